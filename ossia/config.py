@@ -1,0 +1,208 @@
+"""What a model is: frozen dataclasses that describe an architecture completely and know nothing of files or tensors.
+
+A `ModelConfig` is composed, not named: each choice that separates GPT-2 from Qwen3 and gpt-oss is a value here, matched once
+in `ossia.model`. To describe a variant, use `dataclasses.replace`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+@dataclass(frozen=True)
+class LearnedPositions:
+    """One trained vector for each of the `context_length` positions, added to the token embedding (GPT-2)."""
+
+
+@dataclass(frozen=True)
+class YaRN:
+    """Rotary frequencies interpolated by wavelength so that a model reads `factor` times its original context.
+
+    Peng et al. 2023, https://arxiv.org/abs/2309.00071. `beta_fast` and `beta_slow` are rotations over the original context:
+    dimensions that turn more often than `beta_fast` keep their frequency, those slower than `beta_slow` are divided by
+    `factor`, and a linear ramp joins them. `truncate` rounds the ramp's bounds outwards to whole dimensions.
+    """
+
+    factor: float
+    original_context: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+
+
+@dataclass(frozen=True)
+class RoPE:
+    """Rotary positions over half-split pairs (i, i + head_dim/2), Su et al. 2021, https://arxiv.org/abs/2104.09864."""
+
+    theta: float
+    yarn: YaRN | None = None
+
+
+Position = LearnedPositions | RoPE
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """Mean and variance normalised, with weight and bias (GPT-2)."""
+
+    eps: float = 1e-5
+
+
+class Rounding(StrEnum):
+    """When an RMSNorm leaves float32: the same formula, different bits in bfloat16."""
+
+    BEFORE_WEIGHT = "before_weight"  # Qwen3: cast the normalised value, then multiply
+    AFTER_WEIGHT = "after_weight"  # gpt-oss: multiply in float32, then cast
+
+
+@dataclass(frozen=True)
+class RMSNorm:
+    """Root mean square normalised, with weight; Zhang & Sennrich 2019, https://arxiv.org/abs/1910.07467."""
+
+    eps: float = 1e-6
+    rounding: Rounding = Rounding.BEFORE_WEIGHT
+
+
+Norm = LayerNorm | RMSNorm
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """Causal attention with `num_heads` query heads in groups that share one of `num_kv_heads` key and value heads.
+
+    With a `window`, key j is visible to query i iff 0 <= i - j < window. `sinks` gives each query head a learned logit that
+    takes part in the softmax and whose column is dropped. `qk_norm` normalises each head of q and k before the rotation.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    window: int | None = None
+    bias: bool = False
+    qk_norm: bool = False
+    sinks: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
+            )
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window must be at least 1, not {self.window}")
+
+
+@dataclass(frozen=True)
+class GELU:
+    """GELU by its tanh approximation: down(gelu(up(x)))."""
+
+
+@dataclass(frozen=True)
+class SwiGLU:
+    """down(silu(gate(x)) * up(x)); Shazeer 2020, https://arxiv.org/abs/2002.05202."""
+
+
+@dataclass(frozen=True)
+class ClampedSwiGLU:
+    """gpt-oss's SwiGLU: g = min(gate, limit), u = clamp(up, -limit, limit), down(g * sigmoid(alpha * g) * (u + 1))."""
+
+    limit: float = 7.0
+    alpha: float = 1.702
+
+
+@dataclass(frozen=True)
+class MLPConfig:
+    """One dense feed-forward network; gated activations have a `gate` beside `up` and `down`."""
+
+    intermediate_size: int
+    activation: GELU | SwiGLU | ClampedSwiGLU
+    bias: bool = False
+
+
+class Router(StrEnum):
+    """How router logits become the weights of the chosen experts."""
+
+    TOP_K_THEN_SOFTMAX = "top_k_then_softmax"  # gpt-oss: softmax over the chosen logits
+    SOFTMAX_THEN_TOP_K = "softmax_then_top_k"  # softmax over all, the chosen kept as they are (they sum to less than 1)
+    SOFTMAX_THEN_TOP_K_RENORMALIZED = "softmax_then_top_k_renormalized"  # Qwen3: softmax over all, the chosen divided by their sum
+
+
+class ExpertFormat(StrEnum):
+    """How expert matrices are held, in memory and on disk."""
+
+    DENSE = "dense"
+    MXFP4 = "mxfp4"
+
+
+@dataclass(frozen=True)
+class MoEConfig:
+    """`num_experts` gated networks, of which a router picks `experts_per_token` for each token."""
+
+    num_experts: int
+    experts_per_token: int
+    intermediate_size: int
+    activation: SwiGLU | ClampedSwiGLU
+    router: Router
+    bias: bool = False
+    format: ExpertFormat = ExpertFormat.DENSE
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.experts_per_token <= self.num_experts:
+            raise ValueError(
+                f"experts_per_token {self.experts_per_token} is not between 1 and num_experts {self.num_experts}"
+            )
+
+
+@dataclass(frozen=True)
+class LayerConfig:
+    """One layer: x + attention(norm(x)), then x + feedforward(norm(x))."""
+
+    attention: AttentionConfig
+    feedforward: MLPConfig | MoEConfig
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Probabilities in training; all zero for models trained without."""
+
+    embedding: float = 0.0
+    attention: float = 0.0
+    residual: float = 0.0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A decoder-only transformer. `len(layers)` is its depth; `context_length` the most positions it was made for."""
+
+    vocab_size: int
+    hidden_size: int
+    context_length: int
+    layers: tuple[LayerConfig, ...]
+    position: Position
+    norm: Norm
+    tied_embeddings: bool = False
+    dtype: str = "bfloat16"  # of dense weights: float32, bfloat16 or float16
+    dropout: Dropout = field(default=Dropout())
+    init_std: float = 0.02
+    bos_id: int | None = None
+    eos_ids: tuple[int, ...] = ()
+    pad_id: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ValueError("a model needs at least one layer")
+        if self.dtype not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"dtype must be float32, bfloat16 or float16, not {self.dtype!r}")
+        for layer in self.layers:
+            if isinstance(self.position, RoPE) and layer.attention.head_dim % 2:
+                raise ValueError(f"RoPE needs an even head_dim, not {layer.attention.head_dim}")
+            moe = layer.feedforward
+            if isinstance(moe, MoEConfig) and moe.format is ExpertFormat.MXFP4:
+                for name, size in (
+                    ("hidden_size", self.hidden_size),
+                    ("intermediate_size", moe.intermediate_size),
+                ):
+                    if size % 32:
+                        raise ValueError(
+                            f"MXFP4 experts need {name} to be a multiple of 32, not {size}"
+                        )
