@@ -1,7 +1,8 @@
-"""What a model is: frozen dataclasses that describe an architecture completely and know nothing of files or tensors.
+"""What a model is: frozen dataclasses that describe an architecture completely and know nothing of
+files or tensors.
 
-A `ModelConfig` is composed, not named: each choice that separates GPT-2 from Qwen3 and gpt-oss is a value here, matched once
-in `ossia.model`. To describe a variant, use `dataclasses.replace`.
+A `ModelConfig` is composed, not named: each choice that separates GPT-2 from Qwen3 and gpt-oss is a
+value here, matched once in `ossia.model`. To describe a variant, use `dataclasses.replace`.
 """
 
 from __future__ import annotations
@@ -12,16 +13,20 @@ from enum import StrEnum
 
 @dataclass(frozen=True)
 class LearnedPositions:
-    """One trained vector for each of the `context_length` positions, added to the token embedding (GPT-2)."""
+    """One trained vector for each of the `context_length` positions, added to the token embedding
+    (GPT-2).
+    """
 
 
 @dataclass(frozen=True)
 class YaRN:
-    """Rotary frequencies interpolated by wavelength so that a model reads `factor` times its original context.
+    """Rotary frequencies interpolated by wavelength so that a model reads `factor` times its
+    original context.
 
-    Peng et al. 2023, https://arxiv.org/abs/2309.00071. `beta_fast` and `beta_slow` are rotations over the original context:
-    dimensions that turn more often than `beta_fast` keep their frequency, those slower than `beta_slow` are divided by
-    `factor`, and a linear ramp joins them. `truncate` rounds the ramp's bounds outwards to whole dimensions.
+    Peng et al. 2023, https://arxiv.org/abs/2309.00071. `beta_fast` and `beta_slow` are rotations
+    over the original context: dimensions that turn more often than `beta_fast` keep their
+    frequency, those slower than `beta_slow` are divided by `factor`, and a linear ramp joins them.
+    `truncate` rounds the ramp's bounds outwards to whole dimensions.
     """
 
     factor: float
@@ -33,7 +38,9 @@ class YaRN:
 
 @dataclass(frozen=True)
 class RoPE:
-    """Rotary positions over half-split pairs (i, i + head_dim/2), Su et al. 2021, https://arxiv.org/abs/2104.09864."""
+    """Rotary positions over half-split pairs (i, i + head_dim/2), Su et al. 2021,
+    https://arxiv.org/abs/2104.09864.
+    """
 
     theta: float
     yarn: YaRN | None = None
@@ -58,7 +65,9 @@ class Rounding(StrEnum):
 
 @dataclass(frozen=True)
 class RMSNorm:
-    """Root mean square normalised, with weight; Zhang & Sennrich 2019, https://arxiv.org/abs/1910.07467."""
+    """Root mean square normalised, with weight; Zhang & Sennrich 2019,
+    https://arxiv.org/abs/1910.07467.
+    """
 
     eps: float = 1e-6
     rounding: Rounding = Rounding.BEFORE_WEIGHT
@@ -69,10 +78,12 @@ Norm = LayerNorm | RMSNorm
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """Causal attention with `num_heads` query heads in groups that share one of `num_kv_heads` key and value heads.
+    """Causal attention with `num_heads` query heads in groups that share one of `num_kv_heads` key
+    and value heads.
 
-    With a `window`, key j is visible to query i iff 0 <= i - j < window. `sinks` gives each query head a learned logit that
-    takes part in the softmax and whose column is dropped. `qk_norm` normalises each head of q and k before the rotation.
+    With a `window`, key j is visible to query i iff 0 <= i - j < window. `sinks` gives each query
+    head a learned logit that takes part in the softmax and whose column is dropped. `qk_norm`
+    normalises each head of q and k before the rotation.
     """
 
     num_heads: int
@@ -104,7 +115,9 @@ class SwiGLU:
 
 @dataclass(frozen=True)
 class ClampedSwiGLU:
-    """gpt-oss's SwiGLU: g = min(gate, limit), u = clamp(up, -limit, limit), down(g * sigmoid(alpha * g) * (u + 1))."""
+    """gpt-oss's SwiGLU: g = min(gate, limit), u = clamp(up, -limit, limit), down(g * sigmoid(alpha
+    * g) * (u + 1)).
+    """
 
     limit: float = 7.0
     alpha: float = 1.702
@@ -122,9 +135,9 @@ class MLPConfig:
 class Router(StrEnum):
     """How router logits become the weights of the chosen experts."""
 
-    TOP_K_THEN_SOFTMAX = "top_k_then_softmax"  # gpt-oss: softmax over the chosen logits
-    SOFTMAX_THEN_TOP_K = "softmax_then_top_k"  # softmax over all, the chosen kept as they are (they sum to less than 1)
-    SOFTMAX_THEN_TOP_K_RENORMALIZED = "softmax_then_top_k_renormalized"  # Qwen3: softmax over all, the chosen divided by their sum
+    TOP_K_THEN_SOFTMAX = "top_k_then_softmax"  # gpt-oss: over the chosen logits only
+    SOFTMAX_THEN_TOP_K = "softmax_then_top_k"  # the chosen keep their share, and sum to less than 1
+    SOFTMAX_THEN_TOP_K_RENORMALIZED = "softmax_then_top_k_renormalized"  # Qwen3: and sum to 1
 
 
 class ExpertFormat(StrEnum):
@@ -149,7 +162,8 @@ class MoEConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.experts_per_token <= self.num_experts:
             raise ValueError(
-                f"experts_per_token {self.experts_per_token} is not between 1 and num_experts {self.num_experts}"
+                f"experts_per_token {self.experts_per_token} is not between 1 and "
+                f"num_experts {self.num_experts}"
             )
 
 
@@ -172,7 +186,9 @@ class Dropout:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A decoder-only transformer. `len(layers)` is its depth; `context_length` the most positions it was made for."""
+    """A decoder-only transformer. `len(layers)` is its depth; `context_length` the most positions
+    it was made for.
+    """
 
     vocab_size: int
     hidden_size: int

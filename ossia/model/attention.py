@@ -1,0 +1,55 @@
+"""Attention of one layer: grouped heads, QK-norm, windows and sinks, over a batch or over pages."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ossia.config import AttentionConfig, ModelConfig
+from ossia.model.linear import Linear
+from ossia.model.norm import build_norm
+from ossia.ops import Backend
+from ossia.ops.paged import LayerKind, PagedKV
+
+Rotation = tuple[Tensor, Tensor]
+
+
+def layer_kind(config: AttentionConfig) -> LayerKind:
+    """What decides which pages a layer can share."""
+    return LayerKind(config.window, config.num_kv_heads, config.head_dim)
+
+
+class Attention(nn.Module):
+    """x (batch, length, hidden), or packed (tokens, hidden) with a PagedKV, to the same shape."""
+
+    def __init__(self, model: ModelConfig, index: int, ops: Backend) -> None:
+        super().__init__()
+        config = model.layers[index].attention
+        self.config, self.index, self.ops = config, index, ops
+        self.dropout = model.dropout.attention
+        queries = config.num_heads * config.head_dim
+        keys = config.num_kv_heads * config.head_dim
+        self.q = Linear(model.hidden_size, queries, config.bias, ops)
+        self.k = Linear(model.hidden_size, keys, config.bias, ops)
+        self.v = Linear(model.hidden_size, keys, config.bias, ops)
+        self.o = Linear(queries, model.hidden_size, config.bias, ops)
+        self.q_norm = build_norm(model.norm, config.head_dim, ops) if config.qk_norm else None
+        self.k_norm = build_norm(model.norm, config.head_dim, ops) if config.qk_norm else None
+        self.sinks = nn.Parameter(torch.empty(config.num_heads)) if config.sinks else None
+
+    def forward(self, x: Tensor, rotation: Rotation | None, kv: PagedKV | None) -> Tensor:
+        head_dim = self.config.head_dim
+        q = self.q(x).unflatten(-1, (-1, head_dim))
+        k = self.k(x).unflatten(-1, (-1, head_dim))
+        v = self.v(x).unflatten(-1, (-1, head_dim))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rotation is not None:
+            q, k = self.ops.rotate(q, *rotation), self.ops.rotate(k, *rotation)
+        seen = {"window": self.config.window, "sinks": self.sinks}
+        if kv is None:
+            dropout = self.dropout if self.training else 0.0
+            out = self.ops.attention(q, k, v, dropout=dropout, **seen)
+        else:
+            out = self.ops.paged_attention(q, k, v, kv.layer(self.index), **seen)
+        return self.o(out.flatten(-2))

@@ -1,0 +1,145 @@
+"""The one transformer: any ModelConfig, from tokens to logits, with or without pages."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ossia.config import LearnedPositions, ModelConfig, RoPE
+from ossia.model.attention import Attention, Rotation, layer_kind
+from ossia.model.feedforward import build_feedforward
+from ossia.model.linear import Linear
+from ossia.model.norm import build_norm
+from ossia.model.position import rotation
+from ossia.ops import REFERENCE, Backend
+from ossia.ops.paged import LayerKind, PagedKV
+
+
+class Embedding(nn.Module):
+    """int64 ids (...) -> (..., hidden)."""
+
+    def __init__(self, count: int, hidden_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(count, hidden_size))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight)
+
+
+class Layer(nn.Module):
+    """x + attention(norm(x)), then x + feedforward(norm(x))."""
+
+    def __init__(self, model: ModelConfig, index: int, ops: Backend) -> None:
+        super().__init__()
+        hidden = model.hidden_size
+        self.dropout = model.dropout.residual
+        self.attention_norm = build_norm(model.norm, hidden, ops)
+        self.attention = Attention(model, index, ops)
+        self.feedforward_norm = build_norm(model.norm, hidden, ops)
+        self.feedforward = build_feedforward(model.layers[index].feedforward, hidden, ops)
+
+    def forward(self, x: Tensor, rotation: Rotation | None, kv: PagedKV | None) -> Tensor:
+        x = x + self._drop(self.attention(self.attention_norm(x), rotation, kv))
+        return x + self._drop(self.feedforward(self.feedforward_norm(x)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+
+class Decoder(nn.Module):
+    """GPT-2, Qwen3, gpt-oss, or what else the config composes.
+
+    Built under `torch.device("meta")` it takes no memory, and a checkpoint's tensors become its
+    parameters. State is an argument: without `kv` a call is a plain causal pass, as in training;
+    with a PagedKV it appends to the pages and attends over them.
+    """
+
+    def __init__(self, config: ModelConfig, ops: Backend = REFERENCE) -> None:
+        super().__init__()
+        self.config, self.ops = config, ops
+        hidden = config.hidden_size
+        self.embedding = Embedding(config.vocab_size, hidden)
+        learned = isinstance(config.position, LearnedPositions)
+        self.positions = Embedding(config.context_length, hidden) if learned else None
+        self.layers = nn.ModuleList(Layer(config, i, ops) for i in range(len(config.layers)))
+        self.norm = build_norm(config.norm, hidden, ops)
+        tied = config.tied_embeddings
+        self.unembedding = None if tied else Linear(hidden, config.vocab_size, False, ops)
+
+    @property
+    def layer_kinds(self) -> tuple[LayerKind, ...]:
+        """The kind of each layer, in order: what a PagePool is built from."""
+        return tuple(layer_kind(layer.attention) for layer in self.config.layers)
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the dense weights."""
+        return self.embedding.weight.dtype
+
+    def forward(
+        self, tokens: Tensor, positions: Tensor | None = None, kv: PagedKV | None = None
+    ) -> Tensor:
+        """Float32 logits of the token after each one.
+
+        tokens: int64 (batch, length) -> (batch, length, vocab). With `kv`, tokens and positions are
+        (total,), the sequences packed one after another, -> (total, vocab).
+        """
+        return self.unembed(self.hidden_states(tokens, positions, kv))
+
+    def hidden_states(
+        self, tokens: Tensor, positions: Tensor | None = None, kv: PagedKV | None = None
+    ) -> Tensor:
+        """What `unembed` reads: the last layer's output, normalised, (..., hidden)."""
+        if positions is None:
+            if kv is not None:
+                raise ValueError("positions must be given with a PagedKV")
+            positions = torch.arange(tokens.shape[-1], device=tokens.device)
+        x = self.embedding(tokens)
+        if self.positions is not None:
+            x = x + self.positions(positions)
+        if self.training and self.config.dropout.embedding:
+            x = F.dropout(x, self.config.dropout.embedding)
+        rotations = self._rotations(positions)
+        for config, layer in zip(self.config.layers, self.layers, strict=True):
+            x = layer(x, rotations.get(config.attention.head_dim), kv)
+        return self.norm(x)
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        """Float32 logits (..., vocab) of hidden states (..., hidden)."""
+        weight = (self.unembedding or self.embedding).weight
+        return self.ops.linear(hidden, weight).float()
+
+    def _rotations(self, positions: Tensor) -> dict[int, Rotation]:
+        """Cosines and sines for each head_dim among the layers; none without RoPE."""
+        if not isinstance(self.config.position, RoPE):
+            return {}
+        sizes = {layer.attention.head_dim for layer in self.config.layers}
+        return {size: rotation(self.config.position, size, positions) for size in sizes}
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Start values for training, as GPT-2's: normal of `init_std`, zero biases, norms of one.
+
+        The matrices that write to the residual stream are scaled by 1/sqrt(2 layers), so that its
+        variance does not grow with depth (Radford et al. 2019, section 2.3). Raises ValueError if
+        the experts are packed: MXFP4 is quantized from trained weights, not drawn.
+        """
+        for name, buffer in self.named_buffers():
+            raise ValueError(f"{name} is packed ({buffer.dtype}); train with dense experts")
+        residual = 1 / math.sqrt(2 * len(self.layers))
+        for name, parameter in self.named_parameters():
+            module, _, kind = name.rpartition(".")
+            if kind in ("bias", "sinks"):
+                parameter.zero_()
+            elif module.endswith("norm"):
+                parameter.fill_(1)
+            else:
+                scale = residual if module.endswith((".o", ".down")) else 1.0
+                parameter.normal_(0, self.config.init_std * scale, generator=generator)

@@ -1,0 +1,57 @@
+"""Where a token stands: the angles by which RoPE and YaRN turn queries and keys."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ossia.config import RoPE, YaRN
+
+
+def frequencies(rope: RoPE, head_dim: int, device: torch.device | str = "cpu") -> Tensor:
+    """Radians a position for each pair of dimensions, float32 (head_dim/2,).
+
+    Computed in float32, step by step as the reference implementations do: at position 100,000
+    the last bit of a frequency is a hundredth of a radian.
+    """
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
+    wavelengths = rope.theta**exponents  # over 2 pi
+    if rope.yarn is None:
+        return 1.0 / wavelengths
+    interpolated = 1.0 / (rope.yarn.factor * wavelengths)
+    kept = 1.0 - _ramp(rope.theta, rope.yarn, head_dim, device)
+    return interpolated * (1 - kept) + (1.0 / wavelengths) * kept
+
+
+def _ramp(theta: float, yarn: YaRN, head_dim: int, device: torch.device | str) -> Tensor:
+    """(head_dim/2,) from 0, frequency kept, to 1, frequency divided by the factor."""
+
+    def dimension(rotations: float) -> float:
+        """The pair that turns this often over the original context."""
+        turns = yarn.original_context / (rotations * 2 * math.pi)
+        return head_dim * math.log(turns) / (2 * math.log(theta))
+
+    low, high = dimension(yarn.beta_fast), dimension(yarn.beta_slow)
+    if yarn.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    if low == high:
+        high += 0.001  # a ramp of no width is a step
+    dims = torch.arange(head_dim // 2, dtype=torch.float32, device=device)
+    return ((dims - low) / (high - low)).clamp(0, 1)
+
+
+def attention_factor(rope: RoPE) -> float:
+    """What YaRN multiplies cosines and sines by, to keep the entropy of attention: 0.1 ln s + 1."""
+    if rope.yarn is None or rope.yarn.factor <= 1:
+        return 1.0
+    return 0.1 * math.log(rope.yarn.factor) + 1.0
+
+
+def rotation(rope: RoPE, head_dim: int, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, float32 (..., tokens, head_dim/2), of int64 positions (..., tokens)."""
+    angles = positions[..., None].float() * frequencies(rope, head_dim, positions.device)
+    factor = attention_factor(rope)
+    return angles.cos() * factor, angles.sin() * factor

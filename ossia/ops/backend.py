@@ -1,0 +1,66 @@
+"""What a backend is: a function for each operation, with the signature of `ossia.ops.reference`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ossia.errors import OssiaError
+from ossia.ops import reference
+
+Op = Callable[..., Tensor]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The operations a model is made of. A value, so that a model can be copied and pickled, and a
+    backend that is fast at some operations takes the others from another by `dataclasses.replace`.
+    """
+
+    name: str
+    linear: Op
+    layer_norm: Op
+    rms_norm: Op
+    rotate: Op
+    gelu: Op
+    swiglu: Op
+    clamped_swiglu: Op
+    attention: Op
+    paged_attention: Op
+    moe: Op
+
+
+REFERENCE = Backend(
+    name="reference",
+    linear=reference.linear,
+    layer_norm=reference.layer_norm,
+    rms_norm=reference.rms_norm,
+    rotate=reference.rotate,
+    gelu=reference.gelu,
+    swiglu=reference.swiglu,
+    clamped_swiglu=reference.clamped_swiglu,
+    attention=reference.attention,
+    paged_attention=reference.paged_attention,
+    moe=reference.moe,
+)
+
+BACKENDS = {REFERENCE.name: REFERENCE}
+
+
+def select(name: str = "auto", device: torch.device | str = "cpu") -> Backend:
+    """The backend of that name, or for `auto` the fastest that runs on the device; logs which.
+
+    Raises OssiaError for an unknown name.
+    """
+    if name == "auto":
+        _log.info("backend: reference, which runs on every device (%s)", device)
+        return REFERENCE
+    if name not in BACKENDS:
+        raise OssiaError(f"unknown backend {name!r}; there are: auto, {', '.join(BACKENDS)}")
+    return BACKENDS[name]

@@ -1,0 +1,97 @@
+"""MXFP4, the OCP Microscaling format: 32 4-bit values share a power of two, packed until used.
+
+Open Compute Project, Microscaling Formats (MX) v1.0, section 5. An element is E2M1 (sign, two
+exponent bits, one mantissa bit); a scale is E8M0, 2**(byte - 127), and the byte 255 is NaN. Two
+elements share a byte, the even one in the low nibble.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+BLOCK = 32
+NAN_SCALE = 255
+MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+LUT = MAGNITUDES + tuple(-m for m in MAGNITUDES)
+_LARGEST_EXPONENT = 2  # of an element: 6 = 1.5 * 2**2
+_BIAS = 127
+
+
+@dataclass(frozen=True)
+class MXFP4:
+    """A packed matrix, or a stack of them.
+
+    blocks: uint8 (..., rows, cols/32, 16); scales: uint8 (..., rows, cols/32).
+    """
+
+    blocks: Tensor
+    scales: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of the matrix it stands for, (..., rows, cols)."""
+        *lead, groups, _ = self.blocks.shape
+        return torch.Size([*lead, groups * BLOCK])
+
+    def __getitem__(self, index: int) -> MXFP4:
+        """One matrix of a stack."""
+        return MXFP4(self.blocks[index], self.scales[index])
+
+
+@lru_cache(maxsize=16)
+def _pairs(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(256, 2): the two elements of each byte."""
+    low = torch.tensor([LUT[byte & 15] for byte in range(256)])
+    high = torch.tensor([LUT[byte >> 4] for byte in range(256)])
+    return torch.stack([low, high], dim=1).to(device=device, dtype=dtype)
+
+
+@lru_cache(maxsize=16)
+def _powers(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(256,): the scale of each byte; from doubles, as 2**-127 is subnormal in float32."""
+    powers = [2.0 ** (byte - _BIAS) for byte in range(NAN_SCALE)] + [float("nan")]
+    return torch.tensor(powers, dtype=torch.float64).to(device=device, dtype=dtype)
+
+
+def unpack(weight: MXFP4, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """The matrix (..., rows, cols) that a packed one stands for; exact in bfloat16 and float32."""
+    blocks, scales = weight.blocks, weight.scales
+    pairs = _pairs(dtype, blocks.device)
+    # One look-up a byte, of both its elements: a pair is read as one word of twice the width.
+    word = {2: torch.int32, 4: torch.int64, 8: torch.complex128}[dtype.itemsize]
+    values = pairs.view(word).squeeze(-1)[blocks.int()].view(dtype)
+    values *= _powers(dtype, blocks.device)[scales.int()].unsqueeze(-1)
+    return values.flatten(-2)
+
+
+def quantize(weight: Tensor) -> MXFP4:
+    """Pack (..., rows, cols), cols a multiple of 32, by the OCP MX rule.
+
+    A block's scale is 2**(floor(log2(largest magnitude)) - 2); elements are rounded to nearest,
+    ties to even, and saturate at 6. Raises ValueError for a wrong width and for NaN or infinity,
+    which the format cannot hold.
+    """
+    *lead, cols = weight.shape
+    if cols % BLOCK:
+        raise ValueError(f"MXFP4 packs rows whose length is a multiple of {BLOCK}, not {cols}")
+    groups = weight.detach().to(torch.float32).reshape(*lead, cols // BLOCK, BLOCK)
+    largest = groups.abs().amax(dim=-1)
+    if not torch.isfinite(largest).all():
+        raise ValueError("MXFP4 cannot hold NaN or infinity")
+    # frexp gives m * 2**e with m in [0.5, 1), so floor(log2) is e - 1; zero blocks get the smallest
+    # scale.
+    exponent = torch.where(largest > 0, torch.frexp(largest).exponent - 1, -_BIAS)
+    exponent = (exponent - _LARGEST_EXPONENT).clamp(-_BIAS, _BIAS)
+    magnitude = torch.ldexp(groups.double(), -exponent.unsqueeze(-1)).abs()
+    code = torch.zeros(groups.shape, dtype=torch.uint8, device=weight.device)
+    for lower, (below, above) in enumerate(pairwise(MAGNITUDES)):
+        midpoint = (below + above) / 2  # a tie goes to the even code
+        code += magnitude > midpoint if lower % 2 == 0 else magnitude >= midpoint
+    code |= groups.signbit().to(torch.uint8) << 3
+    blocks = code[..., 0::2] | code[..., 1::2] << 4
+    return MXFP4(blocks, (exponent + _BIAS).to(torch.uint8))
