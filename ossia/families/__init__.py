@@ -1,1 +1,98 @@
+"""The registry: config.json <-> `ModelConfig`, presets, and where each weight lies on disk."""
 
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from ossia.config import ModelConfig
+from ossia.errors import OssiaError
+from ossia.families import gpt2, gpt_oss, qwen3
+from ossia.families.mapping import Layout, Row
+
+__all__ = ["PRESETS", "Layout", "Row", "from_hf", "layouts", "to_hf"]
+
+_FAMILIES = (gpt2, qwen3, gpt_oss)
+_BY_MODEL_TYPE = {name: family for family in _FAMILIES for name in family.MODEL_TYPES}
+
+PRESETS: dict[str, ModelConfig] = {**gpt2.PRESETS, **qwen3.PRESETS, **gpt_oss.PRESETS}
+
+
+def from_hf(data: dict[str, Any], source: str) -> ModelConfig:
+    """The architecture that a parsed config.json describes, also that of gpt-oss's `original/`.
+
+    `source` is the file's name for error messages. Raises `OssiaError`, naming file and key, for a
+    key that is unknown, missing, of the wrong type, or contradicts another, and for what is not
+    supported.
+    """
+    if not isinstance(data, dict):
+        raise OssiaError(f"{source}: must hold a JSON object, not {type(data).__name__}")
+    if gpt_oss.is_original(data):
+        read = gpt_oss.from_original
+    else:
+        model_type, supported = data.get("model_type"), ", ".join(_BY_MODEL_TYPE)
+        if not isinstance(model_type, str):
+            raise OssiaError(f"{source}: missing key 'model_type' (supported: {supported})")
+        if model_type not in _BY_MODEL_TYPE:
+            raise OssiaError(
+                f"{source}: key 'model_type' is '{model_type}'; supported are {supported}"
+            )
+        read = _BY_MODEL_TYPE[model_type].from_hf
+    try:
+        return read(data, source)
+    except OssiaError:
+        raise
+    except ValueError as error:  # a part of the config refused a combination of values
+        raise OssiaError(f"{source}: {error}") from error
+
+
+def to_hf(config: ModelConfig) -> dict[str, Any]:
+    """The config.json that transformers loads; `from_hf` reads back the same config.
+
+    Raises `OssiaError` that names, family by family, the first field it has no words for.
+    """
+    return _family_of(config).to_hf(config)
+
+
+def layouts(config: ModelConfig) -> tuple[Layout, ...]:
+    """All ways in which such checkpoints lie on disk, the one that `save` writes first.
+
+    Raises `OssiaError` as `to_hf` does.
+    """
+    return _family_of(config).layouts(config)
+
+
+def _family_of(config: ModelConfig) -> Any:
+    obstacles = {}
+    for family in _FAMILIES:
+        obstacle = _obstacle(family, config)
+        if obstacle is None:
+            return family
+        obstacles[family.MODEL_TYPES[0]] = obstacle
+    reasons = "; ".join(f"{name}: {obstacle}" for name, obstacle in obstacles.items())
+    raise OssiaError(f"no family's checkpoints can hold this model ({reasons})")
+
+
+def _obstacle(family: Any, config: ModelConfig) -> str | None:
+    """The first thing of `config` that is lost on the way to the family and back, or None."""
+    try:
+        returned = family.from_hf(family.to_hf(config), "config.json")
+    except ValueError as error:
+        return str(error)
+    return _difference(config, returned, "")
+
+
+def _difference(wanted: Any, returned: Any, path: str) -> str | None:
+    if wanted == returned:
+        return None
+    if isinstance(wanted, tuple) and len(wanted) == len(returned):
+        pairs = [
+            (f"{path}[{i}]", *pair) for i, pair in enumerate(zip(wanted, returned, strict=True))
+        ]
+    elif is_dataclass(wanted) and type(wanted) is type(returned):
+        names = [field.name for field in fields(wanted)]
+        dot = path and "."
+        pairs = [(path + dot + n, getattr(wanted, n), getattr(returned, n)) for n in names]
+    else:
+        return f"{path} is {wanted!r}, only {returned!r} can be said"
+    return next(filter(None, (_difference(w, r, p) for p, w, r in pairs)), None)

@@ -81,7 +81,7 @@ def attention(
     sinks: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Causal attention with scores scaled by 1/sqrt(head_dim) and a softmax in float32.
+    """Causal attention with scores scaled by 1/sqrt(head_dim) and a softmax in float32 or wider.
 
     q (batch, queries, heads, head_dim); k, v (batch, keys, kv_heads, head_dim); the queries stand
     at the last positions of the keys. Key j is visible to a query at position i iff 0 <= i - j <
@@ -90,6 +90,8 @@ def attention(
     head_dim).
     """
     batch, queries, heads, _ = q.shape
+    if q.numel() == 0:
+        return torch.empty_like(q)
     keys = k.shape[1]
     step = max(1, _SCORES // (batch * heads * keys))
     blocks = []
@@ -117,20 +119,25 @@ def _attend(
     batch, queries, heads, head_dim = q.shape
     keys, kv_heads = k.shape[1:3]
     # Query heads of one group share a key head: (batch, kv_heads, group * queries, head_dim).
-    q = q.float().view(batch, queries, kv_heads, heads // kv_heads, head_dim).permute(0, 2, 3, 1, 4)
-    scores = q.flatten(2, 3) @ k.float().permute(0, 2, 3, 1) * head_dim**-0.5
+    wide = torch.promote_types(q.dtype, torch.float32)
+    q = (
+        q.to(wide)
+        .view(batch, queries, kv_heads, heads // kv_heads, head_dim)
+        .permute(0, 2, 3, 1, 4)
+    )
+    scores = q.flatten(2, 3) @ k.to(wide).permute(0, 2, 3, 1) * head_dim**-0.5
     scores = scores.view(batch, heads, queries, keys)
     distance = torch.arange(first, first + queries, device=q.device)[:, None]
     distance = distance - torch.arange(keys, device=q.device)
     visible = (distance >= 0) & (distance < (keys if window is None else window))
-    scores = scores.float().masked_fill(~visible, float("-inf"))
+    scores = scores.to(wide).masked_fill(~visible, float("-inf"))
     if sinks is None:
         weights = scores.softmax(dim=-1)
     else:
-        sink = sinks.float().view(1, heads, 1, 1).expand(batch, -1, queries, 1)
+        sink = sinks.to(wide).view(1, heads, 1, 1).expand(batch, -1, queries, 1)
         weights = torch.cat([scores, sink], dim=-1).softmax(dim=-1)[..., :-1]
     weights = F.dropout(weights, dropout) if dropout else weights
-    out = weights.view(batch, kv_heads, -1, keys) @ v.float().transpose(1, 2)
+    out = weights.view(batch, kv_heads, -1, keys) @ v.to(wide).transpose(1, 2)
     out = out.view(batch, heads, queries, head_dim).transpose(1, 2)
     return out.to(v.dtype)
 
@@ -157,6 +164,8 @@ def paged_attention(
     ):
         tokens = slice(start, start + count)
         start += count
+        if count == 0:
+            continue
         positions = torch.arange(length - count, length, device=q.device)
         pages = table[positions // kv.page_size].long()
         kv.keys[pages, positions % kv.page_size] = k[tokens].to(kv.keys.dtype)

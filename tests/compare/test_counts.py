@@ -1,0 +1,102 @@
+"""Counts from a config alone agree with published figures and with transformers' models."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ossia import families
+from ossia.compare.counts import count, kv_bytes, tensors
+from ossia.config import ExpertFormat
+
+# Parameters as counted on the hub (repeated lm_heads of tied models left out).
+PARAMETERS = {
+    "gpt2": 124_439_808,
+    "gpt2-medium": 354_823_168,
+    "gpt2-large": 774_030_080,
+    "gpt2-xl": 1_557_611_200,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-1.7b": 1_720_574_976,
+    "qwen3-4b": 4_022_468_096,
+    "qwen3-8b": 8_190_735_360,
+    "qwen3-14b": 14_768_307_200,
+    "qwen3-32b": 32_762_123_264,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "qwen3-235b-a22b": 235_093_634_560,
+    "gpt-oss-20b": 20_914_757_184,
+    "gpt-oss-120b": 116_829_156_672,
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_total_parameters(name):
+    assert count(families.PRESETS[name]).parameters == PARAMETERS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "active", "on_disk", "per_token"),
+    [
+        ("gpt-oss-20b", 20.915, 3.6, 13.76, 3.71),
+        ("gpt-oss-120b", 116.829, 5.1, 65.25, 5.00),
+    ],
+)
+def test_gpt_oss_has_the_published_figures(name, total, active, on_disk, per_token):
+    """In billions: parameters in all and active, bytes of the checkpoint and read per token."""
+    counts = count(families.PRESETS[name])
+    assert round(counts.parameters / 1e9, 3) == total
+    assert round(counts.active_parameters / 1e9, 1) == active
+    assert round(counts.checkpoint_bytes / 1e9, 2) == on_disk
+    assert round(counts.bytes_per_token / 1e9, 2) == per_token
+
+
+def test_active_parameters_of_a_mixture_without_its_embedding():
+    """Qwen's card says 22 B active for the 235 B: our count and the embedding."""
+    config = families.PRESETS["qwen3-235b-a22b"]
+    embedding = config.vocab_size * config.hidden_size
+    assert round((count(config).active_parameters + embedding) / 1e9) == 22
+
+
+def test_a_dense_tied_model_is_all_active_but_for_its_positions():
+    config = families.PRESETS["gpt2"]
+    counts = count(config)
+    assert counts.parameters - counts.active_parameters == 1024 * 768
+    assert counts.checkpoint_bytes == 4 * counts.parameters
+    assert counts.bytes_per_token == 4 * (counts.active_parameters + 768)  # one position's row
+
+
+def test_kv_cache_grows_until_the_windows_are_full():
+    """gpt-oss-20b: 8 heads of 64 for keys and values in bfloat16; 12 layers keep 128 positions."""
+    config = families.PRESETS["gpt-oss-20b"]
+    per_layer = 2 * 8 * 64 * 2
+    assert count(config).kv_bytes_per_token == 24 * per_layer
+    assert kv_bytes(config, 128) == 128 * 24 * per_layer
+    assert kv_bytes(config, 1000) == (1000 + 128) * 12 * per_layer
+
+
+def test_packing_changes_bytes_not_parameters():
+    """MXFP4 holds 32 numbers in 17 bytes; unpacked in bfloat16 they take 64."""
+    packed = families.PRESETS["gpt-oss-20b"]
+    moe = replace(packed.layers[0].feedforward, format=ExpertFormat.DENSE)
+    dense = replace(packed, layers=tuple(replace(x, feedforward=moe) for x in packed.layers))
+    assert count(packed).parameters == count(dense).parameters
+    assert count(packed).active_parameters == count(dense).active_parameters
+    weights = 24 * 32 * 3 * 2880 * 2880
+    saved = count(dense).checkpoint_bytes - count(packed).checkpoint_bytes
+    assert saved == weights * (64 - 17) // 32
+
+
+def test_names_are_unique():
+    for config in families.PRESETS.values():
+        names = [tensor.name for tensor in tensors(config)]
+        assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("name", ["gpt2-large", "qwen3-0.6b", "qwen3-30b-a3b", "gpt-oss-20b"])
+def test_transformers_counts_the_same(name):
+    transformers = pytest.importorskip("transformers")
+    data = families.to_hf(families.PRESETS[name])
+    data.pop("quantization_config", None)
+    with torch.device("meta"):
+        config = transformers.AutoConfig.for_model(**data)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]

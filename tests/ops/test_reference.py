@@ -1,0 +1,208 @@
+"""The reference operations are the papers' formulas, computed here anew in float64."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ossia.ops import reference
+from ossia.ops.mxfp4 import quantize, unpack
+from ossia.ops.paged import LayerKind, PagedKV, PagePool
+
+
+def normal(*shape: int, seed: int = 0, dtype=torch.float32) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def naive_attention(q, k, v, window, sinks):
+    """One query and one head at a time, in float64; q (queries, heads, dim), the last positions of
+    the keys.
+    """
+    queries, heads, dim = q.shape
+    keys, kv_heads, _ = k.shape
+    out = torch.zeros(queries, heads, dim, dtype=torch.float64)
+    for i in range(queries):
+        position = keys - queries + i
+        for head in range(heads):
+            group = head // (heads // kv_heads)
+            seen = [
+                j
+                for j in range(keys)
+                if j <= position and (window is None or position - j < window)
+            ]
+            scores = [
+                float(q[i, head].double() @ k[j, group].double()) / math.sqrt(dim) for j in seen
+            ]
+            total = sum(math.exp(s) for s in scores)
+            if sinks is not None:
+                total += math.exp(float(sinks[head]))
+            for s, j in zip(scores, seen, strict=True):
+                out[i, head] += math.exp(s) / total * v[j, group].double()
+    return out
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    queries=st.integers(1, 9),
+    history=st.integers(0, 9),
+    kv_heads=st.integers(1, 3),
+    group=st.integers(1, 3),
+    window=st.none() | st.integers(1, 12),
+    with_sinks=st.booleans(),
+    budget=st.sampled_from([1, 40, 1 << 24]),
+)
+def test_attention(queries, history, kv_heads, group, window, with_sinks, budget):
+    heads, dim = kv_heads * group, 6
+    q = normal(queries, heads, dim, seed=1)
+    k, v = (
+        normal(queries + history, kv_heads, dim, seed=2),
+        normal(queries + history, kv_heads, dim, seed=3),
+    )
+    sinks = normal(heads, seed=4) if with_sinks else None
+    expected = naive_attention(q, k, v, window, sinks)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "_SCORES", budget)  # whole prompts and blocks of one query alike
+        found = reference.attention(q[None], k[None], v[None], window=window, sinks=sinks)[0]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+class Pages:
+    """Sequences over a pool, their pages handed out in a shuffled order."""
+
+    def __init__(
+        self, lengths: list[int], kind: LayerKind, page_size: int, dtype=torch.float32
+    ) -> None:
+        columns = max(-(-length // page_size) for length in lengths)
+        order = torch.randperm(len(lengths) * columns, generator=torch.Generator().manual_seed(5))
+        self.table = order.view(len(lengths), columns).int()
+        self.kind = kind
+        self.pool = PagePool([kind, kind], {kind: len(order)}, page_size=page_size, dtype=dtype)
+
+    def step(self, lengths: list[int], counts: list[int]) -> PagedKV:
+        return PagedKV(
+            self.pool, {self.kind: self.table}, torch.tensor(lengths), torch.tensor(counts)
+        )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 21), min_size=1, max_size=3),
+    page_size=st.sampled_from([1, 4, 16]),
+    window=st.none() | st.integers(1, 9),
+    chunk=st.integers(1, 22),
+)
+def test_paged_attention_is_attention_whatever_the_pages_and_chunks(
+    lengths, page_size, window, chunk
+):
+    kind = LayerKind(window, 2, 6)
+    pages = Pages(lengths, kind, page_size)
+    q = [normal(n, 4, 6, seed=10 + i) for i, n in enumerate(lengths)]
+    k = [normal(n, 2, 6, seed=20 + i) for i, n in enumerate(lengths)]
+    v = [normal(n, 2, 6, seed=30 + i) for i, n in enumerate(lengths)]
+    found = [[] for _ in lengths]
+    for start in range(0, max(lengths), chunk):
+        ends = [min(start + chunk, n) for n in lengths]
+        counts = [max(end - start, 0) for end in ends]
+        packed = [
+            torch.cat([x[start : start + count] for x, count in zip(xs, counts, strict=True)])
+            for xs in (q, k, v)
+        ]
+        out = reference.paged_attention(*packed, pages.step(ends, counts).layer(1), window=window)
+        for parts, part in zip(found, out.split(counts), strict=True):
+            parts.append(part)
+    for i, parts in enumerate(found):
+        expected = naive_attention(q[i], k[i], v[i], window, None)
+        torch.testing.assert_close(torch.cat(parts).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_pages_that_fell_out_of_the_window_are_not_read():
+    kind = LayerKind(4, 1, 2)
+    pages = Pages([9], kind, page_size=2)
+    layer = pages.step([8], [8]).layer(0)
+    k, v = normal(9, 1, 2, seed=1), normal(9, 1, 2, seed=2)
+    reference.paged_attention(normal(8, 1, 2), k[:8], v[:8], layer, window=4)
+    pages.table[0, :2] = -1  # positions 0 to 3; the query at 8 sees 5 to 8
+    q = normal(1, 1, 2, seed=3)
+    found = reference.paged_attention(q, k[8:], v[8:], pages.step([9], [1]).layer(0), window=4)
+    torch.testing.assert_close(found.double(), naive_attention(q, k, v, 4, None))
+
+
+def test_the_two_layers_of_a_kind_have_storage_of_their_own():
+    kind = LayerKind(None, 1, 2)
+    pages = Pages([2], kind, page_size=2)
+    q, k, v = normal(2, 1, 2), normal(2, 1, 2, seed=1), normal(2, 1, 2, seed=2)
+    first, second = (pages.step([2], [2]).layer(i) for i in (0, 1))
+    reference.paged_attention(q, k, v, first)
+    second.keys.zero_()
+    assert first.keys.abs().sum() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rms_norm_rounds_where_each_family_does(dtype):
+    x, weight = normal(5, 48, dtype=torch.float64).to(dtype), normal(48, seed=1).to(dtype)
+    exact = x.double() / torch.sqrt(x.double().square().mean(-1, keepdim=True) + 1e-5)
+    before = reference.rms_norm(x, weight, 1e-5, round_before_weight=True)
+    after = reference.rms_norm(x, weight, 1e-5, round_before_weight=False)
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 0, "atol": 0}
+    torch.testing.assert_close(before, exact.to(dtype) * weight, **tolerance)
+    torch.testing.assert_close(after, (exact * weight.double()).to(dtype), **tolerance)
+
+
+def test_rotate_turns_half_split_pairs():
+    x, angle = normal(3, 2, 8), normal(3, 4, seed=1).double()
+    pairs = torch.complex(x[..., :4].double(), x[..., 4:].double()) * torch.exp(1j * angle)[:, None]
+    expected = torch.cat([pairs.real, pairs.imag], dim=-1)
+    found = reference.rotate(x, angle.cos().float(), angle.sin().float())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_activations():
+    gate, up = normal(100) * 6, normal(100, seed=1) * 6
+    g, u = gate.double(), up.double()
+    cubic = math.sqrt(2 / math.pi) * (g + 0.044715 * g**3)
+    close = {"rtol": 1e-5, "atol": 1e-6}
+    torch.testing.assert_close(
+        reference.gelu(gate).double(), g / 2 * (1 + torch.tanh(cubic)), **close
+    )
+    torch.testing.assert_close(
+        reference.swiglu(gate, up).double(), g / (1 + torch.exp(-g)) * u, **close
+    )
+    g, u = g.clamp(max=7), u.clamp(-7, 7)
+    expected = g / (1 + torch.exp(-1.702 * g)) * (u + 1)
+    found = reference.clamped_swiglu(gate, up, limit=7.0, alpha=1.702)
+    torch.testing.assert_close(found.double(), expected, **close)
+
+
+@pytest.mark.parametrize("clamp", [None, (7.0, 1.702)])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("tokens", [0, 1, 5])
+def test_moe_is_the_weighted_sum_of_each_tokens_experts(clamp, packed, tokens):
+    experts, hidden, inter, chosen = 5, 32, 64, 3
+    gate_up, down = (
+        normal(experts, 2 * inter, hidden, seed=1),
+        normal(experts, hidden, inter, seed=2),
+    )
+    gate_up_bias, down_bias = normal(experts, 2 * inter, seed=3), normal(experts, hidden, seed=4)
+    x, weights = normal(tokens, hidden, seed=5), normal(tokens, chosen, seed=6).softmax(-1)
+    ids = torch.stack(
+        [torch.randperm(experts)[:chosen] for _ in range(tokens)] or [torch.zeros(chosen)]
+    )
+    ids = ids[:tokens].long()
+    if packed:
+        gate_up, down = quantize(gate_up), quantize(down)
+    dense = [unpack(w, torch.float32) if packed else w for w in (gate_up, down)]
+    expected = torch.zeros(tokens, hidden, dtype=torch.float64)
+    for t in range(tokens):
+        for e, weight in zip(ids[t].tolist(), weights[t].tolist(), strict=True):
+            h = dense[0][e].double() @ x[t].double() + gate_up_bias[e].double()
+            g, u = h[0::2], h[1::2]
+            if clamp:
+                g, u = g.clamp(max=7), u.clamp(-7, 7)
+                act = g * torch.sigmoid(1.702 * g) * (u + 1)
+            else:
+                act = g * torch.sigmoid(g) * u
+            expected[t] += weight * (dense[1][e].double() @ act + down_bias[e].double())
+    found = reference.moe(x, ids, weights, gate_up, gate_up_bias, down, down_bias, clamp=clamp)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-3)
