@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ossia import config
-from ossia.config import Rounding
+from ossia.config import LayerNorm as LayerNormConfig
+from ossia.config import Norm, Rounding
+from ossia.config import RMSNorm as RMSNormConfig
 from ossia.ops import Backend
 
 
 class LayerNorm(nn.Module):
     """Mean and variance, with weight and bias."""
 
-    def __init__(self, norm: config.LayerNorm, size: int, ops: Backend) -> None:
+    def __init__(self, norm: LayerNormConfig, size: int, ops: Backend) -> None:
         super().__init__()
         self.ops, self.eps = ops, norm.eps
         self.weight = nn.Parameter(torch.empty(size))
@@ -26,7 +27,7 @@ class LayerNorm(nn.Module):
 class RMSNorm(nn.Module):
     """Root mean square, with weight."""
 
-    def __init__(self, norm: config.RMSNorm, size: int, ops: Backend) -> None:
+    def __init__(self, norm: RMSNormConfig, size: int, ops: Backend) -> None:
         super().__init__()
         self.ops, self.eps = ops, norm.eps
         self.round_before_weight = norm.rounding is Rounding.BEFORE_WEIGHT
@@ -38,8 +39,8 @@ class RMSNorm(nn.Module):
         )
 
 
-def build_norm(norm: config.Norm, size: int, ops: Backend) -> LayerNorm | RMSNorm:
+def build_norm(norm: Norm, size: int, ops: Backend) -> LayerNorm | RMSNorm:
     """The module that a config's norm describes."""
-    if isinstance(norm, config.LayerNorm):
+    if isinstance(norm, LayerNormConfig):
         return LayerNorm(norm, size, ops)
     return RMSNorm(norm, size, ops)

@@ -38,8 +38,8 @@ class MXFP4:
         *lead, groups, _ = self.blocks.shape
         return torch.Size([*lead, groups * BLOCK])
 
-    def __getitem__(self, index: int) -> MXFP4:
-        """One matrix of a stack."""
+    def __getitem__(self, index: int | slice) -> MXFP4:
+        """One matrix of a stack, or some rows of a matrix."""
         return MXFP4(self.blocks[index], self.scales[index])
 
 
@@ -61,12 +61,13 @@ def _powers(dtype: torch.dtype, device: torch.device) -> Tensor:
 def unpack(weight: MXFP4, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """The matrix (..., rows, cols) that a packed one stands for; exact in bfloat16 and float32."""
     blocks, scales = weight.blocks, weight.scales
-    pairs = _pairs(dtype, blocks.device)
     # One look-up a byte, of both its elements: a pair is read as one word of twice the width.
+    # index_select is five times as fast as indexing here.
     word = {2: torch.int32, 4: torch.int64, 8: torch.complex128}[dtype.itemsize]
-    values = pairs.view(word).squeeze(-1)[blocks.int()].view(dtype)
-    values *= _powers(dtype, blocks.device)[scales.int()].unsqueeze(-1)
-    return values.flatten(-2)
+    pairs = _pairs(dtype, blocks.device).view(word).squeeze(-1)
+    values = pairs.index_select(0, blocks.flatten().int()).view(dtype).view(-1, BLOCK)
+    values *= _powers(dtype, scales.device).index_select(0, scales.flatten().int())[:, None]
+    return values.view(weight.shape)
 
 
 def quantize(weight: Tensor) -> MXFP4:

@@ -13,18 +13,22 @@ NAME = "reference"
 
 Weight = Tensor | MXFP4
 
+# Elements of a packed matrix that are unpacked at a time: few enough to be used from the cache.
+_UNPACKED = 1 << 20
+
 # Scores of one block of queries, in elements: long prompts cost time, not memory.
 _SCORES = 1 << 24
 
 
-def matrix(weight: Weight, dtype: torch.dtype) -> Tensor:
-    """The weight as a dense matrix (rows, cols) of the given dtype."""
-    return unpack(weight, dtype) if isinstance(weight, MXFP4) else weight
-
-
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """x (..., cols) times weight (rows, cols) transposed, plus bias (rows,) -> (..., rows)."""
-    return F.linear(x, matrix(weight, x.dtype), bias)
+    if isinstance(weight, Tensor):
+        return F.linear(x, weight, bias)
+    rows, cols = weight.shape
+    step = max(1, _UNPACKED // cols)
+    parts = [F.linear(x, unpack(weight[i : i + step], x.dtype)) for i in range(0, rows, step)]
+    out = torch.cat(parts, dim=-1)
+    return out if bias is None else out + bias
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:

@@ -1,0 +1,162 @@
+"""What is asked of the engine and what it answers: ids and numbers, checked where they enter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ossia.errors import OssiaError
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How the next token is chosen from the logits, and when to stop. Applied in this order:
+
+    logit_bias: added to the logits of these ids, -100 to 100 (the OpenAI API's range).
+    repetition_penalty: logits of ids in the prompt or the output are divided by it where positive
+        and multiplied where negative (CTRL, https://arxiv.org/abs/1909.05858); 1 is off.
+    presence_penalty, frequency_penalty: subtracted from the logit of an id that stands in the
+        output, once and once for each time (the OpenAI API's definition), -2 to 2.
+    temperature: the logits are divided by it; 0 takes the largest (greedy).
+    top_k: only the k most likely ids; 0 is off.
+    top_p: only the smallest set of most likely ids whose probability (after top_k) is at least p.
+    min_p: only ids at least p times as probable as the most likely one.
+
+    seed: the same seed and request give the same tokens, whatever else is in the batch.
+    logprobs: report the chosen token's log-probability and those of the n most likely ids. They are
+        the model's own: the log-softmax of its logits before everything above.
+    stop_ids: the request ends with the first of these, which is delivered as its last token.
+    max_tokens: at most so many tokens; None goes on to the end of the context.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    logprobs: int | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    stop_ids: frozenset[int] = frozenset()
+    max_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_number("temperature", self.temperature, 0.0, math.inf)
+        _check_integer("top_k", self.top_k, 0)
+        _check_number("top_p", self.top_p, 0.0, 1.0)
+        if self.top_p == 0.0:
+            raise OssiaError(
+                "top_p must be above 0; for the most likely token set temperature to 0"
+            )
+        _check_number("min_p", self.min_p, 0.0, 1.0)
+        _check_number("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
+        _check_number("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _check_number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        if self.seed is not None:
+            _check_integer("seed", self.seed, -(2**63), 2**63 - 1)
+        if self.logprobs is not None:
+            _check_integer("logprobs", self.logprobs, 0)
+        for token, bias in self.logit_bias.items():
+            _check_integer("an id of logit_bias", token, 0)
+            _check_number(f"logit_bias of id {token}", bias, -100.0, 100.0)
+        for token in self.stop_ids:
+            _check_integer("an id of stop_ids", token, 0)
+        if self.max_tokens is not None:
+            _check_integer("max_tokens", self.max_tokens, 1)
+
+    @property
+    def greedy(self) -> bool:
+        """Below 1e-5 a temperature is a 0 that went through arithmetic."""
+        return self.temperature < 1e-5
+
+
+@dataclass(frozen=True)
+class Request:
+    """Continue `prompt`, a list of ids."""
+
+    prompt: Sequence[int]
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+
+
+@dataclass(frozen=True)
+class TokenOutput:
+    """One new token of a request; `finish_reason` is set on its last.
+
+    logprob, and top_logprobs as (id, log-probability) pairs with the most likely first, are there
+    if `SamplingParams.logprobs` asked for them.
+    """
+
+    request_id: int
+    token: int
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """All outputs of one request, in order."""
+
+    outputs: tuple[TokenOutput, ...]
+
+    @property
+    def tokens(self) -> list[int]:
+        return [output.token for output in self.outputs]
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        return self.outputs[-1].finish_reason
+
+
+def check_prompt(prompt: Sequence[int], vocab_size: int, context_length: int) -> None:
+    """Raise OssiaError unless a model of this vocabulary and context can continue `prompt`."""
+    if not len(prompt):
+        raise OssiaError("the prompt is empty: give at least one id")
+    if len(prompt) >= context_length:
+        raise OssiaError(
+            f"the prompt has {len(prompt)} ids, which leaves no room for an answer in the model's "
+            f"context of {context_length}; shorten it"
+        )
+    for position, token in enumerate(prompt):
+        if not isinstance(token, int) or isinstance(token, bool):
+            raise OssiaError(f"the prompt's element at position {position} is {token!r}, not an id")
+        if not 0 <= token < vocab_size:
+            raise OssiaError(
+                f"id {token} at position {position} of the prompt is outside the vocabulary of "
+                f"{vocab_size}: was it encoded with this model's tokenizer?"
+            )
+
+
+def check_vocabulary(sampling: SamplingParams, vocab_size: int) -> None:
+    """Raise OssiaError where `sampling` asks for ids outside the vocabulary."""
+    for token in sampling.logit_bias:
+        if token >= vocab_size:
+            raise OssiaError(
+                f"logit_bias names id {token}, which is outside the vocabulary of {vocab_size}"
+            )
+    if sampling.logprobs is not None and sampling.logprobs > vocab_size:
+        raise OssiaError(
+            f"logprobs asks for {sampling.logprobs} alternatives from a vocabulary of {vocab_size}"
+        )
+
+
+def _check_number(name: str, value: object, low: float, high: float) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        raise OssiaError(f"{name} must be a finite number, not {value!r}")
+    if not low <= value <= high:
+        bounds = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+        raise OssiaError(f"{name} must be {bounds}, not {value!r}")
+
+
+def _check_integer(name: str, value: object, low: int, high: int | None = None) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise OssiaError(f"{name} must be an integer, not {value!r}")
+    if value < low or (high is not None and value > high):
+        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise OssiaError(f"{name} must be {bounds}, not {value!r}")

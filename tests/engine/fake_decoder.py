@@ -1,0 +1,108 @@
+"""A decoder whose next token depends on every token of the history that it finds in its pages.
+
+It stores each token's id and position in the pages as keys and values, and reads them back through
+the page tables: a page shared, lost, freed too early or not filled shows as a failed assertion or
+as a wrong token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import reduce
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from ossia.config import (
+    GELU,
+    AttentionConfig,
+    LayerConfig,
+    LayerNorm,
+    LearnedPositions,
+    MLPConfig,
+    ModelConfig,
+)
+from ossia.ops.paged import LayerKind, LayerKV, PagedKV
+
+VOCAB = 97
+
+
+def config(windows: tuple[int | None, ...], context_length: int = 200) -> ModelConfig:
+    attention = AttentionConfig(num_heads=1, num_kv_heads=1, head_dim=1)
+    layers = tuple(
+        LayerConfig(replace(attention, window=window), MLPConfig(1, GELU())) for window in windows
+    )
+    return ModelConfig(VOCAB, 1, context_length, layers, LearnedPositions(), LayerNorm())
+
+
+def advance(state: int, token: int) -> int:
+    return (state * 31 + token + 1) % 10007
+
+
+def next_tokens(history: list[int]) -> list[int]:
+    """The token after each one."""
+    return [state % VOCAB for state in accumulate(history, advance, initial=7)][1:]
+
+
+def continuation(prompt: list[int], count: int) -> list[int]:
+    """What a greedy run must give."""
+    tokens = []
+    state = reduce(advance, prompt, 7)
+    for _ in range(count):
+        tokens.append(state % VOCAB)
+        state = advance(state, tokens[-1])
+    return tokens
+
+
+class FakeDecoder:
+    """Stands in for ossia.model.Decoder. The first layer must see the whole text."""
+
+    device = torch.device("cpu")
+    dtype = torch.float32
+
+    def __init__(self, windows: tuple[int | None, ...] = (None, 5), context_length: int = 200):
+        self.config = config(windows, context_length)
+        self.layer_kinds = tuple(LayerKind(window, 1, 1) for window in windows)
+        self.broken_token: int | None = None  # the model's logits after this one are NaN
+        self.steps: list[list[int]] = []  # query lengths of each call
+
+    def hidden_states(self, tokens: Tensor, positions: Tensor, kv: PagedKV) -> Tensor:
+        self.steps.append(kv.query_lengths.tolist())
+        assert tokens.dtype == positions.dtype == torch.int64
+        for table in kv.page_tables.values():
+            pages = table[table >= 0].tolist()
+            assert len(pages) == len(set(pages)), "two sequences share a page"
+        for index, kind in enumerate(self.layer_kinds):
+            layer = kv.layer(index)
+            self._write(layer, tokens, positions)
+            for s, (length, count) in enumerate(zip(kv.lengths, kv.query_lengths, strict=True)):
+                oldest = 0 if kind.window is None else max(0, int(length - count) - kind.window + 1)
+                self._read(layer, s, oldest, int(length))  # each visible position is there
+        histories = [self._read(kv.layer(0), s, 0, int(n)) for s, n in enumerate(kv.lengths)]
+        following = [
+            -1 if token == self.broken_token else following
+            for history, count in zip(histories, kv.query_lengths.tolist(), strict=True)
+            for token, following in list(zip(history, next_tokens(history), strict=True))[-count:]
+        ]
+        return torch.tensor(following, dtype=torch.float32)[:, None]
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        logits = -(torch.arange(VOCAB) - hidden).abs() / 10
+        return torch.where(hidden < 0, torch.nan, logits)
+
+    def _write(self, layer: LayerKV, tokens: Tensor, positions: Tensor) -> None:
+        rows = torch.repeat_interleave(torch.arange(len(layer.lengths)), layer.query_lengths)
+        pages = layer.page_table[rows, positions // layer.page_size]
+        assert (pages >= 0).all(), "no page for a new token"
+        layer.keys[pages, positions % layer.page_size, 0, 0] = tokens.float()
+        layer.values[pages, positions % layer.page_size, 0, 0] = positions.float()
+
+    def _read(self, layer: LayerKV, sequence: int, first: int, end: int) -> list[int]:
+        positions = torch.arange(first, end)
+        pages = layer.page_table[sequence, positions // layer.page_size]
+        assert (pages >= 0).all(), "a visible position has no page"
+        offsets = positions % layer.page_size
+        stored = layer.values[pages, offsets, 0, 0]
+        assert torch.equal(stored, positions.float()), "a visible position was overwritten"
+        return layer.keys[pages, offsets, 0, 0].int().tolist()
