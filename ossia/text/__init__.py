@@ -1,1 +1,22 @@
+"""Text on one side, ids on the other: tokenizers, chat formats, replies as events."""
 
+from ossia.text.chat import ChatFormat, Parser
+from ossia.text.events import Channel, Event, TextDelta, ToolCallDelta, ToolCallStart
+from ossia.text.formats import load_format
+from ossia.text.stop import StopStrings
+from ossia.text.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
+
+__all__ = [
+    "Channel",
+    "ChatFormat",
+    "Event",
+    "Parser",
+    "StopStrings",
+    "StreamDecoder",
+    "TextDelta",
+    "Tokenizer",
+    "ToolCallDelta",
+    "ToolCallStart",
+    "load_format",
+    "load_tokenizer",
+]

@@ -1,4 +1,4 @@
-"""The one event stream that a reply becomes: text on a channel, tool calls, an end; rendered by terminal and server alike."""
+"""The one event stream that a reply becomes: text and calls, for terminal and server alike."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TextDelta:
 
 @dataclass(frozen=True)
 class ToolCallStart:
-    """Call `index` (0, 1, ... within the reply) of the tool `name` begins; its arguments follow as deltas."""
+    """Call `index` (0, 1, … in the reply) of the tool `name` begins; its arguments follow."""
 
     index: int
     name: str

@@ -1,0 +1,69 @@
+"""Fixtures for every test: published checkpoint folders without weights, and golden results."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ossia.text import Tokenizer, load_tokenizer
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def unpack(name: str, target: Path) -> Path:
+    """Lay out fixtures/tokenizers/`name` in `target`, its .xz files decompressed."""
+    target.mkdir(parents=True, exist_ok=True)
+    for source in (FIXTURES / "tokenizers" / name).iterdir():
+        if source.suffix == ".xz":
+            (target / source.stem).write_bytes(lzma.decompress(source.read_bytes()))
+        else:
+            (target / source.name).write_bytes(source.read_bytes())
+    return target
+
+
+@pytest.fixture(scope="session")
+def gpt_oss_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """gpt-oss-20b's tokenizer, configurations and template. Read only: copy it to change it."""
+    return unpack("gpt-oss", tmp_path_factory.mktemp("gpt-oss"))
+
+
+@pytest.fixture(scope="session")
+def qwen3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Qwen3-0.6B's tokenizer, configurations and chat template. Read only: copy it to change it."""
+    return unpack("qwen3", tmp_path_factory.mktemp("qwen3"))
+
+
+@pytest.fixture(scope="session")
+def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """GPT-2 small's tokenizer and configurations. Read only: copy it to change it."""
+    return unpack("gpt2", tmp_path_factory.mktemp("gpt2"))
+
+
+@pytest.fixture(scope="session")
+def gpt_oss_tokenizer(gpt_oss_folder: Path) -> Tokenizer:
+    return load_tokenizer(gpt_oss_folder)
+
+
+@pytest.fixture(scope="session")
+def qwen3_tokenizer(qwen3_folder: Path) -> Tokenizer:
+    return load_tokenizer(qwen3_folder)
+
+
+@pytest.fixture(scope="session")
+def gpt2_tokenizer(gpt2_folder: Path) -> Tokenizer:
+    return load_tokenizer(gpt2_folder)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], Any]:
+    """golden(name) is the content of fixtures/golden/`name`.json."""
+
+    def read(name: str) -> Any:
+        return json.loads(lzma.decompress((FIXTURES / "golden" / f"{name}.json.xz").read_bytes()))
+
+    return read
