@@ -1,0 +1,112 @@
+"""Run, serve, train and explain the GPT line, GPT-2 to gpt-oss with Qwen3 beside it, as one model
+composed from a config.
+
+Importing this package is quick: what needs torch is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+# Importing the submodule binds its name in the package, once; the function `config` below then
+# takes the name.
+from ossia.config import ModelConfig
+from ossia.errors import OssiaError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from ossia.api import LLM, Completion, Finished, Reply, Stream, ToolCall
+    from ossia.checkpoint import save as save_model
+    from ossia.model import Decoder
+    from ossia.text import Channel, Event, TextDelta, ToolCallDelta, ToolCallStart
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LLM",
+    "Channel",
+    "Completion",
+    "Event",
+    "Finished",
+    "ModelConfig",
+    "OssiaError",
+    "Reply",
+    "Stream",
+    "TextDelta",
+    "ToolCall",
+    "ToolCallDelta",
+    "ToolCallStart",
+    "config",
+    "load_model",
+    "save_model",
+]
+
+# Public name -> the module it lives in and its name there.
+_HOMES = {
+    "LLM": ("ossia.api", "LLM"),
+    "Completion": ("ossia.api", "Completion"),
+    "Finished": ("ossia.api", "Finished"),
+    "Reply": ("ossia.api", "Reply"),
+    "Stream": ("ossia.api", "Stream"),
+    "ToolCall": ("ossia.api", "ToolCall"),
+    "save_model": ("ossia.checkpoint", "save"),
+    "Channel": ("ossia.text.events", "Channel"),
+    "Event": ("ossia.text.events", "Event"),
+    "TextDelta": ("ossia.text.events", "TextDelta"),
+    "ToolCallStart": ("ossia.text.events", "ToolCallStart"),
+    "ToolCallDelta": ("ossia.text.events", "ToolCallDelta"),
+}
+
+
+def config(name_or_path: str | Path) -> ModelConfig:
+    """The architecture of a preset ("gpt2", "qwen3-0.6b", "gpt-oss-20b", ...) or of a checkpoint
+    folder or hub name.
+
+    A preset wins over a folder of the same name (write ./NAME for the folder). Raises OssiaError if
+    it is none of these.
+    """
+    from ossia.families import PRESETS
+
+    if str(name_or_path) in PRESETS:
+        return PRESETS[str(name_or_path)]
+    from pathlib import Path
+
+    if not Path(name_or_path).exists() and "/" not in str(name_or_path):
+        raise OssiaError(
+            f"{name_or_path} is neither a checkpoint folder nor a preset; "
+            f"the presets are {', '.join(PRESETS)}"
+        )
+    from ossia import checkpoint
+
+    return checkpoint.read_config(checkpoint.find(name_or_path))
+
+
+def load_model(
+    path_or_hub_name: str | Path,
+    dtype: torch.dtype | str | None = None,
+    device: str = "auto",
+    backend: str = "auto",
+) -> Decoder:
+    """The Decoder of a checkpoint folder or hub name, in eval mode; arguments as for `LLM`."""
+    from ossia import checkpoint
+
+    return checkpoint.load(
+        checkpoint.find(path_or_hub_name), dtype=dtype, device=device, backend=backend
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ossia' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    value = getattr(import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

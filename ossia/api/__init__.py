@@ -1,0 +1,28 @@
+"""LLM: load, generate, chat, stream; the Python surface over engine, checkpoint and text."""
+
+from ossia.api.llm import LLM, Messages, Sampling, packaged_model
+from ossia.api.reply import (
+    Completion,
+    Finished,
+    FinishReason,
+    Reply,
+    ReplyBuilder,
+    TokenLogprob,
+    ToolCall,
+)
+from ossia.api.stream import Stream
+
+__all__ = [
+    "LLM",
+    "Completion",
+    "FinishReason",
+    "Finished",
+    "Messages",
+    "Reply",
+    "ReplyBuilder",
+    "Sampling",
+    "Stream",
+    "TokenLogprob",
+    "ToolCall",
+    "packaged_model",
+]

@@ -1,0 +1,241 @@
+"""LLM: a checkpoint in, text out; where the engine's ids meet the tokenizer's text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+
+from ossia import checkpoint, text
+from ossia.api.reply import Completion, Finished, Reply, ReplyBuilder, TokenLogprob
+from ossia.api.stream import PlainText, Pump, Stream
+from ossia.engine import Engine, Request, SamplingParams
+from ossia.errors import OssiaError
+from ossia.text import TextDelta
+
+if TYPE_CHECKING:
+    import torch
+
+Messages = Sequence[Mapping[str, Any]]
+
+PACKAGED_MODELS = Path(__file__).parent.parent / "models"
+
+
+class Sampling(TypedDict, total=False):
+    """How to draw tokens. What is absent or None comes from the checkpoint's
+    generation_config.json, else from `SamplingParams`.
+
+    max_tokens: None is up to the end of the context. stop: strings that end the text and are not
+    part of it; in a chat they are looked for in the answer, not in the reasoning. ignore_eos: go on
+    past the model's own end of text (for benchmarks).
+    """
+
+    max_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    seed: int | None
+    logprobs: int | None
+    logit_bias: Mapping[int, float] | None
+    stop: str | Sequence[str] | None
+    ignore_eos: bool
+
+
+class LLM:
+    """A checkpoint ready to talk: `generate` continues text, `chat` and `stream` answer messages.
+
+    path_or_hub_name: a checkpoint folder or Hugging Face name; None is the small model inside the
+    package. dtype: of the dense weights, the checkpoint's if None. device: "auto", "cpu", "cuda",
+    "cuda:1", "mps". Raises OssiaError for what cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        path_or_hub_name: str | Path | None = None,
+        *,
+        dtype: torch.dtype | str | None = None,
+        device: str = "auto",
+        backend: str = "auto",
+    ) -> None:
+        folder = packaged_model() if path_or_hub_name is None else checkpoint.find(path_or_hub_name)
+        tokenizer = text.load_tokenizer(
+            folder
+        )  # before the weights: what is missing is known at once
+        chat_format = text.load_format(folder, tokenizer)
+        defaults = _generation_config(folder)
+        decoder = checkpoint.load(folder, dtype=dtype, device=device, backend=backend)
+        self._assemble(Engine(decoder), tokenizer, chat_format, defaults)
+
+    @classmethod
+    def from_parts(
+        cls,
+        engine: Engine,
+        tokenizer: text.Tokenizer,
+        chat_format: text.ChatFormat,
+        generation_config: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """An LLM over parts already built: a model just trained, or a scripted engine."""
+        llm = cls.__new__(cls)
+        llm._assemble(engine, tokenizer, chat_format, generation_config or {})
+        return llm
+
+    def _assemble(
+        self,
+        engine: Engine,
+        tokenizer: text.Tokenizer,
+        chat_format: text.ChatFormat,
+        generation_config: Mapping[str, Any],
+    ) -> None:
+        self.tokenizer, self.chat_format, self.config = tokenizer, chat_format, engine.config
+        self._pump = Pump(engine)
+        self._defaults = {
+            key: value
+            for key in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+            if (value := generation_config.get(key)) is not None
+        }
+        if generation_config.get("do_sample") is False:
+            self._defaults["temperature"] = 0.0
+        eos = generation_config.get("eos_token_id")
+        listed = eos if isinstance(eos, list) else [] if eos is None else [eos]
+        self._eos_ids = frozenset(self.config.eos_ids) | frozenset(listed)
+
+    def generate(
+        self,
+        prompts: str | Sequence[str] | Sequence[Sequence[int]],
+        **sampling: Unpack[Sampling],
+    ) -> list[Completion]:
+        """The continuation of each prompt (text, or token ids), all made in one batch."""
+        params, stop = self._sampling(sampling, self._eos_ids)
+        batch = [prompts] if isinstance(prompts, str) else prompts
+        streams = [self._continue(prompt, params, stop) for prompt in batch]
+        try:
+            running = streams
+            while running:
+                running = [stream for stream in running if stream.advance()]
+        finally:
+            for stream in streams:
+                stream.close()
+        return [_completion(stream, params) for stream in streams]
+
+    def stream_text(self, prompt: str | Sequence[int], **sampling: Unpack[Sampling]) -> Stream:
+        """The continuation of one prompt as it is made: TextDelta on the final channel, then
+        Finished.
+        """
+        return self._continue(prompt, *self._sampling(sampling, self._eos_ids))
+
+    def chat(
+        self,
+        messages: Messages,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        reasoning_effort: str | None = None,
+        thinking: bool = True,
+        **sampling: Unpack[Sampling],
+    ) -> Reply:
+        """The reply to a conversation; arguments as for `stream`."""
+        builder = ReplyBuilder()
+        for event in self.stream(messages, tools, reasoning_effort, thinking, **sampling):
+            builder.add(event)
+        return builder.reply()
+
+    def stream(
+        self,
+        messages: Messages,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        reasoning_effort: str | None = None,
+        thinking: bool = True,
+        **sampling: Unpack[Sampling],
+    ) -> Stream:
+        """The reply to a conversation as it is made: events, then Finished.
+
+        messages, tools: as in OpenAI's Chat Completions; an assistant message may carry "reasoning"
+        (`Reply.message` does). reasoning_effort: "low", "medium" or "high" for models that speak
+        harmony. thinking: for models that can go without.
+        """
+        prompt = self.chat_format.render(
+            [dict(message) for message in messages],
+            tools=None if tools is None else [dict(tool) for tool in tools],
+            reasoning_effort=reasoning_effort,
+            thinking=thinking,
+        )
+        params, stop = self._sampling(sampling, self._eos_ids | self.chat_format.stop_ids)
+        return Stream(self._pump, Request(prompt, params), self.chat_format.parser(prompt), stop)
+
+    def _continue(
+        self, prompt: str | Sequence[int], params: SamplingParams, stop: tuple[str, ...]
+    ) -> Stream:
+        if isinstance(prompt, int):
+            raise OssiaError("token ids are given as a list of lists, one list for each prompt")
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        parser = PlainText(self.tokenizer, params.stop_ids)
+        return Stream(self._pump, Request(ids, params), parser, stop)
+
+    def _sampling(
+        self, sampling: Sampling, stop_ids: frozenset[int]
+    ) -> tuple[SamplingParams, tuple[str, ...]]:
+        """The engine's parameters and the stop strings of one call, the checkpoint's defaults under
+        the caller's values.
+        """
+        unknown = sorted(sampling.keys() - Sampling.__annotations__.keys())
+        if unknown:
+            raise OssiaError(
+                f"unknown sampling option {', '.join(unknown)}; "
+                f"the options are {', '.join(Sampling.__annotations__)}"
+            )
+        given = {key: value for key, value in sampling.items() if value is not None}
+        stop = given.pop("stop", ())
+        if given.pop("ignore_eos", False):
+            stop_ids = frozenset()
+        values: dict[str, Any] = {**self._defaults, **given, "stop_ids": stop_ids}
+        strings = (stop,) if isinstance(stop, str) else tuple(stop)  # type: ignore[arg-type]
+        return SamplingParams(**values), strings
+
+
+def packaged_model() -> Path:
+    """The folder of the model inside the package."""
+    found = sorted(path.parent for path in PACKAGED_MODELS.glob("*/config.json"))
+    if not found:
+        raise OssiaError(
+            f"there is no model inside this installation ({PACKAGED_MODELS} holds none): "
+            "name one by its folder or hub name"
+        )
+    return found[0]
+
+
+def _completion(stream: Stream, params: SamplingParams) -> Completion:
+    pieces, finished = [], None
+    for event in stream:
+        if isinstance(event, TextDelta):
+            pieces.append(event.text)
+        elif isinstance(event, Finished):
+            finished = event
+    assert finished is not None
+    logprobs = tuple(
+        TokenLogprob(output.token, output.logprob, tuple(output.top_logprobs))
+        for output in stream.outputs
+        if output.logprob is not None
+    )
+    return Completion(
+        "".join(pieces),
+        tuple(output.token for output in stream.outputs),
+        finished.reason,
+        None if params.logprobs is None else logprobs,
+        finished.prompt_tokens,
+    )
+
+
+def _generation_config(folder: Path) -> dict[str, Any]:
+    path = folder / "generation_config.json"
+    if not path.exists():
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OssiaError(f"{path} cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise OssiaError(f"{path} is not a JSON object")
+    return data

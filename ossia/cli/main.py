@@ -1,0 +1,88 @@
+"""The `ossia` command: a user's mistake is one line and exit code 2, an interrupt 130, a closed
+pipe silence; never a traceback.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Annotated, cast
+
+import typer
+
+from ossia import __version__
+from ossia.cli.chat import chat
+from ossia.cli.generate import generate
+from ossia.cli.inspect import inspect
+from ossia.cli.train import train
+from ossia.errors import OssiaError
+
+USER_ERROR, INTERRUPTED = 2, 130
+
+# The base of all errors in the use of options. typer carried click's at first and its own copy
+# later, and exports only this one of them.
+_UsageError = cast(
+    type[Exception],
+    next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"),
+)
+
+app = typer.Typer(
+    name="ossia",
+    help="Run, train and understand the GPT line: GPT-2, Qwen3 and gpt-oss as one decoder.",
+    epilog='Example: ossia generate "def fibonacci(n):"',
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+@app.callback(invoke_without_command=True)
+def _start(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(f"ossia {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit
+
+
+app.command(epilog='Example: ossia generate --model openai/gpt-oss-20b "Once upon a time"')(
+    generate
+)
+app.command(epilog="Example: ossia chat --model openai/gpt-oss-20b --reasoning-effort high")(chat)
+app.command(epilog="Example: ossia inspect gpt-oss-20b")(inspect)
+app.command()(train)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks becomes "?"
+            stream.reconfigure(errors="replace")
+    logging.getLogger("ossia").setLevel(logging.INFO)
+    try:
+        code = app(args=arguments, prog_name="ossia", standalone_mode=False)
+    except (OssiaError, OSError) as error:
+        return _fail(str(error))
+    except UnicodeDecodeError as error:
+        return _fail(f"what was piped in is not {error.encoding}: {error.reason}")
+    except _UsageError as error:
+        return _fail(error.format_message())  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    return code if isinstance(code, int) else 0
+
+
+def run() -> None:
+    """The entry point of the installed command."""
+    sys.exit(main())
+
+
+def _fail(message: str) -> int:
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    return USER_ERROR

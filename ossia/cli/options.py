@@ -1,0 +1,126 @@
+"""Options that several commands share, and how they open a model: with a spinner, and the reasons
+for what is chosen on stderr.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ossia.api import LLM
+
+
+class Dtype(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="PATH_OR_HUB_NAME",
+        help="Checkpoint folder, or a name on the Hugging Face hub. "
+        "[default: the model inside the package]",
+    ),
+]
+DtypeOption = Annotated[
+    Dtype | None,
+    typer.Option(
+        "--dtype",
+        help="Precision of the dense weights. [default: the checkpoint's]",
+        case_sensitive=False,
+    ),
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps.")
+]
+BackendOption = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        metavar="NAME",
+        help="Kernels to run on; auto takes the fastest and says which.",
+    ),
+]
+MaxTokensOption = Annotated[
+    int | None,
+    typer.Option("--max-tokens", "-n", min=1, metavar="N", help="Most tokens to make."),
+]
+TemperatureOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X", help="0 takes the likeliest token. [default: the checkpoint's, else 1]"
+    ),
+]
+TopKOption = Annotated[
+    int | None,
+    typer.Option("--top-k", metavar="K", help="Draw from the k likeliest tokens; 0 is all."),
+]
+TopPOption = Annotated[
+    float | None,
+    typer.Option("--top-p", metavar="P", help="Draw from the likeliest tokens that sum to p."),
+]
+MinPOption = Annotated[
+    float | None,
+    typer.Option(
+        "--min-p", metavar="P", help="Drop tokens less likely than this share of the likeliest."
+    ),
+]
+SeedOption = Annotated[
+    int | None, typer.Option(metavar="N", help="Draw the same tokens each time.")
+]
+StopOption = Annotated[
+    list[str] | None,
+    typer.Option("--stop", metavar="TEXT", help="End at this string; may be given several times."),
+]
+
+
+def open_llm(model: str | None, dtype: Dtype | None, device: str, backend: str) -> LLM:
+    """Load a model, a spinner turning on a terminal meanwhile."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    handler = _ConsoleHandler(console)
+    logger = logging.getLogger("ossia")
+    logger.addHandler(handler)
+    try:
+        with console.status("loading" if model is None else f"loading {model}") as status:
+            from ossia import checkpoint  # torch comes with it, a second or two
+            from ossia.api import LLM, packaged_model
+
+            status.stop()  # a download shows progress bars of its own
+            folder = packaged_model() if model is None else checkpoint.find(model)
+            status.start()
+            return LLM(
+                folder, dtype=None if dtype is None else dtype.value, device=device, backend=backend
+            )
+    finally:
+        logger.removeHandler(handler)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Log records as dim lines above a spinner."""
+
+    def __init__(self, console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from rich.text import Text
+
+        self._console.print(Text(record.getMessage(), style="dim"), soft_wrap=True)
+
+
+def note(message: str) -> None:
+    """A remark beside the output: on stderr, dim on a terminal."""
+    if sys.stderr.isatty():
+        message = f"\x1b[2m{message}\x1b[0m"
+    print(message, file=sys.stderr, flush=True)

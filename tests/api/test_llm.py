@@ -1,0 +1,251 @@
+"""LLM over a scripted engine: a reply is one stream of events, whatever ends it."""
+
+import dataclasses
+import gc
+import threading
+
+import pytest
+
+import ossia
+from ossia.api import Finished, ReplyBuilder
+from ossia.engine import LogitsError
+from ossia.text import Channel, TextDelta, ToolCallStart
+from tests.scripted import scripted_llm, write_byte_tokenizer
+
+HARMONY = (
+    "<|channel|>analysis<|message|>Hm.<|end|>"
+    "<|start|>assistant<|channel|>final<|message|>Forty-two, é!<|return|>"
+)
+CALL = (
+    "<|channel|>analysis<|message|>Look.<|end|><|start|>assistant<|channel|>commentary "
+    'to=functions.weather <|constrain|>json<|message|>{"city": "Oslo"}<|call|>'
+)
+ASK = [{"role": "user", "content": "?"}]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_byte_tokenizer(tmp_path_factory.mktemp("bytes"))
+
+
+@pytest.fixture
+def llm_for(folder):
+    return lambda *scripts, **options: scripted_llm(folder, scripts, **options)
+
+
+def text_of(events):
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+class TestGenerate:
+    def test_prompts_run_in_one_batch_and_come_back_in_order(self, llm_for):
+        llm, engine = llm_for("one", "second", "3")
+        completions = llm.generate(["a", "bb", "ccc"])
+        assert [c.text for c in completions] == ["one", "second", "3"]
+        assert [c.prompt_tokens for c in completions] == [1, 2, 3]
+        assert [len(c.token_ids) for c in completions] == [3, 6, 1]
+        assert engine.most_at_once == 3
+
+    def test_a_string_is_one_prompt_and_ids_are_taken_as_they_are(self, llm_for):
+        llm, engine = llm_for("x", "y")
+        assert [c.text for c in llm.generate("a")] == ["x"]
+        llm.generate([[5, 6]])
+        assert engine.requests[1].prompt == [5, 6]
+
+    def test_one_flat_list_of_ids_is_refused(self, llm_for):
+        llm, _ = llm_for("x")
+        with pytest.raises(ossia.OssiaError, match="list of lists"):
+            llm.generate([5, 6])
+
+    def test_a_refused_prompt_takes_the_others_out_of_the_engine(self, llm_for):
+        llm, engine = llm_for("x", "y")
+        with pytest.raises(ossia.OssiaError, match="empty"):
+            llm.generate(["fine", ""])
+        assert not engine.has_work
+
+    def test_the_models_own_end_is_a_token_but_not_text(self, llm_for):
+        llm, _ = llm_for("done<|endoftext|>never", eos_token_id=257)
+        (completion,) = llm.generate("p")
+        assert (completion.text, completion.finish_reason) == ("done", "stop")
+        assert completion.token_ids[-1] == 257
+
+    def test_ignore_eos_goes_on(self, llm_for):
+        llm, _ = llm_for("a<|endoftext|>b", eos_token_id=257)
+        (completion,) = llm.generate("p", ignore_eos=True)
+        assert (completion.text, completion.finish_reason) == ("a<|endoftext|>b", "length")
+
+    def test_logprobs_stand_beside_each_token_if_asked_for(self, llm_for):
+        llm, _ = llm_for("ab", "ab")
+        (without,), (with_them,) = llm.generate("p"), llm.generate("p", logprobs=1)
+        assert without.logprobs is None
+        assert [(item.token, item.logprob, item.top) for item in with_them.logprobs] == [
+            (token, -0.5, ((token, -0.5),)) for token in with_them.token_ids
+        ]
+
+    def test_results_are_frozen(self, llm_for):
+        (completion,) = llm_for("x")[0].generate("p")
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            completion.text = "other"
+
+
+class TestSampling:
+    def test_defaults_come_from_generation_config_and_the_caller_wins(self, llm_for):
+        llm, engine = llm_for("x", "y", temperature=0.6, top_k=20, top_p=0.95, eos_token_id=[7, 9])
+        llm.generate("p", top_k=5, temperature=None)
+        sampling = engine.requests[0].sampling
+        assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.6, 5, 0.95)
+        assert sampling.stop_ids == {7, 9}
+
+    def test_do_sample_false_is_greedy(self, llm_for):
+        llm, engine = llm_for("x", do_sample=False)
+        llm.generate("p")
+        assert engine.requests[0].sampling.temperature == 0
+
+    def test_an_unknown_option_is_named(self, llm_for):
+        with pytest.raises(ossia.OssiaError, match="unknown sampling option temprature"):
+            llm_for("x")[0].generate("p", temprature=1)
+
+    def test_a_bad_value_is_refused(self, llm_for):
+        with pytest.raises(ossia.OssiaError, match="top_p"):
+            llm_for("x")[0].generate("p", top_p=2.0)
+
+
+class TestStopStrings:
+    def test_no_part_of_one_is_ever_shown_and_the_request_is_aborted(self, llm_for):
+        llm, engine = llm_for("answer STOP more")
+        pieces = []
+        for event in llm.stream_text("p", stop="STOP"):
+            if isinstance(event, TextDelta):
+                pieces.append(event.text)
+                assert "S" not in "".join(pieces)
+        assert "".join(pieces) == "answer "
+        assert event.reason == "stop"
+        assert engine.aborted == [0]
+
+    def test_what_only_began_like_one_is_shown_at_the_end(self, llm_for):
+        (completion,) = llm_for("answer STO")[0].generate("p", stop=["STOP"])
+        assert (completion.text, completion.finish_reason) == ("answer STO", "length")
+
+    def test_in_a_chat_they_end_the_answer_and_not_the_reasoning(self, llm_for):
+        reply = llm_for(HARMONY)[0].chat(ASK, stop=["Hm", "two"])
+        assert (reply.reasoning, reply.content) == ("Hm.", "Forty-")
+
+    def test_an_empty_one_is_refused(self, llm_for):
+        llm, engine = llm_for("x")
+        with pytest.raises(ossia.OssiaError, match="stop string"):
+            llm.generate("p", stop="")
+        assert not engine.has_work
+
+
+class TestChat:
+    def test_events_end_with_finished_and_never_hold_half_a_character(self, llm_for):
+        *events, finished = llm_for(HARMONY)[0].stream(ASK)
+        assert finished == Finished("stop", finished.prompt_tokens, finished.completion_tokens)
+        assert "�" not in text_of(events)
+        assert text_of(e for e in events if e.channel is Channel.FINAL) == "Forty-two, é!"
+        assert text_of(e for e in events if e.channel is Channel.REASONING) == "Hm."
+
+    def test_a_tool_call_is_named_and_ends_the_turn(self, llm_for):
+        reply = llm_for(CALL)[0].chat(ASK)
+        (call,) = reply.tool_calls
+        assert (call.name, call.arguments) == ("weather", '{"city": "Oslo"}')
+        assert reply.finish_reason == "tool_calls"
+
+    def test_a_reply_becomes_a_message_that_can_be_rendered_again(self, llm_for):
+        llm, engine = llm_for(CALL, HARMONY)
+        asked = llm.chat(ASK)
+        call = asked.message()["tool_calls"][0]
+        result = {"role": "tool", "tool_call_id": call["id"], "content": "sunny"}
+        answer = llm.chat([*ASK, asked.message(), result])
+        assert answer.content == "Forty-two, é!"
+        rendered = llm.tokenizer.decode(engine.requests[1].prompt)
+        assert '{"city": "Oslo"}' in rendered
+        assert "sunny" in rendered
+
+    def test_a_reply_cut_short_keeps_what_was_made(self, llm_for):
+        reply = llm_for("<|channel|>final<|message|>Forty-tw")[0].chat(ASK)
+        assert (reply.content, reply.finish_reason) == ("Forty-tw", "length")
+
+
+class TestEndings:
+    def test_leaving_a_loop_aborts_the_request(self, llm_for):
+        llm, engine = llm_for("a long text")
+        for _ in llm.stream_text("p"):
+            break
+        gc.collect()
+        assert engine.aborted == [0]
+        assert not engine.has_work
+
+    def test_an_exception_in_a_with_block_aborts_the_request(self, llm_for):
+        llm, engine = llm_for("a long text")
+
+        def interrupted():
+            with llm.stream_text("p") as stream:
+                for _ in stream:
+                    raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        assert engine.aborted == [0]
+
+    def test_a_stream_that_was_never_read_is_aborted_too(self, llm_for):
+        llm, engine = llm_for("a long text")
+        llm.stream_text("p").close()
+        assert engine.aborted == [0]
+
+    def test_a_finished_stream_is_not_aborted(self, llm_for):
+        llm, engine = llm_for("a")
+        stream = llm.stream_text("p")
+        assert len(list(stream)) == 2
+        stream.close()
+        assert engine.aborted == []
+
+    def test_interrupt_ends_with_what_was_made(self, llm_for):
+        llm, engine = llm_for("abc")
+        stream, builder = llm.stream_text("p"), ReplyBuilder()
+        builder.add(next(stream))
+        stream.interrupt()
+        for event in stream:
+            builder.add(event)
+        reply = builder.reply()
+        assert (reply.content, reply.finish_reason) == ("a", "interrupted")
+        assert reply.completion_tokens == 1
+        assert engine.aborted == [0]
+
+
+class TestTogether:
+    def test_streams_may_interleave(self, llm_for):
+        llm, _ = llm_for("abcd", "ABCDEF")
+        first, second = llm.stream_text("p"), llm.stream_text("q")
+        taken = [next(first), next(second), next(second)]
+        assert text_of(taken) == "aAB"
+        assert text_of(first) == "bcd"
+        assert text_of(second) == "CDEF"
+
+    def test_threads_may_share_an_llm(self, llm_for):
+        scripts = [f"reply {n} " * 20 for n in range(8)]
+        llm, _ = llm_for(*scripts)
+        replies = []
+        threads = [
+            threading.Thread(target=lambda: replies.append(llm.generate("p")[0].text))
+            for _ in scripts
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=30)
+        assert sorted(replies) == sorted(scripts)
+
+    def test_one_requests_broken_logits_end_only_that_one(self, llm_for):
+        llm, engine = llm_for("broken", "fine")
+        broken, fine = llm.stream_text("p"), llm.stream_text("q")
+        engine.broken.add(0)
+        assert text_of(fine) == "fine"
+        with pytest.raises(LogitsError):
+            next(broken)
+
+
+def test_tool_calls_start_before_their_arguments(llm_for):
+    kinds = [type(event) for event in llm_for(CALL)[0].stream(ASK)]
+    assert kinds.count(ToolCallStart) == 1
+    assert kinds.index(ToolCallStart) < kinds.index(ossia.ToolCallDelta)

@@ -1,0 +1,48 @@
+"""`import ossia` is quick and offers the public surface; LLM, load_model and config find what they
+are given.
+"""
+
+import subprocess
+import sys
+
+import pytest
+
+import ossia
+from ossia.families import PRESETS
+
+
+def test_importing_the_package_or_the_command_line_leaves_torch_alone():
+    code = "import sys, ossia, ossia.cli.main; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"torch", "tokenizers", "transformers", "rich", "prompt_toolkit", "matplotlib"}
+    assert not heavy & set(run.stdout.split())
+
+
+def test_using_an_llm_leaves_the_compilers_and_plotters_alone():
+    code = "import sys, ossia; ossia.LLM; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"torch._dynamo", "torch._inductor", "tensorboard", "matplotlib", "transformers"}
+    assert not heavy & set(run.stdout.split())
+
+
+@pytest.mark.parametrize("name", ossia.__all__)
+def test_every_public_name_is_there(name):
+    assert getattr(ossia, name) is not None
+    assert name in dir(ossia)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = ossia.nonsense
+
+
+def test_config_is_a_function_although_a_module_has_its_name():
+    from ossia.config import ModelConfig
+
+    assert isinstance(ossia.config("gpt-oss-20b"), ModelConfig)
+    assert ossia.config("gpt2") == PRESETS["gpt2"]
+
+
+def test_config_of_neither_preset_nor_folder_lists_the_presets():
+    with pytest.raises(ossia.OssiaError, match=r"gpt-5 is neither .* gpt2, .*gpt-oss-20b"):
+        ossia.config("gpt-5")

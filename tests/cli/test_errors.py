@@ -1,0 +1,113 @@
+"""A user's mistake is one line on stderr that begins with `error:`, exit code 2, and no output."""
+
+import io
+import json
+import shutil
+
+import pytest
+
+from tests.scripted import write_byte_tokenizer
+
+
+@pytest.fixture
+def fails(ossia_command):
+    """Run a command that must fail; the one line it says."""
+
+    def run(*arguments):
+        result = ossia_command(*arguments)
+        *log, line = result.err.splitlines()
+        assert result.code == 2
+        assert result.out == ""
+        assert line.startswith("error: ")
+        assert not any("error" in earlier or "Traceback" in earlier for earlier in log)
+        return line.removeprefix("error: ")
+
+    return run
+
+
+@pytest.mark.parametrize("command", ["generate", "chat"])
+class TestModels:
+    def arguments(self, command, model):
+        return [command, *(["x"] if command == "generate" else []), "--model", model]
+
+    def test_a_folder_that_does_not_exist(self, fails, command, tmp_path):
+        line = fails(*self.arguments(command, tmp_path / "nowhere"))
+        assert str(tmp_path / "nowhere") in line
+
+    def test_a_folder_without_config(self, fails, command, bytes_folder):
+        assert "config.json" in fails(*self.arguments(command, bytes_folder))
+
+    def test_a_folder_without_tokenizer(self, fails, command, model_folder, tmp_path):
+        copy = shutil.copytree(model_folder, tmp_path / "copy")
+        (copy / "tokenizer.json").unlink()
+        assert "no tokenizer" in fails(*self.arguments(command, copy))
+
+    def test_a_broken_generation_config(self, fails, command, model_folder, tmp_path):
+        copy = shutil.copytree(model_folder, tmp_path / "copy")
+        (copy / "generation_config.json").write_text("{")
+        assert "generation_config.json" in fails(*self.arguments(command, copy))
+
+    def test_an_unknown_backend(self, fails, command, model_folder):
+        line = fails(*self.arguments(command, model_folder), "--backend", "abacus")
+        assert "unknown backend 'abacus'" in line
+
+    def test_an_unknown_device(self, fails, command, model_folder):
+        assert "abacus" in fails(*self.arguments(command, model_folder), "--device", "abacus")
+
+
+class TestPrompts:
+    def test_empty(self, fails):
+        assert fails("generate", "") == "the prompt is empty"
+
+    def test_an_empty_pipe(self, fails, stdin):
+        stdin("\n")
+        assert fails("generate", "-") == "the prompt is empty"
+
+    @pytest.mark.parametrize("command", ["generate", "chat"])
+    def test_bytes_that_are_no_text(self, fails, script, monkeypatch, command):
+        script("x")
+        piped = io.TextIOWrapper(io.BytesIO(b"caf\xe9 ol\xe9\n"), encoding="utf-8")
+        monkeypatch.setattr("sys.stdin", piped)
+        assert "not utf-8" in fails(command)
+
+    def test_longer_than_the_context(self, fails, model_folder):
+        line = fails("generate", "x" * 64, "--model", model_folder)
+        assert "64 ids" in line
+        assert "context of 64" in line
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (["generate", "x", "--bogus"], "--bogus"),
+            (["generate", "x", "--max-tokens", "0"], "--max-tokens"),
+            (["generate", "x", "--temperature", "warm"], "--temperature"),
+            (["generate", "x", "--dtype", "int3"], "int3"),
+            (["chat", "--reasoning-effort", "extreme"], "extreme"),
+            (["inspect"], "PATH_OR_NAME"),
+            (["paint"], "paint"),
+        ],
+    )
+    def test_what_typer_refuses(self, fails, arguments, says):
+        assert says in fails(*arguments)
+
+    def test_what_the_engine_refuses(self, fails, model_folder):
+        assert "top_p" in fails("generate", "x", "--model", model_folder, "--top-p", "2")
+
+    def test_an_effort_for_a_model_without(self, fails, script, tmp_path):
+        script("x", folder=write_byte_tokenizer(tmp_path, ["<|endoftext|>"]))
+        assert "no reasoning effort" in fails("chat", "--reasoning-effort", "low")
+
+    @pytest.mark.parametrize("place", ["absent/talk.json", "."])
+    def test_a_place_where_nothing_can_be_saved(self, fails, tmp_path, place):
+        assert "cannot write" in fails("chat", "--save", tmp_path / place)
+
+
+class TestInspect:
+    def test_neither_preset_nor_folder(self, fails):
+        assert "gpt-oss-20b" in fails("inspect", "gpt-5")
+
+    def test_a_config_that_is_no_model(self, fails, tmp_path):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+        assert "bert" in fails("inspect", tmp_path)

@@ -1,0 +1,101 @@
+"""`ossia generate`: text to stdout as it is made, everything else to stderr."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ossia.cli.main import main
+
+
+def test_only_the_text_goes_to_stdout(ossia_command, script):
+    script("and they lived.")
+    result = ossia_command("generate", "Once")
+    assert (result.code, result.out) == (0, "and they lived.\n")
+    assert "prompt 4 tokens" in result.err
+    assert "reply 15 tokens" in result.err
+    assert "tokens/s" in result.err
+
+
+def test_text_comes_piece_by_piece_and_never_half_a_character(script, monkeypatch):
+    pieces = []
+    monkeypatch.setattr("sys.stdout.write", pieces.append)
+    script("né 🙂")  # each byte is a token
+    assert main(["generate", "x"]) == 0
+    assert [piece for piece in pieces if piece.strip()] == ["n", "é", "🙂"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["-"]])
+def test_a_piped_prompt_loses_its_last_newline_only(ossia_command, script, stdin, arguments):
+    engine = script("x")
+    stdin("a\nb\n")
+    assert ossia_command("generate", *arguments).code == 0
+    assert len(engine.requests[0].prompt) == 3
+
+
+def test_options_reach_the_sampler(ossia_command, script):
+    engine = script("ab STOP", temperature=0.3, top_k=7)
+    result = ossia_command(
+        "generate", "x", "--temperature", 0.5, "--top-p", 0.9, "--min-p", 0.1, "--seed", 3,
+        "--stop", "no", "--stop", " ST", "--max-tokens", 50,
+    )  # fmt: skip
+    sampling = engine.requests[0].sampling
+    assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.5, 7, 0.9)
+    assert (sampling.min_p, sampling.seed, sampling.max_tokens) == (0.1, 3, 50)
+    assert result.out == "ab\n"
+
+
+def test_json_is_one_object(ossia_command, script):
+    script("né")
+    result = ossia_command("generate", "x", "--json")
+    record = json.loads(result.out)
+    assert record["text"] == "né"
+    assert record["finish_reason"] == "length"
+    assert (record["prompt_tokens"], record["completion_tokens"]) == (1, 3)
+    assert len(record["token_ids"]) == 3
+    assert record["decode_tokens_per_second"] > 0
+
+
+def test_a_checkpoint_generates_the_same_text_for_the_same_seed(ossia_command, model_folder):
+    texts = {
+        ossia_command("generate", "ab", "-m", model_folder, "-n", 8, "--seed", seed).out
+        for seed in (1, 1, 2)
+    }
+    assert len(texts) == 2
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "ossia", *map(str, arguments)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_a_reader_that_leaves_early_meets_silence(model_folder):
+    process = start("generate", "ab", "-m", model_folder, "--ignore-eos")
+    process.stdout.close()
+    errors = process.stderr.read()
+    process.wait(timeout=60)
+    assert "Traceback" not in errors
+    assert "Error" not in errors
+
+
+def test_ctrl_c_ends_with_130_and_no_traceback(model_folder):
+    process = start("generate", "-", "-m", model_folder)  # waits for its prompt
+    while process.poll() is None and not _reads_stdin(process.pid):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+
+
+def _reads_stdin(pid):
+    if not os.path.exists(f"/proc/{pid}/syscall"):
+        pytest.skip("needs /proc to see that the program waits")
+    with open(f"/proc/{pid}/syscall") as file:
+        return file.read().startswith("0 0x0 ")

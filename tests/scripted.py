@@ -1,0 +1,115 @@
+"""Parts to build an LLM from without a model: an engine that replays ids, and a vocabulary of bytes
+and control tokens.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from ossia import text
+from ossia.api import LLM
+from ossia.config import (
+    GELU,
+    AttentionConfig,
+    LayerConfig,
+    LayerNorm,
+    LearnedPositions,
+    MLPConfig,
+    ModelConfig,
+)
+from ossia.engine import LogitsError, Request, TokenOutput
+from ossia.engine.request import check_prompt
+
+CONTROL = (
+    "<|startoftext|>", "<|endoftext|>", "<|return|>", "<|constrain|>", "<|channel|>",
+    "<|start|>", "<|end|>", "<|message|>", "<|call|>",
+)  # fmt: skip
+VOCAB_SIZE = 256 + len(CONTROL)
+
+
+def write_byte_tokenizer(folder: Path, control: Sequence[str] = CONTROL) -> Path:
+    """A tokenizer.json whose first 256 ids are the bytes, in no particular order, and then the
+    control tokens.
+    """
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = tokenizers.Tokenizer(models.BPE({symbol: i for i, symbol in enumerate(symbols)}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens(list(control))
+    folder.mkdir(parents=True, exist_ok=True)
+    inner.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def small_config(context_length: int = 4096) -> ModelConfig:
+    attention = AttentionConfig(num_heads=1, num_kv_heads=1, head_dim=2)
+    return ModelConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=2,
+        context_length=context_length,
+        layers=(LayerConfig(attention, MLPConfig(2, GELU())),),
+        position=LearnedPositions(),
+        norm=LayerNorm(),
+    )
+
+
+class ScriptedEngine:
+    """Answers the n-th request with the n-th script, a token a step; the end of a script is the end
+    of the context.
+    """
+
+    def __init__(self, scripts: Iterable[Sequence[int]], config: ModelConfig) -> None:
+        self.config = config
+        self.requests: list[Request] = []
+        self.aborted: list[int] = []
+        self.running: dict[int, deque[int]] = {}
+        self.most_at_once = 0
+        self.broken: set[int] = set()  # requests whose logits are not numbers
+        self._scripts = iter(scripts)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.running)
+
+    def add(self, request: Request) -> int:
+        check_prompt(request.prompt, self.config.vocab_size, self.config.context_length)
+        self.requests.append(request)
+        id = len(self.requests) - 1
+        self.running[id] = deque(next(self._scripts))
+        return id
+
+    def step(self) -> list[TokenOutput]:
+        self.most_at_once = max(self.most_at_once, len(self.running))
+        for id in self.broken & self.running.keys():
+            raise LogitsError(id)
+        outputs = []
+        for id, script in list(self.running.items()):
+            sampling, token = self.requests[id].sampling, script.popleft()
+            reason = "stop" if token in sampling.stop_ids else None if script else "length"
+            if reason:
+                del self.running[id]
+            asked = sampling.logprobs is not None
+            outputs.append(
+                TokenOutput(id, token, -0.5 if asked else None, ((token, -0.5),) * asked, reason)
+            )
+        return outputs
+
+    def abort(self, request_id: int) -> None:
+        self.running.pop(request_id, None)
+        self.aborted.append(request_id)
+
+
+def scripted_llm(
+    folder: Path, scripts: Sequence[str], context_length: int = 4096, **generation_config
+) -> tuple[LLM, ScriptedEngine]:
+    """An LLM over the tokenizer in `folder` that answers with scripts, control tokens by name."""
+    tokenizer = text.load_tokenizer(folder)
+    encoded = [tokenizer.encode_control(script) for script in scripts]
+    engine = ScriptedEngine(encoded, small_config(context_length))
+    chat_format = text.load_format(folder, tokenizer)
+    return LLM.from_parts(engine, tokenizer, chat_format, generation_config), engine

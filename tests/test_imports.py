@@ -1,0 +1,67 @@
+"""Who may import whom: the house stays as it was drawn, and every module imports without extras."""
+
+import ast
+import importlib
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+import ossia
+
+ROOT = Path(ossia.__file__).parent
+
+ALLOWED = {
+    "config": set(),
+    "errors": set(),
+    "ops": set(),
+    "families": {"config"},
+    "model": {"config", "ops"},
+    "checkpoint": {"config", "families", "model", "ops"},
+    "text": set(),
+    "engine": {"config", "model", "ops"},
+    "compare": {"config", "families", "model"},
+    "train": {"checkpoint", "compare", "config", "families", "model", "ops", "text"},
+    "api": {"checkpoint", "engine", "text"},
+    "serve": {"api", "engine", "text"},
+}
+FREE = {"cli", "__init__", "__main__"}  # cli may import anything, and nothing imports it
+
+# Folders that know nothing of tensors, or of text.
+WITHOUT = {"config": {"torch"}, "families": {"torch"}, "text": {"torch"}, "engine": {"tokenizers"}}
+
+
+def folder_of(file: Path) -> str:
+    return file.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports(file: Path) -> set[str]:
+    """The absolute names a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_each_file_imports_only_what_its_folder_may(file):
+    folder = folder_of(file)
+    for name in imports(file):
+        top, _, rest = name.partition(".")
+        if top == "ossia" and folder not in FREE:
+            target = rest.partition(".")[0]
+            assert target in ALLOWED[folder] | {folder, "errors"}, f"{file} imports {name}"
+        assert top not in WITHOUT.get(folder, set()), f"{file} imports {name}"
+
+
+def test_every_module_imports():
+    for module in pkgutil.walk_packages([str(ROOT)], prefix="ossia."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
