@@ -1,0 +1,224 @@
+"""A whole run in a folder: text in, a Hugging Face checkpoint and the record of its making out.
+
+The folder holds `tokenizer.json` from the start, `training/` (settings, tokens, state) until the
+end, then the checkpoint and `record.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+
+from ossia import checkpoint, families
+from ossia.config import ExpertFormat, ModelConfig, MoEConfig
+from ossia.errors import OssiaError
+from ossia.model import Decoder
+from ossia.train import data, presets, quantized, tokenizer
+from ossia.train.evaluate import HeldOut, bits_per_byte
+from ossia.train.loop import Settings, StepReport, Trainer
+
+# Enough to tell models apart to the third digit, and quick to evaluate on a CPU.
+_MOST_HELD_OUT_BYTES = 1 << 18
+
+# A small model sampled at 1 wanders off; what transformers and `ossia generate` read.
+_TEMPERATURE = 0.7
+
+
+class Run:
+    """A run that can be trained, stopped, resumed and exported; made by `start` or `resume`."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        folder = out / "training"
+        if (out / "record.json").exists():
+            raise OssiaError(f"{out} holds a finished run; there is nothing to resume")
+        try:
+            described = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise OssiaError(f"{out} holds no run to resume") from None
+        self.settings = Settings(**described["settings"])
+        self.text: dict[str, Any] = described["text"]
+        self.config = families.from_hf(described["config"], str(folder / "run.json"))
+        tokens = data.map_tokens(folder / "held_out.tokens")
+        self.held_out = []
+        for document in self.text["held_out"]:
+            ids, tokens = tokens.tensor_split([document["tokens"]])
+            self.held_out.append(HeldOut(document["name"], ids, document["bytes"]))
+        torch.manual_seed(self.settings.seed)  # dropout
+        self.decoder = Decoder(self.config)
+        self.decoder.init_weights(torch.Generator().manual_seed(self.settings.seed))
+        self.trainer = Trainer(
+            self.decoder,
+            data.map_tokens(folder / "train.tokens"),
+            self.held_out,
+            self.settings,
+            folder / "state.safetensors",
+        )
+
+    @classmethod
+    def start(cls, settings: Settings, out: Path) -> Run:
+        """Read the text, learn the vocabulary and write both into the new folder `out`.
+
+        Raises OssiaError for a folder in use and for text, sizes or formats that cannot work.
+        """
+        if (out / "training").exists():
+            raise OssiaError(f"{out} holds an unfinished run; continue it with --resume")
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise OssiaError(f"--out {out}: exists and is not an empty folder")
+        corpus = data.read(settings.data)
+        vocabulary = tokenizer.learn((d.text for d in corpus.train), settings.vocab_size)
+        config = presets.architecture(settings.config, vocabulary)
+        longest = max(settings.length, settings.long_length)
+        if longest > config.context_length:
+            raise OssiaError(
+                f"the model's context is {config.context_length} tokens, too short for {longest}"
+            )
+        has_experts = any(isinstance(layer.feedforward, MoEConfig) for layer in config.layers)
+        if settings.mxfp4_steps and not (has_experts and settings.experts == ExpertFormat.MXFP4):
+            raise OssiaError("--mxfp4-steps needs a model with experts, saved as mxfp4")
+        if has_experts and settings.experts == ExpertFormat.MXFP4:
+            families.to_hf(quantized.packed_config(config))  # an error now, not after hours
+        separator = tokenizer.control_id(vocabulary, tokenizer.END_OF_TEXT)
+        train = data.encode(corpus.train, vocabulary, separator)
+        data.Batches(train, settings.batch_size, longest, settings.seed)  # refuses too little
+        held_out = data.limited(corpus.held_out, _MOST_HELD_OUT_BYTES)
+        held_out_ids = [data.encode([document], vocabulary, separator) for document in held_out]
+        described = {
+            "settings": asdict(settings),
+            "config": families.to_hf(config),
+            "text": {
+                "train": {
+                    "documents": len(corpus.train),
+                    "bytes": sum(d.num_bytes for d in corpus.train),
+                    "tokens": len(train),
+                },
+                "held_out": [
+                    {
+                        "name": document.name,
+                        "bytes": document.num_bytes,
+                        "tokens": len(ids),
+                        "sha256": hashlib.sha256(document.text.encode()).hexdigest(),
+                    }
+                    for document, ids in zip(held_out, held_out_ids, strict=True)
+                ],
+            },
+        }
+        folder = out / "training"
+        folder.mkdir(parents=True)
+        tokenizer.write(vocabulary, out, config.context_length)
+        data.write_tokens(train, folder / "train.tokens")
+        data.write_tokens(torch.cat(held_out_ids), folder / "held_out.tokens")
+        _write_json(folder / "run.json", described)  # last: a folder without it is no run
+        return cls(out)
+
+    @classmethod
+    def resume(cls, out: Path) -> Run:
+        """Continue the run in `out` from its last saved state, or from its first step."""
+        run = cls(out)
+        if run.trainer.file.exists():
+            run.trainer.resume()
+        return run
+
+    def train(
+        self,
+        report: Callable[[StepReport], None] = lambda _: None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Train on: True at the last step, False if `stopped()` said so; the state is saved."""
+        return self.trainer.run(report, stopped)
+
+    def export(self) -> dict[str, Any]:
+        """Write the checkpoint, evaluate it as a user will load it, write and return the record."""
+        has_experts = any(isinstance(x.feedforward, MoEConfig) for x in self.config.layers)
+        experts = ExpertFormat(self.settings.experts) if has_experts else ExpertFormat.DENSE
+        checkpoint.save(quantized.to_save(self.decoder, experts), self.out)
+        _write_json(self.out / "generation_config.json", _generation_config(self.config))
+        record = self._record(checkpoint.load(self.out))
+        _write_json(self.out / "record.json", record)
+        shutil.rmtree(self.out / "training")
+        return record
+
+    def _record(self, saved: Decoder) -> dict[str, Any]:
+        length, context = self.settings.length, self.config.context_length
+        trained = bits_per_byte(self.decoder.eval(), self.held_out, length)
+        at_length = bits_per_byte(saved, self.held_out, length)
+        at_context = bits_per_byte(saved, self.held_out, context)
+        for document in self.text["held_out"]:
+            document["bits_per_byte"] = at_length[document["name"]]
+        progress = self.trainer.progress
+        return {
+            "command": command(self.settings, self.out),
+            "versions": {
+                "ossia": version("ossia"),
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "tokenizers": tokenizers.__version__,
+            },
+            "threads": torch.get_num_threads(),
+            "seconds": round(progress.seconds, 1),
+            "steps": progress.step,
+            "tokens": progress.tokens,
+            "parameters": parameters(self.decoder),
+            "bytes": sum(f.stat().st_size for f in self.out.iterdir() if f.is_file()),
+            "held_out_bits_per_byte": {
+                "as_trained": trained[""],
+                "as_saved": at_length[""],
+                f"as_saved_at_{context}_tokens": at_context[""],
+            },
+            "text": self.text,
+            "settings": asdict(self.settings),
+            "curve": progress.curve,
+        }
+
+
+def parameters(decoder: Decoder) -> dict[str, int]:
+    """All parameters, and those that one token passes through: of experts only the chosen."""
+    total = sum(p.numel() for p in decoder.parameters())
+    idle = 0
+    for i, layer in enumerate(decoder.config.layers):
+        moe = layer.feedforward
+        if isinstance(moe, MoEConfig):
+            module = decoder.get_submodule(f"layers.{i}.feedforward")
+            router = module.get_submodule("router")
+            experts = sum(p.numel() for p in module.parameters())
+            experts -= sum(p.numel() for p in router.parameters())
+            idle += experts // moe.num_experts * (moe.num_experts - moe.experts_per_token)
+    return {"total": total, "active": total - idle}
+
+
+def command(settings: Settings, out: Path) -> str:
+    """The `ossia train` that repeats the run: every setting that is not the default."""
+    words = ["ossia", "train"]
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if value != field.default:
+            words += ["--" + field.name.replace("_", "-"), str(value)]
+    return shlex.join([*words, "--out", out.name])
+
+
+def _generation_config(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "bos_token_id": config.bos_id,
+        "eos_token_id": list(config.eos_ids),
+        "pad_token_id": config.pad_id,
+        "do_sample": True,
+        "temperature": _TEMPERATURE,
+    }
+
+
+def _write_json(file: Path, value: Any) -> None:
+    temporary = file.with_name(file.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, file)

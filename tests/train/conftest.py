@@ -1,0 +1,57 @@
+"""A tiny gpt-oss-like model, a text it can learn in seconds, and one thread: sums in one order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from ossia.train.loop import Settings
+
+TEXT = "".join(f"{i} green bottles hanging on the wall, and if one falls\n" for i in range(300))
+
+TINY = {
+    "data": "set by the fixture",
+    "config": "set by the fixture",
+    "vocab_size": 300,
+    "steps": 30,
+    "batch_size": 4,
+    "length": 32,
+    "learning_rate": 1e-2,
+    "warmup": 5,
+    "eval_every": 10,
+    "save_every": 10,
+}
+
+CONFIG = """{
+ "model_type": "gpt_oss", "architectures": ["GptOssForCausalLM"], "vocab_size": 1,
+ "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 16,
+ "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4,
+ "num_experts_per_tok": 2, "sliding_window": 8, "max_position_embeddings": 128,
+ "layer_types": ["sliding_attention", "full_attention"], "rope_theta": 10000,
+ "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0,
+  "original_max_position_embeddings": 32, "truncate": false},
+ "attention_dropout": 0.1
+}"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Settings:
+    """With dropout, so that resuming needs torch's random state too."""
+    (tmp_path / "text.txt").write_text(TEXT)
+    (tmp_path / "config.json").write_text(CONFIG)
+    values = TINY | {
+        "data": str(tmp_path / "text.txt"),
+        "config": str(tmp_path / "config.json"),
+    }
+    return Settings(**values)

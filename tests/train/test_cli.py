@@ -1,0 +1,82 @@
+"""`ossia train` in a shell: a record as JSON, an interrupt that saves, one line for bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from ossia.train.loop import Settings
+from ossia.train.run import Run
+
+
+def arguments(settings: Settings, out: Path) -> list[str]:
+    options = [(f"--{name.replace('_', '-')}", str(v)) for name, v in asdict(settings).items()]
+    return [word for option in options for word in option] + ["--out", str(out)]
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "ossia", "train", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_every_setting_is_an_option_and_the_record_is_printed(
+    tiny: Settings, tmp_path: Path
+) -> None:
+    process = start(*arguments(replace(tiny, steps=10), tmp_path / "out"), "--json")
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert json.loads(stdout) == json.loads((tmp_path / "out" / "record.json").read_text())
+    assert "step 10: loss" in stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
+def test_an_interrupt_saves_and_resume_finishes(tiny: Settings, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    settings = replace(tiny, steps=100_000, save_every=5, eval_every=100_000)
+    process = start(*arguments(settings, out))
+    deadline = time.monotonic() + 120
+    while not (out / "training" / "state.safetensors").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "ossia train --resume --out" in stderr
+    assert "Traceback" not in stderr
+    assert Run.resume(out).trainer.progress.step >= 5
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "absent.txt", "--out", "new"], "--data absent.txt: no such file or folder"),
+        (["--steps", "0", "--out", "new"], "--steps must be at least 1"),
+        (["--resume", "--out", "new"], "new holds no run to resume"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    words: list[str], message: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    from ossia.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,152 @@
+"""Losses, gradients and formulas against implementations that are not ours."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
+
+from ossia import checkpoint
+from ossia.config import ModelConfig
+from ossia.model import Decoder
+from ossia.ops import mxfp4
+from ossia.train import quantized
+from ossia.train.balance import RouterLog, load_balance
+from ossia.train.evaluate import HeldOut, bits_per_byte, nats, windows
+from ossia.train.loop import Settings, build_optimizer
+from ossia.train.presets import gpt_oss
+
+
+@pytest.fixture
+def small() -> ModelConfig:
+    config = gpt_oss(
+        hidden=32,
+        layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=16,
+        experts=4,
+        chosen=2,
+        intermediate=32,
+        window=8,
+        context=64,
+        original_context=16,
+    )
+    return replace(config, vocab_size=50)
+
+
+def test_gpt2_has_the_loss_and_gradients_of_transformers(tmp_path) -> None:
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=97, n_positions=32, n_embd=48, n_layer=2, n_head=3, attn_implementation="eager"
+    )
+    theirs = GPT2LMHeadModel(config).eval()  # without dropout
+    theirs.save_pretrained(tmp_path)
+    ours = checkpoint.load(tmp_path, dtype=torch.float32).requires_grad_(True)
+    tokens = torch.randint(97, (3, 25))
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    loss = F.cross_entropy(ours(inputs).flatten(0, 1), targets.flatten())
+    expected = theirs(tokens, labels=tokens).loss
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
+    loss.backward()
+    expected.backward()
+    block, layer = theirs.transformer.h[1], "layers.1"
+    query, key, value = block.attn.c_attn.weight.grad.T.chunk(3)
+    pairs = {
+        "embedding.weight": theirs.transformer.wte.weight.grad,
+        "positions.weight": theirs.transformer.wpe.weight.grad,
+        f"{layer}.attention.q.weight": query,
+        f"{layer}.attention.k.weight": key,
+        f"{layer}.attention.v.weight": value,
+        f"{layer}.attention.o.bias": block.attn.c_proj.bias.grad,
+        f"{layer}.attention_norm.weight": block.ln_1.weight.grad,
+        f"{layer}.feedforward.up.weight": block.mlp.c_fc.weight.grad.T,
+        f"{layer}.feedforward.down.weight": block.mlp.c_proj.weight.grad.T,
+        "norm.bias": theirs.transformer.ln_f.bias.grad,
+    }
+    for name, gradient in pairs.items():
+        difference = ours.get_parameter(name).grad - gradient
+        assert difference.norm() <= 1e-5 * gradient.norm(), name
+
+
+@pytest.mark.parametrize(("experts", "chosen"), [(4, 1), (8, 2), (5, 3)])
+def test_the_balance_loss_is_that_of_transformers(experts: int, chosen: int) -> None:
+    logits = torch.randn(60, experts, generator=torch.Generator().manual_seed(0))
+    theirs = load_balancing_loss_func((logits,), experts, chosen)
+    # transformers counts assignments per token, Fedus et al. shares that sum to one.
+    torch.testing.assert_close(load_balance(logits, chosen) * chosen, theirs)
+
+
+def test_an_even_router_has_a_balance_of_one_and_a_collapsed_one_of_experts() -> None:
+    assert load_balance(10 * torch.eye(8).repeat(4, 1), 1) == pytest.approx(1)
+    assert load_balance(torch.tensor([[50.0, 0, 0, 0]]).repeat(9, 1), 1) == pytest.approx(4)
+
+
+def test_the_router_log_hears_training_and_not_evaluation(small: ModelConfig) -> None:
+    decoder = Decoder(small)
+    decoder.init_weights(torch.Generator().manual_seed(0))
+    log = RouterLog(decoder, small)
+    decoder.eval()(torch.arange(10)[None])
+    assert log.take() is None
+    decoder.train()(torch.arange(10)[None])
+    loss = log.take()
+    assert loss is not None
+    loss.backward()
+    for i in range(2):
+        gradient = decoder.get_parameter(f"layers.{i}.feedforward.router.weight").grad
+        assert gradient is not None
+        assert gradient.norm() > 0
+
+
+def test_bits_per_byte_is_the_mean_over_bytes_however_windows_fall() -> None:
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(11, 11, generator=generator)  # a bigram model: windows cost it nothing
+    documents = [
+        HeldOut("a", torch.randint(11, (30,), generator=generator), 40),
+        HeldOut("b", torch.randint(11, (9,), generator=generator), 7),
+    ]
+    expected = {}
+    for d in documents:
+        steps = zip(d.tokens[:-1], d.tokens[1:], strict=True)
+        expected[d.name] = -sum(table[i].log_softmax(-1)[j].item() for i, j in steps) / math.log(2)
+    for length in (1, 4, 29, 64):
+        bits = bits_per_byte(lambda tokens: table[tokens], documents, length)
+        assert bits["a"] == pytest.approx(expected["a"] / 40, rel=1e-5)
+        assert bits[""] == pytest.approx((expected["a"] + expected["b"]) / 47, rel=1e-5)
+
+
+def test_windows_predict_every_token_once() -> None:
+    inputs, targets = windows(torch.arange(8), 3)
+    assert inputs.tolist() == [[0, 1, 2], [3, 4, 5], [6, 0, 0]]
+    assert targets.tolist() == [[1, 2, 3], [4, 5, 6], [7, -100, -100]]
+    assert nats(lambda tokens: torch.zeros(*tokens.shape, 8), torch.arange(8), 3) == pytest.approx(
+        7 * math.log(8), rel=1e-5
+    )
+
+
+def test_quantized_training_sees_the_packed_values_and_moves_the_weights_beneath() -> None:
+    weight = torch.randn(3, 4, 64, requires_grad=True)
+    seen = quantized.round_trip(weight)
+    packed = mxfp4.unpack(mxfp4.quantize(weight.detach()), torch.float32)
+    torch.testing.assert_close(seen.detach(), packed, rtol=0, atol=1e-6)
+    direction = torch.randn_like(seen)
+    (seen * direction).sum().backward()
+    assert torch.equal(weight.grad, direction)
+
+
+def test_only_matrices_decay(small: ModelConfig) -> None:
+    decoder = Decoder(small)
+    matrices, others = build_optimizer(decoder, Settings()).param_groups
+    names = {id(p): name for name, p in decoder.named_parameters()}
+    assert {names[id(p)].rpartition(".")[2] for p in matrices["params"]} == {"weight"}
+    assert all("norm" not in names[id(p)] for p in matrices["params"])
+    kept = {names[id(p)] for p in others["params"]}
+    assert "layers.0.feedforward.gate_up.bias" in kept
+    assert "layers.0.attention.sinks" in kept
+    assert others["weight_decay"] == 0
+    assert len(matrices["params"]) + len(others["params"]) == len(names)

@@ -1,0 +1,214 @@
+"""Runs: they learn, resume bit for bit, export what was trained, and refuse what cannot work."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from ossia import checkpoint, text
+from ossia.errors import OssiaError
+from ossia.train import quantized
+from ossia.train.evaluate import bits_per_byte
+from ossia.train.loop import Settings, learning_rate
+from ossia.train.run import Run, command
+
+
+def weights(run: Run) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in run.decoder.state_dict().items()}
+
+
+def identical(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def losses(run: Run) -> list[float]:
+    return [point["loss"] for point in run.trainer.progress.curve]
+
+
+def test_a_tiny_model_learns_a_tiny_text(tiny: Settings, tmp_path: Path) -> None:
+    seen: list[float] = []
+    run = Run.start(replace(tiny, steps=60), tmp_path / "out")
+    assert run.train(lambda step: seen.append(step.loss))
+    assert seen[0] > 5  # near log(300): nothing is known yet
+    assert sum(seen[-10:]) / 10 < 2.5
+    curve = [point["held_out_bits_per_byte"] for point in run.trainer.progress.curve]
+    assert curve[-1] < 0.5 * curve[0]
+
+
+def test_bfloat16_matrix_products_learn_too(tiny: Settings, tmp_path: Path) -> None:
+    run = Run.start(replace(tiny, dtype="bfloat16"), tmp_path / "out")
+    run.train()
+    assert losses(run)[-1] < losses(run)[0] - 0.5
+    assert all(p.dtype == torch.float32 for p in run.decoder.parameters())
+
+
+def test_a_stopped_run_resumes_bit_for_bit(tiny: Settings, tmp_path: Path) -> None:
+    settings = replace(tiny, long_length=64, long_steps=8, mxfp4_steps=12)
+    whole = Run.start(settings, tmp_path / "whole")
+    assert whole.train()
+    for stop in (7, 21, 25):  # before all changes, among rounded experts, among long sequences
+        run = Run.start(settings, tmp_path / f"parts{stop}")
+        assert not run.train(stopped=lambda r=run, s=stop: r.trainer.progress.step == s)
+        torch.manual_seed(99)  # another process has another random state
+        resumed = Run.resume(tmp_path / f"parts{stop}")
+        assert resumed.trainer.progress.step == stop
+        assert resumed.train()
+        assert identical(weights(resumed), weights(whole))
+        assert losses(resumed) == losses(whole)
+
+
+def test_a_killed_run_resumes_bit_for_bit(tiny: Settings, tmp_path: Path) -> None:
+    settings = replace(tiny, steps=400, save_every=3, eval_every=400)
+    program = (
+        "import json, sys, torch\n"
+        "from pathlib import Path\n"
+        "from ossia.train.loop import Settings\n"
+        "from ossia.train.run import Run\n"
+        "torch.set_num_threads(1)\n"
+        "Run.start(Settings(**json.loads(sys.argv[1])), Path(sys.argv[2])).train()\n"
+    )
+    out = tmp_path / "killed"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, json.dumps(asdict(settings)), str(out)]
+    )
+    state = out / "training" / "state.safetensors"
+    deadline = time.monotonic() + 120
+    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    resumed = Run.resume(out)
+    reached = resumed.trainer.progress.step
+    assert 0 < reached < 400
+    target = reached + 10
+    assert not resumed.train(stopped=lambda: resumed.trainer.progress.step == target)
+    whole = Run.start(settings, tmp_path / "whole")
+    assert not whole.train(stopped=lambda: whole.trainer.progress.step == target)
+    assert identical(weights(resumed), weights(whole))
+
+
+def test_a_run_that_never_saved_resumes_from_its_first_step(tiny: Settings, tmp_path: Path) -> None:
+    first = weights(Run.start(tiny, tmp_path / "out"))
+    assert identical(weights(Run.resume(tmp_path / "out")), first)
+
+
+def test_the_export_is_the_trained_model_and_the_record_says_what_it_is(
+    tiny: Settings, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run = Run.start(replace(tiny, mxfp4_steps=10), out)
+    run.train()
+    record = run.export()
+    assert record == json.loads((out / "record.json").read_text())
+    saved = checkpoint.load(out)
+    bits = record["held_out_bits_per_byte"]
+    assert bits_per_byte(saved, run.held_out, tiny.length)[""] == pytest.approx(bits["as_saved"])
+    assert bits["as_saved"] == pytest.approx(bits["as_trained"], rel=0.05)
+    assert record["parameters"]["total"] == sum(p.numel() for p in run.decoder.parameters())
+    assert record["tokens"] == 30 * 4 * 32
+    assert not (out / "training").exists()
+    assert text.load_tokenizer(out).vocab_size == saved.config.vocab_size
+    packed = quantized.as_saved(run.decoder)
+    name = "layers.0.feedforward.down"
+    blocks, scales = saved.get_buffer(f"{name}.blocks"), saved.get_buffer(f"{name}.scales")
+    values = quantized.mxfp4.unpack(quantized.mxfp4.MXFP4(blocks, scales), torch.float32)
+    torch.testing.assert_close(packed[f"{name}.weight"], values, rtol=1e-6, atol=1e-7)
+    with pytest.raises(OssiaError, match="finished"):
+        Run.resume(out)
+
+
+def test_transformers_loads_an_export(tiny: Settings, tmp_path: Path) -> None:
+    run = Run.start(replace(tiny, steps=3, experts="dense"), tmp_path / "out")
+    run.train()
+    run.export()
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    ours = checkpoint.load(tmp_path / "out", dtype=torch.float32)
+    tokens = torch.arange(60).view(2, 30)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("config", ["small-gpt2", "small-qwen3", "small-gpt-oss"])
+def test_each_preset_trains_and_exports(config: str, tiny: Settings, tmp_path: Path) -> None:
+    settings = replace(tiny, config=config, steps=1, batch_size=1)
+    run = Run.start(settings, tmp_path / "out")
+    run.train()
+    assert run.export()["steps"] == 1
+
+
+def test_a_loss_that_is_not_a_number_stops_and_names_the_last_good_state(
+    tiny: Settings, tmp_path: Path
+) -> None:
+    run = Run.start(tiny, tmp_path / "out")
+    run.train(stopped=lambda: run.trainer.progress.step == 12)
+    good = weights(run)
+    with torch.no_grad():
+        run.decoder.norm.weight[0] = float("nan")
+    with pytest.raises(OssiaError, match=r"loss is nan at step 13.*step 12, .*state\.safetensors"):
+        run.train()
+    assert identical(weights(Run.resume(tmp_path / "out")), good)
+
+
+def test_the_learning_rate_rises_then_falls_to_zero() -> None:
+    settings = Settings(steps=110, warmup=10, learning_rate=1.0)
+    rates = [learning_rate(settings, step) for step in range(111)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == 1.0
+    assert rates[60] == pytest.approx(0.5)
+    assert rates[110] == pytest.approx(0, abs=1e-12)
+
+
+def test_the_record_repeats_the_command() -> None:
+    settings = Settings(steps=5, learning_rate=1e-3)
+    assert command(settings, Path("a/my model")) == (
+        "ossia train --steps 5 --learning-rate 0.001 --out 'my model'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "--steps must be at least 1"),
+        ({"learning_rate": -1.0}, "--learning-rate must be above 0"),
+        ({"long_steps": 5}, "--long-length and --long-steps go together"),
+        ({"long_length": 48, "long_steps": 5}, "--long-length 48 does not divide"),
+        ({"mxfp4_steps": 31}, "--mxfp4-steps must lie between 0 and --steps 30"),
+        ({"dtype": "int8"}, "--dtype must be one of"),
+        ({"experts": "int4"}, "--experts must be mxfp4 or dense"),
+        ({"config": "huge"}, "--config huge: neither a config.json nor one of small-gpt-oss"),
+        ({"length": 256, "batch_size": 1}, "context is 128 tokens, too short for 256"),
+        ({"config": "small-gpt2", "mxfp4_steps": 1}, "--mxfp4-steps needs a model with experts"),
+        ({"vocab_size": 10}, "--vocab-size 10"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(
+    change: dict, message: str, tiny: Settings, tmp_path: Path
+) -> None:
+    with pytest.raises(OssiaError) as error:
+        Run.start(replace(tiny, **change), tmp_path / "out")
+    assert message in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_in_use_are_refused(tiny: Settings, tmp_path: Path) -> None:
+    Run.start(tiny, tmp_path / "out")
+    with pytest.raises(OssiaError, match="unfinished run"):
+        Run.start(tiny, tmp_path / "out")
+    with pytest.raises(OssiaError, match="not an empty folder"):
+        Run.start(tiny, tmp_path)
+    with pytest.raises(OssiaError, match="no run to resume"):
+        Run.resume(tmp_path)
+    (tmp_path / "out/training/state.safetensors").write_bytes(b"half a file")
+    with pytest.raises(OssiaError, match="not the state of a run"):
+        Run.resume(tmp_path / "out")
