@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ossia.text import Tokenizer, load_tokenizer
+
+# Tiny models gain nothing from threads, and with several test processes they fight over the cores.
+torch.set_num_threads(1)
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

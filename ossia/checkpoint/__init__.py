@@ -1,1 +1,7 @@
+"""Checkpoints on disk: found, read, loaded into a Decoder, and saved as transformers loads them."""
 
+from ossia.checkpoint.find import find
+from ossia.checkpoint.load import load, read_config
+from ossia.checkpoint.save import save
+
+__all__ = ["find", "load", "read_config", "save"]

@@ -1,4 +1,4 @@
-"""A row says that a region of one of their tensors is a region of one of ours; the same rows load and save a checkpoint."""
+"""Rows: this region of a tensor of theirs is that region of one of ours, to load and to save."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ Index = tuple[int | slice, ...]
 
 @dataclass(frozen=True)
 class Row:
-    """`theirs[their_index] == ours[our_index]`, with theirs transposed (last two dimensions) first if `transpose`.
+    """`theirs[their_index] == ours[our_index]`, theirs with its last two dimensions swapped first
+    if `transpose`.
 
-    An empty index is the whole tensor, which a loader can take as a view of the file. Several rows may share a name: a fused
-    qkv is three regions of one of theirs, a stack of experts many regions of one of ours.
+    An empty index is the whole tensor, which a loader can take as a view of the file. Several rows
+    may share a name: a fused qkv is three regions of one of theirs, a stack of experts many regions
+    of one of ours.
     """
 
     theirs: str
@@ -24,7 +26,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which a family's checkpoints lie on disk: all rows, and the names (regular expressions) to ignore."""
+    """One way in which a family's checkpoints lie on disk: all rows, and the names to ignore
+    (regular expressions).
+    """
 
     name: str
     rows: tuple[Row, ...]

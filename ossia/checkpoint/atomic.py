@@ -1,0 +1,124 @@
+"""A folder replaced as a whole: at every moment its path holds all of the old or all of the new."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ossia.errors import OssiaError
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+@contextlib.contextmanager
+def replacing(folder: Path, stale: re.Pattern[str]) -> Iterator[Path]:
+    """A new folder beside `folder`, hidden, that takes its place when the block ends well and is
+    removed when it does not.
+
+    The old folder's files come along, hard-linked where the file system can, except those whose
+    names match `stale` and those the block wrote anew. Files mapped into memory stay valid: the old
+    ones are unlinked, never written to. Raises OssiaError for a place that cannot be replaced,
+    OSError for what the system refuses.
+    """
+    folder = folder.resolve()
+    place = next(place for place in (folder, *folder.parents) if place.exists())
+    if not place.is_dir():
+        raise OssiaError(f"{place} is a file; give a folder to save into")
+    if os.path.ismount(folder):
+        raise OssiaError(
+            f"{folder} is a mount point and cannot be replaced; save to a folder inside it"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.saving")
+    staging.mkdir()
+    try:
+        yield staging
+        if folder.exists():
+            _bring_along(folder, staging, stale)
+        _sync_folder(staging)
+        _take_place(staging, folder)
+        _sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def write_file(path: Path, chunks: Iterable[Any]) -> None:
+    """Write bytes-like chunks to a new file and wait until they are on the disk."""
+    with path.open("wb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _bring_along(old: Path, new: Path, stale: re.Pattern[str]) -> None:
+    def skipped(place: str, names: list[str]) -> set[str]:
+        if Path(place) != old:
+            return set()
+        return {name for name in names if stale.fullmatch(name) or (new / name).exists()}
+
+    shutil.copytree(
+        old, new, symlinks=True, ignore=skipped, copy_function=_link, dirs_exist_ok=True
+    )
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:  # a file system without hard links, or with limits on them
+        shutil.copy2(source, target)
+
+
+def _take_place(new: Path, folder: Path) -> None:
+    """Afterwards `folder` is the new one, and the old one, if there was one, lies at `new` or is
+    gone.
+    """
+    if not folder.exists():
+        new.rename(folder)
+        return
+    working = _working_folder()
+    if not _exchange(new, folder):
+        retired = new.with_suffix(".old")
+        folder.rename(retired)
+        try:
+            new.rename(folder)
+        except OSError:
+            retired.rename(folder)
+            raise
+        shutil.rmtree(retired, ignore_errors=True)
+    if working is not None and working.is_relative_to(folder):
+        os.chdir(working)  # the same path; otherwise this process would stay in the removed folder
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step, where Linux and the file system can."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    if renameat2 is None:
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    return renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0
+
+
+def _working_folder() -> Path | None:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return None
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":  # elsewhere a folder cannot be opened
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

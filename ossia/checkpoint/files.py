@@ -1,0 +1,267 @@
+"""The tensors of a checkpoint folder, found by reading safetensors headers, checked, and mapped
+from the file, not copied.
+
+The format (https://github.com/huggingface/safetensors#format): 8 bytes of header length, little-
+endian; a JSON header that gives each tensor's dtype, shape and byte offsets; the bytes, without
+holes. Nothing else is ever opened: pickles run code.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ossia.errors import OssiaError
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "U16": torch.uint16,
+    "I16": torch.int16,
+    "U32": torch.uint32,
+    "I32": torch.int32,
+    "U64": torch.uint64,
+    "I64": torch.int64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+
+_LENGTH_BYTES = 8
+_MAX_HEADER = 100_000_000  # the limit of the safetensors library
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file: what its header says, and where its bytes begin (from the start of the
+    file).
+    """
+
+    name: str
+    file: Path
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+    buffer: mmap.mmap = field(repr=False, compare=False)
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def tensor(self) -> Tensor:
+        """The tensor as a view of the mapped file, with a storage of its own.
+
+        The mapping is private: what is written to the tensor stays in this process. Bytes that do
+        not lie at a multiple of the item size are copied, as PyTorch assumes aligned data.
+        """
+        if not self.nbytes:
+            return torch.empty(self.shape, dtype=self.dtype)
+        if self.offset % self.dtype.itemsize:
+            raw = torch.frombuffer(
+                self.buffer, dtype=torch.uint8, offset=self.offset, count=self.nbytes
+            )
+            return raw.clone().view(self.dtype).view(self.shape)
+        flat = torch.frombuffer(
+            self.buffer, dtype=self.dtype, offset=self.offset, count=math.prod(self.shape)
+        )
+        return flat.view(self.shape)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises OssiaError if the file is absent, unreadable, not JSON or
+    not an object.
+    """
+    try:
+        return _json_object(path.read_bytes(), str(path))
+    except OSError as error:
+        raise OssiaError(f"cannot read {path}: {error.strerror}") from error
+
+
+def read_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Every tensor of a checkpoint folder, by name, from headers alone.
+
+    Reads model.safetensors, else the shards of model.safetensors.index.json, else any
+    *.safetensors. Raises OssiaError, naming file and tensor, for whatever is missing, truncated,
+    contradictory or not safetensors.
+    """
+    found: dict[str, StoredTensor] = {}
+    files, weight_map = _weight_files(folder)
+    for file in files:
+        for tensor in read_header(file):
+            if tensor.name in found:
+                other = found[tensor.name].file.name
+                raise OssiaError(f"{file}: tensor {tensor.name} is also in {other}")
+            found[tensor.name] = tensor
+    for name, file in weight_map.items():
+        if name not in found or found[name].file.name != file:
+            raise OssiaError(
+                f"{folder / INDEX_FILE}: tensor {name} is said to be in {file}, and is not"
+            )
+    return found
+
+
+def read_header(path: Path) -> Iterator[StoredTensor]:
+    """The tensors of one safetensors file in the order of their bytes; none is read. Raises
+    OssiaError as `read_tensors`.
+    """
+    buffer = _map(path)
+    if len(buffer) < _LENGTH_BYTES:
+        raise OssiaError(f"{path} is truncated: {len(buffer)} bytes are no safetensors file")
+    length = int.from_bytes(buffer[:_LENGTH_BYTES], "little")
+    if length > _MAX_HEADER:
+        raise OssiaError(f"{path}: a header of {length} bytes is absurd; not a safetensors file?")
+    start = _LENGTH_BYTES + length
+    if start > len(buffer):
+        raise OssiaError(
+            f"{path} is truncated: its header ends at byte {start}, the file at {len(buffer)}"
+        )
+    header = _json_object(buffer[_LENGTH_BYTES:start], f"{path}: header")
+    header.pop("__metadata__", None)
+    tensors = [_entry(path, name, entry, start, buffer) for name, entry in header.items()]
+    tensors.sort(key=lambda tensor: (tensor.offset, tensor.nbytes))
+    _check_offsets(path, tensors, start, len(buffer))
+    yield from tensors
+
+
+def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
+    """The files to read, and the index's map from tensor to file (empty without an index)."""
+    try:
+        present = sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise OssiaError(f"cannot read the folder {folder}: {error.strerror}") from error
+    if SINGLE_FILE in present:
+        return [folder / SINGLE_FILE], {}
+    if INDEX_FILE in present:
+        weight_map = _weight_map(folder / INDEX_FILE)
+        needed = sorted(set(weight_map.values()))
+        for name in needed:
+            if name not in present:
+                count = list(weight_map.values()).count(name)
+                raise OssiaError(
+                    f"{folder}: shard {name} is missing; {INDEX_FILE} says it holds {count} tensors"
+                )
+        return [folder / name for name in needed], weight_map
+    names = [name for name in present if name.endswith(".safetensors")]
+    if names:
+        return [folder / name for name in names], {}
+    pickles = [name for name in present if name.endswith(_PICKLES)]
+    if pickles:
+        raise OssiaError(
+            f"{folder} holds only pickle checkpoints ({', '.join(pickles[:3])}), which can run "
+            "code and are never opened; convert them to safetensors"
+        )
+    if any(name.endswith(".gguf") for name in present):
+        raise OssiaError(f"{folder} holds GGUF files, which are not supported; use safetensors")
+    raise OssiaError(f"{folder} holds no .safetensors file")
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise OssiaError(f"{path}: weight_map is missing or not an object")
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or Path(file).name != file:
+            raise OssiaError(f"{path}: tensor {name} has no file name in this folder: {file!r}")
+    return weight_map
+
+
+def _map(path: Path) -> mmap.mmap | bytes:
+    """The file's bytes, mapped copy-on-write; mmap refuses an empty file."""
+    # Without this flag Linux refuses to map, privately, a file larger than memory and swap
+    # (Python 3.13 knows its name).
+    reserve_none = getattr(mmap, "MAP_NORESERVE", 0)
+    try:
+        with path.open("rb") as file:
+            if not path.stat().st_size:
+                return b""
+            if reserve_none:
+                flags = mmap.MAP_PRIVATE | reserve_none
+                return mmap.mmap(
+                    file.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE
+                )
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except OSError as error:
+        raise OssiaError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _json_object(data: bytes, source: str) -> dict[str, Any]:
+    def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) < len(pairs):
+            names = [name for name, _ in pairs]
+            repeated = next(name for name in names if names.count(name) > 1)
+            raise OssiaError(f"{source}: {repeated} stands twice")
+        return result
+
+    try:
+        value = json.loads(data, object_pairs_hook=without_repeats)
+    except OssiaError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise OssiaError(f"{source} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise OssiaError(f"{source} is not a JSON object")
+    return value
+
+
+def _entry(path: Path, name: str, entry: Any, start: int, buffer: Any) -> StoredTensor:
+    """One header entry, its types and its size checked."""
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        numbers = [*shape, begin, end]
+    except (KeyError, TypeError, ValueError) as error:
+        raise OssiaError(
+            f"{path}: tensor {name} lacks a dtype, a shape or two data_offsets in the header"
+        ) from error
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise OssiaError(f"{path}: tensor {name} has a shape or offsets that are not counts")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise OssiaError(f"{path}: tensor {name} has the unknown dtype {dtype!r}")
+    if begin > end:
+        raise OssiaError(f"{path}: tensor {name} begins at byte {begin}, after its end at {end}")
+    tensor = StoredTensor(name, path, DTYPES[dtype], tuple(shape), start + begin, buffer)
+    if end - begin != tensor.nbytes:
+        raise OssiaError(
+            f"{path}: tensor {name} has {end - begin} bytes; "
+            f"{dtype} {tensor.shape} needs {tensor.nbytes}"
+        )
+    return tensor
+
+
+def _check_offsets(path: Path, tensors: list[StoredTensor], start: int, size: int) -> None:
+    """The tensors, sorted by offset, must follow one another from `start` to the end of the file,
+    `size`.
+    """
+    position = start
+    for tensor in tensors:
+        if tensor.offset + tensor.nbytes > size:
+            raise OssiaError(
+                f"{path} is truncated, or its header is wrong: tensor {tensor.name} ends at byte "
+                f"{tensor.offset + tensor.nbytes}, the file at {size}"
+            )
+        if tensor.offset < position:
+            raise OssiaError(f"{path}: tensor {tensor.name} overlaps the one before it")
+        if tensor.offset > position:
+            raise OssiaError(
+                f"{path}: the {tensor.offset - position} bytes before tensor {tensor.name} "
+                "belong to no tensor"
+            )
+        position += tensor.nbytes
+    if position != size:
+        raise OssiaError(f"{path}: {size - position} bytes after the last tensor belong to none")

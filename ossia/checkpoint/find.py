@@ -1,0 +1,109 @@
+"""A path or a name on the Hugging Face hub becomes a local checkpoint folder."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from ossia.errors import OssiaError
+
+# Models that people call by a bare name, and where the hub keeps them.
+HUB_NAMES = {
+    "gpt2": "openai-community/gpt2",
+    "gpt2-medium": "openai-community/gpt2-medium",
+    "gpt2-large": "openai-community/gpt2-large",
+    "gpt2-xl": "openai-community/gpt2-xl",
+    "qwen3-0.6b": "Qwen/Qwen3-0.6B",
+    "qwen3-1.7b": "Qwen/Qwen3-1.7B",
+    "qwen3-4b": "Qwen/Qwen3-4B",
+    "qwen3-8b": "Qwen/Qwen3-8B",
+    "qwen3-14b": "Qwen/Qwen3-14B",
+    "qwen3-32b": "Qwen/Qwen3-32B",
+    "qwen3-30b-a3b": "Qwen/Qwen3-30B-A3B",
+    "qwen3-235b-a22b": "Qwen/Qwen3-235B-A22B",
+    "gpt-oss-20b": "openai/gpt-oss-20b",
+    "gpt-oss-120b": "openai/gpt-oss-120b",
+}
+
+# Subfolders of hub repositories hold second copies of the weights (original/, metal/, onnx/);
+# pickles are never fetched.
+WANTED = ["*.json", "*.jinja", "*.safetensors", "merges.txt"]
+UNWANTED = ["*/*"]
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_PATH_LIKE = re.compile(r"[./~\\]|[A-Za-z]:")
+
+
+def find(path_or_hub_name: str | os.PathLike[str]) -> Path:
+    """The folder of a checkpoint: one that exists, or a hub model's, downloaded into its cache
+    unless it lies there.
+
+    A folder that holds weights only in its `original/` subfolder (gpt-oss's own layout) stands for
+    that subfolder. Whatever is written like a path is never looked up on the hub. Raises OssiaError
+    if there is no such checkpoint.
+    """
+    name = os.fspath(path_or_hub_name)
+    path = Path(os.path.expanduser(name))
+    try:
+        if path.is_dir():
+            return _checkpoint_folder(path)
+        if path.exists():
+            raise OssiaError(f"{name} is a file; give the folder that holds the checkpoint")
+    except OSError as error:
+        raise OssiaError(f"cannot read {name}: {error.strerror}") from error
+    if not isinstance(path_or_hub_name, str) or _PATH_LIKE.match(name):
+        raise OssiaError(f"there is no folder {name}")
+    hub_name = HUB_NAMES.get(name.lower(), name)
+    if not _HUB_NAME.fullmatch(hub_name):
+        raise OssiaError(
+            f"{name!r} is neither a folder nor a model's name on the hub "
+            f"(owner/name, or one of {', '.join(HUB_NAMES)})"
+        )
+    return _download(hub_name)
+
+
+def _checkpoint_folder(folder: Path) -> Path:
+    """The folder itself, or its `original/` if only that holds weights."""
+
+    def complete(place: Path) -> bool:
+        return (place / "config.json").is_file() and any(place.glob("*.safetensors"))
+
+    os.listdir(folder)  # glob is silent about a folder that may not be read
+    original = folder / "original"
+    if not complete(folder) and complete(original):
+        return original
+    if not (folder / "config.json").is_file():
+        raise OssiaError(f"{folder} holds no config.json: not a checkpoint folder")
+    return folder
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        folder = snapshot_download(name, allow_patterns=WANTED, ignore_patterns=UNWANTED)
+    except GatedRepoError as error:
+        raise OssiaError(
+            f"{name} is gated on the hub: ask for access there, then run `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise OssiaError(
+            f"{name} is neither a folder here nor a public model on the hub"
+        ) from error
+    except HFValidationError as error:
+        raise OssiaError(f"{name} is no folder here, and no name the hub accepts") from error
+    except LocalEntryNotFoundError as error:
+        raise OssiaError(
+            f"{name} is neither a folder here nor in the hub's cache, and the hub cannot be reached"
+        ) from error
+    except OSError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise OssiaError(f"cannot download {name} from the hub: {reason}") from error
+    return _checkpoint_folder(Path(folder))

@@ -1,0 +1,214 @@
+"""A checkpoint folder becomes a Decoder: each parameter filled exactly once, each tensor used or
+ignored by name, or an error.
+
+Nothing is copied that need not be: on the CPU, tensors of the right dtype stay views of the mapped
+files.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ossia import families, ops
+from ossia.checkpoint import regions
+from ossia.checkpoint.files import StoredTensor, read_json, read_tensors
+from ossia.config import ModelConfig
+from ossia.errors import OssiaError
+from ossia.families.mapping import Layout, Row
+from ossia.model import Decoder
+from ossia.ops.mxfp4 import NAN_SCALE
+
+CONFIG_FILE = "config.json"
+DENSE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_FLOATS = {*DENSE_DTYPES.values(), torch.float64}
+
+_log = logging.getLogger(__name__)
+
+
+def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
+    """The architecture that a checkpoint folder's config.json describes.
+
+    Where config.json names no dtype, it is that of most of the stored weights. Raises OssiaError
+    naming file and key.
+    """
+    path = Path(folder) / CONFIG_FILE
+    data = read_json(path)
+    config = families.from_hf(data, str(path))
+    if any(data.get(key) for key in ("dtype", "torch_dtype")):
+        return config
+    return replace(config, dtype=_prevailing_dtype(read_tensors(Path(folder)), config.dtype))
+
+
+def load(
+    folder: str | os.PathLike[str],
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    backend: str = "auto",
+) -> Decoder:
+    """The model in a checkpoint folder, in eval mode, no parameter requiring a gradient.
+
+    dtype: of the dense weights ("float32", "bfloat16", "float16"); by default the checkpoint's own.
+    Packed experts stay packed.
+    device: "auto" takes cuda, then mps, then cpu, and logs its choice. Raises OssiaError, in one
+    line that names file and tensor or key, for a checkpoint that is not whole or does not fit its
+    config.json.
+    """
+    folder = Path(folder)
+    target = _choose_device(device)
+    config = read_config(folder)
+    if dtype is not None:
+        config = replace(config, dtype=_dtype_name(dtype))
+    stored = read_tensors(folder)
+    layout = choose_layout(families.layouts(config), stored, folder)
+    with torch.device("meta"):
+        decoder = Decoder(config, ops.select(backend, target))
+    empty = decoder.state_dict()
+    dtypes = parameter_dtypes(empty, DENSE_DTYPES[config.dtype])
+    _check(layout, stored, empty, dtypes)
+    weights = {
+        name: _assemble(rows, stored, empty[name].shape, dtypes[name], target)
+        for name, rows in regions.grouped(layout.rows, "ours").items()
+    }
+    decoder.load_state_dict(weights, assign=True)
+    return decoder.requires_grad_(False).eval()
+
+
+def choose_layout(
+    layouts: tuple[Layout, ...], stored: Mapping[str, StoredTensor], folder: Path
+) -> Layout:
+    """The layout whose names are those stored. Raises OssiaError that names what the nearest one
+    misses or has too much.
+    """
+
+    def names(layout: Layout) -> list[str]:
+        return list(dict.fromkeys(row.theirs for row in layout.rows))
+
+    layout = max(layouts, key=lambda layout: sum(name in stored for name in names(layout)))
+    missing = [name for name in names(layout) if name not in stored]
+    known = set(names(layout))
+    ignored = re.compile("|".join(f"(?:{pattern})" for pattern in layout.ignored) or r"(?!)")
+    surplus = [name for name in stored if name not in known and not ignored.fullmatch(name)]
+    problems = [
+        f"{len(group)} {what}: {', '.join(group[:3])}" + (", ..." if len(group) > 3 else "")
+        for what, group in (("missing", missing), ("unknown", surplus))
+        if group
+    ]
+    if problems:
+        raise OssiaError(f"{folder}: tensors do not fit {CONFIG_FILE}; {'; '.join(problems)}")
+    return layout
+
+
+def parameter_dtypes(empty: Mapping[str, Tensor], dense: torch.dtype) -> dict[str, torch.dtype]:
+    """The dtype of each parameter: `dense`, or the integer type of packed ones."""
+    return {
+        name: dense if tensor.is_floating_point() else tensor.dtype
+        for name, tensor in empty.items()
+    }
+
+
+def _prevailing_dtype(stored: Mapping[str, StoredTensor], default: str) -> str:
+    """The dense dtype that holds the most elements."""
+    elements = dict.fromkeys(DENSE_DTYPES, 0)
+    for tensor in stored.values():
+        for name, dtype in DENSE_DTYPES.items():
+            if tensor.dtype is dtype:
+                elements[name] += tensor.nbytes // dtype.itemsize
+    prevailing = max(elements, key=lambda name: elements[name])
+    return prevailing if elements[prevailing] else default
+
+
+def _dtype_name(dtype: str | torch.dtype) -> str:
+    for name, known in DENSE_DTYPES.items():
+        if dtype in (name, known):
+            return name
+    raise OssiaError(f"dtype must be {', '.join(DENSE_DTYPES)} or none, not {dtype}")
+
+
+def _choose_device(name: str | torch.device) -> torch.device:
+    if name == "auto":
+        cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+        chosen = torch.device("cuda" if cuda else "mps" if mps else "cpu")
+        _log.info("device %s: the first available of cuda, mps, cpu", chosen)
+        return chosen
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # an assertion if torch was built without it
+        reason = str(error).partition("\n")[0]
+        raise OssiaError(f"device {str(name)!r} cannot be used: {reason}") from error
+    return device
+
+
+def _check(
+    layout: Layout,
+    stored: Mapping[str, StoredTensor],
+    empty: Mapping[str, Tensor],
+    dtypes: Mapping[str, torch.dtype],
+) -> None:
+    """Raises OssiaError for a tensor of another shape or kind than its parameters, or a scale that
+    is NaN.
+    """
+    ours = {name: tuple(tensor.shape) for name, tensor in empty.items()}
+    theirs = regions.stored_shapes(layout.rows, ours)
+    regions.check_complete(layout.rows, ours, theirs)
+    for name, rows in regions.grouped(layout.rows, "theirs").items():
+        tensor, wanted = stored[name], dtypes[rows[0].ours]
+        if tensor.shape != theirs[name]:
+            raise OssiaError(
+                f"{tensor.file}: tensor {name} has the shape {tensor.shape}, "
+                f"expected {theirs[name]}"
+            )
+        fits = tensor.dtype in _FLOATS if wanted.is_floating_point else tensor.dtype is wanted
+        if not fits:
+            expected = "floating-point" if wanted.is_floating_point else _short(wanted)
+            raise OssiaError(
+                f"{tensor.file}: tensor {name} has the dtype {_short(tensor.dtype)}, "
+                f"expected {expected}"
+            )
+        if rows[0].ours.endswith(".scales"):
+            _check_scales(tensor)
+
+
+def _check_scales(stored: StoredTensor) -> None:
+    scales = stored.tensor()
+    if scales.numel() and int(scales.amax()) == NAN_SCALE:  # amax is the fastest pass over bytes
+        where = (scales == NAN_SCALE).nonzero()[0].tolist()
+        raise OssiaError(
+            f"{stored.file}: tensor {stored.name} has the scale byte {NAN_SCALE} at {where}, "
+            "which is NaN in MXFP4"
+        )
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _assemble(
+    rows: list[Row],
+    stored: Mapping[str, StoredTensor],
+    shape: torch.Size,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """One parameter: a view of the file where one region is all of it, else filled region by
+    region.
+    """
+
+    def region(row: Row) -> Tensor:
+        theirs = stored[row.theirs].tensor()
+        return (theirs.mT if row.transpose else theirs)[row.their_index]
+
+    if not rows[0].our_index:
+        return region(rows[0]).to(device=device, dtype=dtype)
+    ours = torch.empty(shape, dtype=dtype, device=device)
+    for row in rows:
+        ours[row.our_index] = region(row).to(device)
+    return ours

@@ -1,0 +1,275 @@
+"""A Decoder becomes a Hugging Face checkpoint folder: the rows that load it, run backwards, so
+nothing can be forgotten.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import reduce
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ossia import families
+from ossia.checkpoint import regions
+from ossia.checkpoint.atomic import replacing, write_file
+from ossia.checkpoint.files import DTYPES, INDEX_FILE, SINGLE_FILE
+from ossia.checkpoint.load import CONFIG_FILE, DENSE_DTYPES, parameter_dtypes
+from ossia.config import ExpertFormat, ModelConfig, MoEConfig
+from ossia.errors import OssiaError
+from ossia.families.mapping import Row
+from ossia.model import Decoder
+from ossia.ops import mxfp4
+
+# What an earlier save left in the folder, and a new one replaces.
+_OURS = re.compile(
+    rf"{re.escape(CONFIG_FILE)}|{re.escape(INDEX_FILE)}|model(-\d+-of-\d+)?\.safetensors"
+)
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def save(
+    decoder: Decoder,
+    folder: str | os.PathLike[str],
+    *,
+    experts: str | None = None,
+    max_shard_bytes: int = 5_000_000_000,
+    extra_files: Iterable[str | os.PathLike[str]] = (),
+) -> None:
+    """Write config.json and the weights, in shards of at most `max_shard_bytes` (a larger tensor
+    has one to itself).
+
+    experts: "mxfp4" quantizes the experts, "dense" unpacks them, None keeps them as they are;
+    config.json says which.
+    extra_files are copied beside the weights (a tokenizer, say), and what else an existing folder
+    holds stays in it. The folder is replaced at once, when all is on the disk: a crash leaves the
+    old one whole. It may be the very folder that the decoder was loaded from. Raises OssiaError if
+    the model cannot be expressed or the folder not written.
+    """
+    folder = Path(folder)
+    state = decoder.state_dict()
+    config = _saved_config(decoder.config, experts, state)
+    with torch.device("meta"):
+        empty = Decoder(config).state_dict()
+    source = _Weights(state, parameter_dtypes(empty, DENSE_DTYPES[config.dtype]))
+    source.check({name: tensor.shape for name, tensor in empty.items()})
+    data = families.to_hf(config)
+    shards = _shards(_tensors(config, empty, source.dtypes), max_shard_bytes)
+    try:
+        with replacing(folder, _OURS) as staging:
+            for file in extra_files:
+                shutil.copy2(file, staging / Path(file).name)
+            names = _shard_names(len(shards))
+            for name, shard in zip(names, shards, strict=True):
+                write_file(staging / name, _file_bytes(shard, source))
+            if len(shards) > 1:
+                index = _index(names, shards)
+                write_file(staging / INDEX_FILE, [json.dumps(index, indent=2).encode()])
+            write_file(staging / CONFIG_FILE, [json.dumps(data, indent=2).encode()])
+    except OSError as error:
+        raise OssiaError(f"cannot save to {folder}: {error.strerror or error}") from error
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A tensor to write, and the rows that fill it."""
+
+    name: str
+    shape: regions.Shape
+    dtype: torch.dtype
+    rows: list[Row]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class _Weights:
+    """The decoder's parameters on the CPU, in the dtype to save; experts packed or unpacked one at
+    a time, as asked for.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> None:
+        self.state, self.dtypes = state, dtypes
+        self._scales: dict[tuple[str, int], Tensor] = {}  # made with the blocks, written after them
+
+    def check(self, shapes: Mapping[str, torch.Size]) -> None:
+        """Raises OssiaError unless the parameters are those that the config to save describes."""
+        used = {part for name in shapes for part in self._parts(name)}
+        if difference := sorted(used ^ self.state.keys()):
+            raise OssiaError(
+                "the decoder's parameters are not those its config describes: "
+                f"{', '.join(difference[:3])}"
+            )
+        for name, shape in shapes.items():
+            if name in self.state and self.state[name].shape != shape:
+                raise OssiaError(
+                    f"parameter {name} has the shape {tuple(self.state[name].shape)}, "
+                    f"its config says {tuple(shape)}"
+                )
+
+    def read(self, name: str, index: tuple[int | slice, ...] = ()) -> Tensor:
+        """A region of a parameter; for experts in another format than the decoder's, `index` begins
+        with the expert.
+        """
+        if name in self.state:
+            value = self.state[name][index]
+        else:
+            expert, *rest = index
+            assert isinstance(expert, int)
+            value = self._converted(name, expert)[tuple(rest)]
+        return value.detach().to(device="cpu", dtype=self.dtypes[name])
+
+    def _parts(self, name: str) -> tuple[str, ...]:
+        """The decoder's parameters that this one is made of."""
+        stem, _, kind = name.rpartition(".")
+        if name in self.state:
+            return (name,)
+        if kind == "weight" and f"{stem}.blocks" in self.state:
+            return f"{stem}.blocks", f"{stem}.scales"
+        return (f"{stem}.weight",) if kind in ("blocks", "scales") else (name,)
+
+    def _converted(self, name: str, expert: int) -> Tensor:
+        stem, _, kind = name.rpartition(".")
+        parts = [self.state[part][expert] for part in self._parts(name)]
+        if kind == "weight":
+            return mxfp4.unpack(mxfp4.MXFP4(*parts), self.dtypes[name])
+        if kind == "scales" and (stem, expert) in self._scales:
+            return self._scales.pop((stem, expert))
+        try:
+            packed = mxfp4.quantize(parts[0].contiguous())  # three times as fast as transposed
+        except ValueError as error:
+            raise OssiaError(f"expert {expert} of {stem}.weight: {error}") from error
+        if kind == "blocks":
+            self._scales[stem, expert] = packed.scales
+            return packed.blocks
+        return packed.scales
+
+
+def _saved_config(
+    config: ModelConfig, experts: str | None, state: Mapping[str, Tensor]
+) -> ModelConfig:
+    """The config that describes what is written: the experts' format as asked for, the dtype that
+    holds every dense weight.
+    """
+    floats = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    dtype = reduce(torch.promote_types, floats)
+    names = [name for name, known in DENSE_DTYPES.items() if known is dtype]
+    if not names:
+        raise OssiaError(f"weights of {dtype} cannot be saved; convert the decoder first")
+    config = replace(config, dtype=names[0])
+    if experts is None:
+        return config
+    if experts not in list(ExpertFormat):
+        raise OssiaError(f"experts must be mxfp4, dense or None, not {experts!r}")
+    if not any(isinstance(layer.feedforward, MoEConfig) for layer in config.layers):
+        raise OssiaError(f"the model has no experts to save as {experts}")
+    layers = [
+        replace(layer, feedforward=replace(layer.feedforward, format=ExpertFormat(experts)))
+        if isinstance(layer.feedforward, MoEConfig)
+        else layer
+        for layer in config.layers
+    ]
+    try:
+        return replace(config, layers=tuple(layers))
+    except ValueError as error:
+        raise OssiaError(f"the experts cannot be saved as {experts}: {error}") from error
+
+
+def _tensors(
+    config: ModelConfig, empty: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]
+) -> list[_Tensor]:
+    """What to write, in the order of the layout that the family's checkpoints are saved in."""
+    rows = families.layouts(config)[0].rows
+    ours = {name: tuple(tensor.shape) for name, tensor in empty.items()}
+    theirs = regions.stored_shapes(rows, ours)
+    regions.check_complete(rows, ours, theirs)
+    return [
+        _Tensor(name, theirs[name], dtypes[group[0].ours], group)
+        for name, group in regions.grouped(rows, "theirs").items()
+    ]
+
+
+def _shards(tensors: list[_Tensor], limit: int) -> list[list[_Tensor]]:
+    """Tensors in order, as many to a shard as fit."""
+    if limit < 1:
+        raise OssiaError(f"max_shard_bytes must be at least 1, not {limit}")
+    shards: list[list[_Tensor]] = [[]]
+    size = 0
+    for tensor in tensors:
+        if shards[-1] and size + tensor.nbytes > limit:
+            shards.append([])
+            size = 0
+        shards[-1].append(tensor)
+        size += tensor.nbytes
+    return shards
+
+
+def _shard_names(count: int) -> list[str]:
+    if count == 1:
+        return [SINGLE_FILE]
+    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+
+
+def _index(names: list[str], shards: list[list[_Tensor]]) -> dict[str, object]:
+    total = sum(tensor.nbytes for shard in shards for tensor in shard)
+    placed = zip(names, shards, strict=True)
+    weight_map = {tensor.name: name for name, shard in placed for tensor in shard}
+    return {"metadata": {"total_size": total}, "weight_map": weight_map}
+
+
+def _file_bytes(tensors: list[_Tensor], source: _Weights) -> Iterator[bytes | memoryview]:
+    """A safetensors file, piece by piece. Wide items come first, which aligns every tensor without
+    holes.
+    """
+    tensors = sorted(tensors, key=lambda tensor: -tensor.dtype.itemsize)
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in tensors:
+        begin, end = end, end + tensor.nbytes
+        header[tensor.name] = {
+            "dtype": _DTYPE_NAMES[tensor.dtype],
+            "shape": tensor.shape,
+            "data_offsets": (begin, end),
+        }
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    yield len(encoded).to_bytes(8, "little")
+    yield encoded
+    for tensor in tensors:
+        written = 0
+        for piece in _pieces(tensor, source):
+            data = _memory(piece)
+            written += len(data)
+            yield data
+        assert written == tensor.nbytes, f"{tensor.name} is not of the size in its header"
+
+
+def _pieces(tensor: _Tensor, source: _Weights) -> Iterator[Tensor]:
+    """The tensor's contiguous parts in order: one for each expert of a stack, otherwise one."""
+    row = tensor.rows[0]
+    if len(tensor.rows) == 1 and not row.their_index and not row.our_index:
+        stacked = len(tensor.shape) > 2
+        for index in [(expert,) for expert in range(tensor.shape[0])] if stacked else [()]:
+            value = source.read(row.ours, index)
+            yield (value.mT if row.transpose else value).contiguous()
+        return
+    whole = torch.empty(tensor.shape, dtype=tensor.dtype)
+    for row in tensor.rows:
+        oriented = whole.mT if row.transpose else whole
+        oriented[row.their_index] = source.read(row.ours, row.our_index)
+    yield whole
+
+
+def _memory(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous CPU tensor, which must outlive the view."""
+    pointer = (ctypes.c_ubyte * tensor.nbytes).from_address(tensor.data_ptr())
+    return memoryview(pointer).cast("B")

@@ -1,0 +1,145 @@
+"""find: a folder is itself, a hub name is downloaded or taken from the cache, a mistyped path is
+told and never looked up.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+from huggingface_hub.utils import filter_repo_objects
+
+from ossia import OssiaError
+from ossia.checkpoint import find
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unexpected(name: str, **_: object) -> str:
+        raise AssertionError(f"{name} was looked up on the hub")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unexpected)
+
+
+@pytest.fixture
+def offline_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def folder(path: Path, *files: str) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        (path / file).write_bytes(b"")
+    return path
+
+
+def test_a_folder_with_a_config_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder(tmp_path / "run", "config.json", "model.safetensors")
+    assert find(path) == find(str(path)) == path
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find("~/run") == path
+
+
+def test_a_folder_whose_only_checkpoint_is_original_stands_for_that(tmp_path: Path) -> None:
+    original = folder(tmp_path / "original", "config.json", "model.safetensors")
+    assert find(tmp_path) == original
+    folder(tmp_path, "config.json")  # without weights
+    assert find(tmp_path) == original
+    folder(tmp_path, "model.safetensors")
+    assert find(tmp_path) == tmp_path
+
+
+@pytest.mark.usefixtures("no_hub")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("./run", "there is no folder ./run"),
+        ("../run/one", "there is no folder ../run/one"),
+        ("/no/such/run", "there is no folder /no/such/run"),
+        ("~/no such run", "there is no folder ~/no such run"),
+        ("~nobody-here/run", "there is no folder ~nobody-here/run"),
+        (Path("owner/name"), "there is no folder owner/name"),
+        ("gpt5", "'gpt5' is neither a folder nor a model's name on the hub"),
+        ("a/b/c", "'a/b/c' is neither a folder nor a model's name on the hub"),
+        ("owner/", "'owner/' is neither a folder nor a model's name on the hub"),
+    ],
+)
+def test_what_looks_like_a_path_is_never_sent_to_the_hub(name: str | Path, message: str) -> None:
+    with pytest.raises(OssiaError, match="^" + message):
+        find(name)
+
+
+def test_a_file_and_a_folder_without_config_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"")
+    with pytest.raises(OssiaError, match=r"model\.safetensors is a file; give the folder"):
+        find(file)
+    with pytest.raises(OssiaError, match=r"holds no config\.json"):
+        find(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "looked_up"),
+    [
+        ("gpt2", "openai-community/gpt2"),
+        ("gpt-oss-20b", "openai/gpt-oss-20b"),
+        ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B"),
+    ],
+)
+def test_the_hub_is_asked_for_safetensors_and_text_only(
+    name: str, looked_up: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = [
+        "config.json",
+        "generation_config.json",
+        "model-00001-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+        "vocab.json",
+        "merges.txt",
+        "chat_template.jinja",
+    ]
+    refused = [
+        "pytorch_model.bin",
+        "rust_model.ot",
+        "model.pt",
+        "original/model.safetensors",
+        "original/config.json",
+        "metal/model.bin",
+        "onnx/config.json",
+        "README.md",
+    ]
+    asked = []
+
+    def download(repo: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        asked.append(repo)
+        wanted = filter_repo_objects(
+            published + refused, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
+        )
+        return str(folder(tmp_path / "snapshot", *wanted))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    found = find(name)
+    assert asked == [looked_up]
+    assert sorted(path.name for path in found.iterdir()) == sorted(published)
+
+
+def test_offline_and_not_cached_is_one_clear_line(offline_cache: Path) -> None:
+    with pytest.raises(OssiaError) as caught:
+        find("owner/name")
+    assert "owner/name" in str(caught.value)
+    assert "hub cannot be reached" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_offline_a_cached_model_is_found(offline_cache: Path) -> None:
+    revision = "0" * 40
+    repository = offline_cache / "models--owner--name"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(revision)
+    snapshot = folder(repository / "snapshots" / revision, "config.json", "model.safetensors")
+    assert find("owner/name") == snapshot

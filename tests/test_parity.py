@@ -1,0 +1,221 @@
+"""The decoder is GPT-2, Qwen3 and gpt-oss: `transformers` with the same weights says the same.
+
+Tiny random models with awkward shapes: heads that do not divide hidden, groups unlike the KV heads,
+texts many windows long and beyond the original length of YaRN.
+"""
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GptOssConfig,
+    Mxfp4Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
+
+import ossia
+from ossia.engine import Engine, Request, SamplingParams
+
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 150000.0,
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "original_max_position_embeddings": 64,
+}
+GPT2 = GPT2Config(vocab_size=101, n_embd=60, n_head=5, n_layer=3, n_positions=320)
+QWEN3 = Qwen3Config(
+    vocab_size=101,
+    hidden_size=40,
+    intermediate_size=72,
+    num_hidden_layers=3,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    head_dim=18,
+    max_position_embeddings=512,
+    rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+    tie_word_embeddings=True,
+)
+QWEN3_YARN = Qwen3Config(
+    **{**QWEN3.to_dict(), "tie_word_embeddings": False, "rope_parameters": {**YARN, "factor": 4.0}}
+)
+QWEN3_MOE = Qwen3MoeConfig(
+    vocab_size=101,
+    hidden_size=40,
+    moe_intermediate_size=24,
+    num_hidden_layers=3,
+    num_attention_heads=6,
+    num_key_value_heads=3,
+    head_dim=10,
+    num_experts=7,
+    num_experts_per_tok=3,
+    norm_topk_prob=True,
+    max_position_embeddings=512,
+    rope_parameters={"rope_type": "default", "rope_theta": 1e7},
+)
+QWEN3_MOE_RAW = Qwen3MoeConfig(**{**QWEN3_MOE.to_dict(), "norm_topk_prob": False})
+GPT_OSS = GptOssConfig(
+    vocab_size=101,
+    hidden_size=96,
+    intermediate_size=64,
+    num_hidden_layers=4,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    head_dim=20,
+    num_local_experts=5,
+    num_experts_per_tok=3,
+    sliding_window=7,
+    max_position_embeddings=2048,
+    rope_parameters={**YARN, "truncate": False},
+    layer_types=["sliding_attention", "full_attention"] * 2,
+    pad_token_id=0,
+    eos_token_id=1,
+)
+CONFIGS = {
+    "gpt2": GPT2,
+    "qwen3": QWEN3,
+    "qwen3 untied, YaRN": QWEN3_YARN,
+    "qwen3 moe": QWEN3_MOE,
+    "qwen3 moe, weights not renormalised": QWEN3_MOE_RAW,
+    "gpt-oss": GPT_OSS,
+}
+
+
+def random_model(config):
+    """Weights large enough that every part matters: norms unlike 1, biases and sinks unlike 0."""
+    torch.manual_seed(7)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            is_norm = "norm" in name or ".ln_" in name
+            scale = 0.3 if parameter.dim() == 1 else 1.5 * parameter.shape[-1] ** -0.5
+            parameter.normal_(1.0 if is_norm and name.endswith("weight") else 0.0, scale)
+    return model
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def pair(request, tmp_path_factory):
+    """A transformers model and ours, loaded from what it saved."""
+    theirs = random_model(CONFIGS[request.param])
+    folder = tmp_path_factory.mktemp("theirs")
+    theirs.save_pretrained(folder)
+    return theirs, ossia.load_model(folder)
+
+
+def tokens(batch: int, length: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(2, 101, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+def theirs_greedy(model, prompt: list[int], count: int) -> list[int]:
+    out = model.generate(
+        torch.tensor([prompt]), do_sample=False, max_new_tokens=count, eos_token_id=None
+    )
+    return out[0, len(prompt) :].tolist()
+
+
+@torch.no_grad()
+def greedy_without_cache(decoder, prompt: list[int], count: int) -> list[int]:
+    """The whole text again for each token."""
+    text = torch.tensor([prompt])
+    for _ in range(count):
+        text = torch.cat([text, decoder(text)[:, -1:].argmax(-1)], dim=1)
+    return text[0, len(prompt) :].tolist()
+
+
+def greedy_with_pages(decoder, prompts: list[list[int]], count: int, **settings) -> list[list[int]]:
+    engine = Engine(decoder, max_tokens_kv=1024, **settings)
+    sampling = SamplingParams(temperature=0.0, max_tokens=count)
+    return [result.tokens for result in engine.generate([Request(p, sampling) for p in prompts])]
+
+
+@torch.no_grad()
+def test_logits_agree(pair):
+    theirs, ours = pair
+    text = tokens(2, 300)
+    assert relative_error(ours(text), theirs(text).logits) <= 1e-5
+
+
+def test_greedy_continuations_agree_with_cache_and_without_alone_and_together(pair):
+    theirs, ours = pair
+    prompts = [tokens(1, length, seed=length)[0].tolist() for length in (1, 23, 90)]
+    expected = [theirs_greedy(theirs, prompt, 64) for prompt in prompts]
+    assert [greedy_without_cache(ours, prompt, 64) for prompt in prompts] == expected
+    assert [greedy_with_pages(ours, [prompt], 64)[0] for prompt in prompts] == expected
+    assert greedy_with_pages(ours, prompts, 64) == expected
+    assert greedy_with_pages(ours, prompts, 64, page_size=4, prefill_chunk=5) == expected
+
+
+@torch.no_grad()
+def test_what_we_save_transformers_loads(pair, tmp_path):
+    theirs, ours = pair
+    ossia.save_model(ours, tmp_path / "ours")
+    again, report = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "ours", output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    text = tokens(2, 50)
+    assert torch.equal(again.eval()(text).logits, theirs(text).logits)
+
+
+@torch.no_grad()
+def test_packed_experts_agree_and_survive_a_round_trip(tmp_path):
+    theirs = random_model(GPT_OSS)
+    theirs.save_pretrained(tmp_path / "dense")
+    ossia.save_model(ossia.load_model(tmp_path / "dense"), tmp_path / "packed", experts="mxfp4")
+    ours = ossia.load_model(tmp_path / "packed")
+    theirs = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "packed",
+        dtype=torch.float32,
+        quantization_config=Mxfp4Config(dequantize=True),
+    ).eval()
+    text = tokens(2, 300)
+    expected = theirs(text).logits
+    assert relative_error(ours(text), expected) <= 1e-5
+    ossia.save_model(ours, tmp_path / "again")
+    again = ossia.load_model(tmp_path / "again")
+    assert torch.equal(again(text), ours(text))
+    ossia.save_model(ours, tmp_path / "unpacked", experts="dense")
+    unpacked = ossia.load_model(tmp_path / "unpacked")
+    assert relative_error(unpacked(text), expected) <= 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["gpt2", "qwen3", "gpt-oss"])
+def test_in_bfloat16_ours_is_as_near_to_the_float32_model_as_theirs(name, tmp_path):
+    exact, text = random_model(CONFIGS[name]), tokens(1, 200)
+    for parameter in exact.parameters():
+        parameter.copy_(parameter.bfloat16())
+    expected = exact(text).logits
+    theirs = exact.to(torch.bfloat16)
+    theirs.save_pretrained(tmp_path)
+    ours = ossia.load_model(tmp_path)
+    assert ours.dtype is torch.bfloat16
+    error = relative_error(ours(text), expected)
+    assert error <= 1.1 * relative_error(theirs(text).logits.float(), expected)
+
+
+@torch.no_grad()
+def test_a_position_past_the_training_length_turns_as_theirs_does():
+    """YaRN's frequencies, bit for bit, for the published configuration."""
+    from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRotaryEmbedding
+
+    from ossia.model.position import rotation
+
+    preset = ossia.config("gpt-oss-20b")
+    config = GptOssConfig(
+        rope_parameters={**YARN, "original_max_position_embeddings": 4096, "truncate": False},
+        head_dim=64,
+    )
+    positions = torch.tensor([[0, 1, 4095, 4096, 131071]])
+    cos, sin = GptOssRotaryEmbedding(config)(torch.zeros(1), positions)
+    ours = rotation(preset.position, 64, positions)
+    assert torch.equal(ours[0], cos)
+    assert torch.equal(ours[1], sin)
