@@ -93,14 +93,14 @@ def tensors(config: ModelConfig) -> Iterator[Tensor]:
         yield _lookup(config, "positions.weight", config.context_length)
     for i, layer in enumerate(config.layers):
         name = f"layers.{i}"
-        yield from _norm(config, f"{name}.attention_norm")
+        yield from _norm(config, f"{name}.attention_norm", hidden)
         yield from _attention(config, f"{name}.attention", layer.attention)
-        yield from _norm(config, f"{name}.feedforward_norm")
+        yield from _norm(config, f"{name}.feedforward_norm", hidden)
         if isinstance(layer.feedforward, MoEConfig):
             yield from _moe(config, f"{name}.feedforward", layer.feedforward)
         else:
             yield from _mlp(config, f"{name}.feedforward", layer.feedforward)
-    yield from _norm(config, "norm")
+    yield from _norm(config, "norm", hidden)
     if not config.tied_embeddings:
         yield _dense(config, "unembedding.weight", (vocab, hidden))
 
@@ -120,10 +120,10 @@ def _linear(config: ModelConfig, name: str, rows: int, cols: int, bias: bool) ->
         yield _dense(config, f"{name}.bias", (rows,))
 
 
-def _norm(config: ModelConfig, name: str) -> Iterator[Tensor]:
-    yield _dense(config, f"{name}.weight", (config.hidden_size,))
+def _norm(config: ModelConfig, name: str, size: int) -> Iterator[Tensor]:
+    yield _dense(config, f"{name}.weight", (size,))
     if isinstance(config.norm, LayerNorm):
-        yield _dense(config, f"{name}.bias", (config.hidden_size,))
+        yield _dense(config, f"{name}.bias", (size,))
 
 
 def _attention(config: ModelConfig, name: str, attention: AttentionConfig) -> Iterator[Tensor]:
@@ -134,8 +134,8 @@ def _attention(config: ModelConfig, name: str, attention: AttentionConfig) -> It
     yield from _linear(config, f"{name}.v", kv, hidden, bias)
     yield from _linear(config, f"{name}.o", hidden, q, bias)
     if attention.qk_norm:
-        yield _dense(config, f"{name}.q_norm.weight", (head_dim,))
-        yield _dense(config, f"{name}.k_norm.weight", (head_dim,))
+        yield from _norm(config, f"{name}.q_norm", head_dim)
+        yield from _norm(config, f"{name}.k_norm", head_dim)
     if attention.sinks:
         yield _dense(config, f"{name}.sinks", (attention.num_heads,))
 

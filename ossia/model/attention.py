@@ -46,10 +46,9 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = self.ops.rotate(q, *rotation), self.ops.rotate(k, *rotation)
-        seen = {"window": self.config.window, "sinks": self.sinks}
         if kv is None:
-            dropout = self.dropout if self.training else 0.0
-            out = self.ops.attention(q, k, v, dropout=dropout, **seen)
+            dropout, window = self.dropout if self.training else 0.0, self.config.window
+            out = self.ops.attention(q, k, v, window=window, sinks=self.sinks, dropout=dropout)
         else:
-            out = self.ops.paged_attention(q, k, v, kv.layer(self.index), **seen)
+            out = self.ops.paged_attention(q, k, v, kv.layer(self.index), sinks=self.sinks)
         return self.o(out.flatten(-2))

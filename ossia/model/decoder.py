@@ -100,7 +100,10 @@ class Decoder(nn.Module):
         if positions is None:
             if kv is not None:
                 raise ValueError("positions must be given with a PagedKV")
-            positions = torch.arange(tokens.shape[-1], device=tokens.device)
+            length, most = tokens.shape[-1], self.config.context_length
+            if self.positions is not None and length > most:
+                raise ValueError(f"{length} tokens exceed the {most} learned positions")
+            positions = torch.arange(length, device=tokens.device)
         x = self.embedding(tokens)
         if self.positions is not None:
             x = x + self.positions(positions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -10,22 +11,24 @@ from torch import Tensor
 from ossia.config import RoPE, YaRN
 
 
-def frequencies(rope: RoPE, head_dim: int, device: torch.device | str = "cpu") -> Tensor:
+@lru_cache(maxsize=16)
+def frequencies(rope: RoPE, head_dim: int, device: torch.device) -> Tensor:
     """Radians a position for each pair of dimensions, float32 (head_dim/2,).
 
-    Computed in float32, step by step as the reference implementations do: at position 100,000
-    the last bit of a frequency is a hundredth of a radian.
+    Computed in float32, step by step as the reference implementations do, and always on the CPU,
+    as devices round powers differently: at position 100,000 the last bit of a frequency is a
+    hundredth of a radian.
     """
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim
     wavelengths = rope.theta**exponents  # over 2 pi
     if rope.yarn is None:
-        return 1.0 / wavelengths
+        return (1.0 / wavelengths).to(device)
     interpolated = 1.0 / (rope.yarn.factor * wavelengths)
-    kept = 1.0 - _ramp(rope.theta, rope.yarn, head_dim, device)
-    return interpolated * (1 - kept) + (1.0 / wavelengths) * kept
+    kept = 1.0 - _ramp(rope.theta, rope.yarn, head_dim)
+    return (interpolated * (1 - kept) + (1.0 / wavelengths) * kept).to(device)
 
 
-def _ramp(theta: float, yarn: YaRN, head_dim: int, device: torch.device | str) -> Tensor:
+def _ramp(theta: float, yarn: YaRN, head_dim: int) -> Tensor:
     """(head_dim/2,) from 0, frequency kept, to 1, frequency divided by the factor."""
 
     def dimension(rotations: float) -> float:
@@ -39,7 +42,7 @@ def _ramp(theta: float, yarn: YaRN, head_dim: int, device: torch.device | str) -
     low, high = max(low, 0), min(high, head_dim - 1)
     if low == high:
         high += 0.001  # a ramp of no width is a step
-    dims = torch.arange(head_dim // 2, dtype=torch.float32, device=device)
+    dims = torch.arange(head_dim // 2, dtype=torch.float32, device="cpu")
     return ((dims - low) / (high - low)).clamp(0, 1)
 
 

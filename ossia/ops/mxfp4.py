@@ -48,14 +48,16 @@ def _pairs(dtype: torch.dtype, device: torch.device) -> Tensor:
     """(256, 2): the two elements of each byte."""
     low = torch.tensor([LUT[byte & 15] for byte in range(256)])
     high = torch.tensor([LUT[byte >> 4] for byte in range(256)])
-    return torch.stack([low, high], dim=1).to(device=device, dtype=dtype)
+    return torch.stack([low, high], dim=1).to(dtype).to(device)
 
 
 @lru_cache(maxsize=16)
 def _powers(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(256,): the scale of each byte; from doubles, as 2**-127 is subnormal in float32."""
+    """(256,): the scale of each byte; from doubles, as 2**-127 is subnormal in float32, and on the
+    CPU, as not every device has doubles.
+    """
     powers = [2.0 ** (byte - _BIAS) for byte in range(NAN_SCALE)] + [float("nan")]
-    return torch.tensor(powers, dtype=torch.float64).to(device=device, dtype=dtype)
+    return torch.tensor(powers, dtype=torch.float64).to(dtype).to(device)
 
 
 def unpack(weight: MXFP4, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -93,8 +95,8 @@ def _quantize_blocks(values: Tensor) -> tuple[Tensor, Tensor]:
     largest = values.abs().amax(dim=-1)
     if not torch.isfinite(largest).all():
         raise ValueError("MXFP4 cannot hold NaN or infinity")
-    # frexp gives m * 2**e with m in [0.5, 1), so floor(log2) is e - 1; zeros get the least.
-    exponent = torch.where(largest > 0, torch.frexp(largest).exponent - 1, -_BIAS)
+    # A float32's exponent field is floor(log2) + 127; that of zeros and subnormals is 0.
+    exponent = (largest.view(torch.int32) >> 23) - _BIAS
     exponent = (exponent - _LARGEST_EXPONENT).clamp(-_BIAS, _BIAS)
     inverse = _powers(torch.float32, values.device).index_select(0, _BIAS - exponent)
     size = values.abs() * inverse[:, None]  # below 8, and exact

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -52,33 +53,66 @@ class PagePool:
 
 
 @dataclass(frozen=True)
-class LayerKV:
-    """What attention of one layer reads and writes in one step.
+class StepTables:
+    """The sequences of one step as all layers of a kind see them.
 
-    keys, values: (pages, page_size, kv_heads, head_dim); page_table: int32 (sequences, max_pages),
-    the page that holds positions p * page_size .. of a sequence at column p, -1 where there is
-    none; lengths, query_lengths: (sequences,).
+    page_table: int32 (sequences, max_pages), the page that holds positions p * page_size .. of a
+    sequence at column p, -1 where there is none. lengths: int64 (sequences,), the positions a
+    sequence holds after this step; query_lengths: int64 (sequences,), how many of them, the last
+    ones, are this step's packed tokens.
+
+    A slot is one position's place in the pool: page * page_size + position % page_size. The lists
+    are on the CPU and the slots on the tables' device; both are computed once, for all layers.
     """
 
-    keys: Tensor
-    values: Tensor
+    window: int | None
+    page_size: int
     page_table: Tensor
     lengths: Tensor
     query_lengths: Tensor
 
-    @property
-    def page_size(self) -> int:
-        return self.keys.shape[1]
+    @cached_property
+    def counts(self) -> list[int]:
+        """`query_lengths` as numbers."""
+        return self.query_lengths.tolist()
+
+    @cached_property
+    def seen(self) -> list[Tensor]:
+        """For each sequence the slots, int64, of the positions that some query can see: in order,
+        up to the last; none without queries.
+        """
+        pairs = zip(self.lengths.tolist(), self.counts, strict=True)
+        return [self._slots(i, length, count) for i, (length, count) in enumerate(pairs)]
+
+    @cached_property
+    def written(self) -> Tensor:
+        """The slots, int64 (tokens,), of this step's packed tokens."""
+        pairs = zip(self.seen, self.counts, strict=True)
+        return torch.cat([seen[len(seen) - count :] for seen, count in pairs])
+
+    def _slots(self, sequence: int, length: int, count: int) -> Tensor:
+        oldest = 0 if self.window is None else max(0, length - count - self.window + 1)
+        first = oldest if count else length
+        positions = torch.arange(first, length, device=self.page_table.device)
+        pages = self.page_table[sequence].index_select(0, positions // self.page_size)
+        return pages.long() * self.page_size + positions % self.page_size
+
+
+@dataclass(frozen=True)
+class LayerKV:
+    """What attention of one layer reads and writes in one step.
+
+    keys, values: (pages, page_size, kv_heads, head_dim), contiguous.
+    """
+
+    keys: Tensor
+    values: Tensor
+    tables: StepTables
 
 
 @dataclass(frozen=True)
 class PagedKV:
-    """The sequences of one step over a pool.
-
-    page_tables: for each kind, int32 (sequences, max_pages). lengths: int64 (sequences,), the
-    positions a sequence holds after this step; query_lengths: int64 (sequences,), how many of them,
-    the last ones, are this step's packed tokens.
-    """
+    """The sequences of one step over a pool; see StepTables for the tensors."""
 
     pool: PagePool
     page_tables: Mapping[LayerKind, Tensor]
@@ -88,10 +122,12 @@ class PagedKV:
     def layer(self, index: int) -> LayerKV:
         """The view of layer `index`."""
         kind, slot = self.pool.slots[index]
-        return LayerKV(
-            self.pool.keys[kind][slot],
-            self.pool.values[kind][slot],
-            self.page_tables[kind],
-            self.lengths,
-            self.query_lengths,
-        )
+        return LayerKV(self.pool.keys[kind][slot], self.pool.values[kind][slot], self._tables[kind])
+
+    @cached_property
+    def _tables(self) -> dict[LayerKind, StepTables]:
+        size = self.pool.page_size
+        return {
+            kind: StepTables(kind.window, size, table, self.lengths, self.query_lengths)
+            for kind, table in self.page_tables.items()
+        }

@@ -93,10 +93,13 @@ def attention(
     (gpt-oss; Xiao et al. 2023, https://arxiv.org/abs/2309.17453). Returns (batch, queries, heads,
     head_dim).
     """
-    batch, queries, heads, _ = q.shape
+    batch, queries, heads, head_dim = q.shape
     if q.numel() == 0:
         return torch.empty_like(q)
+    dtype = q.dtype
     keys = k.shape[1]
+    wide = torch.promote_types(q.dtype, torch.float32)
+    q, k, v = q.to(wide) * head_dim**-0.5, k.to(wide), v.to(wide)
     step = max(1, _SCORES // (batch * heads * keys))
     blocks = []
     for start in range(0, queries, step):
@@ -107,7 +110,8 @@ def attention(
         blocks.append(
             _attend(block, k[:, seen], v[:, seen], first - oldest, window, sinks, dropout)
         )
-    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+    out = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+    return out.to(dtype)
 
 
 def _attend(
@@ -119,72 +123,49 @@ def _attend(
     sinks: Tensor | None,
     dropout: float,
 ) -> Tensor:
-    """Attention of one block of queries, the first of which stands at key `first`."""
+    """Attention of one block of scaled queries, the first of which stands at key `first`, over the
+    keys that some of them can see.
+    """
     batch, queries, heads, head_dim = q.shape
     keys, kv_heads = k.shape[1:3]
     # Query heads of one group share a key head: (batch, kv_heads, group * queries, head_dim).
-    wide = torch.promote_types(q.dtype, torch.float32)
-    q = (
-        q.to(wide)
-        .view(batch, queries, kv_heads, heads // kv_heads, head_dim)
-        .permute(0, 2, 3, 1, 4)
-    )
-    scores = q.flatten(2, 3) @ k.to(wide).permute(0, 2, 3, 1) * head_dim**-0.5
-    scores = scores.view(batch, heads, queries, keys)
-    distance = torch.arange(first, first + queries, device=q.device)[:, None]
-    distance = distance - torch.arange(keys, device=q.device)
-    visible = (distance >= 0) & (distance < (keys if window is None else window))
-    scores = scores.to(wide).masked_fill(~visible, float("-inf"))
+    grouped = q.view(batch, queries, kv_heads, -1, head_dim).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    scores = (grouped @ k.permute(0, 2, 3, 1)).view(batch, heads, queries, keys)
+    if queries > 1:  # a single query sees all of its keys
+        distance = torch.arange(first, first + queries, device=q.device)[:, None]
+        distance = distance - torch.arange(keys, device=q.device)
+        visible = (distance >= 0) & (distance < (keys if window is None else window))
+        scores = scores.masked_fill(~visible, float("-inf"))
     if sinks is None:
         weights = scores.softmax(dim=-1)
     else:
-        sink = sinks.to(wide).view(1, heads, 1, 1).expand(batch, -1, queries, 1)
+        sink = sinks.to(scores.dtype).view(1, heads, 1, 1).expand(batch, -1, queries, 1)
         weights = torch.cat([scores, sink], dim=-1).softmax(dim=-1)[..., :-1]
     weights = F.dropout(weights, dropout) if dropout else weights
-    out = weights.view(batch, kv_heads, -1, keys) @ v.to(wide).transpose(1, 2)
-    out = out.view(batch, heads, queries, head_dim).transpose(1, 2)
-    return out.to(v.dtype)
+    out = weights.view(batch, kv_heads, -1, keys) @ v.transpose(1, 2)
+    return out.view(batch, heads, queries, head_dim).transpose(1, 2)
 
 
 def paged_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    kv: LayerKV,
-    *,
-    window: int | None = None,
-    sinks: Tensor | None = None,
+    q: Tensor, k: Tensor, v: Tensor, kv: LayerKV, *, sinks: Tensor | None = None
 ) -> Tensor:
     """Append this step's keys and values to their pages, then attend over all that each sequence
-    holds.
+    holds, or over the window of the layer's kind.
 
     q (tokens, heads, head_dim); k, v (tokens, kv_heads, head_dim), packed: the tokens of the
     sequences one after another. Returns (tokens, heads, head_dim).
     """
-    out = torch.empty_like(q)
-    start = 0
-    for table, length, count in zip(
-        kv.page_table, kv.lengths.tolist(), kv.query_lengths.tolist(), strict=True
-    ):
-        tokens = slice(start, start + count)
-        start += count
-        if count == 0:
-            continue
-        positions = torch.arange(length - count, length, device=q.device)
-        pages = table[positions // kv.page_size].long()
-        kv.keys[pages, positions % kv.page_size] = k[tokens].to(kv.keys.dtype)
-        kv.values[pages, positions % kv.page_size] = v[tokens].to(kv.values.dtype)
-        # The pages that some query of this step can see: all, or those that reach into the window.
-        oldest = 0 if window is None else max(0, length - count - window + 1)
-        first = oldest // kv.page_size
-        held = table[first : -(-length // kv.page_size)].long()
-        base = first * kv.page_size
-        seen = slice(oldest - base, length - base)
-        keys = kv.keys[held].flatten(0, 1)[seen].to(q.dtype)
-        values = kv.values[held].flatten(0, 1)[seen].to(q.dtype)
-        attended = attention(q[None, tokens], keys[None], values[None], window=window, sinks=sinks)
-        out[tokens] = attended[0]
-    return out
+    if q.numel() == 0:
+        return torch.empty_like(q)
+    tables = kv.tables
+    keys, values = kv.keys.view(-1, *k.shape[1:]), kv.values.view(-1, *v.shape[1:])  # slots
+    keys.index_copy_(0, tables.written, k.to(keys.dtype))
+    values.index_copy_(0, tables.written, v.to(values.dtype))
+    parts = []
+    for queries, seen in zip(q.split(tables.counts), tables.seen, strict=True):
+        own = [x.index_select(0, seen).to(q.dtype)[None] for x in (keys, values)]
+        parts.append(attention(queries[None], *own, window=tables.window, sinks=sinks)[0])
+    return torch.cat(parts)
 
 
 def moe(
@@ -198,24 +179,40 @@ def moe(
     *,
     clamp: tuple[float, float] | None = None,
 ) -> Tensor:
-    """The weighted sum of each token's chosen experts, weighted after the second bias.
+    """The weighted sum of each token's chosen experts, weighted after the second bias and summed in
+    float32 or wider.
 
     x (tokens, hidden); experts int64 and expert_weights (tokens, chosen); gate_up (experts, 2 *
     inter, hidden), its rows gate, up, gate, up, ...; down (experts, hidden, inter); biases
     (experts, rows). `clamp` is the (limit, alpha) of gpt-oss's SwiGLU, None the plain one. Packed
     weights are unpacked one expert at a time, and only those that a token chose.
     """
-    out = torch.zeros_like(x, dtype=torch.float32)
-    for expert in experts.unique().tolist():
-        token, choice = torch.where(experts == expert)
-        hidden = linear(
-            x[token], gate_up[expert], None if gate_up_bias is None else gate_up_bias[expert]
-        )
-        gate, up = hidden[..., 0::2], hidden[..., 1::2]
-        if clamp is None:
-            hidden = swiglu(gate, up)
-        else:
-            hidden = clamped_swiglu(gate, up, limit=clamp[0], alpha=clamp[1])
-        hidden = linear(hidden, down[expert], None if down_bias is None else down_bias[expert])
-        out.index_add_(0, token, hidden.float() * expert_weights[token, choice, None].float())
-    return out.to(x.dtype)
+    if x.numel() == 0:
+        return torch.empty_like(x)
+    # Choices sorted by expert: those of one lie together, and it reads them once.
+    choices = experts.flatten()
+    order = choices.argsort(stable=True)
+    counts = choices.bincount(minlength=gate_up.shape[0]).tolist()
+    hidden = _linear_each(x[order // experts.shape[1]], counts, gate_up, gate_up_bias)
+    gate, up = hidden[..., 0::2], hidden[..., 1::2]
+    if clamp is None:
+        hidden = swiglu(gate, up)
+    else:
+        hidden = clamped_swiglu(gate, up, limit=clamp[0], alpha=clamp[1])
+    out = _linear_each(hidden, counts, down, down_bias)[order.argsort()]
+    wide = torch.promote_types(x.dtype, torch.float32)
+    out = out.view(*experts.shape, -1).to(wide) * expert_weights[..., None].to(wide)
+    return out.sum(1).to(x.dtype)
+
+
+def _linear_each(x: Tensor, counts: list[int], weight: Weight, bias: Tensor | None) -> Tensor:
+    """The first counts[0] rows of x through the first matrix and bias, the next counts[1] through
+    the second, and so on.
+    """
+    # One `unbind`: in training each index would make a gradient of the size of the whole stack.
+    weights = weight.unbind() if isinstance(weight, Tensor) else weight
+    biases = [None] * len(counts) if bias is None else bias.unbind()
+    parts = x.split(counts)
+    return torch.cat(
+        [linear(parts[i], weights[i], biases[i]) for i in range(len(counts)) if counts[i]]
+    )

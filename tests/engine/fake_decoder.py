@@ -92,17 +92,19 @@ class FakeDecoder:
         return torch.where(hidden < 0, torch.nan, logits)
 
     def _write(self, layer: LayerKV, tokens: Tensor, positions: Tensor) -> None:
-        rows = torch.repeat_interleave(torch.arange(len(layer.lengths)), layer.query_lengths)
-        pages = layer.page_table[rows, positions // layer.page_size]
+        tables = layer.tables
+        rows = torch.repeat_interleave(torch.arange(len(tables.lengths)), tables.query_lengths)
+        pages = tables.page_table[rows, positions // tables.page_size]
         assert (pages >= 0).all(), "no page for a new token"
-        layer.keys[pages, positions % layer.page_size, 0, 0] = tokens.float()
-        layer.values[pages, positions % layer.page_size, 0, 0] = positions.float()
+        layer.keys[pages, positions % tables.page_size, 0, 0] = tokens.float()
+        layer.values[pages, positions % tables.page_size, 0, 0] = positions.float()
 
     def _read(self, layer: LayerKV, sequence: int, first: int, end: int) -> list[int]:
         positions = torch.arange(first, end)
-        pages = layer.page_table[sequence, positions // layer.page_size]
+        page_size = layer.tables.page_size
+        pages = layer.tables.page_table[sequence, positions // page_size]
         assert (pages >= 0).all(), "a visible position has no page"
-        offsets = positions % layer.page_size
+        offsets = positions % page_size
         stored = layer.values[pages, offsets, 0, 0]
         assert torch.equal(stored, positions.float()), "a visible position was overwritten"
         return layer.keys[pages, offsets, 0, 0].int().tolist()

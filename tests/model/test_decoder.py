@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ossia.compare.counts import count
+from ossia.compare.counts import count, tensors
 from ossia.config import (
     GELU,
     AttentionConfig,
@@ -71,6 +71,7 @@ VARIANTS = {
     "tied": replace(BASE, tied_embeddings=True),
     "sinks": replace(BASE, layers=layers(sinks=True)),
     "QK-norm": replace(BASE, layers=layers(qk_norm=True)),
+    "LayerNorm, QK-norm": replace(BASE, norm=LayerNorm(), layers=layers(qk_norm=True)),
     "biases": replace(BASE, layers=layers(bias=True)),
     "GELU": replace(BASE, layers=feedforwards(MLPConfig(24, GELU(), bias=True))),
     "clamped": replace(BASE, layers=feedforwards(MLPConfig(24, ClampedSwiGLU()))),
@@ -114,6 +115,11 @@ def test_every_preset_can_be_described_without_memory_and_its_parameters_counted
     assert count(PRESETS[name]).parameters == numel
 
 
+def test_counts_know_every_parameter(decoder):
+    counted = {tensor.name: tensor.shape for tensor in tensors(decoder.config)}
+    assert counted == {name: tuple(x.shape) for name, x in decoder.state_dict().items()}
+
+
 @torch.no_grad()
 def test_no_token_sees_what_follows_it(decoder):
     changed = TOKENS.clone()
@@ -152,6 +158,19 @@ def test_every_parameter_is_trained(decoder):
             assert parameter.grad.abs().sum() > 0, name
 
 
+def test_a_decoder_that_has_run_in_inference_mode_can_be_trained():
+    decoder = build(replace(BASE, position=RoPE(12345.0)))  # its frequencies are first met here
+    with torch.inference_mode():
+        decoder(TOKENS)
+    decoder(TOKENS).sum().backward()
+
+
+def test_a_text_beyond_the_learned_positions_is_refused():
+    decoder = build(VARIANTS["learned positions"])
+    with pytest.raises(ValueError, match="65 tokens exceed the 64 learned positions"):
+        decoder(torch.zeros(1, 65, dtype=torch.int64))
+
+
 def test_gradients_of_attention_are_right_those_of_the_sinks_too():
     q, k, v = (torch.randn(1, 6, h, 4, dtype=torch.float64, requires_grad=True) for h in (4, 2, 2))
     sinks = torch.randn(4, dtype=torch.float64, requires_grad=True)
@@ -162,8 +181,9 @@ def test_gradients_of_attention_are_right_those_of_the_sinks_too():
     assert torch.autograd.gradcheck(attend, (q, k, v, sinks))
 
 
-def test_dropout_acts_in_training_only():
-    decoder = build(replace(BASE, dropout=Dropout(0.3, 0.3, 0.3)))
+@pytest.mark.parametrize("kind", ["embedding", "attention", "residual"])
+def test_each_dropout_acts_in_training_only(kind):
+    decoder = build(replace(BASE, dropout=Dropout(**{kind: 0.3})))
     with torch.no_grad():
         assert torch.equal(decoder(TOKENS), build(BASE)(TOKENS))
         decoder.train()

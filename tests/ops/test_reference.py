@@ -92,15 +92,17 @@ class Pages:
     page_size=st.sampled_from([1, 4, 16]),
     window=st.none() | st.integers(1, 9),
     chunk=st.integers(1, 22),
+    with_sinks=st.booleans(),
 )
 def test_paged_attention_is_attention_whatever_the_pages_and_chunks(
-    lengths, page_size, window, chunk
+    lengths, page_size, window, chunk, with_sinks
 ):
     kind = LayerKind(window, 2, 6)
     pages = Pages(lengths, kind, page_size)
     q = [normal(n, 4, 6, seed=10 + i) for i, n in enumerate(lengths)]
     k = [normal(n, 2, 6, seed=20 + i) for i, n in enumerate(lengths)]
     v = [normal(n, 2, 6, seed=30 + i) for i, n in enumerate(lengths)]
+    sinks = normal(4, seed=4) if with_sinks else None
     found = [[] for _ in lengths]
     for start in range(0, max(lengths), chunk):
         ends = [min(start + chunk, n) for n in lengths]
@@ -109,12 +111,24 @@ def test_paged_attention_is_attention_whatever_the_pages_and_chunks(
             torch.cat([x[start : start + count] for x, count in zip(xs, counts, strict=True)])
             for xs in (q, k, v)
         ]
-        out = reference.paged_attention(*packed, pages.step(ends, counts).layer(1), window=window)
+        layer = pages.step(ends, counts).layer(1)
+        out = reference.paged_attention(*packed, layer, sinks=sinks)
         for parts, part in zip(found, out.split(counts), strict=True):
             parts.append(part)
     for i, parts in enumerate(found):
-        expected = naive_attention(q[i], k[i], v[i], window, None)
+        expected = naive_attention(q[i], k[i], v[i], window, sinks)
         torch.testing.assert_close(torch.cat(parts).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(queries=st.integers(1, 5), history=st.integers(0, 9), with_sinks=st.booleans())
+def test_attention_in_bfloat16_is_rounded_once_at_its_end(queries, history, with_sinks):
+    shapes = [(2, queries, 4, 6), (2, queries + history, 2, 6), (2, queries + history, 2, 6)]
+    narrow = [normal(*shape, seed=i).bfloat16() for i, shape in enumerate(shapes)]
+    sinks = normal(4, seed=4).bfloat16() if with_sinks else None
+    found = reference.attention(*narrow, window=7, sinks=sinks)
+    wide = reference.attention(*(x.float() for x in narrow), window=7, sinks=sinks)
+    assert torch.equal(found, wide.bfloat16())
 
 
 def test_pages_that_fell_out_of_the_window_are_not_read():
@@ -122,11 +136,39 @@ def test_pages_that_fell_out_of_the_window_are_not_read():
     pages = Pages([9], kind, page_size=2)
     layer = pages.step([8], [8]).layer(0)
     k, v = normal(9, 1, 2, seed=1), normal(9, 1, 2, seed=2)
-    reference.paged_attention(normal(8, 1, 2), k[:8], v[:8], layer, window=4)
+    reference.paged_attention(normal(8, 1, 2), k[:8], v[:8], layer)
     pages.table[0, :2] = -1  # positions 0 to 3; the query at 8 sees 5 to 8
     q = normal(1, 1, 2, seed=3)
-    found = reference.paged_attention(q, k[8:], v[8:], pages.step([9], [1]).layer(0), window=4)
+    found = reference.paged_attention(q, k[8:], v[8:], pages.step([9], [1]).layer(0))
     torch.testing.assert_close(found.double(), naive_attention(q, k, v, 4, None))
+
+
+def test_a_missing_page_is_an_error_and_never_the_page_of_another():
+    pages = Pages([9, 3], LayerKind(4, 1, 2), page_size=2)
+    pages.table[0, 3] = -1  # positions 6 and 7, which the query at 8 sees
+    q, k, v = normal(1, 1, 2), normal(1, 1, 2, seed=1), normal(1, 1, 2, seed=2)
+    with pytest.raises(IndexError):
+        reference.paged_attention(q, k, v, pages.step([9, 0], [1, 0]).layer(0))
+
+
+def test_what_a_step_reads_and_writes_is_computed_once_for_all_layers_of_a_kind():
+    kind = LayerKind(4, 1, 2)
+    step = Pages([9, 3], kind, page_size=2).step([9, 3], [2, 0])
+    tables = step.layer(0).tables
+    assert step.layer(1).tables is tables
+    assert [len(seen) for seen in tables.seen] == [5, 0]  # positions 4 to 8; no query, no key
+    assert torch.equal(tables.written, tables.seen[0][-2:])
+    assert tables.seen is tables.seen
+
+
+@pytest.mark.parametrize("lengths", [[], [3, 8]])
+def test_a_step_without_tokens_does_nothing(lengths):
+    kind = LayerKind(None, 2, 6)
+    pages = Pages([8, 8], kind, page_size=4)
+    pages.table = pages.table[: len(lengths)]
+    nothing = [normal(0, heads, 6) for heads in (4, 2, 2)]
+    layer = pages.step(lengths, [0] * len(lengths)).layer(0)
+    assert reference.paged_attention(*nothing, layer).shape == (0, 4, 6)
 
 
 def test_the_two_layers_of_a_kind_have_storage_of_their_own():
@@ -175,6 +217,11 @@ def test_activations():
     torch.testing.assert_close(found.double(), expected, **close)
 
 
+def choices(tokens: int, experts: int, chosen: int) -> torch.Tensor:
+    """Different experts for each token, (tokens, chosen)."""
+    return normal(tokens, experts, seed=7).argsort(-1)[:, :chosen]
+
+
 @pytest.mark.parametrize("clamp", [None, (7.0, 1.702)])
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("tokens", [0, 1, 5])
@@ -186,10 +233,7 @@ def test_moe_is_the_weighted_sum_of_each_tokens_experts(clamp, packed, tokens):
     )
     gate_up_bias, down_bias = normal(experts, 2 * inter, seed=3), normal(experts, hidden, seed=4)
     x, weights = normal(tokens, hidden, seed=5), normal(tokens, chosen, seed=6).softmax(-1)
-    ids = torch.stack(
-        [torch.randperm(experts)[:chosen] for _ in range(tokens)] or [torch.zeros(chosen)]
-    )
-    ids = ids[:tokens].long()
+    ids = choices(tokens, experts, chosen)
     if packed:
         gate_up, down = quantize(gate_up), quantize(down)
     dense = [unpack(w, torch.float32) if packed else w for w in (gate_up, down)]
@@ -206,3 +250,17 @@ def test_moe_is_the_weighted_sum_of_each_tokens_experts(clamp, packed, tokens):
             expected[t] += weight * (dense[1][e].double() @ act + down_bias[e].double())
     found = reference.moe(x, ids, weights, gate_up, gate_up_bias, down, down_bias, clamp=clamp)
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("clamp", [None, (1.0, 1.702)])
+def test_gradients_of_moe_are_right_those_of_the_weights_and_of_idle_experts_too(clamp):
+    experts, hidden, inter = 4, 3, 5
+    ids = choices(6, experts - 1, 2)  # the last expert is idle
+    shapes = [(6, hidden), (6, 2), (experts, 2 * inter, hidden), (experts, 2 * inter)]
+    shapes += [(experts, hidden, inter), (experts, hidden)]
+    tensors = [normal(*shape, seed=i, dtype=torch.float64) for i, shape in enumerate(shapes)]
+
+    def mix(x, weights, *matrices):
+        return reference.moe(x, ids, weights, *matrices, clamp=clamp)
+
+    assert torch.autograd.gradcheck(mix, [tensor.requires_grad_() for tensor in tensors])
