@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +21,6 @@ from ossia.cli.options import (
     DtypeOption,
     MaxTokensOption,
     MinPOption,
-    ModelOption,
     SeedOption,
     StopOption,
     TemperatureOption,
@@ -30,6 +29,7 @@ from ossia.cli.options import (
     note,
     open_llm,
 )
+from ossia.errors import OssiaError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,8 +45,26 @@ class Effort(StrEnum):
     high = "high"
 
 
+# Until the model inside the package is trained on dialogue; then this goes, and the option becomes
+# `options.ModelOption` again.
+_NO_MODEL = (
+    "the model inside the package continues text and was never trained to chat: "
+    "give --model, or continue a text with `ossia generate`"
+)
+ChatModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="PATH_OR_HUB_NAME",
+        help="Checkpoint folder, or a name on the Hugging Face hub. Needed: the model inside the "
+        "package cannot chat.",
+    ),
+]
+
+
 def chat(
-    model: ModelOption = None,
+    model: ChatModelOption = None,
     system: Annotated[
         str | None,
         typer.Option(
@@ -94,6 +112,8 @@ def chat(
     from ossia.cli.conversation import Conversation, check_writable
     from ossia.cli.reply_view import PlainView, TerminalView, terminal_console
 
+    if model is None:
+        raise OssiaError(_NO_MODEL)
     if save is not None:
         check_writable(save)
     sampling: Sampling = {
@@ -136,8 +156,6 @@ def _interactive(
     save: Path | None,
 ) -> None:
     """Read turns from a person: a mistake is told, and the conversation goes on."""
-    from ossia.errors import OssiaError
-
     read = _prompt(list(conversation.commands))
     note(f"{conversation.title}; /help lists the commands")
     while not conversation.ended:
@@ -168,7 +186,11 @@ def _take_turn(
     stream = conversation.ask(line)
     view = new_view()
     try:
-        with stream, _interrupts(stream) if interruptible else stream:
+        with ExitStack() as stack:
+            stack.enter_context(stream)
+            if interruptible:
+                stack.enter_context(_interrupts(stream))
+                stack.enter_context(_no_echo())
             for event in stream:
                 conversation.hear(event)
                 view.show(event)
@@ -197,6 +219,27 @@ def _interrupts(stream: Stream) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _no_echo() -> Iterator[None]:
+    """What is typed during a reply waits for the next prompt. Echoed it would move the cursor, and
+    the frame drawn last would not be found again.
+    """
+    try:
+        import termios
+    except ImportError:  # Windows
+        yield
+        return
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    quiet = list(before)
+    quiet[3] &= ~termios.ECHO  # the local modes
+    termios.tcsetattr(terminal, termios.TCSADRAIN, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
 def _prompt(commands: list[str]) -> Callable[[], str]:

@@ -15,6 +15,12 @@ from ossia.errors import OssiaError
 from ossia.text import Event
 
 EFFORTS = ("low", "medium", "high")
+DEFAULT_EFFORT = "medium"  # harmony's
+_KINDS = {
+    "harmony": "harmony chat",
+    "template": "chat by the model's own template",
+    "plain": "no chat format, the model continues what is said as text",
+}
 
 
 class Conversation:
@@ -32,7 +38,7 @@ class Conversation:
         self.commands: dict[str, tuple[str, Callable[[str], str]]] = {
             "/help": ("this list", self._help),
             "/system": ("TEXT  instructions above all turns; alone, shows them", self._system),
-            "/effort": ("low|medium|high  how long gpt-oss thinks", self._effort),
+            "/effort": ("low|medium|high  how long gpt-oss thinks; alone, shows it", self._effort),
             "/reset": ("begin anew; instructions and effort stay", self._reset),
             "/save": ("FILE  write the conversation as JSON", self._save),
             "/exit": ("leave", self._exit),
@@ -40,17 +46,18 @@ class Conversation:
 
     @property
     def title(self) -> str:
-        config = self._llm.config
-        return f"{self._llm.chat_format.name} chat, context {config.context_length:,} tokens"
+        kind = _KINDS[self._llm.chat_format.name]
+        return f"{kind}, context {self._llm.config.context_length:,} tokens"
 
     @staticmethod
     def is_command(line: str) -> bool:
         """Whether the line's first word looks like /this; a path like /usr/bin does not."""
-        return re.match(r"/[a-z]+(\s|$)", line) is not None
+        return re.match(r"/[A-Za-z]+(\s|$)", line) is not None
 
     def command(self, line: str) -> str:
         """Do what a slash command says, and return the words to show; OssiaError if it cannot."""
-        name, _, argument = line.partition(" ")
+        name, *rest = line.split(maxsplit=1)
+        name, argument = name.lower(), rest[0] if rest else ""
         if name not in self.commands:
             raise OssiaError(f"unknown command {name}; there are {', '.join(self.commands)}")
         return self.commands[name][1](argument.strip())
@@ -89,12 +96,12 @@ class Conversation:
             self.messages.append(message)
         context = self._llm.config.context_length
         if reply.finish_reason == "interrupted":
-            return "(stopped)"
+            return "(stopped; your turn is taken back)" if unanswered else "(stopped)"
         if reply.finish_reason == "length":
             if reply.prompt_tokens + reply.completion_tokens >= context:
                 return f"(cut off: the context of {context:,} tokens is full; /reset begins anew)"
             return f"(cut off after {reply.completion_tokens:,} tokens)"
-        return ""
+        return "(an empty answer)" if unanswered else ""
 
     def set_effort(self, effort: str) -> None:
         if self._llm.chat_format.name != "harmony":
@@ -136,7 +143,7 @@ class Conversation:
         return f"instructions: {self.system or 'none'}"
 
     def _effort(self, argument: str) -> str:
-        self.set_effort(argument)
+        self.set_effort(argument or self.effort or DEFAULT_EFFORT)
         return f"reasoning effort: {self.effort}"
 
     def _reset(self, argument: str) -> str:

@@ -83,9 +83,9 @@ def generate(
             print(json.dumps(record, ensure_ascii=False))
             return
         if sys.stdout.isatty():
-            from ossia.cli.terminal import visible
+            from ossia.cli.terminal import dim, visible
 
-            print(f"\x1b[2m{visible(text)}\x1b[0m", end="", flush=True)
+            print(dim(visible(text), sys.stdout), end="", flush=True)
             finished = _drain(stream, lambda piece: print(visible(piece), end="", flush=True))
         else:
             finished = _drain(stream, lambda piece: print(piece, end="", flush=True))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -110,19 +110,20 @@ def _checkpoint(name: str, tensors: bool) -> _Subject | None:
 
     if name in PRESETS:
         return None
-    if not Path(name).expanduser().exists() and "/" not in name:
+    if not os.path.exists(os.path.expanduser(name)) and "/" not in name:
         raise OssiaError(
             f"{name} is neither a checkpoint folder nor a preset; "
             f"the presets are {', '.join(PRESETS)}"
         )
     from ossia import checkpoint
     from ossia.checkpoint.files import read_tensors
-    from ossia.checkpoint.load import choose_layout
+    from ossia.checkpoint.load import check_headers, choose_layout, without_weights
 
     folder = checkpoint.find(name)
     config = checkpoint.read_config(folder)
     stored = read_tensors(folder)
     layout = choose_layout(layouts(config), stored, folder)
+    check_headers(without_weights(config, folder), layout, stored)
     file_bytes = sum(file.stat().st_size for file in {tensor.file for tensor in stored.values()})
     subject = f"{folder} (layout: {layout.name})"
     if not tensors:
@@ -153,7 +154,8 @@ def _description(subject: _Subject, counts: Counts) -> Iterable[tuple[str, str]]
     for layer in dict.fromkeys(config.layers):
         numbers = [i for i, other in enumerate(config.layers) if other == layer]
         every = len(numbers) == len(config.layers)
-        yield "every layer" if every else f"layers {ranges(numbers)}", ""
+        some = f"{'layer' if len(numbers) == 1 else 'layers'} {ranges(numbers)}"
+        yield "every layer" if every else some, ""
         yield "  attention", _attention(layer)
         yield "  feed-forward", _feedforward(layer, config)
     yield "precision", config.dtype

@@ -4,8 +4,10 @@ pipe silence; never a traceback.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, cast
@@ -51,24 +53,31 @@ def _start(
         raise typer.Exit
 
 
-app.command(epilog='Example: ossia generate --model openai/gpt-oss-20b "Once upon a time"')(
-    generate
-)
-app.command(epilog="Example: ossia chat --model openai/gpt-oss-20b --reasoning-effort high")(chat)
-app.command(epilog="Example: ossia inspect gpt-oss-20b")(inspect)
-app.command()(train)
+for command, example in (
+    (generate, 'ossia generate --model openai/gpt-oss-20b "Once upon a time"'),
+    (chat, "ossia chat --model openai/gpt-oss-20b --reasoning-effort high"),
+    (inspect, "ossia inspect gpt-oss-20b"),
+    (train, "ossia train --data book.txt --steps 500 --out my-model"),
+):
+    app.command(epilog=f"Example: {example}")(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started the program
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks becomes "?"
             stream.reconfigure(errors="replace")
     logging.getLogger("ossia").setLevel(logging.INFO)
     try:
         code = app(args=arguments, prog_name="ossia", standalone_mode=False)
-    except (OssiaError, OSError) as error:
+    except OssiaError as error:
         return _fail(str(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else "cannot read the input or write: "
+        return _fail(f"{where}{error.strerror or error}")
     except UnicodeDecodeError as error:
         return _fail(f"what was piped in is not {error.encoding}: {error.reason}")
     except _UsageError as error:
@@ -84,5 +93,6 @@ def run() -> None:
 
 
 def _fail(message: str) -> int:
-    print("error:", " ".join(message.split()), file=sys.stderr)
+    with contextlib.suppress(OSError):  # of a stderr that takes nothing
+        print("error:", " ".join(message.split()), file=sys.stderr)
     return USER_ERROR

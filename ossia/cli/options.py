@@ -121,6 +121,6 @@ class _ConsoleHandler(logging.Handler):
 
 def note(message: str) -> None:
     """A remark beside the output: on stderr, dim on a terminal."""
-    if sys.stderr.isatty():
-        message = f"\x1b[2m{message}\x1b[0m"
-    print(message, file=sys.stderr, flush=True)
+    from ossia.cli.terminal import dim
+
+    print(dim(message, sys.stderr), file=sys.stderr, flush=True)

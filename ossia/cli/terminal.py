@@ -4,13 +4,16 @@ still being written.
 
 from __future__ import annotations
 
+import os
 import time
 from itertools import dropwhile
+from typing import TextIO
 
 from markdown_it import MarkdownIt
-from rich.console import Console
-from rich.markdown import Markdown
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markdown import Markdown, TableElement
 from rich.segment import Segment, Segments
+from rich.table import Table
 
 Lines = list[list[Segment]]
 
@@ -35,6 +38,27 @@ def visible(text: str) -> str:
     return text.translate(_CONTROL)
 
 
+class _WholeTable(TableElement):
+    """A table whose cells fold where rich would cut them off."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for table in super().__rich_console__(console, options):
+            assert isinstance(table, Table)
+            for column in table.columns:
+                column.overflow = "fold"
+            yield table
+
+
+class _Markdown(Markdown):
+    elements = {**Markdown.elements, "table_open": _WholeTable}  # noqa: RUF012
+
+
+def dim(text: str, stream: TextIO) -> str:
+    """The text, faint where the stream is a terminal that can show it."""
+    able = stream.isatty() and os.environ.get("TERM") != "dumb"
+    return f"\x1b[2m{text}\x1b[0m" if able else text
+
+
 class MarkdownStream:
     """Markdown drawn as it arrives, without flicker and without ever printing a line twice.
 
@@ -56,6 +80,9 @@ class MarkdownStream:
         if started < self._next_frame:
             return
         closed, self._open = self._split()
+        if self._console.is_dumb_terminal:  # cannot go back to redraw
+            self._write(closed and [*closed, []], [])
+            return
         tail = self._draw(self._open)[-max(1, self._console.height - 2) :]
         self._write([*closed, []] if closed else [], tail)
         now = time.monotonic()
@@ -83,7 +110,7 @@ class MarkdownStream:
 
     def _draw(self, source: str) -> Lines:
         """Blocks as lines. rich begins a list with an empty one, with nothing before: dropped."""
-        markdown = Markdown(source, hyperlinks=False)
+        markdown = _Markdown(source, hyperlinks=False)
         markdown.parsed = self._parser.parse(source)
         lines = self._console.render_lines(markdown, pad=False)
         return list(dropwhile(lambda line: not any(segment.text for segment in line), lines))

@@ -1,16 +1,17 @@
 """`ossia chat` in a pipe: each line a turn, plain text out; and the conversation behind it."""
 
 import json
+import os
 import signal
 
 import pytest
 
 from ossia.api import Finished
-from ossia.cli.chat import _interrupts
+from ossia.cli.chat import _interrupts, _no_echo
 from ossia.cli.conversation import Conversation
 from ossia.errors import OssiaError
 from ossia.text import Channel, TextDelta, load_tokenizer
-from tests.scripted import scripted_llm
+from tests.scripted import CONTROL, scripted_llm, write_byte_tokenizer
 
 
 def final(text, analysis="Hm."):
@@ -34,7 +35,7 @@ class TestPipe:
     def test_each_line_is_a_turn_and_the_answers_are_plain(self, ossia_command, script, stdin):
         script(final("# Hello **you**"), final("Bye, é."))
         stdin("Hi\n\nGood bye\n")
-        result = ossia_command("chat")
+        result = ossia_command("chat", "--model", "scripted")
         assert result.code == 0
         assert result.out == "# Hello **you**\nBye, é.\n"
         assert "\x1b" not in result.out + result.err
@@ -44,7 +45,7 @@ class TestPipe:
     ):
         engine = script(final("Hello."), final("Bye."))
         stdin("Hi\nGood bye\n")
-        ossia_command("chat", "--system", "Be brief.")
+        ossia_command("chat", "--model", "scripted", "--system", "Be brief.")
         prompt = prompt_text(engine, 1, bytes_folder)
         assert "Be brief." in prompt
         assert "<|channel|>final<|message|>Hello.<|end|>" in prompt
@@ -53,30 +54,33 @@ class TestPipe:
     def test_reasoning_is_shown_if_asked_for(self, ossia_command, script, stdin):
         script(final("Hello.", analysis="A greeting."))
         stdin("Hi\n")
-        assert ossia_command("chat", "--show-reasoning").out == "A greeting.\nHello.\n"
+        assert (
+            ossia_command("chat", "--model", "scripted", "--show-reasoning").out
+            == "A greeting.\nHello.\n"
+        )
 
     def test_a_tool_call_shows_name_and_arguments(self, ossia_command, script, stdin):
         script(CALL, final("It rains."))
         stdin("Weather?\nWell?\n")
-        result = ossia_command("chat")
+        result = ossia_command("chat", "--model", "scripted")
         assert result.out == 'weather {"city": "Oslo"}\nIt rains.\n'
 
     def test_effort_reaches_the_prompt(self, ossia_command, script, stdin, bytes_folder):
         engine = script(final("a"), final("b"))
         stdin("x\n/effort low\ny\n")
-        ossia_command("chat", "--reasoning-effort", "high")
+        ossia_command("chat", "--model", "scripted", "--reasoning-effort", "high")
         assert "Reasoning: high" in prompt_text(engine, 0, bytes_folder)
         assert "Reasoning: low" in prompt_text(engine, 1, bytes_folder)
 
     def test_exit_ends_and_later_lines_are_not_read(self, ossia_command, script, stdin):
         script(final("a"))
         stdin("x\n/exit\ny\n")
-        assert ossia_command("chat").out == "a\n"
+        assert ossia_command("chat", "--model", "scripted").out == "a\n"
 
     def test_a_full_context_is_told(self, ossia_command, script, stdin):
         script(final("Hello."), final("never"), context_length=700)
         stdin("Hi\n" + "x" * 700 + "\n")
-        result = ossia_command("chat")
+        result = ossia_command("chat", "--model", "scripted")
         assert result.code == 2
         assert result.out == "Hello.\n"
         assert "context of 700" in result.err.splitlines()[-1]
@@ -87,7 +91,9 @@ class TestPipe:
     ):
         script(final("Hello."))
         stdin("Hi\n")
-        ossia_command("chat", "--save", tmp_path / "talk.json", "--system", "Be brief.")
+        ossia_command(
+            "chat", "--model", "scripted", "--save", tmp_path / "talk.json", "--system", "Be brief."
+        )
         assert json.loads((tmp_path / "talk.json").read_text())["messages"] == [
             {"role": "system", "content": "Be brief."},
             {"role": "user", "content": "Hi"},
@@ -130,6 +136,17 @@ class TestCommands:
         text = talk.command("/help")
         assert all(name in text for name in talk.commands)
 
+    def test_upper_case_is_a_command_too(self, conversation):
+        talk, _ = conversation()
+        assert talk.is_command("/Help")
+        assert talk.command("/Help") == talk.command("/help")
+
+    def test_effort_alone_shows_it(self, conversation):
+        talk, _ = conversation()
+        assert talk.command("/effort") == "reasoning effort: medium"
+        talk.command("/effort high")
+        assert talk.command("/effort") == "reasoning effort: high"
+
     def test_reset_forgets_the_turns_and_keeps_the_instructions(self, conversation, tmp_path):
         talk, _ = conversation(final("a"))
         talk.command("/system Be kind.")
@@ -140,7 +157,7 @@ class TestCommands:
         assert saved["messages"] == [{"role": "system", "content": "Be kind."}]
 
     @pytest.mark.parametrize(
-        "line", ["/paint", "/effort", "/effort extreme", "/save", "/save /nowhere/at/all.json"]
+        "line", ["/paint", "/effort extreme", "/save", "/save /nowhere/at/all.json"]
     )
     def test_a_wrong_one_is_refused_and_changes_nothing(self, conversation, line):
         talk, _ = conversation()
@@ -167,8 +184,12 @@ class TestEndings:
         stream.interrupt()
         for event in stream:
             talk.hear(event)
-        talk.reply_ended()
+        assert "your turn is taken back" in talk.reply_ended()
         assert talk.messages == []
+
+    def test_an_empty_answer_says_so(self, conversation):
+        talk, _ = conversation("<|channel|>final<|message|><|return|>")
+        assert converse(talk, "x") == "(an empty answer)"
 
     def test_a_reply_that_is_cut_off_says_so(self, conversation):
         talk, _ = conversation("<|channel|>final<|message|>Hel")
@@ -184,6 +205,22 @@ class TestEndings:
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_is_typed_during_a_reply_is_not_echoed_but_waits(monkeypatch):
+    termios = pytest.importorskip("termios")
+    keyboard, terminal = os.openpty()
+    with open(terminal) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        before = termios.tcgetattr(terminal)
+        with _no_echo():
+            os.write(keyboard, b"next\n")
+            assert stdin.readline() == "next\n"
+            os.set_blocking(keyboard, False)
+            with pytest.raises(BlockingIOError):
+                os.read(keyboard, 1)
+        assert termios.tcgetattr(terminal) == before
+    os.close(keyboard)
 
 
 def test_saving_leaves_the_old_file_whole_if_it_fails(conversation, tmp_path, monkeypatch):
@@ -210,3 +247,11 @@ def test_preambles_are_part_of_what_is_said(conversation):
     talk.reply_ended()
     assert Channel.PREAMBLE in {e.channel for e in events if isinstance(e, TextDelta)}
     assert talk.messages[-1]["content"] == "Let me look.\n\nDone."
+
+
+@pytest.mark.parametrize(
+    ("control", "begins"), [(CONTROL, "harmony chat"), (["<|endoftext|>"], "no chat format")]
+)
+def test_the_title_says_how_the_model_is_talked_to(tmp_path, control, begins):
+    llm, _ = scripted_llm(write_byte_tokenizer(tmp_path, control), [])
+    assert Conversation(llm, {}).title.startswith(begins)

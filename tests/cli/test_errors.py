@@ -66,9 +66,10 @@ class TestPrompts:
     @pytest.mark.parametrize("command", ["generate", "chat"])
     def test_bytes_that_are_no_text(self, fails, script, monkeypatch, command):
         script("x")
+        options = ["--model", "scripted"] if command == "chat" else []
         piped = io.TextIOWrapper(io.BytesIO(b"caf\xe9 ol\xe9\n"), encoding="utf-8")
         monkeypatch.setattr("sys.stdin", piped)
-        assert "not utf-8" in fails(command)
+        assert "not utf-8" in fails(command, *options)
 
     def test_longer_than_the_context(self, fails, model_folder):
         line = fails("generate", "x" * 64, "--model", model_folder)
@@ -97,11 +98,18 @@ class TestOptions:
 
     def test_an_effort_for_a_model_without(self, fails, script, tmp_path):
         script("x", folder=write_byte_tokenizer(tmp_path, ["<|endoftext|>"]))
-        assert "no reasoning effort" in fails("chat", "--reasoning-effort", "low")
+        assert "no reasoning effort" in fails(
+            "chat", "--model", "scripted", "--reasoning-effort", "low"
+        )
 
     @pytest.mark.parametrize("place", ["absent/talk.json", "."])
     def test_a_place_where_nothing_can_be_saved(self, fails, tmp_path, place):
-        assert "cannot write" in fails("chat", "--save", tmp_path / place)
+        assert "cannot write" in fails("chat", "--model", "scripted", "--save", tmp_path / place)
+
+    def test_a_chat_without_a_model_to_chat_with(self, fails):
+        line = fails("chat")
+        assert "never trained to chat" in line
+        assert "give --model" in line
 
 
 class TestInspect:

@@ -161,6 +161,22 @@ def test_a_block_taller_than_the_screen_shows_its_end_meanwhile(console):
     assert [line.split()[-1] for line in shown(console).splitlines()] == list(map(str, range(30)))
 
 
+def test_a_table_wider_than_the_screen_is_folded_and_not_cut(console):
+    draw(console, [f"| name | value |\n|---|---|\n| {'n' * 30} | {'v' * 30} |\n"])
+    text = shown(console)
+    assert "…" not in text
+    assert (text.count("n"), text.count("v")) == (31, 31)  # with those of the header
+
+
+def test_a_terminal_that_cannot_go_back_is_not_asked_to(console, monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    dumb = Console(file=io.StringIO(), force_terminal=True, width=WIDTH, height=HEIGHT)
+    draw(dumb, REPLY)
+    assert "\x1b" not in dumb.file.getvalue()
+    draw(console, [REPLY])
+    assert dumb.file.getvalue().split() == shown(console).split()
+
+
 def test_control_characters_become_visible():
     assert visible("a\x1b[31mb\x07\tc\nd\x9b") == "a␛[31mb␇\tc\nd�"
 

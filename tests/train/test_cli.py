@@ -58,6 +58,10 @@ def test_an_interrupt_saves_and_resume_finishes(tiny: Settings, tmp_path: Path) 
     assert "ossia train --resume --out" in stderr
     assert "Traceback" not in stderr
     assert Run.resume(out).trainer.progress.step >= 5
+    changed = start("--resume", "--steps", "7", "--out", str(out))
+    _, stderr = changed.communicate(timeout=120)
+    assert changed.returncode == 2
+    assert "--steps 7: the run began with 100000" in stderr
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_documents_follow_a_separator_and_their_ids_come_back_from_the_file(tmp_
     assert tokens[3] == end
     assert vocabulary.decode(tokens[1:3].tolist()) == "ab"
     data.write_tokens(tokens, tmp_path / "tokens")
-    assert torch.equal(data.map_tokens(tmp_path / "tokens"), tokens)
+    assert torch.equal(data.map_tokens(tmp_path / "tokens", len(tokens)), tokens)
 
 
 def test_limited_keeps_whole_documents_or_the_beginning_of_the_first() -> None:
