@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 from ossia import checkpoint, text
 from ossia.api.reply import Completion, Finished, Reply, ReplyBuilder, TokenLogprob
 from ossia.api.stream import PlainText, Pump, Stream
+from ossia.checkpoint.files import read_json
 from ossia.engine import Engine, Request, SamplingParams
 from ossia.errors import OssiaError
 from ossia.text import TextDelta
@@ -67,9 +67,15 @@ class LLM:
             folder
         )  # before the weights: what is missing is known at once
         chat_format = text.load_format(folder, tokenizer)
-        defaults = _generation_config(folder)
+        file = folder / "generation_config.json"
+        defaults = read_json(file) if file.exists() else {}
+        try:
+            _defaults(defaults)
+        except OssiaError as error:
+            raise OssiaError(f"{file}: {error}") from error
         decoder = checkpoint.load(folder, dtype=dtype, device=device, backend=backend)
         self._assemble(Engine(decoder), tokenizer, chat_format, defaults)
+        self._tokenizer_name = f"{folder}: the tokenizer"
 
     @classmethod
     def from_parts(
@@ -93,16 +99,9 @@ class LLM:
     ) -> None:
         self.tokenizer, self.chat_format, self.config = tokenizer, chat_format, engine.config
         self._pump = Pump(engine)
-        self._defaults = {
-            key: value
-            for key in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-            if (value := generation_config.get(key)) is not None
-        }
-        if generation_config.get("do_sample") is False:
-            self._defaults["temperature"] = 0.0
-        eos = generation_config.get("eos_token_id")
-        listed = eos if isinstance(eos, list) else [] if eos is None else [eos]
-        self._eos_ids = frozenset(self.config.eos_ids) | frozenset(listed)
+        self._defaults, eos_ids = _defaults(generation_config)
+        self._eos_ids = frozenset(self.config.eos_ids) | eos_ids
+        self._tokenizer_name = "the tokenizer"
 
     def generate(
         self,
@@ -162,6 +161,7 @@ class LLM:
             reasoning_effort=reasoning_effort,
             thinking=thinking,
         )
+        self._check_ids(prompt)
         params, stop = self._sampling(sampling, self._eos_ids | self.chat_format.stop_ids)
         return Stream(self._pump, Request(prompt, params), self.chat_format.parser(prompt), stop)
 
@@ -170,9 +170,23 @@ class LLM:
     ) -> Stream:
         if isinstance(prompt, int):
             raise OssiaError("token ids are given as a list of lists, one list for each prompt")
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        if isinstance(prompt, str):
+            ids = self.tokenizer.encode(prompt)
+            self._check_ids(ids)
+        else:
+            ids = list(prompt)
         parser = PlainText(self.tokenizer, params.stop_ids)
         return Stream(self._pump, Request(ids, params), parser, stop)
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        """Raise OssiaError for an id that the tokenizer has and the model has not."""
+        for id in ids:
+            if id >= self.config.vocab_size:
+                token = self.tokenizer.token_bytes(id).decode(errors="replace")
+                raise OssiaError(
+                    f"{self._tokenizer_name} gives {token!r} the id {id}, outside the model's "
+                    f"vocabulary of {self.config.vocab_size}: they do not belong together"
+                )
 
     def _sampling(
         self, sampling: Sampling, stop_ids: frozenset[int]
@@ -228,14 +242,20 @@ def _completion(stream: Stream, params: SamplingParams) -> Completion:
     )
 
 
-def _generation_config(folder: Path) -> dict[str, Any]:
-    path = folder / "generation_config.json"
-    if not path.exists():
-        return {}
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OssiaError(f"{path} cannot be read: {error}") from error
-    if not isinstance(data, dict):
-        raise OssiaError(f"{path} is not a JSON object")
-    return data
+def _defaults(generation_config: Mapping[str, Any]) -> tuple[dict[str, Any], frozenset[int]]:
+    """The sampling values and the ids that end a text of a generation_config.json. Raises
+    OssiaError that names the key of a wrong one.
+    """
+    values = {
+        key: value
+        for key in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+        if (value := generation_config.get(key)) is not None
+    }
+    SamplingParams(**values)
+    if generation_config.get("do_sample") is False:
+        values["temperature"] = 0.0
+    eos = generation_config.get("eos_token_id")
+    ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    if not all(type(id) is int and id >= 0 for id in ids):
+        raise OssiaError(f"eos_token_id must be an id or a list of ids, not {eos!r}")
+    return values, frozenset(ids)

@@ -44,7 +44,7 @@ DTYPES = {
 
 _LENGTH_BYTES = 8
 _MAX_HEADER = 100_000_000  # the limit of the safetensors library
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,15 @@ def read_header(path: Path) -> Iterator[StoredTensor]:
     """
     buffer = _map(path)
     if len(buffer) < _LENGTH_BYTES:
-        raise OssiaError(f"{path} is truncated: {len(buffer)} bytes are no safetensors file")
+        raise OssiaError(f"{path} is truncated: {len(buffer)} bytes; copy it again")
     length = int.from_bytes(buffer[:_LENGTH_BYTES], "little")
     if length > _MAX_HEADER:
         raise OssiaError(f"{path}: a header of {length} bytes is absurd; not a safetensors file?")
     start = _LENGTH_BYTES + length
     if start > len(buffer):
         raise OssiaError(
-            f"{path} is truncated: its header ends at byte {start}, the file at {len(buffer)}"
+            f"{path} is truncated: its header ends at byte {start}, the file at {len(buffer)}; "
+            "copy it again"
         )
     header = _json_object(buffer[_LENGTH_BYTES:start], f"{path}: header")
     header.pop("__metadata__", None)
@@ -154,21 +155,23 @@ def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
             if name not in present:
                 count = list(weight_map.values()).count(name)
                 raise OssiaError(
-                    f"{folder}: shard {name} is missing; {INDEX_FILE} says it holds {count} tensors"
+                    f"{folder}: shard {name} is missing; {INDEX_FILE} says it holds {count} "
+                    "tensors; copy it again"
                 )
         return [folder / name for name in needed], weight_map
     names = [name for name in present if name.endswith(".safetensors")]
     if names:
         return [folder / name for name in names], {}
-    pickles = [name for name in present if name.endswith(_PICKLES)]
+    pickles = [name for name in present if name.endswith(PICKLES)]
     if pickles:
         raise OssiaError(
             f"{folder} holds only pickle checkpoints ({', '.join(pickles[:3])}), which can run "
-            "code and are never opened; convert them to safetensors"
+            "code and are never opened; convert them to safetensors, as transformers' "
+            "save_pretrained does"
         )
     if any(name.endswith(".gguf") for name in present):
         raise OssiaError(f"{folder} holds GGUF files, which are not supported; use safetensors")
-    raise OssiaError(f"{folder} holds no .safetensors file")
+    raise OssiaError(f"{folder} holds no .safetensors file; copy the weights there")
 
 
 def _weight_map(path: Path) -> dict[str, str]:
@@ -248,13 +251,14 @@ def _check_offsets(path: Path, tensors: list[StoredTensor], start: int, size: in
     """The tensors, sorted by offset, must follow one another from `start` to the end of the file,
     `size`.
     """
-    position = start
-    for tensor in tensors:
+    for tensor in tensors:  # first, as the tensors after such a one would be blamed for its gap
         if tensor.offset + tensor.nbytes > size:
             raise OssiaError(
                 f"{path} is truncated, or its header is wrong: tensor {tensor.name} ends at byte "
-                f"{tensor.offset + tensor.nbytes}, the file at {size}"
+                f"{tensor.offset + tensor.nbytes}, the file at {size}; copy it again"
             )
+    position = start
+    for tensor in tensors:
         if tensor.offset < position:
             raise OssiaError(f"{path}: tensor {tensor.name} overlaps the one before it")
         if tensor.offset > position:

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from ossia.checkpoint.files import PICKLES
 from ossia.errors import OssiaError
 
 # Models that people call by a bare name, and where the hub keeps them.
@@ -31,6 +32,13 @@ HUB_NAMES = {
 WANTED = ["*.json", "*.jinja", "*.safetensors", "merges.txt"]
 UNWANTED = ["*/*"]
 
+# What else models come in as one file, by suffix, and what to do about it.
+_PICKLE = "pickles can run code and are never opened: convert it to safetensors"
+FOREIGN = {
+    ".gguf": "GGUF is not supported: use the model's safetensors",
+    **dict.fromkeys(PICKLES, _PICKLE),
+}
+
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PATH_LIKE = re.compile(r"[./~\\]|[A-Za-z]:")
 
@@ -44,12 +52,15 @@ def find(path_or_hub_name: str | os.PathLike[str]) -> Path:
     if there is no such checkpoint.
     """
     name = os.fspath(path_or_hub_name)
+    if not name:
+        raise OssiaError("the model's name is empty; give a folder or a name on the hub")
     path = Path(os.path.expanduser(name))
     try:
         if path.is_dir():
             return _checkpoint_folder(path)
         if path.exists():
-            raise OssiaError(f"{name} is a file; give the folder that holds the checkpoint")
+            hint = FOREIGN.get(path.suffix, "give the folder that holds the checkpoint")
+            raise OssiaError(f"{name} is a file; {hint}")
     except OSError as error:
         raise OssiaError(f"cannot read {name}: {error.strerror}") from error
     if not isinstance(path_or_hub_name, str) or _PATH_LIKE.match(name):
@@ -74,7 +85,9 @@ def _checkpoint_folder(folder: Path) -> Path:
     if not complete(folder) and complete(original):
         return original
     if not (folder / "config.json").is_file():
-        raise OssiaError(f"{folder} holds no config.json: not a checkpoint folder")
+        foreign = next((p for p in sorted(folder.iterdir()) if p.suffix in FOREIGN), None)
+        hint = f"; as for {foreign.name}: {FOREIGN[foreign.suffix]}" if foreign else ""
+        raise OssiaError(f"{folder} holds no config.json: not a checkpoint folder{hint}")
     return folder
 
 
@@ -101,7 +114,8 @@ def _download(name: str) -> Path:
         raise OssiaError(f"{name} is no folder here, and no name the hub accepts") from error
     except LocalEntryNotFoundError as error:
         raise OssiaError(
-            f"{name} is neither a folder here nor in the hub's cache, and the hub cannot be reached"
+            f"{name} is neither a folder here nor in the hub's cache, and the hub cannot be "
+            "reached: download it while online, or give a folder"
         ) from error
     except OSError as error:
         reason = str(error).strip().partition("\n")[0]

@@ -28,7 +28,7 @@ from ossia.ops.mxfp4 import NAN_SCALE
 
 CONFIG_FILE = "config.json"
 DENSE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_FLOATS = {*DENSE_DTYPES.values(), torch.float64}
+_FLOATS = (*DENSE_DTYPES.values(), torch.float64)
 
 _log = logging.getLogger(__name__)
 
@@ -68,11 +68,13 @@ def load(
         config = replace(config, dtype=_dtype_name(dtype))
     stored = read_tensors(folder)
     layout = choose_layout(families.layouts(config), stored, folder)
-    with torch.device("meta"):
-        decoder = Decoder(config, ops.select(backend, target))
+    decoder = without_weights(config, folder, ops.select(backend, target))
+    check_headers(decoder, layout, stored)
+    for row in layout.rows:
+        if row.ours.endswith(".scales"):
+            _check_scales(stored[row.theirs])
     empty = decoder.state_dict()
     dtypes = parameter_dtypes(empty, DENSE_DTYPES[config.dtype])
-    _check(layout, stored, empty, dtypes)
     weights = {
         name: _assemble(rows, stored, empty[name].shape, dtypes[name], target)
         for name, rows in regions.grouped(layout.rows, "ours").items()
@@ -102,8 +104,26 @@ def choose_layout(
         if group
     ]
     if problems:
-        raise OssiaError(f"{folder}: tensors do not fit {CONFIG_FILE}; {'; '.join(problems)}")
+        files = {tensor.file for tensor in stored.values()}
+        if surplus and not missing:
+            files = {stored[name].file for name in surplus}
+        where = files.pop() if len(files) == 1 else folder
+        raise OssiaError(f"{where}: tensors do not fit {CONFIG_FILE}; {'; '.join(problems)}")
     return layout
+
+
+def without_weights(
+    config: ModelConfig, folder: Path, backend: ops.Backend = ops.REFERENCE
+) -> Decoder:
+    """The Decoder on the meta device. Raises OssiaError for sizes that no tensor can have."""
+    try:
+        with torch.device("meta"):
+            return Decoder(config, backend)
+    except (RuntimeError, TypeError, OverflowError) as error:
+        reason = str(error).partition("\n")[0]
+        raise OssiaError(
+            f"{folder / CONFIG_FILE}: its sizes are larger than tensors can be ({reason})"
+        ) from error
 
 
 def parameter_dtypes(empty: Mapping[str, Tensor], dense: torch.dtype) -> dict[str, torch.dtype]:
@@ -147,34 +167,27 @@ def _choose_device(name: str | torch.device) -> torch.device:
     return device
 
 
-def _check(
-    layout: Layout,
-    stored: Mapping[str, StoredTensor],
-    empty: Mapping[str, Tensor],
-    dtypes: Mapping[str, torch.dtype],
-) -> None:
-    """Raises OssiaError for a tensor of another shape or kind than its parameters, or a scale that
-    is NaN.
-    """
+def check_headers(decoder: Decoder, layout: Layout, stored: Mapping[str, StoredTensor]) -> None:
+    """Raises OssiaError for a tensor of another shape or kind than its parameters; reads none."""
+    empty = decoder.state_dict()
+    dtypes = parameter_dtypes(empty, DENSE_DTYPES[decoder.config.dtype])
     ours = {name: tuple(tensor.shape) for name, tensor in empty.items()}
     theirs = regions.stored_shapes(layout.rows, ours)
-    regions.check_complete(layout.rows, ours, theirs)
     for name, rows in regions.grouped(layout.rows, "theirs").items():
         tensor, wanted = stored[name], dtypes[rows[0].ours]
         if tensor.shape != theirs[name]:
             raise OssiaError(
                 f"{tensor.file}: tensor {name} has the shape {tensor.shape}, "
-                f"expected {theirs[name]}"
+                f"expected {theirs[name]} by {CONFIG_FILE}"
             )
         fits = tensor.dtype in _FLOATS if wanted.is_floating_point else tensor.dtype is wanted
         if not fits:
-            expected = "floating-point" if wanted.is_floating_point else _short(wanted)
+            allowed = _FLOATS if wanted.is_floating_point else (wanted,)
             raise OssiaError(
                 f"{tensor.file}: tensor {name} has the dtype {_short(tensor.dtype)}, "
-                f"expected {expected}"
+                f"expected {' or '.join(map(_short, allowed))}"
             )
-        if rows[0].ours.endswith(".scales"):
-            _check_scales(tensor)
+    regions.check_complete(layout.rows, ours, theirs)  # last: its cost grows with the sizes
 
 
 def _check_scales(stored: StoredTensor) -> None:
@@ -183,7 +196,7 @@ def _check_scales(stored: StoredTensor) -> None:
         where = (scales == NAN_SCALE).nonzero()[0].tolist()
         raise OssiaError(
             f"{stored.file}: tensor {stored.name} has the scale byte {NAN_SCALE} at {where}, "
-            "which is NaN in MXFP4"
+            "which is NaN in MXFP4; copy the file again"
         )
 
 

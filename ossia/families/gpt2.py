@@ -17,6 +17,8 @@ from ossia.config import (
 )
 from ossia.families.keys import (
     GENERIC_IGNORED,
+    MAX_CONTEXT,
+    MAX_REPEATS,
     Keys,
     expect,
     read_generic,
@@ -90,8 +92,8 @@ def from_hf(data: dict[str, Any], source: str) -> ModelConfig:
     config = ModelConfig(
         **generic,
         hidden_size=hidden_size,
-        context_length=keys.integer("n_positions", "n_ctx"),
-        layers=(layer,) * keys.integer("n_layer"),
+        context_length=keys.integer("n_positions", "n_ctx", maximum=MAX_CONTEXT),
+        layers=(layer,) * keys.integer("n_layer", maximum=MAX_REPEATS),
         position=LearnedPositions(),
         norm=LayerNorm(eps=keys.number("layer_norm_epsilon", default=1e-5)),
         dropout=Dropout(

@@ -24,6 +24,8 @@ from ossia.errors import OssiaError
 from ossia.families import llama
 from ossia.families.keys import (
     GENERIC_IGNORED,
+    MAX_CONTEXT,
+    MAX_REPEATS,
     Keys,
     expect,
     read_generic,
@@ -93,13 +95,13 @@ def from_hf(data: dict[str, Any], source: str) -> ModelConfig:
     packed = read_quantization(keys, supported=("mxfp4",)) is not None
     generic = read_generic(keys, ("GptOssForCausalLM",), dtype="bfloat16", tied=False)
     keys.only("hidden_act", "silu")
-    hidden_size, num_layers = keys.integer("hidden_size"), keys.integer("num_hidden_layers")
+    hidden_size, num_layers = llama.read_sizes(keys)
     attention = AttentionConfig(**llama.read_attention(keys, hidden_size, default_bias=True))
     kinds = llama.read_layer_types(keys, num_layers) or _alternating(num_layers)
     window = keys.integer("sliding_window", default=None)
     if window is None and llama.SLIDING in kinds:
         raise keys.error("sliding_window", "is missing, but some layers are sliding")
-    context_length = keys.integer("max_position_embeddings")
+    context_length = keys.integer("max_position_embeddings", maximum=MAX_CONTEXT)
     if keys.nested("rope_parameters", "rope_scaling") is None:
         # Versions of transformers differ over what its absence means: plain RoPE, or YaRN by 32.
         raise OssiaError(f"{source}: missing key 'rope_scaling' or 'rope_parameters'")
@@ -124,7 +126,7 @@ def from_hf(data: dict[str, Any], source: str) -> ModelConfig:
 
 
 def _read_moe(keys: Keys, packed: bool) -> MoEConfig:
-    num_experts = keys.integer("num_local_experts", "num_experts")
+    num_experts = keys.integer("num_local_experts", "num_experts", maximum=MAX_REPEATS)
     experts_per_token = keys.integer("num_experts_per_tok", "experts_per_token")
     if experts_per_token > num_experts:
         raise keys.error(
@@ -155,7 +157,7 @@ def from_original(data: dict[str, Any], source: str) -> ModelConfig:
     Source: gpt_oss/torch/model.py in https://github.com/openai/gpt-oss.
     """
     keys = Keys(data, source)
-    hidden_size, num_layers = keys.integer("hidden_size"), keys.integer("num_hidden_layers")
+    hidden_size, num_layers = llama.read_sizes(keys)
     attention = AttentionConfig(**llama.read_attention(keys, hidden_size, default_bias=True))
     windows = _windows(_alternating(num_layers), keys.integer("sliding_window"))
     yarn = YaRN(
@@ -168,7 +170,7 @@ def from_original(data: dict[str, Any], source: str) -> ModelConfig:
     config = ModelConfig(
         vocab_size=keys.integer("vocab_size"),
         hidden_size=hidden_size,
-        context_length=int(yarn.factor * yarn.original_context),
+        context_length=llama.extended_context(keys, "rope_scaling_factor", yarn),
         layers=_layers(attention, windows, _read_moe(keys, packed=True)),
         position=RoPE(keys.number("rope_theta", minimum=llama.MIN_THETA), yarn),
         norm=RMSNorm(eps=1e-5, rounding=Rounding.AFTER_WEIGHT),

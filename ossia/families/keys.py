@@ -15,6 +15,12 @@ _Part = TypeVar("_Part")
 REQUIRED: Any = object()
 """The default of a key that must be there."""
 
+# Far beyond every model, and small enough that a file with a wrong digit is told before it takes
+# all memory or time.
+MAX_SIZE = 2**31 - 1
+MAX_CONTEXT = 2**27
+MAX_REPEATS = 10_000  # layers, or experts in one
+
 GENERIC_IGNORED = (
     # Bookkeeping of the program that wrote the file.
     "transformers_version",
@@ -112,10 +118,14 @@ class Keys:
     def error(self, name: str, problem: str) -> OssiaError:
         return OssiaError(f"{self.source}: key '{self.prefix}{name}' {problem}")
 
-    def integer(self, *names: str, default: Any = REQUIRED, minimum: int = 1) -> Any:
+    def integer(
+        self, *names: str, default: Any = REQUIRED, minimum: int = 1, maximum: int = MAX_SIZE
+    ) -> Any:
         name, value = self._take(names, int, "an integer", default)
         if value is not None and value < minimum:
             raise self.error(name, f"must be at least {minimum}, not {value}")
+        if value is not None and value > maximum:
+            raise self.error(name, f"must be at most {maximum}, not {value}")
         return value
 
     def number(

@@ -7,13 +7,28 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ossia.config import AttentionConfig, ModelConfig, RoPE, YaRN
-from ossia.families.keys import REQUIRED, Keys, expect, show
+from ossia.families.keys import MAX_CONTEXT, MAX_REPEATS, REQUIRED, Keys, expect, show
 from ossia.families.mapping import Row
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 MIN_THETA = 2.0  # YaRN divides by its logarithm
 MIN_BETA = 1e-3  # and by the rotations
+
+
+def read_sizes(keys: Keys) -> tuple[int, int]:
+    """The hidden size and the number of layers."""
+    return keys.integer("hidden_size"), keys.integer("num_hidden_layers", maximum=MAX_REPEATS)
+
+
+def extended_context(keys: Keys, name: str, yarn: YaRN) -> int:
+    """The context that YaRN stretches to by the factor that the key `name` holds."""
+    context = yarn.factor * yarn.original_context
+    if context > MAX_CONTEXT:
+        raise keys.error(
+            name, f"makes a context of {context:g} tokens; at most {MAX_CONTEXT} are supported"
+        )
+    return int(context)
 
 
 def read_rope(keys: Keys, context_length: int) -> RoPE:

@@ -21,6 +21,8 @@ from ossia.config import (
 from ossia.families import llama
 from ossia.families.keys import (
     GENERIC_IGNORED,
+    MAX_CONTEXT,
+    MAX_REPEATS,
     Keys,
     read_generic,
     read_quantization,
@@ -96,15 +98,16 @@ def from_hf(data: dict[str, Any], source: str) -> ModelConfig:
     architecture = "Qwen3MoeForCausalLM" if moe else "Qwen3ForCausalLM"
     generic = read_generic(keys, (architecture,), dtype="bfloat16", tied=False)
     keys.only("hidden_act", "silu")
-    hidden_size, num_layers = keys.integer("hidden_size"), keys.integer("num_hidden_layers")
+    hidden_size, num_layers = llama.read_sizes(keys)
     attention = llama.read_attention(keys, hidden_size, default_bias=False)
     windows = _read_windows(keys, num_layers, moe)
     feedforwards = _read_moe(keys, num_layers) if moe else [_read_mlp(keys)] * num_layers
-    context_length = keys.integer("max_position_embeddings")
+    context_length = keys.integer("max_position_embeddings", maximum=MAX_CONTEXT)
     position = llama.read_rope(keys, context_length)
     if position.yarn:
         # The model cards add YaRN to config.json and leave max_position_embeddings as it was.
-        extended = int(position.yarn.factor * position.yarn.original_context)
+        name = "rope_scaling.factor" if keys.data.get("rope_scaling") else "rope_parameters.factor"
+        extended = llama.extended_context(keys, name, position.yarn)
         context_length = max(context_length, extended)
     config = ModelConfig(
         **generic,
@@ -157,7 +160,7 @@ def _read_mlp(keys: Keys) -> MLPConfig:
 def _read_moe(keys: Keys, num_layers: int) -> list[MLPConfig | MoEConfig]:
     """Layer i is dense if in `mlp_only_layers` or `decoder_sparse_step` does not divide i + 1."""
     renormalized = keys.boolean("norm_topk_prob", default=False)
-    num_experts = keys.integer("num_experts", "num_local_experts")
+    num_experts = keys.integer("num_experts", "num_local_experts", maximum=MAX_REPEATS)
     experts_per_token = keys.integer("num_experts_per_tok")
     if experts_per_token > num_experts:
         raise keys.error(

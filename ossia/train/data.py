@@ -200,16 +200,24 @@ def encode(documents: Iterable[Document], tokenizer: Tokenizer, separator: int) 
 
 def write_tokens(tokens: Tensor, file: Path) -> None:
     """Write ids as raw little-endian int32, whole or not at all."""
+    write_bytes(file, tokens.to(torch.int32).numpy().tobytes())
+
+
+def write_bytes(file: Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
     temporary = file.with_name(file.name + ".tmp")
-    temporary.write_bytes(tokens.to(torch.int32).numpy().tobytes())
-    os.replace(temporary, file)
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
-def map_tokens(file: Path) -> Tensor:
-    """int32 (tokens,) as they lie in the file, read when touched."""
-    if not file.is_file():
-        raise OssiaError(f"{file}: the run's tokens are gone; start it anew")
-    count = file.stat().st_size // torch.int32.itemsize
+def map_tokens(file: Path, count: int) -> Tensor:
+    """int32 (count,) as they lie in the file, read when touched."""
+    if not file.is_file() or file.stat().st_size != count * torch.int32.itemsize:
+        raise OssiaError(f"{file}: the run's {count} tokens are gone or damaged; start it anew")
     return torch.from_file(str(file), shared=False, size=count, dtype=torch.int32)
 
 

@@ -27,6 +27,7 @@ from ossia.train.state import Progress
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _BETAS = (0.9, 0.95)
+_LARGEST_SEED = 2**32 - 1  # others are derived from it by multiplying
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,14 @@ class Settings:
         for name in ("steps", "batch_size", "length", "eval_every", "save_every"):
             if getattr(self, name) < 1:
                 raise OssiaError(f"{_option(name)} must be at least 1, not {getattr(self, name)}")
-        for name in ("warmup", "long_length", "seed", "weight_decay", "balance"):
+        for name in ("warmup", "long_length", "seed"):
             if getattr(self, name) < 0:
                 raise OssiaError(f"{_option(name)} must not be negative, not {getattr(self, name)}")
+        if self.seed > _LARGEST_SEED:
+            raise OssiaError(f"--seed must be at most {_LARGEST_SEED}, not {self.seed}")
+        for name in ("weight_decay", "balance"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise OssiaError(f"{_option(name)} must be 0 or more, not {getattr(self, name)}")
         for name in ("learning_rate", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise OssiaError(f"{_option(name)} must be above 0, not {getattr(self, name)}")
@@ -226,10 +232,10 @@ class Trainer:
 
     def _last_good(self) -> str:
         if self._saved_step is None:
-            return "nothing was saved yet: start again with a lower --learning-rate"
+            return "nothing was saved yet: start in another folder with a lower --learning-rate"
         return (
             f"the last good state is that of step {self._saved_step}, {self.file}: "
-            "start again with a lower --learning-rate"
+            "start in another folder with a lower --learning-rate"
         )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from ossia import families
+from ossia.checkpoint.files import read_json
 from ossia.config import (
     GELU,
     AttentionConfig,
@@ -118,11 +118,7 @@ def architecture(name: str, tokenizer: Tokenizer) -> ModelConfig:
     if name in PRESETS:
         config = PRESETS[name]
     elif Path(name).is_file():
-        try:
-            data = json.loads(Path(name).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise OssiaError(f"{name}: not JSON ({error})") from error
-        config = families.from_hf(data, name)
+        config = families.from_hf(read_json(Path(name)), name)
     else:
         raise OssiaError(f"--config {name}: neither a config.json nor one of {', '.join(PRESETS)}")
     end = control_id(tokenizer, END_OF_TEXT)

@@ -12,7 +12,8 @@ import os
 import platform
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +23,7 @@ import tokenizers
 import torch
 
 from ossia import checkpoint, families
+from ossia.checkpoint.files import read_json
 from ossia.config import ExpertFormat, ModelConfig, MoEConfig
 from ossia.errors import OssiaError
 from ossia.model import Decoder
@@ -44,24 +46,33 @@ class Run:
         folder = out / "training"
         if (out / "record.json").exists():
             raise OssiaError(f"{out} holds a finished run; there is nothing to resume")
+        file = folder / "run.json"
+        if not file.is_file():
+            raise OssiaError(f"{out} holds no run to resume")
+        described = read_json(file)
         try:
-            described = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise OssiaError(f"{out} holds no run to resume") from None
-        self.settings = Settings(**described["settings"])
-        self.text: dict[str, Any] = described["text"]
-        self.config = families.from_hf(described["config"], str(folder / "run.json"))
-        tokens = data.map_tokens(folder / "held_out.tokens")
-        self.held_out = []
-        for document in self.text["held_out"]:
-            ids, tokens = tokens.tensor_split([document["tokens"]])
-            self.held_out.append(HeldOut(document["name"], ids, document["bytes"]))
+            self.settings = Settings(**described["settings"])
+            self.text: dict[str, Any] = described["text"]
+            self.config = families.from_hf(described["config"], str(file))
+            sizes = [document["tokens"] for document in self.text["held_out"]]
+            tokens = data.map_tokens(folder / "held_out.tokens", sum(sizes))
+            self.held_out = [
+                HeldOut(document["name"], ids, document["bytes"])
+                for document, ids in zip(self.text["held_out"], tokens.split(sizes), strict=True)
+            ]
+            train = data.map_tokens(folder / "train.tokens", self.text["train"]["tokens"])
+        except (KeyError, TypeError) as error:
+            raise OssiaError(f"{file}: not the description of a run ({error})") from error
         torch.manual_seed(self.settings.seed)  # dropout
-        self.decoder = Decoder(self.config)
+        try:
+            self.decoder = Decoder(self.config)
+        except (RuntimeError, TypeError, OverflowError) as error:  # torch's ways to say so
+            reason = str(error).partition("\n")[0]
+            raise OssiaError(f"the model is too large for this machine ({reason})") from error
         self.decoder.init_weights(torch.Generator().manual_seed(self.settings.seed))
         self.trainer = Trainer(
             self.decoder,
-            data.map_tokens(folder / "train.tokens"),
+            train,
             self.held_out,
             self.settings,
             folder / "state.safetensors",
@@ -73,10 +84,14 @@ class Run:
 
         Raises OssiaError for a folder in use and for text, sizes or formats that cannot work.
         """
-        if (out / "training").exists():
+        if (out / "training" / "run.json").exists():
             raise OssiaError(f"{out} holds an unfinished run; continue it with --resume")
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise OssiaError(f"--out {out}: exists and is not an empty folder")
+        parent = out.resolve().parent
+        if out.exists() and (os.path.ismount(out) or not os.access(parent, os.W_OK)):
+            # `checkpoint.save` would say so too, after the training.
+            raise OssiaError(f"--out {out}: cannot be replaced; give a new folder inside it")
         corpus = data.read(settings.data)
         vocabulary = tokenizer.learn((d.text for d in corpus.train), settings.vocab_size)
         config = presets.architecture(settings.config, vocabulary)
@@ -116,12 +131,13 @@ class Run:
             },
         }
         folder = out / "training"
-        folder.mkdir(parents=True)
-        tokenizer.write(vocabulary, out, config.context_length)
-        data.write_tokens(train, folder / "train.tokens")
-        data.write_tokens(torch.cat(held_out_ids), folder / "held_out.tokens")
-        _write_json(folder / "run.json", described)  # last: a folder without it is no run
-        return cls(out)
+        with _writing(out), _removed_on_failure(out):
+            folder.mkdir(parents=True)
+            tokenizer.write(vocabulary, out, config.context_length)
+            data.write_tokens(train, folder / "train.tokens")
+            data.write_tokens(torch.cat(held_out_ids), folder / "held_out.tokens")
+            _write_json(folder / "run.json", described)  # last: a folder without it is no run
+            return cls(out)
 
     @classmethod
     def resume(cls, out: Path) -> Run:
@@ -144,9 +160,10 @@ class Run:
         has_experts = any(isinstance(x.feedforward, MoEConfig) for x in self.config.layers)
         experts = ExpertFormat(self.settings.experts) if has_experts else ExpertFormat.DENSE
         checkpoint.save(quantized.to_save(self.decoder, experts), self.out)
-        _write_json(self.out / "generation_config.json", _generation_config(self.config))
-        record = self._record(checkpoint.load(self.out))
-        _write_json(self.out / "record.json", record)
+        with _writing(self.out):
+            _write_json(self.out / "generation_config.json", _generation_config(self.config))
+            record = self._record(checkpoint.load(self.out))
+            _write_json(self.out / "record.json", record)
         shutil.rmtree(self.out / "training")
         return record
 
@@ -219,6 +236,26 @@ def _generation_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def _write_json(file: Path, value: Any) -> None:
-    temporary = file.with_name(file.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, file)
+    data.write_bytes(file, (json.dumps(value, indent=1) + "\n").encode())
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """What the system refuses becomes an OssiaError that names the run's folder."""
+    try:
+        yield
+    except OSError as error:
+        raise OssiaError(f"cannot write to {out}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _removed_on_failure(out: Path) -> Iterator[None]:
+    """`out`, absent or empty before, is so again if the block does not end well."""
+    existed = out.exists()
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        if existed:
+            out.mkdir(exist_ok=True)
+        raise

@@ -6,7 +6,6 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -49,6 +48,7 @@ def save(
             os.fsync(written.fileno())
         os.replace(temporary, file)
     except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
         raise OssiaError(f"{file}: cannot save the run ({error})") from error
 
 
@@ -60,10 +60,11 @@ def load(file: Path, decoder: nn.Module, optimizer: torch.optim.Optimizer) -> Pr
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise OssiaError(f"{file}: not the state of a run ({error})") from error
-    if "progress" not in metadata:
-        raise OssiaError(f"{file}: not the state of a run (no progress in its metadata)")
-    progress_data: dict[str, Any] = json.loads(metadata["progress"])
-    progress = Progress(**progress_data)
+    try:
+        progress = Progress(**json.loads(metadata["progress"]))
+        random = tensors["random"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise OssiaError(f"{file}: not the state of a run ({error!r})") from error
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():
             weight = tensors.get(f"weight.{name}")
@@ -73,5 +74,5 @@ def load(file: Path, decoder: nn.Module, optimizer: torch.optim.Optimizer) -> Pr
             moments = {m: tensors[f"{m}.{name}"] for m in _MOMENTS if f"{m}.{name}" in tensors}
             if moments:
                 optimizer.state[parameter] = {"step": torch.tensor(float(progress.step)), **moments}
-    torch.set_rng_state(tensors["random"])
+    torch.set_rng_state(random)
     return progress

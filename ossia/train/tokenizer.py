@@ -89,7 +89,8 @@ def control_id(tokenizer: Tokenizer, token: str) -> int:
 
 def write(tokenizer: Tokenizer, folder: Path, context_length: int) -> None:
     """Write tokenizer.json and the tokenizer_config.json that transformers reads beside it."""
-    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+    # Not by the library's save, whose error for a full disk is a bare Exception.
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=False), encoding="utf-8")
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": START_OF_TEXT,

@@ -224,7 +224,7 @@ def test_pickles_are_never_opened(tmp_path: Path, name: str) -> None:
 
 
 def test_a_folder_without_weights_is_told(tmp_path: Path) -> None:
-    assert refusal(tmp_path) == f"{tmp_path} holds no .safetensors file"
+    assert refusal(tmp_path) == f"{tmp_path} holds no .safetensors file; copy the weights there"
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     assert "GGUF" in refusal(tmp_path)
 
