@@ -63,11 +63,11 @@ class LLM:
         backend: str = "auto",
     ) -> None:
         folder = packaged_model() if path_or_hub_name is None else checkpoint.find(path_or_hub_name)
-        tokenizer = text.load_tokenizer(
-            folder
-        )  # before the weights: what is missing is known at once
-        chat_format = text.load_format(folder, tokenizer)
-        file = folder / "generation_config.json"
+        beside = _text_folder(folder)
+        # Before the weights: what is missing is known at once.
+        tokenizer = text.load_tokenizer(beside)
+        chat_format = text.load_format(beside, tokenizer)
+        file = beside / "generation_config.json"
         defaults = read_json(file) if file.exists() else {}
         try:
             _defaults(defaults)
@@ -207,6 +207,12 @@ class LLM:
         values: dict[str, Any] = {**self._defaults, **given, "stop_ids": stop_ids}
         strings = (stop,) if isinstance(stop, str) else tuple(stop)  # type: ignore[arg-type]
         return SamplingParams(**values), strings
+
+
+def _text_folder(folder: Path) -> Path:
+    """Where the tokenizer lies: gpt-oss's `original/` has its own beside it, not in it."""
+    within = folder.name == "original" and not (folder / "tokenizer.json").exists()
+    return folder.parent if within else folder
 
 
 def packaged_model() -> Path:

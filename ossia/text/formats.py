@@ -36,8 +36,8 @@ def load_format(folder: str | Path, tokenizer: Tokenizer) -> ChatFormat:
     if file.is_file():
         template, source = _read_text(file), str(file)
     else:
-        template = _default_template(settings.get("chat_template"))
         source = f"{folder / 'tokenizer_config.json'}: chat_template"
+        template = _default_template(settings.get("chat_template"), source)
     if template is None:
         if GPT2_END_OF_TEXT in tokenizer.control:
             stop_ids.add(tokenizer.control[GPT2_END_OF_TEXT])
@@ -69,13 +69,15 @@ def _special_tokens(settings: dict[str, Any]) -> dict[str, str]:
     return special
 
 
-def _default_template(value: Any) -> str | None:
-    """A template, or the one called default of several."""
-    if isinstance(value, list):
+def _default_template(value: Any, source: str) -> str | None:
+    """A template, or the one called default of several; None if there is none."""
+    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
         value = next(
             (item.get("template") for item in value if item.get("name") == "default"), None
         )
-    return value if isinstance(value, str) else None
+    if value is not None and not isinstance(value, str):
+        raise OssiaError(f"{source} must be a template or a list of named ones, not {value!r}")
+    return value
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -84,7 +86,7 @@ def _read_json(file: Path) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(_read_text(file))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise OssiaError(f"{file}: not JSON ({error}); copy it again") from error
     if not isinstance(value, dict):
         raise OssiaError(f"{file}: must hold a JSON object")

@@ -98,8 +98,11 @@ class TemplateFormat:
         }
         try:
             return self._template.render(context), breaker
-        except (jinja2.TemplateError, TypeError) as error:
+        # A template is a program: it may divide by zero or recurse as well as call raise_exception.
+        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
             raise OssiaError(f"{self._source}: cannot render these messages: {error}") from error
+        except RecursionError as error:
+            raise OssiaError(f"{self._source}: recurses without end") from error
 
     def parser(self, prompt: Sequence[int] = ()) -> TagParser:
         """A parser of a reply to `prompt`, which may have opened the reply's reasoning already."""

@@ -2,14 +2,25 @@
 
 import dataclasses
 import gc
+import shutil
 import threading
 
 import pytest
 
 import ossia
 from ossia.api import Finished, ReplyBuilder
+from ossia.config import (
+    GELU,
+    AttentionConfig,
+    LayerConfig,
+    LayerNorm,
+    LearnedPositions,
+    MLPConfig,
+    ModelConfig,
+)
 from ossia.engine import LogitsError
-from ossia.text import Channel, TextDelta, ToolCallStart
+from ossia.model import Decoder
+from ossia.text import Channel, TextDelta, ToolCallStart, load_tokenizer
 from tests.scripted import scripted_llm, write_byte_tokenizer
 
 HARMONY = (
@@ -249,3 +260,18 @@ def test_tool_calls_start_before_their_arguments(llm_for):
     kinds = [type(event) for event in llm_for(CALL)[0].stream(ASK)]
     assert kinds.count(ToolCallStart) == 1
     assert kinds.index(ToolCallStart) < kinds.index(ossia.ToolCallDelta)
+
+
+def test_the_tokenizer_of_an_original_folder_lies_beside_it(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "model")
+    size = load_tokenizer(folder).vocab_size
+    attention = AttentionConfig(2, 2, 8, bias=True)
+    layer = LayerConfig(attention, MLPConfig(64, GELU(), bias=True))
+    config = ModelConfig(
+        size, 16, 32, (layer,), LearnedPositions(), LayerNorm(), True, dtype="float32"
+    )
+    decoder = Decoder(config)
+    decoder.init_weights()
+    ossia.save_model(decoder, tmp_path / "model" / "original")
+    llm = ossia.LLM(tmp_path / "model")
+    assert len(llm.generate("Hi", max_tokens=3, ignore_eos=True)[0].token_ids) == 3

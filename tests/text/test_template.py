@@ -171,3 +171,28 @@ def test_a_prompt_that_opens_the_reasoning_makes_the_reply_begin_with_it(qwen3_t
     reply = "Hm.\n</think>\n\nHello"
     parts = read_text(chat_format.parser(prompt), qwen3_tokenizer, reply)
     assert parts == [("reasoning", "Hm."), ("final", "Hello")]
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ 1 // 0 }}", "{{ 'x'.index('y') }}", "{{ '{}'.format() }}", "{{ [].pop() }}"]
+)
+def test_a_template_that_fails_in_any_way_is_named(qwen3_tokenizer, template):
+    broken = TemplateFormat(template, qwen3_tokenizer, stop_ids=[], source="here")
+    with pytest.raises(OssiaError, match="here: cannot render"):
+        broken.render([{"role": "user", "content": "Hi"}])
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ('{"chat_template": [1]}', "must be a template"),
+        ('{"chat_template": 7}', "must be a template"),
+        ("[" * 100_000, "not JSON"),
+    ],
+)
+def test_a_template_that_is_none_is_an_error_not_plain_text(
+    qwen3_tokenizer, tmp_path, settings, complaint
+):
+    (tmp_path / "tokenizer_config.json").write_text(settings)
+    with pytest.raises(OssiaError, match=complaint):
+        load_format(tmp_path, qwen3_tokenizer)
