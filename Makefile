@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint format clean
+.PHONY: run test lint format sanitize clean
 
 run: .venv/ossia.installed
 	$(BIN)/ossia generate --max-tokens 200 "def read_lines(path):"
@@ -19,8 +19,16 @@ format: .venv/test.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The native kernels under AddressSanitizer and UBSan. -S leaves the editable install out of sight.
+sanitize: .venv/test.installed
+	$(BIN)/pip install --quiet --no-deps --upgrade --target build/sanitize -C cmake.define.OSSIA_SANITIZE=ON .
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
+	PYTHONPATH="build/sanitize:$$(echo .venv/lib/python3*/site-packages)" \
+	$(BIN)/python -S -P -m pytest --import-mode=append tests/ops/test_cpu.py
+
 # torch first, by its pinned version: any other order would fetch a second, larger build.
-.venv/ossia.installed: pyproject.toml constraints.txt
+.venv/ossia.installed: pyproject.toml constraints.txt $(wildcard native/*.txt native/src/*)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ossia needs Python 3.11 or newer; try make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --requirement constraints.txt

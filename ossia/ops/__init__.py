@@ -1,5 +1,5 @@
 """Functions on tensors, one signature in several backends."""
 
-from ossia.ops.backend import BACKENDS, REFERENCE, Backend, select
+from ossia.ops.backend import NAMES, REFERENCE, Backend, select
 
-__all__ = ["BACKENDS", "REFERENCE", "Backend", "select"]
+__all__ = ["NAMES", "REFERENCE", "Backend", "select"]

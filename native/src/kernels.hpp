@@ -1,0 +1,62 @@
+// The inner loops, in one form for each instruction set. A form owns rows [begin, end) of its output and nothing else, and sums each
+// row in an order that depends on neither the threads nor the number of tokens: the same bits, alone and in a batch.
+#pragma once
+
+#include <cstdint>
+
+namespace ossia {
+
+using bf16 = std::uint16_t;  // the upper half of a float32
+
+// Rows of a dense matrix, `stride` elements apart, times tokens.
+template <class Weight>
+struct Dense {
+    const Weight* rows;
+    long stride;
+    long cols;
+};
+
+// Rows of an MXFP4 matrix: cols/2 bytes of codes and cols/32 bytes of scales each.
+struct Packed {
+    const std::uint8_t* blocks;
+    const std::uint8_t* scales;
+    long cols;
+};
+
+// What paged attention of one query token and one key head reads.
+template <class Element>
+struct Cache {
+    const Element* keys;  // (pages, page_size, kv_heads, head_dim)
+    const Element* values;
+    const std::int32_t* pages;  // the sequence's row of the page table
+    long page_size, kv_heads, head_dim;
+};
+
+struct Kernels {
+    const char* name;
+
+    // y[t * y_stride + r] = sum_c w[r][c] * x[t * cols + c]
+    void (*dense_bf16)(const Dense<bf16>&, const float* x, long tokens, float* y, long y_stride, long begin, long end);
+    void (*dense_f32)(const Dense<float>&, const float* x, long tokens, float* y, long y_stride, long begin, long end);
+
+    // Activations as the packed kernel reads them: int16 with one scale a token, in an order of its own, `quantized_size(cols)`
+    // words. A token with NaN or infinity gets a NaN scale.
+    long (*quantized_size)(long cols);
+    void (*quantize)(const float* x, long cols, std::int16_t* words, float* scale);
+
+    // y[t][r - begin] for `tokens` pointers to quantized tokens.
+    void (*packed)(const Packed&, const std::int16_t* const* words, const float* scales, long tokens, float* const* y, long begin,
+                   long end);
+
+    // out (group, head_dim) of `group` query heads q (group, head_dim), already scaled, over positions [first, last).
+    void (*attend_bf16)(const Cache<bf16>&, const float* q, const float* sinks, long group, long kv_head, long first, long last,
+                        float* scratch, float* out);
+    void (*attend_f32)(const Cache<float>&, const float* q, const float* sinks, long group, long kv_head, long first, long last,
+                       float* scratch, float* out);
+};
+
+const Kernels& kernels_portable();
+const Kernels& kernels_avx2();
+const Kernels& kernels_avx512();
+
+}  // namespace ossia

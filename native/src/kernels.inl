@@ -1,0 +1,145 @@
+// The loops that are the same for every instruction set, over its `Vec`: a vector of kWidth floats. Included by each form inside
+// an unnamed namespace, after its Vec.
+
+inline float widen(float value) { return value; }
+inline float widen(bf16 value) {
+    const std::uint32_t bits = static_cast<std::uint32_t>(value) << 16;
+    float result;
+    std::memcpy(&result, &bits, sizeof result);
+    return result;
+}
+
+template <int kRows, int kTokens, class Weight>
+inline void dense_block(const Dense<Weight>& w, const float* x, long row, float* y, long y_stride) {
+    Vec sums[kRows][kTokens];
+    for (auto& of_row : sums)
+        for (Vec& sum : of_row) sum = Vec::zero();
+    const Weight* rows[kRows];
+    for (int r = 0; r < kRows; ++r) rows[r] = w.rows + (row + r) * w.stride;
+    const long whole = w.cols / Vec::kWidth * Vec::kWidth;
+    for (long c = 0; c < whole; c += Vec::kWidth) {
+        Vec xs[kTokens];
+        for (int t = 0; t < kTokens; ++t) xs[t] = Vec::load(x + t * w.cols + c);
+        for (int r = 0; r < kRows; ++r) {
+            const Vec weights = Vec::load(rows[r] + c);
+            for (int t = 0; t < kTokens; ++t) sums[r][t] = Vec::fma(weights, xs[t], sums[r][t]);
+        }
+    }
+    for (int r = 0; r < kRows; ++r)
+        for (int t = 0; t < kTokens; ++t) {
+            float sum = sums[r][t].sum();
+            for (long c = whole; c < w.cols; ++c) sum += widen(rows[r][c]) * x[t * w.cols + c];
+            y[t * y_stride + row + r] = sum;
+        }
+}
+
+template <int kRows, class Weight>
+inline void dense_rows(const Dense<Weight>& w, const float* x, long tokens, float* y, long y_stride, long row) {
+    long t = 0;
+    // The rows stay in the first cache while the tokens pass.
+    for (; t + 4 <= tokens; t += 4) dense_block<kRows, 4>(w, x + t * w.cols, row, y + t * y_stride, y_stride);
+    for (; t < tokens; ++t) dense_block<kRows, 1>(w, x + t * w.cols, row, y + t * y_stride, y_stride);
+}
+
+template <class Weight>
+void dense(const Dense<Weight>& w, const float* x, long tokens, float* y, long y_stride, long begin, long end) {
+    long row = begin;
+    for (; row + Vec::kRows <= end; row += Vec::kRows) dense_rows<Vec::kRows>(w, x, tokens, y, y_stride, row);
+    for (; row < end; ++row) dense_rows<1>(w, x, tokens, y, y_stride, row);
+}
+
+// The largest magnitude, or infinity if one is not finite.
+inline float largest_magnitude(const float* x, long cols) {
+    float largest = 0;
+    for (long c = 0; c < cols; ++c) {
+        const float magnitude = std::fabs(x[c]);
+        if (!(magnitude <= std::numeric_limits<float>::max())) return std::numeric_limits<float>::infinity();
+        if (magnitude > largest) largest = magnitude;
+    }
+    return largest;
+}
+
+// Quantizes to int16 with place(c) the position of column c; the words beyond cols are zero.
+template <class Place>
+void quantize_to(const float* x, long cols, std::int16_t* words, long size, float* scale, const Place& place) {
+    std::memset(words, 0, size * sizeof(std::int16_t));
+    const float largest = largest_magnitude(x, cols);
+    if (largest == 0 || std::isinf(largest)) {
+        *scale = largest == 0 ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+        return;
+    }
+    const double inverse = 32767.0 / largest;
+    for (long c = 0; c < cols; ++c) words[place(c)] = static_cast<std::int16_t>(std::lrint(x[c] * inverse));
+    *scale = static_cast<float>(largest / 32767.0 / 2);  // the look-up tables hold twice the values
+}
+
+template <class Element>
+void attend(const Cache<Element>& cache, const float* q, const float* sinks, long group, long kv_head, long first, long last,
+            float* scratch, float* out) {
+    const long dim = cache.head_dim, whole = dim / Vec::kWidth * Vec::kWidth, stride = cache.kv_heads * dim;
+    float* scores = scratch;                        // (group, page_size)
+    float* maxima = scratch + group * cache.page_size;  // of the scores so far
+    float* totals = maxima + group;                 // of exp(score - maximum)
+    for (long g = 0; g < group; ++g) {
+        // A sink is a score without a value.
+        maxima[g] = sinks ? sinks[g] : -std::numeric_limits<float>::infinity();
+        totals[g] = sinks ? 1.0f : 0.0f;
+    }
+    std::memset(out, 0, group * dim * sizeof(float));
+    for (long page = first / cache.page_size; page * cache.page_size < last; ++page) {
+        const long base = page * cache.page_size;
+        const long from = first > base ? first - base : 0;
+        const long until = last - base < cache.page_size ? last - base : cache.page_size;
+        const long offset = (static_cast<long>(cache.pages[page]) * cache.page_size * cache.kv_heads + kv_head) * dim;
+        const Element* keys = cache.keys + offset;
+        const Element* values = cache.values + offset;
+        for (long g = 0; g < group; ++g) {
+            const float* query = q + g * dim;
+            float* score = scores + g * cache.page_size;
+            float maximum = maxima[g];
+            for (long j = from; j < until; ++j) {
+                const Element* key = keys + j * stride;
+                Vec sums = Vec::zero();
+                for (long d = 0; d < whole; d += Vec::kWidth) sums = Vec::fma(Vec::load(query + d), Vec::load(key + d), sums);
+                float sum = sums.sum();
+                for (long d = whole; d < dim; ++d) sum += query[d] * widen(key[d]);
+                score[j] = sum;
+                if (sum > maximum) maximum = sum;
+            }
+            float* of_head = out + g * dim;
+            const float fade = std::exp(maxima[g] - maximum);
+            maxima[g] = maximum;
+            if (fade != 1.0f) {
+                totals[g] *= fade;
+                for (long d = 0; d < dim; ++d) of_head[d] *= fade;
+            }
+            for (long j = from; j < until; ++j) {
+                const float weight = std::exp(score[j] - maximum);
+                totals[g] += weight;
+                const Element* value = values + j * stride;
+                const Vec weights = Vec::fill(weight);
+                for (long d = 0; d < whole; d += Vec::kWidth)
+                    Vec::fma(weights, Vec::load(value + d), Vec::load(of_head + d)).store(of_head + d);
+                for (long d = whole; d < dim; ++d) of_head[d] += weight * widen(value[d]);
+            }
+        }
+    }
+    for (long g = 0; g < group; ++g)
+        for (long d = 0; d < dim; ++d) out[g * dim + d] /= totals[g];
+}
+
+// Two rows at a time and up to four tokens, what the packed kernels of the vector units have in common. A panel of rows is small
+// enough to stay in the second cache while all tokens pass, and four tokens stay in the first while the panel's rows do.
+template <class Rows2, class Rows1>
+void by_rows_and_tokens(long tokens, long begin, long end, const Rows2& two, const Rows1& one) {
+    constexpr long kPanel = 32;
+    for (long panel = begin; panel < end; panel += kPanel) {
+        const long stop = end - panel < kPanel ? end : panel + kPanel;
+        for (long t = 0; t < tokens; t += 4) {
+            const long count = tokens - t < 4 ? tokens - t : 4;
+            long row = panel;
+            for (; row + 2 <= stop; row += 2) two(row, t, count);
+            if (row < stop) one(row, t, count);
+        }
+    }
+}

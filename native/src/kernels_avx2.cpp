@@ -1,0 +1,101 @@
+// AVX2 with FMA: any x86-64 of the last ten years.
+#include "kernels.hpp"
+
+#include <immintrin.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace ossia {
+namespace {
+
+struct Vec {
+    static constexpr int kWidth = 8;
+    static constexpr int kRows = 2;  // times four tokens: what sixteen registers hold
+    __m256 v;
+
+    static Vec zero() { return {_mm256_setzero_ps()}; }
+    static Vec fill(float value) { return {_mm256_set1_ps(value)}; }
+    static Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
+    static Vec load(const bf16* p) {
+        const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+        return {_mm256_castsi256_ps(_mm256_slli_epi32(words, 16))};
+    }
+    static Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+    void store(float* p) const { _mm256_storeu_ps(p, v); }
+    float sum() const {
+        const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+        const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+    }
+};
+
+#include "kernels.inl"
+
+constexpr int kBlock = 32;
+
+long quantized_size(long cols) { return cols; }
+
+// Each block's even columns, then its odd ones, as they lie in low and high nibbles.
+void quantize(const float* x, long cols, std::int16_t* words, float* scale) {
+    quantize_to(x, cols, words, cols, scale, [](long c) { return c / kBlock * kBlock + c % 2 * 16 + c % kBlock / 2; });
+}
+
+template <int kRows, int kTokens>
+inline void packed_block(const Packed& w, const std::int16_t* const* words, const float* scales, float* const* y, long row,
+                         long column) {
+    const __m128i table = _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
+    const __m128i low_nibbles = _mm_set1_epi8(15);
+    const long groups = w.cols / kBlock;
+    Vec sums[kRows][kTokens];
+    for (auto& of_row : sums)
+        for (Vec& sum : of_row) sum = Vec::zero();
+    for (long g = 0; g < groups; ++g) {
+        for (int r = 0; r < kRows; ++r) {
+            const long block = (row + r) * groups + g;
+            const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(w.blocks + block * 16));
+            const __m128i high = _mm_and_si128(_mm_srli_epi16(bytes, 4), low_nibbles);
+            const __m256i even = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(table, _mm_and_si128(bytes, low_nibbles)));
+            const __m256i odd = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(table, high));
+            const __m256 power = _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(w.scales[block]) << 23));
+            for (int t = 0; t < kTokens; ++t) {
+                const __m256i* x = reinterpret_cast<const __m256i*>(words[t] + g * kBlock);
+                const __m256i dot = _mm256_add_epi32(_mm256_madd_epi16(even, _mm256_loadu_si256(x)),
+                                                     _mm256_madd_epi16(odd, _mm256_loadu_si256(x + 1)));
+                sums[r][t].v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), power, sums[r][t].v);
+            }
+        }
+    }
+    for (int r = 0; r < kRows; ++r)
+        for (int t = 0; t < kTokens; ++t) y[t][column + r] = sums[r][t].sum() * scales[t];
+}
+
+template <int kRows>
+inline void packed_tokens(const Packed& w, const std::int16_t* const* words, const float* scales, long tokens, float* const* y,
+                          long row, long column) {
+    switch (tokens) {
+        case 1: return packed_block<kRows, 1>(w, words, scales, y, row, column);
+        case 2: return packed_block<kRows, 2>(w, words, scales, y, row, column);
+        case 3: return packed_block<kRows, 3>(w, words, scales, y, row, column);
+        default: return packed_block<kRows, 4>(w, words, scales, y, row, column);
+    }
+}
+
+void packed(const Packed& w, const std::int16_t* const* words, const float* scales, long tokens, float* const* y, long begin,
+            long end) {
+    by_rows_and_tokens(
+        tokens, begin, end,
+        [&](long row, long t, long n) { packed_tokens<2>(w, words + t, scales + t, n, y + t, row, row - begin); },
+        [&](long row, long t, long n) { packed_tokens<1>(w, words + t, scales + t, n, y + t, row, row - begin); });
+}
+
+}  // namespace
+
+const Kernels& kernels_avx2() {
+    static const Kernels kernels{"avx2",   dense<bf16>, dense<float>,     quantized_size,
+                                 quantize, packed,      attend<bf16>, attend<float>};
+    return kernels;
+}
+
+}  // namespace ossia

@@ -1,0 +1,87 @@
+// Plain C++: runs everywhere, and is what the vector forms are compared with.
+#include "kernels.hpp"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace ossia {
+namespace {
+
+inline float widen(bf16 value);
+
+struct Vec {
+    static constexpr int kWidth = 8;
+    static constexpr int kRows = 1;
+    float lanes[kWidth];
+
+    static Vec zero() { return fill(0); }
+    static Vec fill(float value) {
+        Vec v;
+        for (float& lane : v.lanes) lane = value;
+        return v;
+    }
+    static Vec load(const float* p) {
+        Vec v;
+        std::memcpy(v.lanes, p, sizeof v.lanes);
+        return v;
+    }
+    static Vec load(const bf16* p) {
+        Vec v;
+        for (int i = 0; i < kWidth; ++i) v.lanes[i] = widen(p[i]);
+        return v;
+    }
+    static Vec fma(const Vec& a, const Vec& b, const Vec& c) {
+        Vec v;
+        for (int i = 0; i < kWidth; ++i) v.lanes[i] = a.lanes[i] * b.lanes[i] + c.lanes[i];
+        return v;
+    }
+    void store(float* p) const { std::memcpy(p, lanes, sizeof lanes); }
+    float sum() const {
+        float total = 0;
+        for (float lane : lanes) total += lane;
+        return total;
+    }
+};
+
+#include "kernels.inl"
+
+constexpr int kBlock = 32;
+constexpr std::int8_t kTwice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+long quantized_size(long cols) { return cols; }
+
+// Each block's even columns, then its odd ones, as they lie in low and high nibbles.
+void quantize(const float* x, long cols, std::int16_t* words, float* scale) {
+    quantize_to(x, cols, words, cols, scale, [](long c) { return c / kBlock * kBlock + c % 2 * 16 + c % kBlock / 2; });
+}
+
+void packed(const Packed& w, const std::int16_t* const* words, const float* scales, long tokens, float* const* y, long begin,
+            long end) {
+    const long groups = w.cols / kBlock;
+    for (long row = begin; row < end; ++row)
+        for (long t = 0; t < tokens; ++t) {
+            float sum = 0;
+            for (long g = 0; g < groups; ++g) {
+                const std::uint8_t* bytes = w.blocks + (row * groups + g) * 16;
+                const std::int16_t* even = words[t] + g * kBlock;
+                std::int32_t dot = 0;
+                for (int i = 0; i < 16; ++i) dot += kTwice[bytes[i] & 15] * even[i] + kTwice[bytes[i] >> 4] * even[16 + i];
+                const std::uint32_t bits = static_cast<std::uint32_t>(w.scales[row * groups + g]) << 23;
+                float power;
+                std::memcpy(&power, &bits, sizeof power);
+                sum += static_cast<float>(dot) * power;
+            }
+            y[t][row - begin] = sum * scales[t];
+        }
+}
+
+}  // namespace
+
+const Kernels& kernels_portable() {
+    static const Kernels kernels{"portable", dense<bf16>, dense<float>,     quantized_size,
+                                 quantize,   packed,      attend<bf16>, attend<float>};
+    return kernels;
+}
+
+}  // namespace ossia

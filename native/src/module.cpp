@@ -1,0 +1,85 @@
+// The Python face: addresses and sizes in, nothing of torch. Every call gives up the interpreter's lock while it computes.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+
+#include "operations.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using ossia::Machine;
+using ossia::Type;
+
+namespace {
+
+using Address = std::uintptr_t;  // 0 for absent
+
+template <class T>
+T* at(Address address) {
+    return reinterpret_cast<T*>(address);
+}
+
+Machine::Experts experts(Address blocks, Address scales, Address bias, long rows, long cols) {
+    return {at<const std::uint8_t>(blocks), at<const std::uint8_t>(scales), at<const void>(bias), rows, cols};
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    nb::enum_<Type>(m, "Type").value("bf16", Type::bf16).value("f32", Type::f32);
+
+    nb::class_<Machine>(m, "Machine")
+        .def(nb::init<int, std::string>(), "threads"_a, "isa"_a)
+        .def_prop_ro("isa", &Machine::isa)
+        .def_prop_ro("threads", &Machine::threads)
+        .def(
+            "sum",
+            [](Machine& machine, Address words, long count) { return machine.sum(at<const std::uint64_t>(words), count); },
+            nb::call_guard<nb::gil_scoped_release>())
+        .def(
+            "linear",
+            [](Machine& machine, Address weight, Type weight_type, Address bias, long rows, long cols, long stride, Address x,
+               Address y, Type type, long tokens) {
+                machine.linear({at<const void>(weight), weight_type, at<const void>(bias), rows, cols, stride},
+                               at<const void>(x), at<void>(y), type, tokens);
+            },
+            nb::call_guard<nb::gil_scoped_release>())
+        .def(
+            "moe",
+            [](Machine& machine, Address gate_up_blocks, Address gate_up_scales, Address gate_up_bias, Address down_blocks,
+               Address down_scales, Address down_bias, long experts_count, long chosen, long hidden, long inter, bool clamped,
+               float limit, float alpha, Address x, Address ids, Address weights, Address y, Type type, long tokens) {
+                const Machine::MoE moe{experts(gate_up_blocks, gate_up_scales, gate_up_bias, 2 * inter, hidden),
+                                       experts(down_blocks, down_scales, down_bias, hidden, inter),
+                                       experts_count,
+                                       chosen,
+                                       clamped,
+                                       limit,
+                                       alpha};
+                machine.moe(moe, at<const void>(x), at<const std::int64_t>(ids), at<const float>(weights), at<void>(y), type,
+                            tokens);
+            },
+            nb::call_guard<nb::gil_scoped_release>())
+        .def(
+            "paged_attention",
+            [](Machine& machine, Address keys, Address values, Address page_table, Address lengths, Address query_lengths,
+               long pages, long page_size, long columns, long sequences, long heads, long kv_heads, long head_dim, long window,
+               Address sinks, Address q, Address k, Address v, Address y, Type type, long tokens) {
+                const Machine::Paged paged{at<void>(keys),
+                                           at<void>(values),
+                                           at<const std::int32_t>(page_table),
+                                           at<const std::int64_t>(lengths),
+                                           at<const std::int64_t>(query_lengths),
+                                           pages,
+                                           page_size,
+                                           columns,
+                                           sequences,
+                                           heads,
+                                           kv_heads,
+                                           head_dim,
+                                           window,
+                                           at<const float>(sinks)};
+                machine.paged_attention(paged, at<const void>(q), at<const void>(k), at<const void>(v), at<void>(y), type,
+                                        tokens);
+            },
+            nb::call_guard<nb::gil_scoped_release>());
+}

@@ -1,0 +1,74 @@
+// Whole operations on raw memory, spread over the pool. Shapes are checked by the caller (ossia/ops/cpu.py), ids and pages here.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels.hpp"
+#include "pool.hpp"
+
+namespace ossia {
+
+enum class Type { bf16, f32 };
+
+class Machine {
+  public:
+    // `isa` is empty for the best that this processor has. Throws std::invalid_argument for one it lacks.
+    Machine(int threads, const std::string& isa);
+
+    std::string isa() const { return kernels_.name; }
+    int threads() const { return pool_.size(); }
+
+    struct Linear {
+        const void* weight;  // (rows, cols), rows `stride` elements apart
+        Type weight_type;
+        const void* bias;  // (rows,) of the weight's type, or null
+        long rows, cols, stride;
+    };
+
+    // y (tokens, rows) = x (tokens, cols) times the matrix, plus bias; x and y of type `type`.
+    void linear(const Linear& w, const void* x, void* y, Type type, long tokens);
+
+    struct Experts {
+        const std::uint8_t* blocks;  // (experts, rows, cols/32, 16)
+        const std::uint8_t* scales;  // (experts, rows, cols/32)
+        const void* bias;            // (experts, rows) of `type`, or null
+        long rows, cols;
+    };
+
+    struct MoE {
+        Experts gate_up, down;
+        long experts, chosen;
+        bool clamped;
+        float limit, alpha;
+    };
+
+    // The weighted sum of each token's chosen experts; ids (tokens, chosen), weights alike.
+    void moe(const MoE& m, const void* x, const std::int64_t* ids, const float* weights, void* y, Type type, long tokens);
+
+    struct Paged {
+        void* keys;  // (pages, page_size, kv_heads, head_dim)
+        void* values;
+        const std::int32_t* page_table;  // (sequences, columns)
+        const std::int64_t* lengths;     // (sequences,)
+        const std::int64_t* query_lengths;
+        long pages, page_size, columns, sequences, heads, kv_heads, head_dim;
+        long window;         // 0: none
+        const float* sinks;  // (heads,) or null
+    };
+
+    // Appends k and v (tokens, kv_heads, head_dim), attends, and writes y (tokens, heads, head_dim); all of type `type`.
+    void paged_attention(const Paged& p, const void* q, const void* k, const void* v, void* y, Type type, long tokens);
+
+    // The sum of `count` words, read once by all threads: what a pass over memory costs at best.
+    std::uint64_t sum(const std::uint64_t* words, long count);
+
+  private:
+    template <class Element>
+    void paged_attention_of(const Paged& p, const Element* q, const Element* k, const Element* v, Element* y, long tokens);
+
+    const Kernels& kernels_;
+    Pool pool_;
+};
+
+}  // namespace ossia
