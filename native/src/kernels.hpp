@@ -39,6 +39,8 @@ struct Kernels {
     void (*dense_bf16)(const Dense<bf16>&, const float* x, long tokens, float* y, long y_stride, long begin, long end);
     void (*dense_f32)(const Dense<float>&, const float* x, long tokens, float* y, long y_stride, long begin, long end);
 
+    std::uint64_t (*sum)(const std::uint64_t* words, long count);
+
     // Activations as the packed kernel reads them: int16 with one scale a token, in an order of its own, `quantized_size(cols)`
     // words. A token with NaN or infinity gets a NaN scale.
     long (*quantized_size)(long cols);

@@ -9,6 +9,18 @@ inline float widen(bf16 value) {
     return result;
 }
 
+inline std::uint64_t sum_words(const std::uint64_t* words, long count) {
+    constexpr int kLanes = 64;
+    std::uint64_t lanes[kLanes] = {};
+    long i = 0;
+    for (; i + kLanes <= count; i += kLanes)
+        for (int j = 0; j < kLanes; ++j) lanes[j] += words[i + j];
+    std::uint64_t sum = 0;
+    for (std::uint64_t lane : lanes) sum += lane;
+    for (; i < count; ++i) sum += words[i];
+    return sum;
+}
+
 template <int kRows, int kTokens, class Weight>
 inline void dense_block(const Dense<Weight>& w, const float* x, long row, float* y, long y_stride) {
     Vec sums[kRows][kTokens];
@@ -22,6 +34,8 @@ inline void dense_block(const Dense<Weight>& w, const float* x, long row, float*
         for (int t = 0; t < kTokens; ++t) xs[t] = Vec::load(x + t * w.cols + c);
         for (int r = 0; r < kRows; ++r) {
             const Vec weights = Vec::load(rows[r] + c);
+            // The processor's own prefetching stops at pages: ask for the same place of the next block of rows.
+            __builtin_prefetch(rows[r] + kRows * w.stride + c, 0, 2);
             for (int t = 0; t < kTokens; ++t) sums[r][t] = Vec::fma(weights, xs[t], sums[r][t]);
         }
     }

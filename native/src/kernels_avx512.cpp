@@ -59,22 +59,21 @@ inline Tables tables() {
 template <int kRows, int kTokens>
 inline void accumulate(const Tables& table, const __m512i (&codes)[kRows], const __m512 (&powers)[kRows],
                        const std::int16_t* const* words, long offset, __m512 (&sums)[kRows][kTokens]) {
-    __m512i weights[kRows][4];
-    for (int r = 0; r < kRows; ++r) {
-        weights[r][0] = _mm512_permutexvar_epi16(codes[r], table.twice);
-        weights[r][1] = _mm512_permutexvar_epi16(_mm512_srli_epi16(codes[r], 4), table.twice);
-        weights[r][2] = _mm512_permutexvar_epi16(_mm512_srli_epi16(codes[r], 8), table.twice);
-        weights[r][3] = _mm512_permutexvar_epi16(_mm512_srli_epi16(codes[r], 12), table.twice);
-    }
-    for (int t = 0; t < kTokens; ++t) {
-        __m512i x[4];
-        for (int i = 0; i < 4; ++i) x[i] = _mm512_loadu_si512(words[t] + offset + i * 32);
-        for (int r = 0; r < kRows; ++r) {
-            __m512i dot = _mm512_setzero_si512();
-            for (int i = 0; i < 4; ++i) dot = _mm512_dpwssd_epi32(dot, weights[r][i], x[i]);
-            sums[r][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), powers[r], sums[r][t]);
+    __m512i dots[kRows][kTokens];
+    for (auto& of_row : dots)
+        for (__m512i& dot : of_row) dot = _mm512_setzero_si512();
+    for (int nibble = 0; nibble < 4; ++nibble) {
+        __m512i weights[kRows];
+        for (int r = 0; r < kRows; ++r)
+            weights[r] = _mm512_permutexvar_epi16(_mm512_srli_epi16(codes[r], 4 * nibble), table.twice);
+        for (int t = 0; t < kTokens; ++t) {
+            const __m512i x = _mm512_loadu_si512(words[t] + offset + nibble * 32);
+            for (int r = 0; r < kRows; ++r) dots[r][t] = _mm512_dpwssd_epi32(dots[r][t], weights[r], x);
         }
     }
+    for (int r = 0; r < kRows; ++r)
+        for (int t = 0; t < kTokens; ++t)
+            sums[r][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[r][t]), powers[r], sums[r][t]);
 }
 
 template <int kRows, int kTokens>
@@ -89,8 +88,8 @@ inline void packed_block(const Tables& table, const Packed& w, const std::int16_
         scales_of[r] = w.scales + (row + r) * blocks;
         for (int t = 0; t < kTokens; ++t) sums[r][t] = _mm512_setzero_ps();
     }
-    const auto powers_of = [&](std::uint32_t four) {
-        const __m512i turned = _mm512_rolv_epi32(_mm512_set1_epi32(static_cast<int>(four)), table.turns);
+    const auto powers_of = [&](const void* four) {
+        const __m512i turned = _mm512_rolv_epi32(_mm512_broadcastd_epi32(_mm_loadu_si32(four)), table.turns);
         return _mm512_castsi512_ps(_mm512_and_si512(turned, table.exponent));
     };
     __m512i codes[kRows];
@@ -99,9 +98,7 @@ inline void packed_block(const Tables& table, const Packed& w, const std::int16_
         for (int r = 0; r < kRows; ++r) {
             codes[r] = _mm512_loadu_si512(codes_of[r] + g * 64);
             _mm_prefetch(reinterpret_cast<const char*>(codes_of[r] + g * 64 + 8192), _MM_HINT_T1);
-            std::uint32_t four;
-            std::memcpy(&four, scales_of[r] + g * 4, sizeof four);
-            powers[r] = powers_of(four);
+            powers[r] = powers_of(scales_of[r] + g * 4);
         }
         accumulate<kRows, kTokens>(table, codes, powers, words, g * kGroup, sums);
     }
@@ -111,7 +108,7 @@ inline void packed_block(const Tables& table, const Packed& w, const std::int16_
             codes[r] = _mm512_maskz_loadu_epi8(valid, codes_of[r] + groups * 64);
             std::uint32_t four = 0;
             std::memcpy(&four, scales_of[r] + groups * 4, rest);
-            powers[r] = powers_of(four);
+            powers[r] = powers_of(&four);
         }
         accumulate<kRows, kTokens>(table, codes, powers, words, groups * kGroup, sums);
     }
@@ -142,7 +139,7 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
 }  // namespace
 
 const Kernels& kernels_avx512() {
-    static const Kernels kernels{"avx512", dense<bf16>, dense<float>,     quantized_size,
+    static const Kernels kernels{"avx512", dense<bf16>, dense<float>, sum_words,     quantized_size,
                                  quantize, packed,      attend<bf16>, attend<float>};
     return kernels;
 }

@@ -79,7 +79,7 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
 }  // namespace
 
 const Kernels& kernels_portable() {
-    static const Kernels kernels{"portable", dense<bf16>, dense<float>,     quantized_size,
+    static const Kernels kernels{"portable", dense<bf16>, dense<float>, sum_words,     quantized_size,
                                  quantize,   packed,      attend<bf16>, attend<float>};
     return kernels;
 }

@@ -44,6 +44,22 @@ NB_MODULE(_native, m) {
             },
             nb::call_guard<nb::gil_scoped_release>())
         .def(
+            "rms_norm",
+            [](Machine& machine, Address x, Address weight, Address y, Type type, long rows, long size, float eps,
+               bool round_before_weight) {
+                machine.rms_norm(at<const void>(x), at<const void>(weight), at<void>(y), type, rows, size, eps,
+                                 round_before_weight);
+            },
+            nb::call_guard<nb::gil_scoped_release>())
+        .def(
+            "rotate",
+            [](Machine& machine, Address x, Address cosines, Address sines, Address y, Type type, long tokens, long heads,
+               long head_dim) {
+                machine.rotate(at<const void>(x), at<const float>(cosines), at<const float>(sines), at<void>(y), type, tokens,
+                               heads, head_dim);
+            },
+            nb::call_guard<nb::gil_scoped_release>())
+        .def(
             "moe",
             [](Machine& machine, Address gate_up_blocks, Address gate_up_scales, Address gate_up_bias, Address down_blocks,
                Address down_scales, Address down_bias, long experts_count, long chosen, long hidden, long inter, bool clamped,

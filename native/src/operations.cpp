@@ -71,7 +71,7 @@ Machine::Machine(int threads, const std::string& isa) : kernels_(choose(isa)), p
 void Machine::linear(const Linear& w, const void* x, void* y, Type type, long tokens) {
     std::vector<float> storage, result(tokens * w.rows);
     const float* wide = floats(x, type, tokens * w.cols, storage);
-    pool_.run([&](int thread, int threads) {
+    run_if_large(w.rows * w.cols, [&](int thread, int threads) {
         const Share rows = share(w.rows, 16, thread, threads);
         if (w.weight_type == Type::bf16) {
             const Dense<bf16> matrix{static_cast<const bf16*>(w.weight), w.stride, w.cols};
@@ -84,6 +84,63 @@ void Machine::linear(const Linear& w, const void* x, void* y, Type type, long to
             for (long r = rows.begin; r < rows.end; ++r) {
                 const float bias = w.bias ? read(w.bias, w.weight_type, r) : 0.0f;
                 write(y, type, t * w.rows + r, result[t * w.rows + r] + bias);
+            }
+    });
+}
+
+namespace {
+
+float mean_square(const float* x, long size) {
+    constexpr int kLanes = 16;
+    float lanes[kLanes] = {};
+    long i = 0;
+    for (; i + kLanes <= size; i += kLanes)
+        for (int j = 0; j < kLanes; ++j) lanes[j] += x[i + j] * x[i + j];
+    float sum = 0;
+    for (float lane : lanes) sum += lane;
+    for (; i < size; ++i) sum += x[i] * x[i];
+    return sum / static_cast<float>(size);
+}
+
+float rounded(float value, Type type) {
+    if (type == Type::f32) return value;
+    bf16 narrowed;
+    narrow(value, &narrowed);
+    return widen(narrowed);
+}
+
+}  // namespace
+
+void Machine::rms_norm(const void* x, const void* weight, void* y, Type type, long rows, long size, float eps,
+                       bool round_before_weight) {
+    run_if_large(rows * size, [&](int thread, int threads) {
+        const Share mine = share(rows, 1, thread, threads);
+        std::vector<float> wide(size);
+        for (long row = mine.begin; row < mine.end; ++row) {
+            for (long i = 0; i < size; ++i) wide[i] = read(x, type, row * size + i);
+            const float scale = 1 / std::sqrt(mean_square(wide.data(), size) + eps);
+            for (long i = 0; i < size; ++i) {
+                const float normal = wide[i] * scale;
+                write(y, type, row * size + i, (round_before_weight ? rounded(normal, type) : normal) * read(weight, type, i));
+            }
+        }
+    });
+}
+
+void Machine::rotate(const void* x, const float* cosines, const float* sines, void* y, Type type, long tokens, long heads,
+                     long head_dim) {
+    const long half = head_dim / 2;
+    run_if_large(tokens * heads * head_dim, [&](int thread, int threads) {
+        const Share mine = share(tokens, 1, thread, threads);
+        for (long token = mine.begin; token < mine.end; ++token)
+            for (long head = 0; head < heads; ++head) {
+                const long first = (token * heads + head) * head_dim, second = first + half;
+                for (long i = 0; i < half; ++i) {
+                    const float c = cosines[token * half + i], s = sines[token * half + i];
+                    const float a = read(x, type, first + i), b = read(x, type, second + i);
+                    write(y, type, first + i, a * c - b * s);
+                    write(y, type, second + i, b * c + a * s);
+                }
             }
     });
 }
@@ -245,12 +302,7 @@ std::uint64_t Machine::sum(const std::uint64_t* words, long count) {
     std::vector<std::uint64_t> sums(pool_.size());
     pool_.run([&](int thread, int threads) {
         const Share mine = share(count, 512, thread, threads);
-        std::uint64_t partial[8] = {};
-        long i = mine.begin;
-        for (; i + 8 <= mine.end; i += 8)
-            for (int j = 0; j < 8; ++j) partial[j] += words[i + j];
-        for (; i < mine.end; ++i) partial[0] += words[i];
-        sums[thread] = std::accumulate(partial, partial + 8, std::uint64_t{0});
+        sums[thread] = kernels_.sum(words + mine.begin, mine.end - mine.begin);
     });
     return std::accumulate(sums.begin(), sums.end(), std::uint64_t{0});
 }

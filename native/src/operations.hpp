@@ -29,6 +29,14 @@ class Machine {
     // y (tokens, rows) = x (tokens, cols) times the matrix, plus bias; x and y of type `type`.
     void linear(const Linear& w, const void* x, void* y, Type type, long tokens);
 
+    // y (rows, size): x over its root mean square, times the weight; all of type `type`.
+    void rms_norm(const void* x, const void* weight, void* y, Type type, long rows, long size, float eps,
+                  bool round_before_weight);
+
+    // y (tokens, heads, head_dim): the pairs (i, i + head_dim/2) of x turned; cosines and sines (tokens, head_dim/2).
+    void rotate(const void* x, const float* cosines, const float* sines, void* y, Type type, long tokens, long heads,
+                long head_dim);
+
     struct Experts {
         const std::uint8_t* blocks;  // (experts, rows, cols/32, 16)
         const std::uint8_t* scales;  // (experts, rows, cols/32)
@@ -64,6 +72,16 @@ class Machine {
     std::uint64_t sum(const std::uint64_t* words, long count);
 
   private:
+    // Small tasks cost less than handing them out.
+    template <class Task>
+    void run_if_large(long elements, const Task& task) {
+        if (elements < (1L << 17)) {
+            task(0, 1);
+        } else {
+            pool_.run(task);
+        }
+    }
+
     template <class Element>
     void paged_attention_of(const Paged& p, const Element* q, const Element* k, const Element* v, Element* y, long tokens);
 

@@ -8,9 +8,9 @@ namespace ossia {
 
 namespace {
 
-// About 50 microseconds: longer than what lies between two operations of a layer, short enough that torch's own threads get the
-// cores soon after.
-constexpr int kSpins = 1500;
+// Half a millisecond or so: longer than what lies between two operations of a layer, as waking a thread costs a tenth of one, and
+// short enough that torch's own threads get the cores soon after.
+constexpr int kSpins = 10000;
 
 void pause() {
 #if defined(__x86_64__)

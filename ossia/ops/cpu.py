@@ -1,6 +1,7 @@
 """The native CPU backend: weights are read as they lie in the checkpoint, at the speed of memory.
 
-Native are linear layers of few tokens, experts in MXFP4 and attention of few queries over pages.
+Native are linear layers of few tokens, experts in MXFP4, attention of few queries over pages, and
+the small operations between them.
 The rest (training, float16, large dense products, attention of long prompts) the reference does.
 
 Activations in bfloat16 meet MXFP4 weights as int16 with one scale for each token, an error of 3e-5,
@@ -94,6 +95,48 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         out.data_ptr(),
         kind,
         tokens,
+    )
+    return out
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, *, round_before_weight: bool) -> Tensor:
+    """As `reference.rms_norm`."""
+    if not x.numel() or not _native(x, weight):
+        return reference.rms_norm(x, weight, eps, round_before_weight=round_before_weight)
+    x, weight = x.contiguous(), weight.contiguous()
+    size = weight.numel()
+    assert x.shape[-1] == size
+    out = torch.empty_like(x)
+    machine().rms_norm(
+        x.data_ptr(),
+        weight.data_ptr(),
+        out.data_ptr(),
+        _TYPES[x.dtype],
+        x.numel() // size,
+        size,
+        eps,
+        round_before_weight,
+    )
+    return out
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """As `reference.rotate`, of packed tokens; a batch of texts goes there."""
+    if x.dim() != 3 or not x.numel() or not _native(x) or cos.dtype is not torch.float32:
+        return reference.rotate(x, cos, sin)
+    x, cos, sin = x.contiguous(), cos.contiguous(), sin.contiguous()
+    tokens, heads, head_dim = x.shape
+    assert cos.shape == sin.shape == (tokens, head_dim // 2)
+    out = torch.empty_like(x)
+    machine().rotate(
+        x.data_ptr(),
+        cos.data_ptr(),
+        sin.data_ptr(),
+        out.data_ptr(),
+        _TYPES[x.dtype],
+        tokens,
+        heads,
+        head_dim,
     )
     return out
 
@@ -196,4 +239,12 @@ def paged_attention(
     return out
 
 
-CPU = replace(REFERENCE, name="cpu", linear=linear, moe=moe, paged_attention=paged_attention)
+CPU = replace(
+    REFERENCE,
+    name="cpu",
+    linear=linear,
+    rms_norm=rms_norm,
+    rotate=rotate,
+    moe=moe,
+    paged_attention=paged_attention,
+)
