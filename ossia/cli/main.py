@@ -9,6 +9,7 @@ import io
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, cast
 
@@ -71,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks becomes "?"
             stream.reconfigure(errors="replace")
     logging.getLogger("ossia").setLevel(logging.INFO)
+    # torch says so at import where NumPy is absent; ossia has no use for it.
+    warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
     try:
         code = app(args=arguments, prog_name="ossia", standalone_mode=False)
     except OssiaError as error:
