@@ -8,12 +8,13 @@ namespace ossia {
 
 using bf16 = std::uint16_t;  // the upper half of a float32
 
-// Rows of a dense matrix, `stride` elements apart, times tokens.
+// A dense matrix: element (r, c) at r * stride + c, or at c * stride + r if it lies transposed, as GPT-2's do on disk.
 template <class Weight>
 struct Dense {
-    const Weight* rows;
+    const Weight* data;
     long stride;
     long cols;
+    bool transposed;
 };
 
 // Rows of an MXFP4 matrix: cols/2 bytes of codes and cols/32 bytes of scales each.

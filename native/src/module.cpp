@@ -37,9 +37,9 @@ NB_MODULE(_native, m) {
             nb::call_guard<nb::gil_scoped_release>())
         .def(
             "linear",
-            [](Machine& machine, Address weight, Type weight_type, Address bias, long rows, long cols, long stride, Address x,
-               Address y, Type type, long tokens) {
-                machine.linear({at<const void>(weight), weight_type, at<const void>(bias), rows, cols, stride},
+            [](Machine& machine, Address weight, Type weight_type, Address bias, long rows, long cols, long stride,
+               bool transposed, Address x, Address y, Type type, long tokens) {
+                machine.linear({at<const void>(weight), weight_type, at<const void>(bias), rows, cols, stride, transposed},
                                at<const void>(x), at<void>(y), type, tokens);
             },
             nb::call_guard<nb::gil_scoped_release>())

@@ -74,10 +74,10 @@ void Machine::linear(const Linear& w, const void* x, void* y, Type type, long to
     run_if_large(w.rows * w.cols, [&](int thread, int threads) {
         const Share rows = share(w.rows, 16, thread, threads);
         if (w.weight_type == Type::bf16) {
-            const Dense<bf16> matrix{static_cast<const bf16*>(w.weight), w.stride, w.cols};
+            const Dense<bf16> matrix{static_cast<const bf16*>(w.weight), w.stride, w.cols, w.transposed};
             kernels_.dense_bf16(matrix, wide, tokens, result.data(), w.rows, rows.begin, rows.end);
         } else {
-            const Dense<float> matrix{static_cast<const float*>(w.weight), w.stride, w.cols};
+            const Dense<float> matrix{static_cast<const float*>(w.weight), w.stride, w.cols, w.transposed};
             kernels_.dense_f32(matrix, wide, tokens, result.data(), w.rows, rows.begin, rows.end);
         }
         for (long t = 0; t < tokens; ++t)

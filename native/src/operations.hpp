@@ -20,10 +20,11 @@ class Machine {
     int threads() const { return pool_.size(); }
 
     struct Linear {
-        const void* weight;  // (rows, cols), rows `stride` elements apart
+        const void* weight;  // (rows, cols), rows `stride` elements apart, or columns if transposed
         Type weight_type;
         const void* bias;  // (rows,) of the weight's type, or null
         long rows, cols, stride;
+        bool transposed;
     };
 
     // y (tokens, rows) = x (tokens, cols) times the matrix, plus bias; x and y of type `type`.

@@ -73,12 +73,13 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """As `reference.linear`."""
     if (
         isinstance(weight, MXFP4)
-        or weight.stride(-1) != 1
+        or 1 not in weight.stride()
         or not _native(x, weight, bias)
         or not 0 < (tokens := x.numel() // weight.shape[1]) <= _LINEAR_TOKENS
     ):
         return reference.linear(x, weight, bias)
     rows, cols = weight.shape
+    transposed = weight.stride(1) != 1  # as GPT-2's weights are
     assert x.shape[-1] == cols
     x = x.contiguous()
     bias = None if bias is None else bias.contiguous()
@@ -90,7 +91,8 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         _address(bias),
         rows,
         cols,
-        weight.stride(0),
+        weight.stride(1 if transposed else 0),
+        transposed,
         x.data_ptr(),
         out.data_ptr(),
         kind,
