@@ -8,11 +8,16 @@ namespace ossia {
 
 namespace {
 
-// Half a millisecond or so: longer than what lies between two operations of a layer, as waking a thread costs a tenth of one, and
-// short enough that torch's own threads get the cores soon after.
+// Half a millisecond or so, longer than what lies between two operations of a layer: waking a thread costs a tenth of one.
 constexpr int kSpins = 10000;
 
-void pause() {
+// Between two looks: a moment's rest, and now and then the core for whoever else wants it, such as torch's threads.
+void rest(int spin) {
+    if (spin % 32 == 31) {
+        std::this_thread::yield();
+        return;
+    }
+
 #if defined(__x86_64__)
     _mm_pause();
 #elif defined(__aarch64__)
@@ -49,20 +54,13 @@ void Pool::run_erased(const void* task, Call call) {
         wake_.notify_all();
     }
     call(task, 0, size());
-    for (int spin = 0; busy_.load(std::memory_order_acquire) > 0; ++spin) {
-        // On a machine with other work a worker may not be running at all: let it have this core.
-        if (spin < kSpins) {
-            pause();
-        } else {
-            std::this_thread::yield();
-        }
-    }
+    for (int spin = 0; busy_.load(std::memory_order_acquire) > 0; ++spin) rest(spin);
 }
 
 void Pool::work(int thread) {
     unsigned seen = 0;
     for (;;) {
-        for (int spin = 0; spin < kSpins && epoch_.load(std::memory_order_acquire) == seen; ++spin) pause();
+        for (int spin = 0; spin < kSpins && epoch_.load(std::memory_order_acquire) == seen; ++spin) rest(spin);
         if (epoch_.load(std::memory_order_acquire) == seen) {
             std::unique_lock<std::mutex> lock(mutex_);
             sleeping_.fetch_add(1);
