@@ -61,8 +61,12 @@ def _native(x: Tensor, *others: Tensor | None) -> bool:
     return (
         x.dtype in _TYPES
         and all(t.dtype == x.dtype and t.device.type == "cpu" for t in tensors)
-        and not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
+        and not _wants_gradient(*tensors)
     )
+
+
+def _wants_gradient(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -156,7 +160,8 @@ def moe(
 ) -> Tensor:
     """As `reference.moe`."""
     packed = isinstance(gate_up, MXFP4) and isinstance(down, MXFP4)
-    if not packed or not x.numel() or not _native(x, gate_up_bias, down_bias):
+    native = packed and _native(x, gate_up_bias, down_bias) and not _wants_gradient(expert_weights)
+    if not native or not x.numel():
         return reference.moe(
             x, experts, expert_weights, gate_up, gate_up_bias, down, down_bias, clamp=clamp
         )
@@ -166,8 +171,10 @@ def moe(
     tokens, chosen = experts.shape
     assert gate_up.shape == (count, 2 * inter, hidden)
     assert x.shape == (tokens, hidden)
-    # Names keep what `contiguous` may have copied alive for the length of the call.
-    x, experts, expert_weights = x.contiguous(), experts.contiguous(), expert_weights.contiguous()
+    assert expert_weights.shape == experts.shape
+    # Names keep what may have been copied alive for the length of the call.
+    x, experts = x.contiguous(), experts.long().contiguous()
+    expert_weights = expert_weights.float().contiguous()
     blocks, scales = gate_up.blocks.contiguous(), gate_up.scales.contiguous()
     down_blocks, down_scales = down.blocks.contiguous(), down.scales.contiguous()
     bias = None if gate_up_bias is None else gate_up_bias.contiguous()
@@ -208,20 +215,23 @@ def paged_attention(
 ) -> Tensor:
     """As `reference.paged_attention`."""
     tokens, heads, head_dim = q.shape
-    if not 0 < tokens <= _ATTENTION_TOKENS or not _native(q, k, v, kv.keys, kv.values):
+    native = _native(q, k, v, kv.keys, kv.values) and not _wants_gradient(sinks)
+    if not native or not 0 < tokens <= _ATTENTION_TOKENS:
         return reference.paged_attention(q, k, v, kv, sinks=sinks)
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     tables = kv.tables
-    table = tables.page_table.contiguous()
+    table = tables.page_table.int().contiguous()
+    lengths, query_lengths = tables.lengths.long(), tables.query_lengths.long()
     sinks = None if sinks is None else sinks.detach().float().contiguous()
     out = torch.empty_like(q)
     pages, page_size, kv_heads, _ = kv.keys.shape
+    assert k.shape == v.shape == (tokens, kv_heads, head_dim)
     machine().paged_attention(
         kv.keys.data_ptr(),
         kv.values.data_ptr(),
         table.data_ptr(),
-        tables.lengths.data_ptr(),
-        tables.query_lengths.data_ptr(),
+        lengths.data_ptr(),
+        query_lengths.data_ptr(),
         pages,
         page_size,
         table.shape[1],

@@ -258,6 +258,24 @@ def test_what_the_kernels_do_not_do_the_reference_does():
     assert torch.equal(cpu.linear(x, scattered), reference.linear(x, scattered))
 
 
+def test_a_router_trained_over_packed_experts_gets_its_gradient():
+    gate_up, down = packed(2, 64, 32), packed(2, 32, 32, seed=1)
+    weights = torch.full((1, 2), 0.5, requires_grad=True)
+    cpu.moe(
+        normal(1, 32), torch.tensor([[0, 1]]), weights, gate_up, None, down, None
+    ).sum().backward()
+    assert weights.grad is not None
+    assert weights.grad.abs().min() > 0
+
+
+def test_ids_and_weights_of_other_types_are_read_as_what_they_are(form):
+    gate_up, down = packed(3, 64, 32), packed(3, 32, 32, seed=1)
+    x, experts, weights = normal(2, 32), torch.tensor([[0, 2], [1, 2]]), torch.full((2, 2), 0.25)
+    expected = form(cpu.moe, x, experts, weights, gate_up, None, down, None)
+    found = form(cpu.moe, x, experts.int(), weights.double(), gate_up, None, down, None)
+    assert torch.equal(found, expected)
+
+
 def test_the_native_backend_is_chosen_on_a_cpu_and_another_by_name():
     assert select("auto", "cpu") is cpu.CPU
     assert select("reference", "cpu") is REFERENCE
