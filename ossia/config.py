@@ -7,7 +7,7 @@ value here, matched once in `ossia.model`. To describe a variant, use `dataclass
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 
@@ -222,3 +222,17 @@ class ModelConfig:
                         raise ValueError(
                             f"MXFP4 experts need {name} to be a multiple of 32, not {size}"
                         )
+
+
+def with_expert_format(config: ModelConfig, format: ExpertFormat) -> ModelConfig:
+    """The same architecture with all experts in that format.
+
+    Raises ValueError if MXFP4 cannot hold matrices of their size.
+    """
+    layers = tuple(
+        replace(layer, feedforward=replace(layer.feedforward, format=format))
+        if isinstance(layer.feedforward, MoEConfig)
+        else layer
+        for layer in config.layers
+    )
+    return replace(config, layers=layers)

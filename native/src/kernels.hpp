@@ -3,10 +3,20 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 namespace ossia {
 
 using bf16 = std::uint16_t;  // the upper half of a float32
+
+// Static, so that each form has its own: a shared one could be compiled with instructions that another's processor lacks.
+static inline float widen(float value) { return value; }
+static inline float widen(bf16 value) {
+    const std::uint32_t bits = static_cast<std::uint32_t>(value) << 16;
+    float result;
+    std::memcpy(&result, &bits, sizeof result);
+    return result;
+}
 
 // A dense matrix: element (r, c) at r * stride + c, or at c * stride + r if it lies transposed, as GPT-2's do on disk.
 template <class Weight>

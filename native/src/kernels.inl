@@ -1,14 +1,6 @@
 // The loops that are the same for every instruction set, over its `Vec`: a vector of kWidth floats. Included by each form inside
 // an unnamed namespace, after its Vec.
 
-inline float widen(float value) { return value; }
-inline float widen(bf16 value) {
-    const std::uint32_t bits = static_cast<std::uint32_t>(value) << 16;
-    float result;
-    std::memcpy(&result, &bits, sizeof result);
-    return result;
-}
-
 inline std::uint64_t sum_words(const std::uint64_t* words, long count) {
     constexpr int kLanes = 64;
     std::uint64_t lanes[kLanes] = {};

@@ -8,8 +8,6 @@
 namespace ossia {
 namespace {
 
-inline float widen(bf16 value);
-
 struct Vec {
     static constexpr int kWidth = 8;
     static constexpr int kRows = 1;

@@ -29,14 +29,6 @@ const Kernels& choose(const std::string& isa) {
     throw std::invalid_argument("OSSIA_CPU_ISA=" + isa + ": this processor runs " + names);
 }
 
-float widen(bf16 value) {
-    const std::uint32_t bits = static_cast<std::uint32_t>(value) << 16;
-    float result;
-    std::memcpy(&result, &bits, sizeof result);
-    return result;
-}
-float widen(float value) { return value; }
-
 // To nearest, ties to even, as everyone rounds to bfloat16.
 void narrow(float value, bf16* out) {
     std::uint32_t bits;

@@ -23,7 +23,7 @@ from ossia.checkpoint import regions
 from ossia.checkpoint.atomic import replacing, write_file
 from ossia.checkpoint.files import DTYPES, INDEX_FILE, SINGLE_FILE
 from ossia.checkpoint.load import CONFIG_FILE, DENSE_DTYPES, parameter_dtypes
-from ossia.config import ExpertFormat, ModelConfig, MoEConfig
+from ossia.config import ExpertFormat, ModelConfig, MoEConfig, with_expert_format
 from ossia.errors import OssiaError
 from ossia.families.mapping import Row
 from ossia.model import Decoder
@@ -145,7 +145,7 @@ class _Weights:
         if kind == "scales" and (stem, expert) in self._scales:
             return self._scales.pop((stem, expert))
         try:
-            packed = mxfp4.quantize(parts[0].contiguous())  # three times as fast as transposed
+            packed = mxfp4.quantize(parts[0])
         except ValueError as error:
             raise OssiaError(f"expert {expert} of {stem}.weight: {error}") from error
         if kind == "blocks":
@@ -172,14 +172,8 @@ def _saved_config(
         raise OssiaError(f"experts must be mxfp4, dense or None, not {experts!r}")
     if not any(isinstance(layer.feedforward, MoEConfig) for layer in config.layers):
         raise OssiaError(f"the model has no experts to save as {experts}")
-    layers = [
-        replace(layer, feedforward=replace(layer.feedforward, format=ExpertFormat(experts)))
-        if isinstance(layer.feedforward, MoEConfig)
-        else layer
-        for layer in config.layers
-    ]
     try:
-        return replace(config, layers=tuple(layers))
+        return with_expert_format(config, ExpertFormat(experts))
     except ValueError as error:
         raise OssiaError(f"the experts cannot be saved as {experts}: {error}") from error
 

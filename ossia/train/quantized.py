@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
-from ossia.config import ExpertFormat, ModelConfig, MoEConfig
+from ossia.config import ExpertFormat, ModelConfig, MoEConfig, with_expert_format
 from ossia.model import Decoder
 from ossia.ops import mxfp4
-
-
-def packed_config(config: ModelConfig) -> ModelConfig:
-    """The same architecture with all experts in MXFP4."""
-    layers = tuple(
-        replace(layer, feedforward=replace(layer.feedforward, format=ExpertFormat.MXFP4))
-        if isinstance(layer.feedforward, MoEConfig)
-        else layer
-        for layer in config.layers
-    )
-    return replace(config, layers=layers)
 
 
 def expert_names(config: ModelConfig) -> list[str]:
@@ -52,7 +39,7 @@ def to_save(decoder: Decoder, experts: ExpertFormat) -> Decoder:
     Experts are quantized from the weights as trained, not from their bfloat16 rounding.
     """
     packs = experts is ExpertFormat.MXFP4
-    config = packed_config(decoder.config) if packs else decoder.config
+    config = with_expert_format(decoder.config, experts)
     packed = expert_names(config) if packs else []
     weights = {}
     for name, weight in decoder.state_dict().items():

@@ -24,7 +24,7 @@ import torch
 
 from ossia import checkpoint, families
 from ossia.checkpoint.files import read_json
-from ossia.config import ExpertFormat, ModelConfig, MoEConfig
+from ossia.config import ExpertFormat, ModelConfig, MoEConfig, with_expert_format
 from ossia.errors import OssiaError
 from ossia.model import Decoder
 from ossia.train import data, presets, quantized, tokenizer
@@ -104,7 +104,9 @@ class Run:
         if settings.mxfp4_steps and not (has_experts and settings.experts == ExpertFormat.MXFP4):
             raise OssiaError("--mxfp4-steps needs a model with experts, saved as mxfp4")
         if has_experts and settings.experts == ExpertFormat.MXFP4:
-            families.to_hf(quantized.packed_config(config))  # an error now, not after hours
+            families.to_hf(
+                with_expert_format(config, ExpertFormat.MXFP4)
+            )  # an error now, not after hours
         separator = tokenizer.control_id(vocabulary, tokenizer.END_OF_TEXT)
         train = data.encode(corpus.train, vocabulary, separator)
         data.Batches(train, settings.batch_size, longest, settings.seed)  # refuses too little
