@@ -67,5 +67,5 @@ def test_every_module_imports():
     if importlib.util.find_spec("ossia.ops._native") is None:  # tests/ops/test_cpu.py asks why
         skipped.add("ossia.ops.cpu")
     for module in pkgutil.walk_packages([str(ROOT)], prefix="ossia."):
-        if module.name not in skipped:
+        if not module.name.startswith(tuple(skipped)):
             importlib.import_module(module.name)

@@ -31,7 +31,9 @@ struct Vec {
     }
 };
 
-#include "kernels.inl"
+#include "dense.inl"
+#include "packed.inl"
+#include "attend.inl"
 
 constexpr int kBlock = 32;
 

@@ -27,7 +27,9 @@ struct Vec {
     float sum() const { return _mm512_reduce_add_ps(v); }
 };
 
-#include "kernels.inl"
+#include "dense.inl"
+#include "packed.inl"
+#include "attend.inl"
 
 constexpr int kBlock = 32;
 constexpr int kGroup = 128;  // columns of one 64-byte load

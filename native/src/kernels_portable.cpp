@@ -42,7 +42,9 @@ struct Vec {
     }
 };
 
-#include "kernels.inl"
+#include "dense.inl"
+#include "packed.inl"
+#include "attend.inl"
 
 constexpr int kBlock = 32;
 constexpr std::int8_t kTwice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};

@@ -2,7 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
-#include "operations.hpp"
+#include "machine.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;

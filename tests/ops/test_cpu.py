@@ -42,8 +42,7 @@ class Forms:
         """The operation's result, which no number of threads changes."""
         results = []
         for machine in self.machines:
-            with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-                patch.setattr(cpu, "machine", lambda machine=machine: machine)
+            with cpu.using(machine), torch.no_grad():
                 results.append(operation(*arguments, **options))
         assert torch.equal(results[0].nan_to_num(), results[1].nan_to_num())
         return results[0]

@@ -1,0 +1,75 @@
+"""The thread pool and its kernels, and what all native operations ask of their tensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ossia.errors import OssiaError
+from ossia.ops._native import Machine, Type
+
+TYPES = {torch.bfloat16: Type.bf16, torch.float32: Type.f32}
+
+
+def machine() -> Machine:
+    """The thread pool and the kernels, made at first use.
+
+    As many threads as torch has, but no more than a cgroup allows; the instruction set is the best
+    the processor has, or OSSIA_CPU_ISA. Raises OssiaError for one it has not.
+    """
+    return _used[-1] if _used else _own()
+
+
+@contextmanager
+def using(machine: Machine) -> Iterator[None]:
+    """That machine in the place of the process's own."""
+    _used.append(machine)
+    try:
+        yield
+    finally:
+        _used.remove(machine)
+
+
+_used: list[Machine] = []
+
+
+@lru_cache(maxsize=1)
+def _own() -> Machine:
+    threads = min(torch.get_num_threads(), _allowed())
+    try:
+        return Machine(threads, os.environ.get("OSSIA_CPU_ISA", ""))
+    except ValueError as error:
+        raise OssiaError(str(error)) from error
+
+
+def _allowed() -> int:
+    """Whole processors that the control group grants."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return os.cpu_count() or 1
+    return os.cpu_count() or 1 if quota == "max" else max(1, int(quota) // int(period))
+
+
+def is_native(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether all lie on the CPU in one supported type, and no gradient is wanted."""
+    tensors = [x, *(other for other in others if other is not None)]
+    return (
+        x.dtype in TYPES
+        and all(t.dtype == x.dtype and t.device.type == "cpu" for t in tensors)
+        and not wants_gradient(*tensors)
+    )
+
+
+def wants_gradient(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()

@@ -1,0 +1,51 @@
+"""The small operations between the large ones."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ossia.ops import reference
+from ossia.ops.cpu.native import TYPES, is_native, machine
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, *, round_before_weight: bool) -> Tensor:
+    """As `reference.rms_norm`."""
+    if not x.numel() or not is_native(x, weight):
+        return reference.rms_norm(x, weight, eps, round_before_weight=round_before_weight)
+    x, weight = x.contiguous(), weight.contiguous()
+    size = weight.numel()
+    assert x.shape[-1] == size
+    out = torch.empty_like(x)
+    machine().rms_norm(
+        x.data_ptr(),
+        weight.data_ptr(),
+        out.data_ptr(),
+        TYPES[x.dtype],
+        x.numel() // size,
+        size,
+        eps,
+        round_before_weight,
+    )
+    return out
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """As `reference.rotate`, of packed tokens; a batch of texts goes there."""
+    if x.dim() != 3 or not x.numel() or not is_native(x) or cos.dtype is not torch.float32:
+        return reference.rotate(x, cos, sin)
+    x, cos, sin = x.contiguous(), cos.contiguous(), sin.contiguous()
+    tokens, heads, head_dim = x.shape
+    assert cos.shape == sin.shape == (tokens, head_dim // 2)
+    out = torch.empty_like(x)
+    machine().rotate(
+        x.data_ptr(),
+        cos.data_ptr(),
+        sin.data_ptr(),
+        out.data_ptr(),
+        TYPES[x.dtype],
+        tokens,
+        heads,
+        head_dim,
+    )
+    return out
