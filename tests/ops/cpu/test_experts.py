@@ -81,3 +81,24 @@ def test_hostile_ids_are_refused_not_read(form):
     for expert in (-1, 2, 1 << 40):
         with pytest.raises(IndexError, match="expert id"):
             form(cpu.moe, x, torch.tensor([[expert]]), weights, gate_up, None, down, None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_wide_sum_is_the_one_that_is_rounded(form, dtype):
+    gate_up, down = packed(4, 64, 32), packed(4, 32, 32, seed=1)
+    x, weights = normal(5, 32, dtype=dtype), normal(5, 2, seed=2).softmax(-1)
+    experts = torch.tensor([[0, 2], [1, 2], [3, 1], [2, 0], [1, 3]])
+    wide = form(cpu.moe, x, experts, weights, gate_up, None, down, None, wide=True)
+    assert wide.dtype is torch.float32
+    assert torch.equal(
+        wide.to(dtype), form(cpu.moe, x, experts, weights, gate_up, None, down, None)
+    )
+    expected = reference.moe(x, experts, weights, gate_up, None, down, None, wide=True)
+    assert expected.dtype is torch.float32
+    assert relative_error(wide, expected) <= 2 * RESULT_ERROR[dtype]
+    # Parts, added in the order of each token's choices, are the sum to the last bit.
+    first, second = (
+        form(cpu.moe, x, e[:, None], w[:, None], gate_up, None, down, None, wide=True)
+        for e, w in zip(experts.unbind(1), weights.unbind(1), strict=True)
+    )
+    assert torch.equal(first + second, wide)
