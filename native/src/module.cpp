@@ -1,6 +1,7 @@
 // The Python face: addresses and sizes in, nothing of torch. Every call gives up the interpreter's lock while it computes.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include "machine.hpp"
 
@@ -27,6 +28,21 @@ Machine::Experts experts(Address blocks, Address scales, Address bias, long rows
 NB_MODULE(_native, m) {
     nb::enum_<Type>(m, "Type").value("bf16", Type::bf16).value("f32", Type::f32);
 
+    nb::class_<Machine::Linear>(m, "Linear")
+        .def("__init__", [](Machine::Linear* self, Address weight, Type weight_type, Address bias, Address residual, long rows,
+                            long cols, long stride, bool transposed, Address y, Type y_type) {
+            new (self) Machine::Linear{at<const void>(weight),
+                                       weight_type,
+                                       at<const void>(bias),
+                                       at<const void>(residual),
+                                       rows,
+                                       cols,
+                                       stride,
+                                       transposed,
+                                       at<void>(y),
+                                       y_type};
+        });
+
     nb::class_<Machine>(m, "Machine")
         .def(nb::init<int, std::string>(), "threads"_a, "isa"_a)
         .def_prop_ro("isa", &Machine::isa)
@@ -37,10 +53,8 @@ NB_MODULE(_native, m) {
             nb::call_guard<nb::gil_scoped_release>())
         .def(
             "linear",
-            [](Machine& machine, Address weight, Type weight_type, Address bias, long rows, long cols, long stride,
-               bool transposed, Address x, Address y, Type type, long tokens) {
-                machine.linear({at<const void>(weight), weight_type, at<const void>(bias), rows, cols, stride, transposed},
-                               at<const void>(x), at<void>(y), type, tokens);
+            [](Machine& machine, const std::vector<Machine::Linear>& matrices, Address x, Type type, long tokens) {
+                machine.linear(matrices, at<const void>(x), type, tokens);
             },
             nb::call_guard<nb::gil_scoped_release>())
         .def(
@@ -49,6 +63,39 @@ NB_MODULE(_native, m) {
                bool round_before_weight) {
                 machine.rms_norm(at<const void>(x), at<const void>(weight), at<void>(y), type, rows, size, eps,
                                  round_before_weight);
+            },
+            nb::call_guard<nb::gil_scoped_release>())
+        .def(
+            "layer_norm",
+            [](Machine& machine, Address x, Address weight, Address bias, Address y, Type type, long rows, long size, float eps) {
+                machine.layer_norm(at<const void>(x), at<const void>(weight), at<const void>(bias), at<void>(y), type, rows, size,
+                                   eps);
+            },
+            nb::call_guard<nb::gil_scoped_release>())
+        .def(
+            "gelu",
+            [](Machine& machine, Address x, Address y, Type type, long count) {
+                machine.gelu(at<const void>(x), at<void>(y), type, count);
+            },
+            nb::call_guard<nb::gil_scoped_release>())
+        .def(
+            "swiglu",
+            [](Machine& machine, Address gate, Address up, Address y, Type type, long count) {
+                machine.swiglu(at<const void>(gate), at<const void>(up), at<void>(y), type, count);
+            },
+            nb::call_guard<nb::gil_scoped_release>())
+        .def(
+            "clamped_swiglu",
+            [](Machine& machine, Address gate, Address up, Address y, Type type, long count, float limit, float alpha) {
+                machine.clamped_swiglu(at<const void>(gate), at<const void>(up), at<void>(y), type, count, limit, alpha);
+            },
+            nb::call_guard<nb::gil_scoped_release>())
+        .def(
+            "route",
+            [](Machine& machine, Address logits, Address ids, Address weights, Type type, long tokens, long experts, long chosen,
+               bool softmax_first, bool renormalize) {
+                machine.route(at<const void>(logits), at<std::int64_t>(ids), at<float>(weights), type, tokens, experts, chosen,
+                              softmax_first, renormalize);
             },
             nb::call_guard<nb::gil_scoped_release>())
         .def(
@@ -63,7 +110,7 @@ NB_MODULE(_native, m) {
             "moe",
             [](Machine& machine, Address gate_up_blocks, Address gate_up_scales, Address gate_up_bias, Address down_blocks,
                Address down_scales, Address down_bias, long experts_count, long chosen, long hidden, long inter, bool clamped,
-               float limit, float alpha, Address x, Address ids, Address weights, Address y, Type type, long tokens) {
+               float limit, float alpha, Address x, Address ids, Address weights, Address residual, Address y, Type type, long tokens) {
                 const Machine::MoE moe{experts(gate_up_blocks, gate_up_scales, gate_up_bias, 2 * inter, hidden),
                                        experts(down_blocks, down_scales, down_bias, hidden, inter),
                                        experts_count,
@@ -71,8 +118,8 @@ NB_MODULE(_native, m) {
                                        clamped,
                                        limit,
                                        alpha};
-                machine.moe(moe, at<const void>(x), at<const std::int64_t>(ids), at<const float>(weights), at<void>(y), type,
-                            tokens);
+                machine.moe(moe, at<const void>(x), at<const std::int64_t>(ids), at<const float>(weights),
+                            at<const void>(residual), at<void>(y), type, tokens);
             },
             nb::call_guard<nb::gil_scoped_release>())
         .def(

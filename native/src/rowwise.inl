@@ -1,0 +1,127 @@
+// Operations on rows of numbers, between the matrix products: plain loops, which the compiler vectorises. Included by each form inside
+// an unnamed namespace, and so compiled for its instruction set. Every form sums in the same order and gives the same bits.
+
+inline void store(float value, float* out) { *out = value; }
+inline void store(float value, bf16* out) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    const std::uint32_t nearest = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+    *out = static_cast<bf16>((bits & 0x7FFFFFFF) > 0x7F800000 ? 0x7FC0 : nearest);
+}
+inline float rounded(float value, const float*) { return value; }
+inline float rounded(float value, const bf16*) {
+    bf16 out;
+    store(value, &out);
+    return widen(out);
+}
+
+// e to the power x within 2e-7 of it, infinity above 88.4, zero below -87.7, NaN for NaN: the nearest power of two by adding a number
+// whose last bit is worth 1, and the rest by a polynomial (Moshier's Cephes, expf).
+inline float exponential(float x) {
+    x = x > 89.0f ? 89.0f : x;
+    x = x < -88.0f ? -88.0f : x;
+    constexpr float kWhole = 12582912.0f;  // 1.5 * 2**23
+    const float shifted = x * 1.44269504f + kWhole, whole = shifted - kWhole;
+    const float rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;
+    float series = 1.9875691500e-4f;
+    series = series * rest + 1.3981999507e-3f;
+    series = series * rest + 8.3334519073e-3f;
+    series = series * rest + 4.1665795894e-2f;
+    series = series * rest + 1.6666665459e-1f;
+    series = series * rest + 5.0000001201e-1f;
+    series = series * rest * rest + rest + 1.0f;
+    std::uint32_t bits;
+    std::memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits << 23) + 0x3F800000;
+    float power;
+    std::memcpy(&power, &bits, sizeof power);
+    return series * power;
+}
+
+// The sum of term(i), in lanes enough for the longest vectors.
+template <class Term>
+inline float sum_of(long size, const Term& term) {
+    constexpr int kLanes = 32;
+    float lanes[kLanes] = {};
+    long i = 0;
+    for (; i + kLanes <= size; i += kLanes)
+        for (int j = 0; j < kLanes; ++j) lanes[j] += term(i + j);
+    for (; i < size; ++i) lanes[i % kLanes] += term(i);
+    for (int half = kLanes / 2; half > 0; half /= 2)
+        for (int j = 0; j < half; ++j) lanes[j] += lanes[j + half];
+    return lanes[0];
+}
+
+template <class Element>
+void rms_norm(const Element* x, const Element* weight, Element* y, long size, float eps, bool round_before_weight) {
+    const float squares = sum_of(size, [&](long i) { return widen(x[i]) * widen(x[i]); });
+    const float scale = 1 / std::sqrt(squares / static_cast<float>(size) + eps);
+    if (round_before_weight) {
+        for (long i = 0; i < size; ++i) store(rounded(widen(x[i]) * scale, x) * widen(weight[i]), y + i);
+    } else {
+        for (long i = 0; i < size; ++i) store(widen(x[i]) * scale * widen(weight[i]), y + i);
+    }
+}
+
+template <class Element>
+void layer_norm(const Element* x, const Element* weight, const Element* bias, Element* y, long size, float eps) {
+    const float mean = sum_of(size, [&](long i) { return widen(x[i]); }) / static_cast<float>(size);
+    const float squares = sum_of(size, [&](long i) { return (widen(x[i]) - mean) * (widen(x[i]) - mean); });
+    const float scale = 1 / std::sqrt(squares / static_cast<float>(size) + eps);
+    for (long i = 0; i < size; ++i) store((widen(x[i]) - mean) * scale * widen(weight[i]) + widen(bias[i]), y + i);
+}
+
+template <class Element>
+void rotate(const Element* x, const float* cosines, const float* sines, Element* y, long half) {
+    for (long i = 0; i < half; ++i) {
+        const float first = widen(x[i]), second = widen(x[half + i]);
+        store(first * cosines[i] - second * sines[i], y + i);
+        store(second * cosines[i] + first * sines[i], y + half + i);
+    }
+}
+
+// x times the logistic function of alpha * x.
+inline float swish(float x, float alpha) { return x / (1 + exponential(-alpha * x)); }
+
+// tanh-GELU: (1 + tanh u) / 2 is the logistic function of 2u.
+template <class Element>
+void gelu(const Element* x, Element* y, long count) {
+    for (long i = 0; i < count; ++i) {
+        const float value = widen(x[i]), twice = 1.59576912f * (value + 0.044715f * value * value * value);
+        store(value / (1 + exponential(-twice)), y + i);
+    }
+}
+
+template <class Element>
+void swiglu(const Element* gate, const Element* up, Element* y, long count) {
+    for (long i = 0; i < count; ++i) store(swish(widen(gate[i]), 1) * widen(up[i]), y + i);
+}
+
+// The comparisons keep NaN, as torch's clamp does.
+template <class Element>
+void clamped_swiglu(const Element* gate, const Element* up, Element* y, long count, float limit, float alpha) {
+    for (long i = 0; i < count; ++i) {
+        float glu = widen(gate[i]), linear = widen(up[i]);
+        glu = glu > limit ? limit : glu;
+        linear = linear > limit ? limit : linear;
+        linear = linear < -limit ? -limit : linear;
+        store(swish(glu, alpha) * (linear + 1), y + i);
+    }
+}
+
+// y = x + bias + residual, where they are; at the end of a matrix product.
+template <class Element>
+void finish(const float* x, const Element* bias, const Element* residual, Element* y, long count) {
+    if (bias && residual) {
+        for (long i = 0; i < count; ++i) store(x[i] + widen(bias[i]) + widen(residual[i]), y + i);
+    } else if (bias || residual) {
+        const Element* other = bias ? bias : residual;
+        for (long i = 0; i < count; ++i) store(x[i] + widen(other[i]), y + i);
+    } else {
+        for (long i = 0; i < count; ++i) store(x[i], y + i);
+    }
+}
+
+template <class Element>
+constexpr Rowwise<Element> kRowwise{rms_norm<Element>, layer_norm<Element>,     rotate<Element>, gelu<Element>,
+                                    swiglu<Element>,   clamped_swiglu<Element>, finish<Element>};
