@@ -25,7 +25,7 @@ sanitize: .venv/test.installed
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
 	PYTHONPATH="build/sanitize:$$(echo .venv/lib/python3*/site-packages)" \
-	$(BIN)/python -S -P -m pytest --import-mode=append tests/ops/test_cpu.py
+	$(BIN)/python -S -P -m pytest --import-mode=append tests/ops/cpu
 
 # torch first, by its pinned version: any other order would fetch a second, larger build.
 .venv/ossia.installed: pyproject.toml constraints.txt $(wildcard native/*.txt native/src/*)

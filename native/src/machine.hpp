@@ -68,9 +68,10 @@ class Machine {
         float limit, alpha;
     };
 
-    // The weighted sum of each token's chosen experts, plus residual if not null; ids (tokens, chosen), weights alike.
+    // The weighted sum of each token's chosen experts, plus residual if not null; ids (tokens, chosen), weights alike. x, biases and
+    // residual of type `type`.
     void moe(const MoE& m, const void* x, const std::int64_t* ids, const float* weights, const void* residual, void* y, Type type,
-             long tokens);
+             Type y_type, long tokens);
 
     struct Paged {
         void* keys;  // (pages, page_size, kv_heads, head_dim)

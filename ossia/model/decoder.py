@@ -46,7 +46,7 @@ class Layer(nn.Module):
         return self._add(x, self.feedforward, self.feedforward_norm(x))
 
     def _add(self, x: Tensor, branch: nn.Module, *inputs: object) -> Tensor:
-        """x + branch(*inputs): added by the branch's last operation, unless dropout stands between."""
+        """x + branch(*inputs); the branch adds it, at its end, unless dropout comes between."""
         if self.dropout and self.training:
             return x + F.dropout(branch(*inputs), self.dropout)
         return branch(*inputs, residual=x)

@@ -38,9 +38,7 @@ class MLP(nn.Module):
 
 
 class MoE(nn.Module):
-    """x (..., hidden) -> (..., hidden), the weighted sum of the experts the router chooses, plus the
-    residual.
-    """
+    """x (..., hidden) -> (..., hidden), the chosen experts' weighted sum, plus the residual."""
 
     def __init__(self, config: MoEConfig, hidden_size: int, ops: Backend) -> None:
         super().__init__()

@@ -20,9 +20,7 @@ def route(
     """As `reference.route`."""
     tokens, experts = logits.shape
     if not 0 < tokens <= _ROUTE_TOKENS or not 0 < chosen <= experts or not is_native(logits):
-        return reference.route(
-            logits, chosen, softmax_first=softmax_first, renormalize=renormalize
-        )
+        return reference.route(logits, chosen, softmax_first=softmax_first, renormalize=renormalize)
     logits = logits.contiguous()
     ids = torch.empty(tokens, chosen, dtype=torch.int64)
     weights = torch.empty(tokens, chosen, dtype=torch.float32)
@@ -51,6 +49,7 @@ def moe(
     *,
     clamp: tuple[float, float] | None = None,
     residual: Tensor | None = None,
+    wide: bool = False,
 ) -> Tensor:
     """As `reference.moe`."""
     native = (
@@ -70,6 +69,7 @@ def moe(
             down_bias,
             clamp=clamp,
             residual=residual,
+            wide=wide,
         )
     assert isinstance(gate_up, MXFP4)
     assert isinstance(down, MXFP4)
@@ -88,7 +88,7 @@ def moe(
     last_bias = None if down_bias is None else down_bias.contiguous()
     residual = None if residual is None else residual.contiguous()
     limit, alpha = clamp or (0.0, 0.0)
-    out = torch.empty_like(x)
+    out = torch.empty_like(x, dtype=torch.float32 if wide else x.dtype)
     machine().moe(
         blocks.data_ptr(),
         scales.data_ptr(),
@@ -109,6 +109,7 @@ def moe(
         address(residual),
         out.data_ptr(),
         TYPES[x.dtype],
+        TYPES[out.dtype],
         tokens,
     )
     return out
