@@ -1,7 +1,6 @@
 // The Python face: addresses and sizes in, nothing of torch. Every call gives up the interpreter's lock while it computes.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
-#include <nanobind/stl/vector.h>
 
 #include "machine.hpp"
 
@@ -28,21 +27,6 @@ Machine::Experts experts(Address blocks, Address scales, Address bias, long rows
 NB_MODULE(_native, m) {
     nb::enum_<Type>(m, "Type").value("bf16", Type::bf16).value("f32", Type::f32);
 
-    nb::class_<Machine::Linear>(m, "Linear")
-        .def("__init__", [](Machine::Linear* self, Address weight, Type weight_type, Address bias, Address residual, long rows,
-                            long cols, long stride, bool transposed, Address y, Type y_type) {
-            new (self) Machine::Linear{at<const void>(weight),
-                                       weight_type,
-                                       at<const void>(bias),
-                                       at<const void>(residual),
-                                       rows,
-                                       cols,
-                                       stride,
-                                       transposed,
-                                       at<void>(y),
-                                       y_type};
-        });
-
     nb::class_<Machine>(m, "Machine")
         .def(nb::init<int, std::string>(), "threads"_a, "isa"_a)
         .def_prop_ro("isa", &Machine::isa)
@@ -53,7 +37,25 @@ NB_MODULE(_native, m) {
             nb::call_guard<nb::gil_scoped_release>())
         .def(
             "linear",
-            [](Machine& machine, const std::vector<Machine::Linear>& matrices, Address x, Type type, long tokens) {
+            [](Machine& machine, Address weight, Type weight_type, Address bias, Address residual, long rows, long cols,
+               long stride, bool transposed, Address x, Address y, Type type, Type y_type, long tokens) {
+                machine.linear({{at<const void>(weight), weight_type, at<const void>(bias), at<const void>(residual), rows, cols,
+                                 stride, transposed, at<void>(y), y_type}},
+                               at<const void>(x), type, tokens);
+            },
+            nb::call_guard<nb::gil_scoped_release>())
+        .def(
+            "linears",  // two matrices, or three where the last has rows
+            [](Machine& machine, Address x, Type type, long tokens, long cols, bool transposed, Address weight, Address bias,
+               long rows, long stride, Address y, Address weight_2, Address bias_2, long rows_2, long stride_2, Address y_2,
+               Address weight_3, Address bias_3, long rows_3, long stride_3, Address y_3) {
+                const auto matrix = [&](Address weight, Address bias, long rows, long stride, Address y) -> Machine::Linear {
+                    return {at<const void>(weight), type, at<const void>(bias), nullptr, rows, cols, stride, transposed,
+                            at<void>(y),            type};
+                };
+                std::vector<Machine::Linear> matrices{matrix(weight, bias, rows, stride, y),
+                                                      matrix(weight_2, bias_2, rows_2, stride_2, y_2)};
+                if (rows_3) matrices.push_back(matrix(weight_3, bias_3, rows_3, stride_3, y_3));
                 machine.linear(matrices, at<const void>(x), type, tokens);
             },
             nb::call_guard<nb::gil_scoped_release>())

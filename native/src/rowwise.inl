@@ -1,5 +1,5 @@
-// Operations on rows of numbers, between the matrix products: plain loops, which the compiler vectorises. Included by each form inside
-// an unnamed namespace, and so compiled for its instruction set. Every form sums in the same order and gives the same bits.
+// Operations on rows of numbers, between the matrix products, in loops that the compiler vectorises. Included by each form inside
+// an unnamed namespace, after exp.inl, and so compiled for its instruction set.
 
 inline void store(float value, float* out) { *out = value; }
 inline void store(float value, bf16* out) {
@@ -13,29 +13,6 @@ inline float rounded(float value, const bf16*) {
     bf16 out;
     store(value, &out);
     return widen(out);
-}
-
-// e to the power x within 2e-7 of it, infinity above 88.4, zero below -87.7, NaN for NaN: the nearest power of two by adding a number
-// whose last bit is worth 1, and the rest by a polynomial (Moshier's Cephes, expf).
-inline float exponential(float x) {
-    x = x > 89.0f ? 89.0f : x;
-    x = x < -88.0f ? -88.0f : x;
-    constexpr float kWhole = 12582912.0f;  // 1.5 * 2**23
-    const float shifted = x * 1.44269504f + kWhole, whole = shifted - kWhole;
-    const float rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;
-    float series = 1.9875691500e-4f;
-    series = series * rest + 1.3981999507e-3f;
-    series = series * rest + 8.3334519073e-3f;
-    series = series * rest + 4.1665795894e-2f;
-    series = series * rest + 1.6666665459e-1f;
-    series = series * rest + 5.0000001201e-1f;
-    series = series * rest * rest + rest + 1.0f;
-    std::uint32_t bits;
-    std::memcpy(&bits, &shifted, sizeof bits);
-    bits = (bits << 23) + 0x3F800000;
-    float power;
-    std::memcpy(&power, &bits, sizeof power);
-    return series * power;
 }
 
 // The sum of term(i), in lanes enough for the longest vectors.
@@ -80,33 +57,50 @@ void rotate(const Element* x, const float* cosines, const float* sines, Element*
     }
 }
 
-// x times the logistic function of alpha * x.
-inline float swish(float x, float alpha) { return x / (1 + exponential(-alpha * x)); }
+// Calls put(i, e^power(i)) for i below count.
+template <class Power, class Put>
+inline void with_exponentials(long count, const Power& power, const Put& put) {
+    constexpr long kPiece = 64;
+    float values[kPiece] = {};
+    for (long begin = 0; begin < count; begin += kPiece) {
+        const long size = count - begin < kPiece ? count - begin : kPiece;
+        for (long i = 0; i < size; ++i) values[i] = power(begin + i);
+        for (long i = 0; i < size; i += Vec::kWidth) exp(Vec::load(values + i)).store(values + i);
+        for (long i = 0; i < size; ++i) put(begin + i, values[i]);
+    }
+}
 
-// tanh-GELU: (1 + tanh u) / 2 is the logistic function of 2u.
+// tanh-GELU: (1 + tanh u) / 2 is the logistic function of 2u, 1 / (1 + e^-2u).
 template <class Element>
 void gelu(const Element* x, Element* y, long count) {
-    for (long i = 0; i < count; ++i) {
-        const float value = widen(x[i]), twice = 1.59576912f * (value + 0.044715f * value * value * value);
-        store(value / (1 + exponential(-twice)), y + i);
-    }
+    with_exponentials(
+        count,
+        [&](long i) {
+            const float value = widen(x[i]);
+            return -1.59576912f * (value + 0.044715f * value * value * value);
+        },
+        [&](long i, float exponential) { store(widen(x[i]) / (1 + exponential), y + i); });
 }
 
 template <class Element>
 void swiglu(const Element* gate, const Element* up, Element* y, long count) {
-    for (long i = 0; i < count; ++i) store(swish(widen(gate[i]), 1) * widen(up[i]), y + i);
+    with_exponentials(
+        count, [&](long i) { return -widen(gate[i]); },
+        [&](long i, float exponential) { store(widen(gate[i]) / (1 + exponential) * widen(up[i]), y + i); });
 }
 
 // The comparisons keep NaN, as torch's clamp does.
 template <class Element>
 void clamped_swiglu(const Element* gate, const Element* up, Element* y, long count, float limit, float alpha) {
-    for (long i = 0; i < count; ++i) {
-        float glu = widen(gate[i]), linear = widen(up[i]);
-        glu = glu > limit ? limit : glu;
-        linear = linear > limit ? limit : linear;
-        linear = linear < -limit ? -limit : linear;
-        store(swish(glu, alpha) * (linear + 1), y + i);
-    }
+    const auto glu = [&](long i) { return widen(gate[i]) > limit ? limit : widen(gate[i]); };
+    with_exponentials(
+        count, [&](long i) { return -alpha * glu(i); },
+        [&](long i, float exponential) {
+            float linear = widen(up[i]);
+            linear = linear > limit ? limit : linear;
+            linear = linear < -limit ? -limit : linear;
+            store(glu(i) / (1 + exponential) * (linear + 1), y + i);
+        });
 }
 
 // y = x + bias + residual, where they are; at the end of a matrix product.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ossia.ops import reference
-from ossia.ops.cpu.native import TYPES, Linear, address, is_native, machine
+from ossia.ops.cpu.native import TYPES, address, is_native, machine
 from ossia.ops.reference import Weight
 
 # Beyond these a matrix product is bound by arithmetic, and torch's is the faster one.
@@ -34,56 +34,80 @@ def linear(
         or 1 not in weight.stride()
     ):
         return reference.linear(x, weight, bias, residual=residual, dtype=dtype)
-    x = x.contiguous()
     # Names keep what may have been copied alive for the length of the call.
+    x = x.contiguous()
     bias = None if bias is None else bias.contiguous()
     residual = None if residual is None else residual.contiguous()
-    out, task = _task(x, weight, bias, residual, out_dtype)
-    machine().linear([task], x.data_ptr(), TYPES[x.dtype], tokens)
+    rows, cols = weight.shape
+    stride, transposed = _lie(weight)
+    shape = (*x.shape[:-1], rows)
+    assert x.shape[-1] == cols
+    assert bias is None or bias.shape == (rows,)
+    assert residual is None or residual.shape == shape
+    out = torch.empty(shape, dtype=out_dtype)
+    kind = TYPES[x.dtype]
+    machine().linear(
+        weight.data_ptr(),
+        kind,
+        address(bias),
+        address(residual),
+        rows,
+        cols,
+        stride,
+        transposed,
+        x.data_ptr(),
+        out.data_ptr(),
+        kind,
+        TYPES[out_dtype],
+        tokens,
+    )
     return out
 
 
 def linears(
     x: Tensor, weights: Sequence[Weight], biases: Sequence[Tensor | None]
 ) -> tuple[Tensor, ...]:
-    """As `reference.linears`."""
-    tokens = x.numel() // x.shape[-1]
-    if not 0 < tokens <= _LINEAR_TOKENS or not is_native(x, *biases):
-        return reference.linears(x, weights, biases)
+    """As `reference.linears`; two or three matrices that lie alike in one call."""
+    cols = x.shape[-1]
+    if not 0 < (tokens := x.numel() // cols) <= _LINEAR_TOKENS or not 2 <= len(weights) <= 3:
+        return _one_by_one(x, weights, biases)
     x = x.contiguous()
-    biases = [None if bias is None else bias.contiguous() for bias in biases]
-    outs, tasks = [], []
+    transposed = None
+    outs, arguments, kept = [], [], []
     for weight, bias in zip(weights, biases, strict=True):
-        if not isinstance(weight, Tensor) or not is_native(x, weight) or 1 not in weight.stride():
-            return tuple(map(linear, [x] * len(weights), weights, biases))
-        out, task = _task(x, weight, bias, None, x.dtype)
+        if (
+            not isinstance(weight, Tensor)
+            or not is_native(x, weight, bias)
+            or 1 not in weight.stride()
+        ):
+            return _one_by_one(x, weights, biases)
+        rows, width = weight.shape
+        stride, lies = _lie(weight)
+        if transposed not in (None, lies):
+            return _one_by_one(x, weights, biases)
+        transposed = lies
+        bias = None if bias is None else bias.contiguous()
+        assert width == cols
+        assert bias is None or bias.shape == (rows,)
+        out = torch.empty((*x.shape[:-1], rows), dtype=x.dtype)
         outs.append(out)
-        tasks.append(task)
-    machine().linear(tasks, x.data_ptr(), TYPES[x.dtype], tokens)
+        kept.append(bias)
+        arguments += (weight.data_ptr(), address(bias), rows, stride, out.data_ptr())
+    if len(weights) == 2:
+        arguments += (0, 0, 0, 0, 0)
+    machine().linears(x.data_ptr(), TYPES[x.dtype], tokens, cols, bool(transposed), *arguments)
     return tuple(outs)
 
 
-def _task(
-    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, dtype: torch.dtype
-) -> tuple[Tensor, Linear]:
-    """Where the product goes, and what is to be computed."""
-    rows, cols = weight.shape
-    along_rows, along_cols = weight.stride()
-    transposed = along_cols != 1  # as GPT-2's weights are
-    shape = (*x.shape[:-1], rows)
-    assert x.shape[-1] == cols
-    assert bias is None or bias.shape == (rows,)
-    assert residual is None or residual.shape == shape
-    out = torch.empty(shape, dtype=dtype)
-    return out, Linear(
-        weight.data_ptr(),
-        TYPES[weight.dtype],
-        address(bias),
-        address(residual),
-        rows,
-        cols,
-        along_cols if transposed else along_rows,
-        transposed,
-        out.data_ptr(),
-        TYPES[dtype],
-    )
+def _one_by_one(
+    x: Tensor, weights: Sequence[Weight], biases: Sequence[Tensor | None]
+) -> tuple[Tensor, ...]:
+    return tuple(linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
+
+
+def _lie(weight: Tensor) -> tuple[int, bool]:
+    """Elements between two rows; or between two columns, and True, where a column is what lies
+    together, as GPT-2's do.
+    """
+    rows, cols = weight.stride()
+    return (rows, False) if cols == 1 else (cols, True)

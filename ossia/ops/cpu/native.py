@@ -12,18 +12,7 @@ import torch
 from torch import Tensor
 
 from ossia.errors import OssiaError
-from ossia.ops._native import Linear, Machine, Type
-
-__all__ = [
-    "TYPES",
-    "Linear",
-    "Machine",
-    "address",
-    "is_native",
-    "machine",
-    "using",
-    "wants_gradient",
-]
+from ossia.ops._native import Machine, Type
 
 TYPES = {torch.bfloat16: Type.bf16, torch.float32: Type.f32}
 
