@@ -38,6 +38,7 @@ inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 #include "dense.inl"
 #include "packed.inl"
 #include "attend.inl"
+#include "rowwise.inl"
 
 // MXFP4 by bytes. A 64-byte load of codes holds the even columns of a group of 128 in its low nibbles and the odd ones in its high
 // nibbles. Weights are looked up as unsigned bytes, 2 * value + 12; an activation of 16 bits is 256 * high + low, two signed bytes. What
@@ -242,7 +243,7 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
 
 const Kernels& kernels_avx512() {
     static const Kernels kernels{"avx512", dense<bf16>, dense<float>, sum_words,     quantized_size,
-                                 quantize, packed,      attend<bf16>, attend<float>};
+                                 quantize, packed,      attend<bf16>, attend<float>, kRowwise<bf16>, kRowwise<float>};
     return kernels;
 }
 
