@@ -44,7 +44,8 @@ inline void dense_rows(const Dense<Weight>& w, const float* x, long tokens, floa
     long t = 0;
     // The rows stay in the first cache while the tokens pass.
     for (; t + 4 <= tokens; t += 4) dense_block<kRows, 4>(w, x + t * w.cols, row, y + t * y_stride, y_stride);
-    for (; t < tokens; ++t) dense_block<kRows, 1>(w, x + t * w.cols, row, y + t * y_stride, y_stride);
+    for (; t + 2 <= tokens; t += 2) dense_block<kRows, 2>(w, x + t * w.cols, row, y + t * y_stride, y_stride);
+    if (t < tokens) dense_block<kRows, 1>(w, x + t * w.cols, row, y + t * y_stride, y_stride);
 }
 
 // Adds kColumns columns of a transposed matrix, each a run of memory, to y.
@@ -87,4 +88,50 @@ void dense(const Dense<Weight>& w, const float* x, long tokens, float* y, long y
     long row = begin;
     for (; row + Vec::kRows <= end; row += Vec::kRows) dense_rows<Vec::kRows>(w, x, tokens, y, y_stride, row);
     for (; row < end; ++row) dense_rows<1>(w, x, tokens, y, y_stride, row);
+}
+
+// A group's weights are scaled as they are widened, once for all tokens.
+template <int kRows, int kTokens>
+inline void int8_block(const Int8& w, const float* x, long row, float* y, long y_stride) {
+    Vec sums[kRows][kTokens];
+    float tails[kRows][kTokens] = {};
+    for (auto& of_row : sums)
+        for (Vec& sum : of_row) sum = Vec::zero();
+    const std::int8_t* rows[kRows];
+    for (int r = 0; r < kRows; ++r) rows[r] = w.codes + (row + r) * w.cols;
+    for (long g = 0; g < w.groups; ++g) {
+        const long begin = g * w.group, end = w.cols - begin < w.group ? w.cols : begin + w.group;
+        Vec scales[kRows];
+        for (int r = 0; r < kRows; ++r) scales[r] = Vec::fill(w.scales[(row + r) * w.groups + g]);
+        long c = begin;
+        for (; c + Vec::kWidth <= end; c += Vec::kWidth) {
+            Vec xs[kTokens];
+            for (int t = 0; t < kTokens; ++t) xs[t] = Vec::load(x + t * w.cols + c);
+            for (int r = 0; r < kRows; ++r) {
+                const Vec weights = Vec::fma(Vec::load(rows[r] + c), scales[r], Vec::zero());
+                for (int t = 0; t < kTokens; ++t) sums[r][t] = Vec::fma(weights, xs[t], sums[r][t]);
+            }
+        }
+        for (int r = 0; r < kRows; ++r) __builtin_prefetch(rows[r] + kRows * w.cols + begin, 0, 2);
+        for (; c < end; ++c)
+            for (int r = 0; r < kRows; ++r)
+                for (int t = 0; t < kTokens; ++t)
+                    tails[r][t] += static_cast<float>(rows[r][c]) * w.scales[(row + r) * w.groups + g] * x[t * w.cols + c];
+    }
+    for (int r = 0; r < kRows; ++r)
+        for (int t = 0; t < kTokens; ++t) y[t * y_stride + row + r] = sums[r][t].sum() + tails[r][t];
+}
+
+template <int kRows>
+inline void int8_rows(const Int8& w, const float* x, long tokens, float* y, long y_stride, long row) {
+    long t = 0;
+    for (; t + 4 <= tokens; t += 4) int8_block<kRows, 4>(w, x + t * w.cols, row, y + t * y_stride, y_stride);
+    for (; t + 2 <= tokens; t += 2) int8_block<kRows, 2>(w, x + t * w.cols, row, y + t * y_stride, y_stride);
+    if (t < tokens) int8_block<kRows, 1>(w, x + t * w.cols, row, y + t * y_stride, y_stride);
+}
+
+inline void dense_int8(const Int8& w, const float* x, long tokens, float* y, long y_stride, long begin, long end) {
+    long row = begin;
+    for (; row + Vec::kRows <= end; row += Vec::kRows) int8_rows<Vec::kRows>(w, x, tokens, y, y_stride, row);
+    for (; row < end; ++row) int8_rows<1>(w, x, tokens, y, y_stride, row);
 }

@@ -27,6 +27,13 @@ struct Dense {
     bool transposed;
 };
 
+// A matrix of int8 codes: `groups` scales a row, each of `group` columns or of what is left of them.
+struct Int8 {
+    const std::int8_t* codes;
+    const float* scales;
+    long cols, group, groups;
+};
+
 // Rows of an MXFP4 matrix: cols/2 bytes of codes and cols/32 bytes of scales each.
 struct Packed {
     const std::uint8_t* blocks;
@@ -61,6 +68,8 @@ struct Kernels {
     // y[t * y_stride + r] = sum_c w[r][c] * x[t * cols + c]
     void (*dense_bf16)(const Dense<bf16>&, const float* x, long tokens, float* y, long y_stride, long begin, long end);
     void (*dense_f32)(const Dense<float>&, const float* x, long tokens, float* y, long y_stride, long begin, long end);
+
+    void (*dense_int8)(const Int8&, const float* x, long tokens, float* y, long y_stride, long begin, long end);
 
     std::uint64_t (*sum)(const std::uint64_t* words, long count);
 

@@ -22,6 +22,9 @@ struct Vec {
         const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
         return {_mm256_castsi256_ps(_mm256_slli_epi32(words, 16))};
     }
+    static Vec load(const std::int8_t* p) {
+        return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
+    }
     static Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
     static Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
     static Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
@@ -111,7 +114,7 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
 }  // namespace
 
 const Kernels& kernels_avx2() {
-    static const Kernels kernels{"avx2",   dense<bf16>, dense<float>, sum_words,     quantized_size,
+    static const Kernels kernels{"avx2",   dense<bf16>, dense<float>, dense_int8, sum_words,     quantized_size,
                                  quantize, packed,      attend<bf16>, attend<float>, kRowwise<bf16>, kRowwise<float>};
     return kernels;
 }

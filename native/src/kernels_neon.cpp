@@ -23,6 +23,10 @@ struct Vec {
         return {vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(words), 16)),
                 vreinterpretq_f32_u32(vshll_high_n_u16(words, 16))};
     }
+    static Vec load(const std::int8_t* p) {
+        const int16x8_t words = vmovl_s8(vld1_s8(p));
+        return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(words))), vcvtq_f32_s32(vmovl_high_s16(words))};
+    }
     static Vec fma(Vec a, Vec b, Vec c) { return {vfmaq_f32(c.low, a.low, b.low), vfmaq_f32(c.high, a.high, b.high)}; }
     void store(float* p) const {
         vst1q_f32(p, low);
@@ -101,6 +105,7 @@ const Kernels& kernels_neon() {
         form.name = "neon";
         form.dense_bf16 = dense<bf16>;
         form.dense_f32 = dense<float>;
+        form.dense_int8 = dense_int8;
         form.packed = packed;
         form.attend_bf16 = attend<bf16>;
         form.attend_f32 = attend<float>;

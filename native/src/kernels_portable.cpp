@@ -29,6 +29,11 @@ struct Vec {
         for (int i = 0; i < kWidth; ++i) v.lanes[i] = widen(p[i]);
         return v;
     }
+    static Vec load(const std::int8_t* p) {
+        Vec v;
+        for (int i = 0; i < kWidth; ++i) v.lanes[i] = p[i];
+        return v;
+    }
     static Vec fma(const Vec& a, const Vec& b, const Vec& c) {
         Vec v;
         for (int i = 0; i < kWidth; ++i) v.lanes[i] = a.lanes[i] * b.lanes[i] + c.lanes[i];
@@ -121,7 +126,7 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
 }  // namespace
 
 const Kernels& kernels_portable() {
-    static const Kernels kernels{"portable", dense<bf16>, dense<float>, sum_words,     quantized_size,
+    static const Kernels kernels{"portable", dense<bf16>, dense<float>, dense_int8, sum_words,     quantized_size,
                                  quantize,   packed,      attend<bf16>, attend<float>, kRowwise<bf16>, kRowwise<float>};
     return kernels;
 }

@@ -6,18 +6,23 @@ namespace ossia {
 
 namespace {
 
+void products_of(const Kernels& kernels, const Machine::Linear& w, const float* x, float* products, long tokens, Share rows) {
+    if (w.weight_type == Type::int8) {
+        const Int8 matrix{static_cast<const std::int8_t*>(w.weight), w.scales, w.cols, w.group, (w.cols + w.group - 1) / w.group};
+        kernels.dense_int8(matrix, x, tokens, products, w.rows, rows.begin, rows.end);
+    } else if (w.weight_type == Type::bf16) {
+        const Dense<bf16> matrix{static_cast<const bf16*>(w.weight), w.stride, w.cols, w.transposed};
+        kernels.dense_bf16(matrix, x, tokens, products, w.rows, rows.begin, rows.end);
+    } else {
+        const Dense<float> matrix{static_cast<const float*>(w.weight), w.stride, w.cols, w.transposed};
+        kernels.dense_f32(matrix, x, tokens, products, w.rows, rows.begin, rows.end);
+    }
+}
+
 // Rows [begin, end) of y = x w + bias + residual.
-template <class Weight, class Out>
+template <class Out>
 void linear_rows(const Kernels& kernels, const Machine::Linear& w, const float* x, float* products, long tokens, Share rows) {
-    const Dense<Weight> matrix{static_cast<const Weight*>(w.weight), w.stride, w.cols, w.transposed};
-    const auto dense = [&] {
-        if constexpr (sizeof(Weight) == sizeof(bf16)) {
-            return kernels.dense_bf16;
-        } else {
-            return kernels.dense_f32;
-        }
-    }();
-    dense(matrix, x, tokens, products, w.rows, rows.begin, rows.end);
+    products_of(kernels, w, x, products, tokens, rows);
     Out* y = static_cast<Out*>(w.y);
     if (static_cast<void*>(products) == w.y && !w.bias && !w.residual) return;
     const Out *bias = static_cast<const Out*>(w.bias), *residual = static_cast<const Out*>(w.residual);
@@ -49,13 +54,10 @@ void Machine::linear(const std::vector<Linear>& matrices, const void* x, Type ty
                 own = free;
                 free += tokens * w.rows;
             }
-            const bool narrow = w.weight_type == Type::bf16;
-            if (narrow && w.y_type == Type::bf16) {
-                linear_rows<bf16, bf16>(kernels_, w, wide, own, tokens, rows);
-            } else if (narrow) {
-                linear_rows<bf16, float>(kernels_, w, wide, own, tokens, rows);
+            if (w.y_type == Type::bf16) {
+                linear_rows<bf16>(kernels_, w, wide, own, tokens, rows);
             } else {
-                linear_rows<float, float>(kernels_, w, wide, own, tokens, rows);
+                linear_rows<float>(kernels_, w, wide, own, tokens, rows);
             }
         }
     });

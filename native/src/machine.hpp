@@ -9,7 +9,7 @@
 
 namespace ossia {
 
-enum class Type { bf16, f32 };
+enum class Type { bf16, f32, int8 };  // int8: weights only
 
 class Machine {
   public:
@@ -28,6 +28,8 @@ class Machine {
         bool transposed;
         void* y;  // (tokens, rows)
         Type y_type;
+        const float* scales = nullptr;  // of int8 codes, contiguous: (rows, ceil(cols / group))
+        long group = 1;
     };
 
     // For each matrix, of the same x (tokens, cols) of type `type`: y = x times the matrix, plus bias, plus residual.

@@ -45,6 +45,15 @@ NB_MODULE(_native, m) {
             },
             nb::call_guard<nb::gil_scoped_release>())
         .def(
+            "linear_int8",
+            [](Machine& machine, Address codes, Address scales, long group, Address bias, Address residual, long rows, long cols,
+               Address x, Address y, Type type, Type y_type, long tokens) {
+                machine.linear({{at<const void>(codes), Type::int8, at<const void>(bias), at<const void>(residual), rows, cols,
+                                 cols, false, at<void>(y), y_type, at<const float>(scales), group}},
+                               at<const void>(x), type, tokens);
+            },
+            nb::call_guard<nb::gil_scoped_release>())
+        .def(
             "linears",  // two matrices, or three where the last has rows
             [](Machine& machine, Address x, Type type, long tokens, long cols, bool transposed, Address weight, Address bias,
                long rows, long stride, Address y, Address weight_2, Address bias_2, long rows_2, long stride_2, Address y_2,

@@ -52,16 +52,21 @@ def load(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device = "cpu",
     backend: str = "auto",
+    dense: str | None = None,
 ) -> Decoder:
     """The model in a checkpoint folder, in eval mode, no parameter requiring a gradient.
 
     dtype: of the dense weights ("float32", "bfloat16", "float16"); by default the checkpoint's own.
     Packed experts stay packed.
+    dense: "int8" quantizes the dense matrices as they are loaded (`Decoder.to_int8`), which changes
+    the numbers a little; such a model cannot be saved.
     device: "auto" takes cuda, then mps, then cpu, and logs its choice. Raises OssiaError, in one
     line that names file and tensor or key, for a checkpoint that is not whole or does not fit its
     config.json.
     """
     folder = Path(folder)
+    if dense not in (None, "int8"):
+        raise OssiaError(f"dense must be int8 or none, not {dense}")
     target = _choose_device(device)
     config = read_config(folder)
     if dtype is not None:
@@ -80,7 +85,14 @@ def load(
         for name, rows in regions.grouped(layout.rows, "ours").items()
     }
     decoder.load_state_dict(weights, assign=True)
-    return decoder.requires_grad_(False).eval()
+    decoder.requires_grad_(False).eval()
+    if dense == "int8":
+        try:
+            decoder.to_int8()
+        except ValueError as error:
+            raise OssiaError(f"{folder}: {error}") from error
+        _log.info("dense weights: int8, quantized as they were loaded")
+    return decoder
 
 
 def choose_layout(

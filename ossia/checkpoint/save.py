@@ -55,6 +55,8 @@ def save(
     the model cannot be expressed or the folder not written.
     """
     folder = Path(folder)
+    if decoder.is_int8:
+        raise OssiaError("a model with int8 dense weights is not saved: load it without dense=int8")
     state = decoder.state_dict()
     config = _saved_config(decoder.config, experts, state)
     with torch.device("meta"):

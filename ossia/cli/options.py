@@ -21,6 +21,10 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
+class Dense(StrEnum):
+    int8 = "int8"
+
+
 ModelOption = Annotated[
     str | None,
     typer.Option(
@@ -36,6 +40,14 @@ DtypeOption = Annotated[
     typer.Option(
         "--dtype",
         help="Precision of the dense weights. [default: the checkpoint's]",
+        case_sensitive=False,
+    ),
+]
+DenseOption = Annotated[
+    Dense | None,
+    typer.Option(
+        "--dense",
+        help="Quantize the dense weights as they are loaded: faster, and nearly the same numbers.",
         case_sensitive=False,
     ),
 ]
@@ -83,7 +95,9 @@ StopOption = Annotated[
 ]
 
 
-def open_llm(model: str | None, dtype: Dtype | None, device: str, backend: str) -> LLM:
+def open_llm(
+    model: str | None, dtype: Dtype | None, device: str, backend: str, dense: Dense | None = None
+) -> LLM:
     """Load a model, a spinner turning on a terminal meanwhile."""
     from rich.console import Console
 
@@ -100,7 +114,11 @@ def open_llm(model: str | None, dtype: Dtype | None, device: str, backend: str) 
             folder = packaged_model() if model is None else checkpoint.find(model)
             status.start()
             return LLM(
-                folder, dtype=None if dtype is None else dtype.value, device=device, backend=backend
+                folder,
+                dtype=None if dtype is None else dtype.value,
+                device=device,
+                backend=backend,
+                dense=None if dense is None else dense.value,
             )
     finally:
         logger.removeHandler(handler)

@@ -15,6 +15,7 @@ from ossia.model.linear import Linear
 from ossia.model.norm import build_norm
 from ossia.model.position import rotation
 from ossia.ops import REFERENCE, Backend
+from ossia.ops.int8 import Int8
 from ossia.ops.paged import LayerKind, PagedKV
 
 
@@ -128,6 +129,31 @@ class Decoder(nn.Module):
             return {}
         sizes = {layer.attention.head_dim for layer in self.config.layers}
         return {size: rotation(self.config.position, size, positions) for size in sizes}
+
+    @torch.no_grad()
+    def to_int8(self) -> None:
+        """Quantize the matrices of attention and MLPs and the unembedding to int8, in place.
+
+        Biases, norms, routers, experts and the embedding look-up stay as they are; a tied
+        unembedding becomes a quantized copy. The model can then no longer be trained or saved.
+        Raises ValueError, naming the matrix, for one with NaN or infinity.
+        """
+        if self.unembedding is None:
+            vocab, hidden = self.embedding.weight.shape
+            with torch.device("meta"):
+                self.unembedding = Linear(hidden, vocab, False, self.ops)
+            self.unembedding.weight = self.embedding.weight
+        for name, module in self.named_modules():
+            if isinstance(module, Linear) and not name.endswith(".router"):
+                try:
+                    module.to_int8()
+                except ValueError as error:
+                    raise ValueError(f"{name}.weight: {error}") from error
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether `to_int8` has been called."""
+        return self.unembedding is not None and isinstance(self.unembedding.weight, Int8)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:

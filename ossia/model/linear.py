@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from ossia.config import ExpertFormat
-from ossia.ops import Backend
+from ossia.ops import Backend, int8
 from ossia.ops.mxfp4 import BLOCK, MXFP4
+from ossia.ops.reference import Weight
 
 
 class Linear(nn.Module):
@@ -16,8 +17,15 @@ class Linear(nn.Module):
     def __init__(self, cols: int, rows: int, bias: bool, ops: Backend) -> None:
         super().__init__()
         self.ops = ops
-        self.weight = nn.Parameter(torch.empty(rows, cols))
+        self.weight: Weight = nn.Parameter(torch.empty(rows, cols))
         self.bias = nn.Parameter(torch.empty(rows)) if bias else None
+
+    def to_int8(self) -> None:
+        """Quantize the weight, which is then no parameter: neither trained nor saved."""
+        dense = self.weight
+        assert isinstance(dense, Tensor)
+        del self.weight
+        self.weight = int8.quantize(dense)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         return self.ops.linear(x, self.weight, self.bias, residual=residual)

@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ossia.ops.int8 import Int8, dequantize
 from ossia.ops.mxfp4 import MXFP4, unpack
 from ossia.ops.paged import LayerKV
 
 NAME = "reference"
 
-Weight = Tensor | MXFP4
+Weight = Tensor | MXFP4 | Int8
 
 # Elements of a packed matrix that are unpacked at a time: few enough to be used from the cache.
 _UNPACKED = 1 << 20
@@ -50,7 +51,12 @@ def _linear(x: Tensor, weight: Weight, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
     rows, cols = weight.shape
     step = max(1, _UNPACKED // cols)
-    parts = [F.linear(x, unpack(weight[i : i + step], x.dtype)) for i in range(0, rows, step)]
+    pieces = (weight[i : i + step] for i in range(0, rows, step))
+    if isinstance(weight, Int8):  # products in float32: a weight's value is not one of bfloat16
+        wide = x.float()
+        parts = [F.linear(wide, dequantize(piece)).to(x.dtype) for piece in pieces]
+    else:
+        parts = [F.linear(x, unpack(piece, x.dtype)) for piece in pieces]
     out = torch.cat(parts, dim=-1)
     return out if bias is None else out + bias
 

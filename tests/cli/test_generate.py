@@ -99,3 +99,11 @@ def _reads_stdin(pid):
         pytest.skip("needs /proc to see that the program waits")
     with open(f"/proc/{pid}/syscall") as file:
         return file.read().startswith("0 0x0 ")
+
+
+def test_dense_weights_become_int8_where_asked_for(ossia_command, model_folder):
+    result = ossia_command(
+        "generate", "abc", "--model", model_folder, "--dense", "int8", "--max-tokens", 3
+    )
+    assert result.code == 0
+    assert "dense weights: int8" in result.err

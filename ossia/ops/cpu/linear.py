@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ossia.ops import reference
 from ossia.ops.cpu.native import TYPES, address, is_native, machine
+from ossia.ops.int8 import GROUP, Int8
 from ossia.ops.reference import Weight
 
 # Beyond these a matrix product is bound by arithmetic, and torch's is the faster one.
@@ -26,12 +27,11 @@ def linear(
     """As `reference.linear`."""
     out_dtype = x.dtype if dtype is None else dtype
     if (
-        not isinstance(weight, Tensor)
-        or not is_native(x, weight, bias, residual)
+        not _is_native_weight(x, weight)
+        or not is_native(x, bias, residual)
         or not 0 < (tokens := x.numel() // weight.shape[1]) <= _LINEAR_TOKENS
         # A wider result is the sums themselves, and nothing is added to them.
         or not (out_dtype is x.dtype or (out_dtype is torch.float32 and bias is residual is None))
-        or 1 not in weight.stride()
     ):
         return reference.linear(x, weight, bias, residual=residual, dtype=dtype)
     # Names keep what may have been copied alive for the length of the call.
@@ -39,13 +39,33 @@ def linear(
     bias = None if bias is None else bias.contiguous()
     residual = None if residual is None else residual.contiguous()
     rows, cols = weight.shape
-    stride, transposed = _lie(weight)
     shape = (*x.shape[:-1], rows)
     assert x.shape[-1] == cols
     assert bias is None or bias.shape == (rows,)
     assert residual is None or residual.shape == shape
     out = torch.empty(shape, dtype=out_dtype)
     kind = TYPES[x.dtype]
+    if isinstance(weight, Int8):
+        codes, scales = weight.codes.contiguous(), weight.scales.contiguous()
+        assert scales.dtype is torch.float32
+        assert scales.shape == (rows, -(-cols // GROUP))
+        machine().linear_int8(
+            codes.data_ptr(),
+            scales.data_ptr(),
+            GROUP,
+            address(bias),
+            address(residual),
+            rows,
+            cols,
+            x.data_ptr(),
+            out.data_ptr(),
+            kind,
+            TYPES[out_dtype],
+            tokens,
+        )
+        return out
+    assert isinstance(weight, Tensor)
+    stride, transposed = _lie(weight)
     machine().linear(
         weight.data_ptr(),
         kind,
@@ -97,6 +117,12 @@ def linears(
         arguments += (0, 0, 0, 0, 0)
     machine().linears(x.data_ptr(), TYPES[x.dtype], tokens, cols, bool(transposed), *arguments)
     return tuple(outs)
+
+
+def _is_native_weight(x: Tensor, weight: Weight) -> bool:
+    if isinstance(weight, Int8):
+        return weight.codes.is_cpu
+    return isinstance(weight, Tensor) and is_native(x, weight) and 1 in weight.stride()
 
 
 def _one_by_one(

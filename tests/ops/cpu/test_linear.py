@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ossia.ops import reference
-from tests.ops.cpu.common import DTYPES, FEW, RESULT_ERROR, cpu, normal
+from ossia.ops.int8 import GROUP, dequantize, quantize
+from tests.ops.cpu.common import DTYPES, FEW, RESULT_ERROR, cpu, normal, relative_error
 
 
 @FEW
@@ -86,3 +87,31 @@ def test_what_the_kernels_do_not_do_the_reference_does():
     scattered = normal(8, 12)[:, ::2]
     x = normal(2, 6, seed=1)
     assert torch.equal(cpu.linear(x, scattered), reference.linear(x, scattered))
+
+
+@FEW
+@given(
+    rows=st.integers(1, 70),
+    cols=st.integers(1, 3 * GROUP + 1),
+    tokens=st.integers(1, 16),
+    dtype=DTYPES,
+    bias=st.booleans(),
+    residual=st.booleans(),
+)
+def test_int8(form, rows, cols, tokens, dtype, bias, residual):
+    x, weight = normal(tokens, cols, dtype=dtype), quantize(normal(rows, cols, seed=1))
+    b = normal(rows, seed=2, dtype=dtype) if bias else None
+    added = normal(tokens, rows, seed=3, dtype=dtype) if residual else None
+    dense = dequantize(weight).double()
+    expected = x.double() @ dense.T
+    for addend in (b, added):
+        expected = expected if addend is None else expected + addend.double()
+    found = form(cpu.linear, x, weight, b, residual=added)
+    assert found.dtype is dtype
+    sums = 1e-6 * x.double().norm() * dense.norm()
+    assert (found.double() - expected).norm() <= RESULT_ERROR[dtype] * expected.norm() + sums
+    alone = torch.cat([form(cpu.linear, row[None], weight) for row in x])
+    assert torch.equal(form(cpu.linear, x, weight), alone)
+    if not bias and added is None:
+        sums_alone = form(cpu.linear, x, weight, dtype=torch.float32)
+        assert relative_error(sums_alone, x.double() @ dense.T) <= 1e-5

@@ -1,0 +1,74 @@
+"""int8 weights: a code for each element, and a scale for each group of columns of a row.
+
+A weight is code * scale, codes from -127 to 127, symmetric, as in LLM.int8() (Dettmers et al. 2022,
+https://arxiv.org/abs/2208.07339) but with groups shorter than a row, so that one large element
+costs its neighbours alone. 8.25 bits a weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+GROUP = 128
+_LARGEST = 127
+_PIECE = 1 << 18  # elements that are quantized at a time
+
+
+@dataclass(frozen=True)
+class Int8:
+    """A quantized matrix.
+
+    codes: int8 (rows, cols); scales: float32 (rows, ceil(cols / GROUP)).
+    """
+
+    codes: Tensor
+    scales: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.codes.shape
+
+    def __getitem__(self, index: slice) -> Int8:
+        """Some rows."""
+        return Int8(self.codes[index], self.scales[index])
+
+
+def dequantize(weight: Int8) -> Tensor:
+    """The matrix (rows, cols) that a quantized one stands for, in float32."""
+    rows, cols = weight.shape
+    groups = weight.scales.shape[1]
+    spread = weight.scales[..., None].expand(rows, groups, GROUP).reshape(rows, -1)
+    return weight.codes * spread[:, :cols]
+
+
+def quantize(weight: Tensor) -> Int8:
+    """The nearest codes of a matrix (rows, cols), the largest element of a group at 127.
+
+    In pieces of rows: beside the result it takes a few megabytes, also of a mapped file. Raises
+    ValueError for NaN or infinity.
+    """
+    rows, cols = weight.shape
+    groups = -(-cols // GROUP)
+    codes = torch.empty(rows, cols, dtype=torch.int8, device=weight.device)
+    scales = torch.empty(rows, groups, device=weight.device)
+    step = max(1, _PIECE // max(cols, 1))
+    for first in range(0, rows, step):
+        piece = slice(first, first + step)
+        values = weight.detach()[piece].float()
+        padded = torch.nn.functional.pad(values, (0, groups * GROUP - cols))
+        grouped = padded.view(len(values), groups, GROUP)
+        largest = grouped.abs().amax(-1)
+        if not torch.isfinite(largest).all():
+            raise ValueError("int8 cannot hold NaN or infinity")
+        scales[piece] = largest / _LARGEST
+        # Of a group of zeros the scale is zero, and so is every code.
+        inverse = torch.where(largest > 0, _LARGEST / largest, 0.0).clamp(max=_FINITE)
+        whole = (grouped * inverse[..., None]).round().clamp(-_LARGEST, _LARGEST)
+        codes[piece] = whole.view(len(values), -1)[:, :cols].to(torch.int8)
+    return Int8(codes, scales)
+
+
+_FINITE = torch.finfo(torch.float32).max
