@@ -317,17 +317,18 @@ def moe(
     down_bias: Tensor | None,
     *,
     clamp: tuple[float, float] | None = None,
+    residual: Tensor | None = None,
     wide: bool = False,
 ) -> Tensor:
     """As `reference.moe`, by another backend's `moe`: its stack of experts is the store's slots.
 
-    The result has the bits of one whose experts are all in memory: where they come one after
-    another their parts are kept in float32, and added in the order of each token's choices.
+    The result has the bits that native kernels give with all experts in memory: where they come one
+    after another their parts are kept in float32, and added in the order of each token's choices.
     """
     if not isinstance(gate_up, StoredExperts) or not x.numel():
         return inner(
             x, experts, expert_weights, gate_up, gate_up_bias, down, down_bias,
-            clamp=clamp, wide=wide,
+            clamp=clamp, residual=residual, wide=wide,
         )  # fmt: skip
     store, (tokens, chosen) = gate_up.store, experts.shape
     gate_up_bias, down_bias = store.biases or (None, None)
@@ -349,7 +350,7 @@ def moe(
         here = torch.tensor(list(ready))
         slot_of[here] = torch.tensor(list(ready.values()))
         if len(ready) == len(needed):
-            whole = by_slot(x, slot_of[experts], expert_weights, wide=wide)
+            whole = by_slot(x, slot_of[experts], expert_weights, residual=residual, wide=wide)
             return
         choices = torch.isin(experts, here).flatten().nonzero().flatten()
         slots = slot_of[experts.flatten()[choices], None]
@@ -366,4 +367,5 @@ def moe(
     total, *others = parts.view(tokens, chosen, -1).unbind(1)
     for part in others:
         total = total + part
+    total = total if residual is None else total + residual
     return total if wide else total.to(x.dtype)
