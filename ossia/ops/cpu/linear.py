@@ -18,6 +18,7 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     if (
         isinstance(weight, MXFP4)
         or 1 not in weight.stride()
+        or not weight.numel()
         or not is_native(x, weight, bias)
         or not 0 < (tokens := x.numel() // weight.shape[1]) <= _LINEAR_TOKENS
     ):
@@ -25,6 +26,7 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     rows, cols = weight.shape
     transposed = weight.stride(1) != 1  # as GPT-2's weights are
     assert x.shape[-1] == cols
+    assert bias is None or bias.shape == (rows,)
     x = x.contiguous()
     bias = None if bias is None else bias.contiguous()
     out = x.new_empty((*x.shape[:-1], rows))
