@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ossia.ops import reference
-from ossia.ops.mxfp4 import MXFP4, unpack
+from ossia.ops.mxfp4 import unpack
 from ossia.ops.paged import LayerKind, LayerKV, PagedKV, PagePool
 from tests.ops.cpu.common import cpu, normal, packed, relative_error
 
