@@ -49,6 +49,7 @@ inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
 #include "dense.inl"
 #include "packed.inl"
 #include "attend.inl"
+#include "rowwise.inl"
 
 constexpr int kBlock = 32;
 
@@ -111,7 +112,7 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
 
 const Kernels& kernels_avx2() {
     static const Kernels kernels{"avx2",   dense<bf16>, dense<float>, sum_words,     quantized_size,
-                                 quantize, packed,      attend<bf16>, attend<float>};
+                                 quantize, packed,      attend<bf16>, attend<float>, kRowwise<bf16>, kRowwise<float>};
     return kernels;
 }
 

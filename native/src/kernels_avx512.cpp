@@ -38,6 +38,7 @@ inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 #include "dense.inl"
 #include "packed.inl"
 #include "attend.inl"
+#include "rowwise.inl"
 
 constexpr int kBlock = 32;
 constexpr int kGroup = 128;  // columns of one 64-byte load
@@ -150,7 +151,7 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
 
 const Kernels& kernels_avx512() {
     static const Kernels kernels{"avx512", dense<bf16>, dense<float>, sum_words,     quantized_size,
-                                 quantize, packed,      attend<bf16>, attend<float>};
+                                 quantize, packed,      attend<bf16>, attend<float>, kRowwise<bf16>, kRowwise<float>};
     return kernels;
 }
 

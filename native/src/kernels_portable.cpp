@@ -89,6 +89,7 @@ inline Vec operator*(const Vec& a, const Vec& b) {
 #include "dense.inl"
 #include "packed.inl"
 #include "attend.inl"
+#include "rowwise.inl"
 
 constexpr int kBlock = 32;
 constexpr std::int8_t kTwice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
@@ -124,7 +125,7 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
 
 const Kernels& kernels_portable() {
     static const Kernels kernels{"portable", dense<bf16>, dense<float>, sum_words,     quantized_size,
-                                 quantize,   packed,      attend<bf16>, attend<float>};
+                                 quantize,   packed,      attend<bf16>, attend<float>, kRowwise<bf16>, kRowwise<float>};
     return kernels;
 }
 
