@@ -83,7 +83,7 @@ inline void packed_block(const Packed& w, const std::int16_t* const* words, cons
             const uint8x16_t bytes = vld1q_u8(w.blocks + block * 16);
             const int8x16_t even = vqtbl1q_s8(table, vandq_u8(bytes, vdupq_n_u8(15)));
             const int8x16_t odd = vqtbl1q_s8(table, vshrq_n_u8(bytes, 4));
-            const float32x4_t power = vreinterpretq_f32_u32(vdupq_n_u32(static_cast<std::uint32_t>(w.scales[block]) << 23));
+            const float32x4_t power = vdupq_n_f32(kPowers.of[w.scales[block]]);
             for (int t = 0; t < kTokens; ++t) {
                 const std::int16_t* x = words[t] + g * kBlock;
                 const int32x4_t dot = add_products(add_products(vdupq_n_s32(0), even, x), odd, x + 16);
@@ -108,7 +108,7 @@ inline void packed_tokens(const Packed& w, const std::int16_t* const* words, con
 
 void packed(const Packed& w, const std::int16_t* const* words, const float* scales, long tokens, float* const* y, long begin,
             long end) {
-    by_rows_and_tokens(
+    by_rows_and_tokens<2>(
         tokens, begin, end,
         [&](long row, long t, long n) { packed_tokens<2>(w, words + t, scales + t, n, y + t, row, row - begin); },
         [&](long row, long t, long n) { packed_tokens<1>(w, words + t, scales + t, n, y + t, row, row - begin); });
