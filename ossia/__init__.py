@@ -90,6 +90,7 @@ def load_model(
     dtype: torch.dtype | str | None = None,
     device: str = "auto",
     backend: str = "auto",
+    expert_memory: int | str | None = None,
     dense: str | None = None,
 ) -> Decoder:
     """The Decoder of a checkpoint folder or hub name, in eval mode; arguments as for `LLM`."""
@@ -100,6 +101,7 @@ def load_model(
         dtype=dtype,
         device=device,
         backend=backend,
+        expert_memory=expert_memory,
         dense=dense,
     )
 

@@ -28,16 +28,37 @@ struct Vec {
         return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(words))), vcvtq_f32_s32(vmovl_high_s16(words))};
     }
     static Vec fma(Vec a, Vec b, Vec c) { return {vfmaq_f32(c.low, a.low, b.low), vfmaq_f32(c.high, a.high, b.high)}; }
+    static Vec max(Vec a, Vec b) {
+        return {vbslq_f32(vcgtq_f32(a.low, b.low), a.low, b.low), vbslq_f32(vcgtq_f32(a.high, b.high), a.high, b.high)};
+    }
+    static Vec min(Vec a, Vec b) {
+        return {vbslq_f32(vcltq_f32(a.low, b.low), a.low, b.low), vbslq_f32(vcltq_f32(a.high, b.high), a.high, b.high)};
+    }
     void store(float* p) const {
         vst1q_f32(p, low);
         vst1q_f32(p + 4, high);
     }
     float sum() const { return vaddvq_f32(vaddq_f32(low, high)); }
+    // In two steps: 2^n itself may be no float32.
+    Vec scaled(Vec n) const {
+        const auto power = [](int32x4_t e) { return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(e, vdupq_n_s32(127)), 23)); };
+        const auto times = [&](float32x4_t x, float32x4_t exponent) {
+            const int32x4_t whole = vcvtq_s32_f32(exponent), half = vshrq_n_s32(whole, 1);
+            return vmulq_f32(vmulq_f32(x, power(half)), power(vsubq_s32(whole, half)));
+        };
+        return {times(low, n.low), times(high, n.high)};
+    }
 };
 
+inline Vec operator+(Vec a, Vec b) { return {vaddq_f32(a.low, b.low), vaddq_f32(a.high, b.high)}; }
+inline Vec operator-(Vec a, Vec b) { return {vsubq_f32(a.low, b.low), vsubq_f32(a.high, b.high)}; }
+inline Vec operator*(Vec a, Vec b) { return {vmulq_f32(a.low, b.low), vmulq_f32(a.high, b.high)}; }
+
+#include "exp.inl"
 #include "dense.inl"
 #include "packed.inl"
 #include "attend.inl"
+#include "rowwise.inl"
 
 constexpr int kBlock = 32;
 
@@ -109,6 +130,8 @@ const Kernels& kernels_neon() {
         form.packed = packed;
         form.attend_bf16 = attend<bf16>;
         form.attend_f32 = attend<float>;
+        form.rowwise_bf16 = kRowwise<bf16>;
+        form.rowwise_f32 = kRowwise<float>;
         return form;
     }();
     return kernels;
