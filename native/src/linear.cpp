@@ -3,6 +3,7 @@
 namespace ossia {
 
 void Machine::linear(const Linear& w, const void* x, void* y, Type type, long tokens) {
+    if (tokens > kFewTokens) return linear_many(w, x, y, type, tokens);
     std::vector<float> storage, result(tokens * w.rows);
     const float* wide = floats(x, type, tokens * w.cols, storage);
     run_if_large(w.rows * w.cols, [&](int thread, int threads) {

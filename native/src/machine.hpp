@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "gemm.hpp"
 #include "kernels.hpp"
 #include "pool.hpp"
 
@@ -16,7 +17,14 @@ class Machine {
     // `isa` is empty for the best that this processor has. Throws std::invalid_argument for one it lacks.
     Machine(int threads, const std::string& isa);
 
-    std::string isa() const { return kernels_.name; }
+    // An instruction set's kernels.
+    struct Form {
+        const char* name;
+        const Kernels& kernels;
+        const Gemm& gemm;
+    };
+
+    std::string isa() const { return name_; }
     int threads() const { return pool_.size(); }
 
     struct Linear {
@@ -39,10 +47,13 @@ class Machine {
                 long head_dim);
 
     struct Experts {
-        const std::uint8_t* blocks;  // (experts, rows, cols/32, 16)
-        const std::uint8_t* scales;  // (experts, rows, cols/32)
+        const void* weights;         // MXFP4: bytes (experts, rows, cols/32, 16); dense: of `type`
+        const std::uint8_t* scales;  // MXFP4: (experts, rows, cols/32); dense: null
         const void* bias;            // (experts, rows) of `type`, or null
         long rows, cols;
+        // Of dense matrices: elements from one to the next, and from row to row, or from column to column if transposed.
+        long expert_stride, stride;
+        bool transposed;
     };
 
     struct MoE {
@@ -74,6 +85,14 @@ class Machine {
     std::uint64_t sum(const std::uint64_t* words, long count);
 
   private:
+    Machine(int threads, const Form& form);
+
+    // Up to so many tokens a weight is multiplied as it lies; beyond, it pays to unpack it for all of them.
+    static constexpr long kFewTokens = 16;
+    void linear_many(const Linear& w, const void* x, void* y, Type type, long tokens);
+    void moe_many(const MoE& m, const void* x, const std::int64_t* ids, const float* weights, void* y, Type type, Type y_type,
+                  long tokens);
+
     // Small tasks cost less than handing them out.
     template <class Task>
     void run_if_large(long elements, const Task& task) {
@@ -87,7 +106,9 @@ class Machine {
     template <class Element>
     void paged_attention_of(const Paged& p, const Element* q, const Element* k, const Element* v, Element* y, long tokens);
 
+    const char* name_;
     const Kernels& kernels_;
+    const Gemm& gemm_;
     Pool pool_;
 };
 

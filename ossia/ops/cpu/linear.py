@@ -1,4 +1,4 @@
-"""Dense matrices times few vectors."""
+"""Dense matrices times vectors."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from ossia.ops.cpu.native import TYPES, address, is_native, machine
 from ossia.ops.mxfp4 import MXFP4
 from ossia.ops.reference import Weight
 
-# Beyond these a matrix product is bound by arithmetic, and torch's is the faster one.
-_LINEAR_TOKENS = 16
-
 
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """As `reference.linear`."""
@@ -19,7 +16,7 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         isinstance(weight, MXFP4)
         or 1 not in weight.stride()
         or not is_native(x, weight, bias)
-        or not 0 < (tokens := x.numel() // weight.shape[1]) <= _LINEAR_TOKENS
+        or not (tokens := x.numel() // weight.shape[1])
     ):
         return reference.linear(x, weight, bias)
     rows, cols = weight.shape
