@@ -50,10 +50,6 @@ struct Gemm {
 
     // sum[r] += weight * (tile[r] + bias[r]) for kPanelRows rows.
     void (*accumulate)(const float* tile, const float* bias, float weight, float* sum);
-
-    // out[i] = x[i] + bias[i], rounded.
-    void (*finish_bf16)(const float* x, const float* bias, long count, bf16* out);
-    void (*finish_f32)(const float* x, const float* bias, long count, float* out);
 };
 
 const Gemm& gemm_portable();

@@ -291,26 +291,4 @@ void accumulate(const float* tile, const float* bias, float weight, float* sum) 
         Vec::fma(Vec::fill(weight), Vec::load(tile + r) + Vec::load(bias + r), Vec::load(sum + r)).store(sum + r);
 }
 
-// To nearest, ties to even.
-inline void store_rounded(Vec value, bf16* out) {
-    const Bits bits = Bits::of(value);
-    const Bits rounded = bits + Bits::fill(0x7FFF) + ((bits >> 16) & Bits::fill(1));
-    // NaN may not be rounded up to infinity, or past its sign.
-    Bits::select_nan(value, Bits::fill(0x7FC00000), rounded).store_upper(out);
-}
-inline void store_rounded(Vec value, float* out) { value.store(out); }
-
-template <class Element>
-void finish(const float* x, const float* bias, long count, Element* out) {
-    long i = 0;
-    for (; i + kWidth <= count; i += kWidth) store_rounded(Vec::load(x + i) + Vec::load(bias + i), out + i);
-    if (i == count) return;
-    float left[kWidth] = {};
-    for (long j = i; j < count; ++j) left[j - i] = x[j] + bias[j];
-    Element last[kWidth];
-    store_rounded(Vec::load(left), last);
-    std::memcpy(out + i, last, (count - i) * sizeof(Element));
-}
-
-constexpr Gemm kGemm{gemm_words<Packed>,   gemm_words<Dense<bf16>>, gemm_floats, quantize_words<bf16>, quantize_words<float>, gate,
-                     accumulate, finish<bf16>,            finish<float>};
+constexpr Gemm kGemm{gemm_words<Packed>, gemm_words<Dense<bf16>>, gemm_floats, quantize_words<bf16>, quantize_words<float>, gate, accumulate};

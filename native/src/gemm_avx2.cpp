@@ -56,10 +56,6 @@ struct Bits {
     static Bits max(Bits a, Bits b) { return {_mm256_max_epi32(a.v, b.v)}; }
     static Bits dot(Bits sum, Bits a, Bits b) { return sum + Bits{_mm256_madd_epi16(a.v, b.v)}; }
     static Bits pair(Bits low, Bits high) { return {_mm256_blend_epi16(low.v, _mm256_slli_epi32(high.v, 16), 0xAA)}; }
-    static Bits select_nan(Vec test, Bits nan, Bits other) {
-        const __m256 unordered = _mm256_cmp_ps(test.v, test.v, _CMP_UNORD_Q);
-        return {_mm256_blendv_epi8(other.v, nan.v, _mm256_castps_si256(unordered))};
-    }
     friend Bits operator&(Bits a, Bits b) { return {_mm256_and_si256(a.v, b.v)}; }
     friend Bits operator+(Bits a, Bits b) { return {_mm256_add_epi32(a.v, b.v)}; }
     friend Bits operator-(Bits a, Bits b) { return {_mm256_sub_epi32(a.v, b.v)}; }
@@ -73,11 +69,6 @@ struct Bits {
         return _mm_cvtsi128_si32(_mm_max_epi32(most, _mm_shuffle_epi32(most, _MM_SHUFFLE(2, 3, 0, 1))));
     }
     void store(void* p) const { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
-    void store_upper(bf16* p) const {
-        const __m256i upper = _mm256_srli_epi32(v, 16);
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
-                         _mm_packus_epi32(_mm256_castsi256_si128(upper), _mm256_extracti128_si256(upper, 1)));
-    }
 
     template <class Element>
     static void transpose(const Element* const* rows, long from, Bits* out) {

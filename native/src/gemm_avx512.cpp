@@ -55,9 +55,6 @@ struct Bits {
     static Bits max(Bits a, Bits b) { return {_mm512_max_epi32(a.v, b.v)}; }
     static Bits dot(Bits sum, Bits a, Bits b) { return {_mm512_dpwssd_epi32(sum.v, a.v, b.v)}; }
     static Bits pair(Bits low, Bits high) { return {_mm512_mask_blend_epi16(0xAAAAAAAA, low.v, _mm512_slli_epi32(high.v, 16))}; }
-    static Bits select_nan(Vec test, Bits nan, Bits other) {
-        return {_mm512_mask_blend_epi32(_mm512_cmp_ps_mask(test.v, test.v, _CMP_UNORD_Q), other.v, nan.v)};
-    }
     friend Bits operator&(Bits a, Bits b) { return {_mm512_and_si512(a.v, b.v)}; }
     friend Bits operator+(Bits a, Bits b) { return {_mm512_add_epi32(a.v, b.v)}; }
     friend Bits operator-(Bits a, Bits b) { return {_mm512_sub_epi32(a.v, b.v)}; }
@@ -67,9 +64,6 @@ struct Bits {
     Vec to_floats() const { return {_mm512_cvtepi32_ps(v)}; }
     std::int32_t largest() const { return _mm512_reduce_max_epi32(v); }
     void store(void* p) const { _mm512_storeu_si512(p, v); }
-    void store_upper(bf16* p) const {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(v, 16)));
-    }
 
     // out[i]: 32-bit word i of the 16 bytes at element `from` of each of 16 rows.
     template <class Element>

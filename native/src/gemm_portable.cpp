@@ -99,9 +99,6 @@ struct Bits {
     static Bits pair(const Bits& low, const Bits& high) {
         return each([&](int i) { return (low.at(i) & 0xFFFF) | high.at(i) << 16; });
     }
-    static Bits select_nan(const Vec& test, const Bits& nan, const Bits& other) {
-        return each([&](int i) { return std::isnan(test.lanes[i]) ? nan.lanes[i] : other.lanes[i]; });
-    }
     friend Bits operator&(const Bits& a, const Bits& b) {
         return each([&](int i) { return a.at(i) & b.at(i); });
     }
@@ -131,9 +128,6 @@ struct Bits {
         return most;
     }
     void store(void* p) const { std::memcpy(p, lanes, sizeof lanes); }
-    void store_upper(bf16* p) const {
-        for (int i = 0; i < kWidth; ++i) p[i] = static_cast<bf16>(at(i) >> 16);
-    }
 
     template <class Element>
     static void transpose(const Element* const* rows, long from, Bits* out) {

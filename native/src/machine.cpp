@@ -16,6 +16,8 @@ std::vector<Machine::Form> forms() {
         __builtin_cpu_supports("avx512vnni")) {
         known.push_back({"avx512", kernels_avx512(), gemm_avx512()});
     }
+#elif defined(__aarch64__)
+    known.push_back({"neon", kernels_neon(), gemm_portable()});
 #endif
     return known;
 }

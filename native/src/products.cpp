@@ -130,11 +130,18 @@ void multiply_few(const Kernels& kernels, const Matrix& matrix, const Vectors& x
     if (const auto* wide = std::get_if<Dense<float>>(&matrix)) dense(*wide, kernels.dense_f32);
 }
 
-void finish(const Gemm& gemm, const float* x, const float* bias, long count, void* y, Type type, long at) {
-    if (type == Type::bf16) {
-        gemm.finish_bf16(x, bias, count, static_cast<bf16*>(y) + at);
+// y[at + i] = x[i] + bias[i] + residual[at + i] for i below count, where they are.
+void finish(const Kernels& kernels, const float* x, const void* bias, const void* residual, long count, void* y, Type y_type,
+            long at) {
+    const auto as = [&](auto* out) {
+        using Element = std::remove_pointer_t<decltype(out)>;
+        const auto *own = static_cast<const Element*>(bias), *added = static_cast<const Element*>(residual);
+        kernels.rowwise(out).finish(x, own, added ? added + at : nullptr, out + at, count);
+    };
+    if (y_type == Type::bf16) {
+        as(static_cast<bf16*>(y));
     } else {
-        gemm.finish_f32(x, bias, count, static_cast<float*>(y) + at);
+        as(static_cast<float*>(y));
     }
 }
 
@@ -146,27 +153,37 @@ void read_bias(const void* bias, Type type, long begin, long end, float* out) {
 
 }  // namespace
 
-void Machine::linear_many(const Linear& w, const void* x, void* y, Type type, long tokens) {
-    const bool narrow = w.weight_type == Type::bf16;
-    const Matrix matrix = narrow ? Matrix(Dense<bf16>{static_cast<const bf16*>(w.weight), w.stride, w.cols, w.transposed})
-                                 : Matrix(Dense<float>{static_cast<const float*>(w.weight), w.stride, w.cols, w.transposed});
-    Vectors inputs(gemm_, narrow ? Format::words : Format::floats, tokens, w.cols);
-    fill(pool_, inputs, x, type, tokens, w.cols);
+void Machine::linear_many(const std::vector<Linear>& matrices, const void* x, Type type, long tokens) {
+    const bool narrow = type == Type::bf16;
+    const long cols = matrices.front().cols;
+    Vectors inputs(gemm_, narrow ? Format::words : Format::floats, tokens, cols);
+    fill(pool_, inputs, x, type, tokens, cols);
+    struct Panel {
+        const Linear& w;
+        long begin;
+    };
+    std::vector<Panel> panels;
+    for (const Linear& w : matrices)
+        for (long begin = 0; begin < w.rows; begin += kPanelRows) panels.push_back({w, begin});
     // A few items for each thread, where there are so many tokens.
-    const long panels = pieces(w.rows, kPanelRows), wanted = pieces(4L * pool_.size(), panels);
-    const long size = std::clamp(pieces(tokens, wanted), 24L, kTileTokens);
-    each(pool_, panels * pieces(tokens, size), [&](long item, Scratch& scratch) {
-        const long begin = item % panels * kPanelRows, end = std::min(w.rows, begin + kPanelRows);
-        const long first = item / panels * size, count = std::min(size, tokens - first);
-        multiply(gemm_, matrix, inputs, count, [&](long i) { return first + i; }, begin, end, scratch);
-        read_bias(w.bias, w.weight_type, begin, end, scratch.bias);
-        for (long i = 0; i < count; ++i)
-            finish(gemm_, scratch.tile + i * kPanelRows, scratch.bias, end - begin, y, type, (first + i) * w.rows + begin);
+    const long count = static_cast<long>(panels.size());
+    const long size = std::clamp(pieces(tokens, pieces(4L * pool_.size(), count)), 24L, kTileTokens);
+    each(pool_, count * pieces(tokens, size), [&](long item, Scratch& scratch) {
+        const auto& [w, begin] = panels[item % count];
+        const long rows = std::min(kPanelRows, w.rows - begin);
+        const long first = item / count * size, some = std::min(size, tokens - first);
+        const Matrix matrix = narrow ? Matrix(Dense<bf16>{static_cast<const bf16*>(w.weight), w.stride, cols, w.transposed})
+                                     : Matrix(Dense<float>{static_cast<const float*>(w.weight), w.stride, cols, w.transposed});
+        multiply(gemm_, matrix, inputs, some, [&](long i) { return first + i; }, begin, begin + rows, scratch);
+        const char* bias = static_cast<const char*>(w.bias);
+        if (bias) bias += begin * (w.y_type == Type::bf16 ? sizeof(bf16) : sizeof(float));
+        for (long i = 0; i < some; ++i)
+            finish(kernels_, scratch.tile + i * kPanelRows, bias, w.residual, rows, w.y, w.y_type, (first + i) * w.rows + begin);
     });
 }
 
-void Machine::moe_many(const MoE& m, const void* x, const std::int64_t* ids, const float* weights, void* y, Type type, Type y_type,
-                       long tokens) {
+void Machine::moe_many(const MoE& m, const void* x, const std::int64_t* ids, const float* weights, const void* residual, void* y,
+                       Type type, Type y_type, long tokens) {
     const long hidden = m.gate_up.cols, inter = m.down.cols, slots = tokens * m.chosen;
     const std::vector<Group> groups = by_expert(ids, slots, m.experts);
     const bool packed = m.gate_up.scales, few = !packed && tokens <= kFewTokens;
@@ -215,7 +232,6 @@ void Machine::moe_many(const MoE& m, const void* x, const std::int64_t* ids, con
     });
 
     // Whoever has a panel of the result sums all experts' parts of it, in the order of their ids.
-    const std::vector<float> none(kPanelRows);
     each(pool_, pieces(hidden, kPanelRows), [&](long item, Scratch& scratch) {
         const long begin = item * kPanelRows, end = std::min(hidden, begin + kPanelRows);
         std::vector<float> sums(tokens * kPanelRows);
@@ -228,8 +244,11 @@ void Machine::moe_many(const MoE& m, const void* x, const std::int64_t* ids, con
                                      sums.data() + slot / m.chosen * kPanelRows);
                 }
             });
-        for (long t = 0; t < tokens; ++t)
-            finish(gemm_, sums.data() + t * kPanelRows, none.data(), end - begin, y, y_type, t * hidden + begin);
+        for (long t = 0; t < tokens; ++t) {
+            float* sum = sums.data() + t * kPanelRows;
+            for (long r = 0; residual && r < end - begin; ++r) sum[r] += read(residual, type, t * hidden + begin + r);
+            finish(kernels_, sum, nullptr, nullptr, end - begin, y, y_type, t * hidden + begin);
+        }
     });
 }
 

@@ -10,6 +10,33 @@ from ossia.ops.cpu.native import TYPES, address, is_native, machine, wants_gradi
 from ossia.ops.mxfp4 import MXFP4
 from ossia.ops.reference import Weight
 
+# Beyond these torch, which uses all threads, is the faster one.
+_ROUTE_TOKENS = 64
+
+
+def route(
+    logits: Tensor, chosen: int, *, softmax_first: bool, renormalize: bool
+) -> tuple[Tensor, Tensor]:
+    """As `reference.route`."""
+    tokens, experts = logits.shape
+    if not 0 < tokens <= _ROUTE_TOKENS or not 0 < chosen <= experts or not is_native(logits):
+        return reference.route(logits, chosen, softmax_first=softmax_first, renormalize=renormalize)
+    logits = logits.contiguous()
+    ids = torch.empty(tokens, chosen, dtype=torch.int64)
+    weights = torch.empty(tokens, chosen, dtype=torch.float32)
+    machine().route(
+        logits.data_ptr(),
+        ids.data_ptr(),
+        weights.data_ptr(),
+        TYPES[logits.dtype],
+        tokens,
+        experts,
+        chosen,
+        softmax_first,
+        renormalize,
+    )
+    return ids, weights
+
 
 def moe(
     x: Tensor,
@@ -21,13 +48,14 @@ def moe(
     down_bias: Tensor | None,
     *,
     clamp: tuple[float, float] | None = None,
+    residual: Tensor | None = None,
     wide: bool = False,
 ) -> Tensor:
     """As `reference.moe`."""
     dense = [weight for weight in (gate_up, down) if isinstance(weight, Tensor)]
     native = (
         len(dense) != 1
-        and is_native(x, gate_up_bias, down_bias, *dense)
+        and is_native(x, gate_up_bias, down_bias, residual, *dense)
         and not wants_gradient(expert_weights)
         and all(1 in weight.stride()[1:] for weight in dense)
     )
@@ -41,6 +69,7 @@ def moe(
             down,
             down_bias,
             clamp=clamp,
+            residual=residual,
             wide=wide,
         )
     count, hidden, inter = down.shape
@@ -48,12 +77,14 @@ def moe(
     assert gate_up.shape == (count, 2 * inter, hidden)
     assert x.shape == (tokens, hidden)
     assert expert_weights.shape == experts.shape
+    assert residual is None or residual.shape == x.shape
     # Names keep what may have been copied alive for the length of the call.
     x, experts = x.contiguous(), experts.long().contiguous()
     expert_weights = expert_weights.float().contiguous()
     gate_up, down = _kept(gate_up), _kept(down)
     bias = None if gate_up_bias is None else gate_up_bias.contiguous()
     last_bias = None if down_bias is None else down_bias.contiguous()
+    residual = None if residual is None else residual.contiguous()
     limit, alpha = clamp or (0.0, 0.0)
     out = torch.empty_like(x, dtype=torch.float32 if wide else x.dtype)
     machine().moe(
@@ -71,6 +102,7 @@ def moe(
         x.data_ptr(),
         experts.data_ptr(),
         expert_weights.data_ptr(),
+        address(residual),
         out.data_ptr(),
         TYPES[x.dtype],
         TYPES[out.dtype],

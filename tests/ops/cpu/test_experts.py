@@ -17,7 +17,7 @@ def choose(tokens: int, count: int, chosen: int) -> tuple[torch.Tensor, torch.Te
     return experts, weights
 
 
-def check(form, x, choices, gate_up, down, bias, clamp, error) -> None:
+def check(form, x, choices, gate_up, down, bias, clamp, residual, error) -> None:
     """The native sum, with biases or without, lies so close to the reference's in float32."""
     count, hidden, inter = down.shape
     biases = (
@@ -30,11 +30,13 @@ def check(form, x, choices, gate_up, down, bias, clamp, error) -> None:
     )
     experts, weights = choices
     arguments = (experts, weights, gate_up, biases[0], down, biases[1])
-    found = form(cpu.moe, x, *arguments, clamp=clamp, wide=True)
+    added = normal(*x.shape, seed=6, dtype=x.dtype) if residual else None
+    found = form(cpu.moe, x, *arguments, clamp=clamp, residual=added, wide=True)
     arguments = [
         a.float() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments
     ]
     expected = reference.moe(x.float(), *arguments, clamp=clamp)
+    expected = expected if added is None else expected + added.float()
     assert found.dtype is torch.float32
     assert relative_error(found, expected) <= error
 
@@ -49,14 +51,15 @@ def check(form, x, choices, gate_up, down, bias, clamp, error) -> None:
     dtype=DTYPES,
     bias=st.booleans(),
     clamp=CLAMP,
+    residual=st.booleans(),
 )
-def test_moe(form, tokens, count, chosen, hidden, inter, dtype, bias, clamp):
+def test_moe(form, tokens, count, chosen, hidden, inter, dtype, bias, clamp, residual):
     x, choices = normal(tokens, hidden, dtype=dtype), choose(tokens, count, chosen)
     gate_up, down = packed(count, 2 * inter, hidden, seed=4), packed(count, hidden, inter, seed=5)
     # As integers the activations err by 3e-5 to 3e-4, far below what bfloat16 costs; of float32
     # what that leaves counts too.
     error = 2e-6 if dtype is torch.float32 else 2**-11
-    check(form, x, choices, gate_up, down, bias, clamp, error)
+    check(form, x, choices, gate_up, down, bias, clamp, residual, error)
 
 
 @FEW
@@ -69,10 +72,11 @@ def test_moe(form, tokens, count, chosen, hidden, inter, dtype, bias, clamp):
     dtype=DTYPES,
     bias=st.booleans(),
     clamp=CLAMP,
+    residual=st.booleans(),
     transposed=st.booleans(),
 )
 def test_moe_of_dense_experts(
-    form, tokens, count, chosen, hidden, inter, dtype, bias, clamp, transposed
+    form, tokens, count, chosen, hidden, inter, dtype, bias, clamp, residual, transposed
 ):
     x, choices = normal(tokens, hidden, dtype=dtype), choose(tokens, count, chosen)
     gate_up = normal(count, 2 * inter, hidden, seed=4, dtype=dtype) / hidden**0.5
@@ -80,7 +84,7 @@ def test_moe_of_dense_experts(
     if transposed:  # as in gpt-oss's checkpoints
         gate_up, down = (w.mT.contiguous().mT for w in (gate_up, down))
     error = 2e-6 if dtype is torch.float32 else 2**-11
-    check(form, x, choices, gate_up, down, bias, clamp, error)
+    check(form, x, choices, gate_up, down, bias, clamp, residual, error)
 
 
 def test_experts_among_which_nobody_chose_some(form):
@@ -88,7 +92,7 @@ def test_experts_among_which_nobody_chose_some(form):
     experts[:, 1] = 1
     weights = torch.full((50, 2), 0.5)
     gate_up, down = packed(5, 64, 32, seed=4), packed(5, 32, 32, seed=5)
-    check(form, normal(50, 32), (experts, weights), gate_up, down, True, None, 2e-6)
+    check(form, normal(50, 32), (experts, weights), gate_up, down, True, None, False, 2e-6)
 
 
 @pytest.mark.parametrize("tokens", [3, 40])
@@ -156,3 +160,33 @@ def test_a_wide_sum_is_the_one_that_is_rounded(form, dtype):
         for e, w in zip(experts.unbind(1), weights.unbind(1), strict=True)
     )
     assert torch.equal(first + second, wide)
+
+
+@FEW
+@given(
+    tokens=st.integers(1, 70),
+    count=st.integers(1, 40),
+    chosen=st.integers(1, 8),
+    dtype=DTYPES,
+    softmax_first=st.booleans(),
+    renormalize=st.booleans(),
+)
+def test_route(form, tokens, count, chosen, dtype, softmax_first, renormalize):
+    chosen = min(chosen, count)
+    order = normal(tokens, count).argsort(-1)
+    logits = (order.float() / 4 - 3).to(dtype)  # no two of a row are equal
+    options = {"softmax_first": softmax_first, "renormalize": renormalize}
+    experts = form(lambda: cpu.route(logits, chosen, **options)[0])
+    weights = form(lambda: cpu.route(logits, chosen, **options)[1])
+    expected = reference.route(logits, chosen, **options)
+    assert torch.equal(experts, expected[0])
+    torch.testing.assert_close(weights, expected[1], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_router_that_is_not_a_number_still_names_experts_that_there_are(form, bad):
+    logits = torch.full((2, 9), bad)
+    logits[1, 3] = 0
+    experts = form(lambda: cpu.route(logits, 9, softmax_first=False, renormalize=False)[0])
+    for row in experts.tolist():
+        assert sorted(row) == list(range(9))
