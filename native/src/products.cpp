@@ -48,10 +48,20 @@ class Vectors {
           count_(count),
           cols_(cols),
           size_(format == Format::floats ? cols * static_cast<long>(sizeof(float)) : words_size(cols)),
-          data_(new char[parts() * count * size_]) {}
+          own_(new char[parts() * count * size_]),
+          data_(own_.get()) {}
+
+    // Floats that lie one after another already.
+    Vectors(const Gemm& gemm, const float* x, long count, long cols)
+        : gemm_(gemm),
+          format_(Format::floats),
+          count_(count),
+          cols_(cols),
+          size_(cols * static_cast<long>(sizeof(float))),
+          data_(reinterpret_cast<const char*>(x)) {}
 
     int parts() const { return format_ == Format::two_words ? 2 : 1; }
-    const void* at(int part, long i) const { return data_.get() + (part * count_ + i) * size_; }
+    const void* at(int part, long i) const { return data_ + (part * count_ + i) * size_; }
 
     // Elements [column, column + count) of vector i; `column` is a multiple of kWordBlock, and so is `count` except at the end.
     template <class Element>
@@ -70,7 +80,7 @@ class Vectors {
     }
 
   private:
-    char* to_part(int part, long i) { return data_.get() + (part * count_ + i) * size_; }
+    char* to_part(int part, long i) { return own_.get() + (part * count_ + i) * size_; }
     void quantize(const bf16* x, long count, long block, void* to, float* rest) {
         gemm_.quantize_bf16(x, count, cols_, block, to, rest);
     }
@@ -81,11 +91,14 @@ class Vectors {
     const Gemm& gemm_;
     Format format_;
     long count_, cols_, size_;
-    std::unique_ptr<char[]> data_;
+    std::unique_ptr<char[]> own_;
+    const char* data_;
 };
 
-// All columns of vectors [0, tokens) from x.
-void fill(Pool& pool, Vectors& vectors, const void* x, Type type, long tokens, long cols) {
+// The vectors x (tokens, cols) of type `type`.
+Vectors vectors_of(Pool& pool, const Gemm& gemm, Format format, const void* x, Type type, long tokens, long cols) {
+    if (format == Format::floats && type == Type::f32) return {gemm, static_cast<const float*>(x), tokens, cols};
+    Vectors vectors(gemm, format, tokens, cols);
     constexpr long kTokens = 8;
     each(pool, pieces(tokens, kTokens), [&](long item, Scratch&) {
         for (long t = item * kTokens; t < std::min(tokens, (item + 1) * kTokens); ++t) {
@@ -96,6 +109,7 @@ void fill(Pool& pool, Vectors& vectors, const void* x, Type type, long tokens, l
             }
         }
     });
+    return vectors;
 }
 
 auto product(const Gemm& gemm, const Packed&) { return gemm.packed; }
@@ -156,8 +170,7 @@ void read_bias(const void* bias, Type type, long begin, long end, float* out) {
 void Machine::linear_many(const std::vector<Linear>& matrices, const void* x, Type type, long tokens) {
     const bool narrow = type == Type::bf16;
     const long cols = matrices.front().cols;
-    Vectors inputs(gemm_, narrow ? Format::words : Format::floats, tokens, cols);
-    fill(pool_, inputs, x, type, tokens, cols);
+    const Vectors inputs = vectors_of(pool_, gemm_, narrow ? Format::words : Format::floats, x, type, tokens, cols);
     struct Panel {
         const Linear& w;
         long begin;
@@ -212,8 +225,8 @@ void Machine::moe_many(const MoE& m, const void* x, const std::int64_t* ids, con
         for (long first = 0; first < count; first += kTileTokens) task(first, std::min(kTileTokens, count - first));
     };
 
-    Vectors inputs(gemm_, format, tokens, hidden), middles(gemm_, format, slots, inter);
-    fill(pool_, inputs, x, type, tokens, hidden);
+    const Vectors inputs = vectors_of(pool_, gemm_, format, x, type, tokens, hidden);
+    Vectors middles(gemm_, format, slots, inter);
 
     // Gate and up lie in alternate rows: a panel of them makes one block of the hidden units.
     const Activation activation{m.clamped, m.limit, m.alpha};
