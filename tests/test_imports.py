@@ -65,7 +65,7 @@ def test_each_file_imports_only_what_its_folder_may(file):
 
 def test_every_module_imports():
     skipped = {"ossia.__main__"}  # it runs the command
-    if importlib.util.find_spec("ossia.ops._native") is None:  # tests/ops/test_cpu.py asks why
+    if importlib.util.find_spec("ossia.ops._native") is None:  # tests/ops/cpu asks why
         skipped.add("ossia.ops.cpu")
     for module in pkgutil.walk_packages([str(ROOT)], prefix="ossia."):
         if not module.name.startswith(tuple(skipped)):

@@ -23,14 +23,29 @@ struct Vec {
         return {_mm256_castsi256_ps(_mm256_slli_epi32(words, 16))};
     }
     static Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+    static Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
+    static Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
     void store(float* p) const { _mm256_storeu_ps(p, v); }
     float sum() const {
         const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
         const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
         return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
     }
+    // In two steps: 2^n itself may be no float32.
+    Vec scaled(Vec n) const {
+        const __m256i whole = _mm256_cvtps_epi32(n.v), half = _mm256_srai_epi32(whole, 1);
+        const auto power = [](__m256i e) {
+            return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(e, _mm256_set1_epi32(127)), 23));
+        };
+        return {_mm256_mul_ps(_mm256_mul_ps(v, power(half)), power(_mm256_sub_epi32(whole, half)))};
+    }
 };
 
+inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
+inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
+inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
+
+#include "exp.inl"
 #include "dense.inl"
 #include "packed.inl"
 #include "attend.inl"

@@ -23,10 +23,18 @@ struct Vec {
         return {_mm512_castsi512_ps(_mm512_slli_epi32(words, 16))};
     }
     static Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+    static Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
+    static Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
     void store(float* p) const { _mm512_storeu_ps(p, v); }
     float sum() const { return _mm512_reduce_add_ps(v); }
+    Vec scaled(Vec n) const { return {_mm512_scalef_ps(v, n.v)}; }
 };
 
+inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+
+#include "exp.inl"
 #include "dense.inl"
 #include "packed.inl"
 #include "attend.inl"

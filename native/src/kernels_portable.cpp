@@ -34,14 +34,58 @@ struct Vec {
         for (int i = 0; i < kWidth; ++i) v.lanes[i] = a.lanes[i] * b.lanes[i] + c.lanes[i];
         return v;
     }
+    static Vec max(const Vec& a, const Vec& b) {
+        Vec v;
+        for (int i = 0; i < kWidth; ++i) v.lanes[i] = a.lanes[i] > b.lanes[i] ? a.lanes[i] : b.lanes[i];
+        return v;
+    }
+    static Vec min(const Vec& a, const Vec& b) {
+        Vec v;
+        for (int i = 0; i < kWidth; ++i) v.lanes[i] = a.lanes[i] < b.lanes[i] ? a.lanes[i] : b.lanes[i];
+        return v;
+    }
     void store(float* p) const { std::memcpy(p, lanes, sizeof lanes); }
     float sum() const {
         float total = 0;
         for (float lane : lanes) total += lane;
         return total;
     }
+    // In two steps: 2^n itself may be no float32. A NaN stays one, whatever n is then.
+    Vec scaled(const Vec& n) const {
+        Vec v;
+        for (int i = 0; i < kWidth; ++i) {
+            const std::int32_t whole = n.lanes[i] == n.lanes[i] ? static_cast<std::int32_t>(n.lanes[i]) : 0, half = whole >> 1;
+            v.lanes[i] = lanes[i] * power_of_two(half) * power_of_two(whole - half);
+        }
+        return v;
+    }
+
+  private:
+    static float power_of_two(std::int32_t exponent) {
+        const std::int32_t bits = (exponent + 127) << 23;
+        float power;
+        std::memcpy(&power, &bits, sizeof power);
+        return power;
+    }
 };
 
+inline Vec operator+(const Vec& a, const Vec& b) {
+    Vec v;
+    for (int i = 0; i < Vec::kWidth; ++i) v.lanes[i] = a.lanes[i] + b.lanes[i];
+    return v;
+}
+inline Vec operator-(const Vec& a, const Vec& b) {
+    Vec v;
+    for (int i = 0; i < Vec::kWidth; ++i) v.lanes[i] = a.lanes[i] - b.lanes[i];
+    return v;
+}
+inline Vec operator*(const Vec& a, const Vec& b) {
+    Vec v;
+    for (int i = 0; i < Vec::kWidth; ++i) v.lanes[i] = a.lanes[i] * b.lanes[i];
+    return v;
+}
+
+#include "exp.inl"
 #include "dense.inl"
 #include "packed.inl"
 #include "attend.inl"

@@ -52,8 +52,9 @@ class Machine {
         float limit, alpha;
     };
 
-    // The weighted sum of each token's chosen experts; ids (tokens, chosen), weights alike.
-    void moe(const MoE& m, const void* x, const std::int64_t* ids, const float* weights, void* y, Type type, long tokens);
+    // The weighted sum of each token's chosen experts; ids (tokens, chosen), weights alike. x and biases of type `type`.
+    void moe(const MoE& m, const void* x, const std::int64_t* ids, const float* weights, void* y, Type type, Type y_type,
+             long tokens);
 
     struct Paged {
         void* keys;  // (pages, page_size, kv_heads, head_dim)

@@ -63,7 +63,7 @@ NB_MODULE(_native, m) {
             "moe",
             [](Machine& machine, Address gate_up_blocks, Address gate_up_scales, Address gate_up_bias, Address down_blocks,
                Address down_scales, Address down_bias, long experts_count, long chosen, long hidden, long inter, bool clamped,
-               float limit, float alpha, Address x, Address ids, Address weights, Address y, Type type, long tokens) {
+               float limit, float alpha, Address x, Address ids, Address weights, Address y, Type type, Type y_type, long tokens) {
                 const Machine::MoE moe{experts(gate_up_blocks, gate_up_scales, gate_up_bias, 2 * inter, hidden),
                                        experts(down_blocks, down_scales, down_bias, hidden, inter),
                                        experts_count,
@@ -72,7 +72,7 @@ NB_MODULE(_native, m) {
                                        limit,
                                        alpha};
                 machine.moe(moe, at<const void>(x), at<const std::int64_t>(ids), at<const float>(weights), at<void>(y), type,
-                            tokens);
+                            y_type, tokens);
             },
             nb::call_guard<nb::gil_scoped_release>())
         .def(

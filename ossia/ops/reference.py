@@ -178,6 +178,7 @@ def moe(
     down_bias: Tensor | None,
     *,
     clamp: tuple[float, float] | None = None,
+    wide: bool = False,
 ) -> Tensor:
     """The weighted sum of each token's chosen experts, weighted after the second bias and summed in
     float32 or wider.
@@ -185,10 +186,13 @@ def moe(
     x (tokens, hidden); experts int64 and expert_weights (tokens, chosen); gate_up (experts, 2 *
     inter, hidden), its rows gate, up, gate, up, ...; down (experts, hidden, inter); biases
     (experts, rows). `clamp` is the (limit, alpha) of gpt-oss's SwiGLU, None the plain one. Packed
-    weights are unpacked one expert at a time, and only those that a token chose.
+    weights are unpacked one expert at a time, and only those that a token chose. `wide` leaves the
+    sum as it is, rather than in x's dtype: for a caller that adds to it.
     """
+    wider = torch.promote_types(x.dtype, torch.float32)
+    result = wider if wide else x.dtype
     if x.numel() == 0:
-        return torch.empty_like(x)
+        return torch.empty_like(x, dtype=result)
     # Choices sorted by expert: those of one lie together, and it reads them once.
     choices = experts.flatten()
     order = choices.argsort(stable=True)
@@ -200,9 +204,8 @@ def moe(
     else:
         hidden = clamped_swiglu(gate, up, limit=clamp[0], alpha=clamp[1])
     out = _linear_each(hidden, counts, down, down_bias)[order.argsort()]
-    wide = torch.promote_types(x.dtype, torch.float32)
-    out = out.view(*experts.shape, -1).to(wide) * expert_weights[..., None].to(wide)
-    return out.sum(1).to(x.dtype)
+    out = out.view(*experts.shape, -1).to(wider) * expert_weights[..., None].to(wider)
+    return out.sum(1).to(result)
 
 
 def _linear_each(x: Tensor, counts: list[int], weight: Weight, bias: Tensor | None) -> Tensor:

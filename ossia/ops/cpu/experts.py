@@ -21,13 +21,22 @@ def moe(
     down_bias: Tensor | None,
     *,
     clamp: tuple[float, float] | None = None,
+    wide: bool = False,
 ) -> Tensor:
     """As `reference.moe`."""
     packed = isinstance(gate_up, MXFP4) and isinstance(down, MXFP4)
     native = packed and is_native(x, gate_up_bias, down_bias) and not wants_gradient(expert_weights)
     if not native or not x.numel():
         return reference.moe(
-            x, experts, expert_weights, gate_up, gate_up_bias, down, down_bias, clamp=clamp
+            x,
+            experts,
+            expert_weights,
+            gate_up,
+            gate_up_bias,
+            down,
+            down_bias,
+            clamp=clamp,
+            wide=wide,
         )
     assert isinstance(gate_up, MXFP4)
     assert isinstance(down, MXFP4)
@@ -44,7 +53,7 @@ def moe(
     bias = None if gate_up_bias is None else gate_up_bias.contiguous()
     last_bias = None if down_bias is None else down_bias.contiguous()
     limit, alpha = clamp or (0.0, 0.0)
-    out = torch.empty_like(x)
+    out = torch.empty_like(x, dtype=torch.float32 if wide else x.dtype)
     machine().moe(
         blocks.data_ptr(),
         scales.data_ptr(),
@@ -64,6 +73,7 @@ def moe(
         expert_weights.data_ptr(),
         out.data_ptr(),
         TYPES[x.dtype],
+        TYPES[out.dtype],
         tokens,
     )
     return out

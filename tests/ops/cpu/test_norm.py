@@ -1,0 +1,39 @@
+"""The small operations between the large ones."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ossia.ops import reference
+from tests.ops.cpu.common import DTYPES, FEW, cpu, normal, relative_error
+
+
+@FEW
+@given(
+    rows=st.integers(1, 5),
+    size=st.integers(1, 100),
+    dtype=DTYPES,
+    before=st.booleans(),
+    large=st.booleans(),
+)
+def test_rms_norm(form, rows, size, dtype, before, large):
+    rows *= 2000 if large else 1  # beyond what one thread does
+    x, weight = normal(rows, size, dtype=dtype) * 3, normal(size, seed=1, dtype=dtype)
+    found = form(cpu.rms_norm, x, weight, 1e-5, round_before_weight=before)
+    expected = reference.rms_norm(x, weight, 1e-5, round_before_weight=before)
+    # A last bit of float32 can tip a rounding to bfloat16.
+    assert relative_error(found, expected) <= (1e-6 if dtype is torch.float32 else 1e-3)
+
+
+@FEW
+@given(
+    tokens=st.sampled_from([1, 3, 500]),
+    heads=st.integers(1, 5),
+    half=st.sampled_from([1, 5, 32]),
+    dtype=DTYPES,
+)
+def test_rotate(form, tokens, heads, half, dtype):
+    x, angles = normal(tokens, heads, 2 * half, dtype=dtype), normal(tokens, half, seed=1)
+    found = form(cpu.rotate, x, angles.cos(), angles.sin())
+    expected = reference.rotate(x, angles.cos(), angles.sin())
+    assert relative_error(found, expected) <= (1e-6 if dtype is torch.float32 else 1e-3)
