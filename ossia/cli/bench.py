@@ -1,4 +1,4 @@
-"""`ossia bench`: what this machine's memory and processor do, and how near to that a model comes."""
+"""`ossia bench`: what memory and processor of this machine do, and how near a model comes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,19 @@ def machine(
         table.add_row(label, *_numbers(spread, 1e9, 1))
     for name, spread in products.items():
         table.add_row(f"{name}, TFLOP/s", *_numbers(spread, 1e12, 2))
-    _print_facts(record)
+    huge = f"{record['transparent_huge_pages'] or 'not offered'} (transparent), "
+    huge += f"{record['reserved_huge_pages']} reserved"
+    _print_facts(
+        {
+            "processor": f"{record['processor']}, {record['processors']} threads of it",
+            "instruction sets": " ".join(record["instruction_sets"]),
+            "native kernels": record["kernels"] or "not built: torch alone",
+            "threads": record["threads"],
+            "memory": f"{record['memory_bytes'] / 1e9:.1f} GB, "
+            f"{record['available_bytes'] / 1e9:.1f} GB free",
+            "huge pages": huge,
+        }
+    )
     _print(table)
 
 
@@ -130,15 +142,15 @@ def cpu(
 
 
 def _print_report(name: str, machine: dict[str, Any], report: Report) -> None:
-    speed = report.speed
+    run, speed = report.run, report.run.speed
     facts = {
         "model": f"{name}, {report.dtype}, {report.checkpoint_bytes / 1e9:.2f} GB",
         "backend": f"{report.backend} ({machine['kernels']}), {machine['threads']} threads",
     }
-    if report.load_seconds is not None:
-        facts["loaded in"] = f"{report.load_seconds:.2f} s, the first token after "
-        facts["loaded in"] += f"{report.first_token_seconds:.2f} s"
-    facts["memory"] = f"{report.anonymous_bytes / 1e9:.2f} GB beside mapped files, at most"
+    if not report.random_weights:
+        facts["loaded in"] = f"{run.load_seconds:.2f} s"
+        facts["first token after"] = f"{run.first_token_seconds:.2f} s"
+    facts["memory"] = f"{run.anonymous_bytes / 1e9:.2f} GB at most, beside mapped files"
     _print_facts(facts)
     table = _table("", "median", "least", "most")
     for prefill in speed.prefill:
@@ -214,7 +226,7 @@ def _numbers(spread: Spread, unit: float, digits: int) -> list[str]:
 
 def _print_facts(facts: dict[str, Any]) -> None:
     for label, value in facts.items():
-        print(f"{label.replace('_', ' '):<24}{value}")
+        print(f"{label:<20}{value}")
 
 
 def _print(table: Table) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from ossia.errors import OssiaError
@@ -42,12 +42,12 @@ def _kilobytes(path: Path, name: str) -> int:
     return int(found[1]) << 10
 
 
-def warm(files: Iterable[Path], progress: Callable[[int], None] = lambda count: None) -> None:
-    """Read files once, so that their pages are in memory; `progress` hears of bytes as they come."""
+def warm(files: Iterable[Path]) -> None:
+    """Read files once, so that their pages are in memory."""
     for path in files:
         with path.open("rb", buffering=0) as file:
-            while chunk := file.read(_CHUNK):
-                progress(len(chunk))
+            while file.read(_CHUNK):
+                pass
 
 
 class PeakAnonymous:

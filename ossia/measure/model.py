@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from ossia import checkpoint, ops
 from ossia.checkpoint.files import read_tensors
 from ossia.compare.counts import count
@@ -18,33 +16,68 @@ from ossia.errors import OssiaError
 from ossia.measure import memory
 from ossia.measure.machine import BUFFER_BYTES, Bandwidth
 from ossia.measure.random_weights import random_decoder
-from ossia.measure.speed import SHORT_PROMPT, EngineModel, Speed, measure
-from ossia.model import Decoder
+from ossia.measure.speed import SHORT_PROMPT, EngineModel, Model, Speed, measure
+
+
+@dataclass(frozen=True)
+class Run:
+    """A program's way from its start to its last token.
+
+    first_token_seconds: from the start of loading to the first token of a prompt of
+        `SHORT_PROMPT`. anonymous_bytes: the most memory held beside mapped files, that of Python
+        and torch included.
+    """
+
+    load_seconds: float
+    first_token_seconds: float
+    anonymous_bytes: int
+    speed: Speed
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `measure_model` found.
-
-    load_seconds: from files in the page cache to a model; None for random weights.
-    first_token_seconds: from the same start to the first token after a prompt of `SHORT_PROMPT`.
-    anonymous_bytes: the most memory held beside mapped files, that of Python and torch included,
-        and of random weights.
-    """
+    """What `measure_model` found. Loading says nothing, and memory much, of random weights."""
 
     dtype: str
     backend: str
     checkpoint_bytes: int
     bytes_per_token: int
-    load_seconds: float | None
-    first_token_seconds: float | None
-    speed: Speed
-    anonymous_bytes: int
+    random_weights: bool
+    run: Run
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a checkpoint's tensors."""
-    return sorted({tensor.file for tensor in read_tensors(folder).values()})
+def measure_run(
+    load: Callable[[], Model],
+    bytes_per_token: float,
+    *,
+    prompts: Sequence[int],
+    tokens: int,
+    batches: Sequence[int] = (1,),
+    turns: int = 5,
+    progress: Callable[[], None] = lambda: None,
+) -> Run:
+    """Load a model and measure it, as `speed.measure` does; `progress` is called once more, when it
+    has made its first token.
+    """
+    bandwidth = Bandwidth()
+    with memory.PeakAnonymous() as peak:
+        start = time.perf_counter()
+        model = load()
+        load_seconds = time.perf_counter() - start
+        model.prefill([[0] * SHORT_PROMPT])
+        first_token_seconds = time.perf_counter() - start
+        progress()
+        speed = measure(
+            model,
+            bandwidth,
+            bytes_per_token,
+            prompts=prompts,
+            tokens=tokens,
+            batches=batches,
+            turns=turns,
+            progress=progress,
+        )
+    return Run(load_seconds, first_token_seconds, peak.bytes - BUFFER_BYTES, speed)
 
 
 def measure_model(
@@ -52,55 +85,56 @@ def measure_model(
     *,
     prompts: Sequence[int],
     tokens: int,
-    batches: Sequence[int],
+    batches: Sequence[int] = (1,),
     turns: int = 5,
     dtype: str | None = None,
     backend: str = "auto",
     progress: Callable[[], None] = lambda: None,
 ) -> Report:
-    """Measure a checkpoint's folder, or a config with random weights; as `speed.measure` does.
+    """Measure our engine on a checkpoint's folder, its files in the page cache, or on a config with
+    random weights.
 
-    `progress` is called once more, when the model is ready. Raises OssiaError for what cannot be
-    loaded, and for prompts that do not fit the context.
+    Raises OssiaError for what cannot be loaded, and for prompts that do not fit the context.
     """
     config = source if isinstance(source, ModelConfig) else checkpoint.read_config(source)
+    config = replace(config, dtype=dtype or config.dtype)
     _check_context(config, max(*prompts, SHORT_PROMPT + tokens + 2))
-    if isinstance(source, Path):
+    counts = count(config)
+    if isinstance(source, ModelConfig):
+        _check_memory(counts.checkpoint_bytes)
+    else:
         memory.warm(weight_files(source))
-    bandwidth = Bandwidth()
-    with memory.PeakAnonymous() as peak:
-        start = time.perf_counter()
-        if isinstance(source, Path):
-            decoder = checkpoint.load(source, dtype=dtype, backend=backend)
+    chosen = ops.select(backend, "cpu")
+
+    def load() -> EngineModel:
+        if isinstance(source, ModelConfig):
+            decoder = random_decoder(config, chosen)
         else:
-            decoder = _random(source, dtype, backend)
-        load_seconds = time.perf_counter() - start
-        model = EngineModel(Engine(decoder, max_batch=max(batches)))
-        model.prefill([[0] * SHORT_PROMPT])
-        first_token_seconds = time.perf_counter() - start
-        progress()
-        counts = count(decoder.config)
-        speed = measure(
-            model,
-            bandwidth,
-            counts.bytes_per_token,
-            prompts=prompts,
-            tokens=tokens,
-            batches=batches,
-            turns=turns,
-            progress=progress,
-        )
-    loaded = isinstance(source, Path)
+            decoder = checkpoint.load(source, dtype=dtype, backend=chosen.name)
+        return EngineModel(Engine(decoder, max_batch=max(batches)))
+
+    run = measure_run(
+        load,
+        counts.bytes_per_token,
+        prompts=prompts,
+        tokens=tokens,
+        batches=batches,
+        turns=turns,
+        progress=progress,
+    )
     return Report(
-        decoder.config.dtype,
-        decoder.ops.name,
+        config.dtype,
+        chosen.name,
         counts.checkpoint_bytes,
         counts.bytes_per_token,
-        load_seconds if loaded else None,
-        first_token_seconds if loaded else None,
-        speed,
-        peak.bytes - BUFFER_BYTES,
+        isinstance(source, ModelConfig),
+        run,
     )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a checkpoint's tensors."""
+    return sorted({tensor.file for tensor in read_tensors(folder).values()})
 
 
 def _check_context(config: ModelConfig, needed: int) -> None:
@@ -111,12 +145,9 @@ def _check_context(config: ModelConfig, needed: int) -> None:
         )
 
 
-def _random(config: ModelConfig, dtype: str | None, backend: str) -> Decoder:
-    config = replace(config, dtype=dtype or config.dtype)
-    size, room = count(config).checkpoint_bytes, memory.available()
-    if size > room:
+def _check_memory(size: int) -> None:
+    if size > (room := memory.available()):
         raise OssiaError(
             f"random weights of these shapes take {size / 1e9:.1f} GB, and {room / 1e9:.1f} GB of "
             "memory are free"
         )
-    return random_decoder(config, ops.select(backend, torch.device("cpu")))

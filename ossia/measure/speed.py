@@ -98,7 +98,7 @@ class Speed:
 def measure(
     model: Model,
     bandwidth: Callable[[], float],
-    bytes_per_token: int,
+    bytes_per_token: float,
     *,
     prompts: Sequence[int],
     tokens: int,
