@@ -43,6 +43,18 @@ struct Cache {
     long page_size, kv_heads, head_dim;
 };
 
+// What lies between the matrix products, of numbers in memory of type Element; see rowwise.inl.
+template <class Element>
+struct Rowwise {
+    void (*rms_norm)(const Element* x, const Element* weight, Element* y, long size, float eps, bool round_before_weight);
+    void (*layer_norm)(const Element* x, const Element* weight, const Element* bias, Element* y, long size, float eps);
+    void (*rotate)(const Element* x, const float* cosines, const float* sines, Element* y, long half);
+    void (*gelu)(const Element* x, Element* y, long count);
+    void (*swiglu)(const Element* gate, const Element* up, Element* y, long count);
+    void (*clamped_swiglu)(const Element* gate, const Element* up, Element* y, long count, float limit, float alpha);
+    void (*finish)(const float* x, const Element* bias, const Element* residual, Element* y, long count);
+};
+
 struct Kernels {
     const char* name;
 
@@ -52,10 +64,11 @@ struct Kernels {
 
     std::uint64_t (*sum)(const std::uint64_t* words, long count);
 
-    // Activations as the packed kernel reads them: int16 with one scale a token, in an order of its own, `quantized_size(cols)`
-    // words. A token with NaN or infinity gets a NaN scale.
+    // Activations as the packed kernel reads them: int16 with one scale a token, in a form of its own, `quantized_size(cols)`
+    // words at a multiple of 64 bytes. What the rounding left goes to `rest` (cols,) if it is not null. A token with NaN or infinity
+    // gets a NaN scale.
     long (*quantized_size)(long cols);
-    void (*quantize)(const float* x, long cols, std::int16_t* words, float* scale);
+    void (*quantize)(const float* x, long cols, std::int16_t* words, float* scale, float* rest);
 
     // y[t][r - begin] for `tokens` pointers to quantized tokens.
     void (*packed)(const Packed&, const std::int16_t* const* words, const float* scales, long tokens, float* const* y, long begin,
@@ -66,6 +79,13 @@ struct Kernels {
                         float* scratch, float* out);
     void (*attend_f32)(const Cache<float>&, const float* q, const float* sinks, long group, long kv_head, long first, long last,
                        float* scratch, float* out);
+
+    Rowwise<bf16> rowwise_bf16;
+    Rowwise<float> rowwise_f32;
+
+    // One table by the type of a pointer.
+    const Rowwise<bf16>& rowwise(const bf16*) const { return rowwise_bf16; }
+    const Rowwise<float>& rowwise(const float*) const { return rowwise_f32; }
 };
 
 const Kernels& kernels_portable();

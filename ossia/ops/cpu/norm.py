@@ -1,4 +1,4 @@
-"""The small operations between the large ones."""
+"""Norms and rotation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, *, round_before_weight: bool
         return reference.rms_norm(x, weight, eps, round_before_weight=round_before_weight)
     x, weight = x.contiguous(), weight.contiguous()
     size = weight.numel()
-    assert x.shape[-1] == size
+    assert weight.shape == x.shape[-1:]
     out = torch.empty_like(x)
     machine().rms_norm(
         x.data_ptr(),
@@ -30,6 +30,27 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, *, round_before_weight: bool
     return out
 
 
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """As `reference.layer_norm`."""
+    if not x.numel() or not is_native(x, weight, bias):
+        return reference.layer_norm(x, weight, bias, eps)
+    x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
+    size = weight.numel()
+    assert weight.shape == bias.shape == x.shape[-1:]
+    out = torch.empty_like(x)
+    machine().layer_norm(
+        x.data_ptr(),
+        weight.data_ptr(),
+        bias.data_ptr(),
+        out.data_ptr(),
+        TYPES[x.dtype],
+        x.numel() // size,
+        size,
+        eps,
+    )
+    return out
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """As `reference.rotate`, of packed tokens; a batch of texts goes there."""
     if x.dim() != 3 or not x.numel() or not is_native(x) or cos.dtype is not torch.float32:
@@ -37,6 +58,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     x, cos, sin = x.contiguous(), cos.contiguous(), sin.contiguous()
     tokens, heads, head_dim = x.shape
     assert cos.shape == sin.shape == (tokens, head_dim // 2)
+    assert head_dim % 2 == 0
+    assert sin.dtype is torch.float32
     out = torch.empty_like(x)
     machine().rotate(
         x.data_ptr(),

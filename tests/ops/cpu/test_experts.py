@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ossia.ops import reference
+from ossia.ops.mxfp4 import MXFP4, NAN_SCALE
 from tests.ops.cpu.common import DTYPES, FEW, RESULT_ERROR, cpu, normal, packed, relative_error
 
 
@@ -19,8 +20,9 @@ from tests.ops.cpu.common import DTYPES, FEW, RESULT_ERROR, cpu, normal, packed,
     dtype=DTYPES,
     bias=st.booleans(),
     clamp=st.sampled_from([None, (7.0, 1.702)]),
+    residual=st.booleans(),
 )
-def test_moe(form, tokens, count, chosen, hidden, inter, dtype, bias, clamp):
+def test_moe(form, tokens, count, chosen, hidden, inter, dtype, bias, clamp, residual):
     chosen = min(chosen, count)
     x = normal(tokens, hidden, dtype=dtype)
     choices = normal(tokens, count, seed=1)
@@ -32,10 +34,12 @@ def test_moe(form, tokens, count, chosen, hidden, inter, dtype, bias, clamp):
     )
     gate_up, down = packed(count, 2 * inter, hidden, seed=4), packed(count, hidden, inter, seed=5)
     arguments = (experts, weights, gate_up, biases[0], down, biases[1])
-    found = form(cpu.moe, x, *arguments, clamp=clamp)
+    added = normal(tokens, hidden, seed=6, dtype=dtype) if residual else None
+    found = form(cpu.moe, x, *arguments, clamp=clamp, residual=added)
     wide = [None if b is None else b.float() for b in biases]
     arguments = (experts, weights, gate_up, wide[0], down, wide[1])
     expected = reference.moe(x.float(), *arguments, clamp=clamp)
+    expected = expected if added is None else expected + added.float()
     # As int16 the activations err by 3e-5 of the largest one, far below what bfloat16 costs.
     assert relative_error(found, expected) <= 2 * RESULT_ERROR[dtype]
 
@@ -102,3 +106,51 @@ def test_a_wide_sum_is_the_one_that_is_rounded(form, dtype):
         for e, w in zip(experts.unbind(1), weights.unbind(1), strict=True)
     )
     assert torch.equal(first + second, wide)
+
+
+def test_the_smallest_scale_is_a_number_and_the_largest_byte_is_nan(form):
+    gate_up, down = packed(2, 192, 576, seed=4), packed(2, 576, 96, seed=5)
+    x, weights = normal(2, 576) * 2.0**120, torch.ones(2, 1)
+    experts = torch.tensor([[0], [1]])
+    tiny = MXFP4(gate_up.blocks, torch.zeros_like(gate_up.scales))
+    arguments = (experts, weights, tiny, None, down, None)
+    found = form(cpu.moe, x, *arguments)
+    assert relative_error(found, reference.moe(x, *arguments)) <= 2e-6
+
+    down.scales[1, 5, 2] = NAN_SCALE
+    found = form(cpu.moe, x, *arguments)
+    assert found.isnan().nonzero().tolist() == [[1, 5]]
+    gate_up.scales[0, 7, 17] = NAN_SCALE
+    found = form(cpu.moe, normal(2, 576), experts, weights, gate_up, None, down, None)
+    assert found[0].isnan().all()
+    assert found[1].isnan().nonzero().tolist() == [[5]]
+
+
+@FEW
+@given(
+    tokens=st.integers(1, 70),
+    count=st.integers(1, 40),
+    chosen=st.integers(1, 8),
+    dtype=DTYPES,
+    softmax_first=st.booleans(),
+    renormalize=st.booleans(),
+)
+def test_route(form, tokens, count, chosen, dtype, softmax_first, renormalize):
+    chosen = min(chosen, count)
+    order = normal(tokens, count).argsort(-1)
+    logits = (order.float() / 4 - 3).to(dtype)  # no two of a row are equal
+    options = {"softmax_first": softmax_first, "renormalize": renormalize}
+    experts = form(lambda: cpu.route(logits, chosen, **options)[0])
+    weights = form(lambda: cpu.route(logits, chosen, **options)[1])
+    expected = reference.route(logits, chosen, **options)
+    assert torch.equal(experts, expected[0])
+    torch.testing.assert_close(weights, expected[1], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_router_that_is_not_a_number_still_names_experts_that_there_are(form, bad):
+    logits = torch.full((2, 9), bad)
+    logits[1, 3] = 0
+    experts = form(lambda: cpu.route(logits, 9, softmax_first=False, renormalize=False)[0])
+    for row in experts.tolist():
+        assert sorted(row) == list(range(9))
