@@ -19,6 +19,7 @@ from ossia.cli.options import (
     BackendOption,
     DeviceOption,
     DtypeOption,
+    ExpertMemoryOption,
     MaxTokensOption,
     MinPOption,
     SeedOption,
@@ -103,6 +104,7 @@ def chat(
     dtype: DtypeOption = None,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
+    expert_memory: ExpertMemoryOption = None,
 ) -> None:
     """Talk with a model.
 
@@ -126,7 +128,10 @@ def chat(
         "stop": stop,
     }
     conversation = Conversation(
-        open_llm(model, dtype, device, backend), sampling, system=system, thinking=thinking
+        open_llm(model, dtype, device, backend, expert_memory),
+        sampling,
+        system=system,
+        thinking=thinking,
     )
     if reasoning_effort is not None:
         conversation.set_effort(reasoning_effort)

@@ -50,6 +50,15 @@ BackendOption = Annotated[
         help="Kernels to run on; auto takes the fastest and says which.",
     ),
 ]
+ExpertMemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--expert-memory",
+        metavar="SIZE",
+        help="Memory for experts in MXFP4, such as 12GiB; the others are read from disk when they "
+        "are needed. all maps every one. [default: all, or what is free if they do not fit]",
+    ),
+]
 MaxTokensOption = Annotated[
     int | None,
     typer.Option("--max-tokens", "-n", min=1, metavar="N", help="Most tokens to make."),
@@ -83,7 +92,13 @@ StopOption = Annotated[
 ]
 
 
-def open_llm(model: str | None, dtype: Dtype | None, device: str, backend: str) -> LLM:
+def open_llm(
+    model: str | None,
+    dtype: Dtype | None,
+    device: str,
+    backend: str,
+    expert_memory: str | None = None,
+) -> LLM:
     """Load a model, a spinner turning on a terminal meanwhile."""
     from rich.console import Console
 
@@ -100,7 +115,11 @@ def open_llm(model: str | None, dtype: Dtype | None, device: str, backend: str) 
             folder = packaged_model() if model is None else checkpoint.find(model)
             status.start()
             return LLM(
-                folder, dtype=None if dtype is None else dtype.value, device=device, backend=backend
+                folder,
+                dtype=None if dtype is None else dtype.value,
+                device=device,
+                backend=backend,
+                expert_memory=expert_memory,
             )
     finally:
         logger.removeHandler(handler)

@@ -25,6 +25,7 @@ def linear(
     if (
         not isinstance(weight, Tensor)
         or not is_native(x, weight, bias, residual)
+        or not weight.numel()
         or not (tokens := x.numel() // weight.shape[1])
         # A wider result is the sums themselves, and nothing is added to them.
         or not (out_dtype is x.dtype or (out_dtype is torch.float32 and bias is residual is None))
@@ -66,8 +67,9 @@ def linears(
 ) -> tuple[Tensor, ...]:
     """As `reference.linears`; two or three matrices that lie alike in one call."""
     cols = x.shape[-1]
-    if not (tokens := x.numel() // cols) or not 2 <= len(weights) <= 3:
+    if not x.numel() or not 2 <= len(weights) <= 3:
         return _one_by_one(x, weights, biases)
+    tokens = x.numel() // cols
     x = x.contiguous()
     transposed = None
     outs, arguments, kept = [], [], []
