@@ -90,12 +90,13 @@ def load_model(
     dtype: torch.dtype | str | None = None,
     device: str = "auto",
     backend: str = "auto",
+    load: str = "map",
 ) -> Decoder:
     """The Decoder of a checkpoint folder or hub name, in eval mode; arguments as for `LLM`."""
     from ossia import checkpoint
 
     return checkpoint.load(
-        checkpoint.find(path_or_hub_name), dtype=dtype, device=device, backend=backend
+        checkpoint.find(path_or_hub_name), dtype=dtype, device=device, backend=backend, load=load
     )
 
 

@@ -51,7 +51,8 @@ class LLM:
 
     path_or_hub_name: a checkpoint folder or Hugging Face name; None is the small model inside the
     package. dtype: of the dense weights, the checkpoint's if None. device: "auto", "cpu", "cuda",
-    "cuda:1", "mps". Raises OssiaError for what cannot be loaded.
+    "cuda:1", "mps". load: "map" leaves the weights in the mapped files, "copy" reads them into
+    memory (see `checkpoint.load`). Raises OssiaError for what cannot be loaded.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class LLM:
         dtype: torch.dtype | str | None = None,
         device: str = "auto",
         backend: str = "auto",
+        load: str = "map",
     ) -> None:
         folder = packaged_model() if path_or_hub_name is None else checkpoint.find(path_or_hub_name)
         beside = _text_folder(folder)
@@ -73,7 +75,7 @@ class LLM:
             _defaults(defaults)
         except OssiaError as error:
             raise OssiaError(f"{file}: {error}") from error
-        decoder = checkpoint.load(folder, dtype=dtype, device=device, backend=backend)
+        decoder = checkpoint.load(folder, dtype=dtype, device=device, backend=backend, load=load)
         self._assemble(Engine(decoder), tokenizer, chat_format, defaults)
         self._tokenizer_name = f"{folder}: the tokenizer"
 

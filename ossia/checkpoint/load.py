@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ossia import families, ops
 from ossia.checkpoint import regions
-from ossia.checkpoint.files import StoredTensor, read_json, read_tensors
+from ossia.checkpoint.files import StoredTensor, in_memory, read_json, read_tensors
 from ossia.config import ModelConfig
 from ossia.errors import OssiaError
 from ossia.families.mapping import Layout, Row
@@ -28,6 +28,7 @@ from ossia.ops.mxfp4 import NAN_SCALE
 
 CONFIG_FILE = "config.json"
 DENSE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LOADS = ("map", "copy")
 _FLOATS = (*DENSE_DTYPES.values(), torch.float64)
 
 _log = logging.getLogger(__name__)
@@ -52,16 +53,21 @@ def load(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device = "cpu",
     backend: str = "auto",
+    load: str = "map",
 ) -> Decoder:
     """The model in a checkpoint folder, in eval mode, no parameter requiring a gradient.
 
     dtype: of the dense weights ("float32", "bfloat16", "float16"); by default the checkpoint's own.
     Packed experts stay packed.
+    load: on the CPU, "map" leaves the weights in the mapped files, whose pages the system keeps or
+    drops as it sees fit; "copy" reads them into memory, which takes as long and stays.
     device: "auto" takes cuda, then mps, then cpu, and logs its choice. Raises OssiaError, in one
     line that names file and tensor or key, for a checkpoint that is not whole or does not fit its
     config.json.
     """
     folder = Path(folder)
+    if load not in LOADS:
+        raise OssiaError(f"load must be {' or '.join(LOADS)}, not {load!r}")
     target = _choose_device(device)
     config = read_config(folder)
     if dtype is not None:
@@ -70,6 +76,8 @@ def load(
     layout = choose_layout(families.layouts(config), stored, folder)
     decoder = without_weights(config, folder, ops.select(backend, target))
     check_headers(decoder, layout, stored)
+    if load == "copy" and target.type == "cpu":
+        stored = in_memory(stored)
     for row in layout.rows:
         if row.ours.endswith(".scales"):
             _check_scales(stored[row.theirs])

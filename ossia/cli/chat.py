@@ -19,11 +19,14 @@ from ossia.cli.options import (
     BackendOption,
     DeviceOption,
     DtypeOption,
+    Load,
+    LoadOption,
     MaxTokensOption,
     MinPOption,
     SeedOption,
     StopOption,
     TemperatureOption,
+    ThreadsOption,
     TopKOption,
     TopPOption,
     note,
@@ -103,6 +106,8 @@ def chat(
     dtype: DtypeOption = None,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
+    threads: ThreadsOption = None,
+    load: LoadOption = Load.map,
 ) -> None:
     """Talk with a model.
 
@@ -126,7 +131,10 @@ def chat(
         "stop": stop,
     }
     conversation = Conversation(
-        open_llm(model, dtype, device, backend), sampling, system=system, thinking=thinking
+        open_llm(model, dtype, device, backend, threads, load),
+        sampling,
+        system=system,
+        thinking=thinking,
     )
     if reasoning_effort is not None:
         conversation.set_effort(reasoning_effort)

@@ -12,12 +12,15 @@ from ossia.cli.options import (
     BackendOption,
     DeviceOption,
     DtypeOption,
+    Load,
+    LoadOption,
     MaxTokensOption,
     MinPOption,
     ModelOption,
     SeedOption,
     StopOption,
     TemperatureOption,
+    ThreadsOption,
     TopKOption,
     TopPOption,
     note,
@@ -52,6 +55,8 @@ def generate(
     dtype: DtypeOption = None,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
+    threads: ThreadsOption = None,
+    load: LoadOption = Load.map,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Continue a text.
@@ -60,7 +65,7 @@ def generate(
     bare text too, without its chat format: to ask it something use `ossia chat`.
     """
     text = _read_prompt(prompt)
-    llm = open_llm(model, dtype, device, backend)
+    llm = open_llm(model, dtype, device, backend, threads, load)
     with llm.stream_text(
         text,
         max_tokens=max_tokens,

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from ossia.api import LLM
 
 
+class Load(StrEnum):
+    map = "map"
+    copy = "copy"
+
+
 class Dtype(StrEnum):
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -50,6 +55,23 @@ BackendOption = Annotated[
         help="Kernels to run on; auto takes the fastest and says which.",
     ),
 ]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        metavar="N",
+        help="Threads of the CPU. [default: one a processor that this process may use]",
+    ),
+]
+LoadOption = Annotated[
+    Load,
+    typer.Option(
+        "--load",
+        help="Leave the weights in the mapped files, or copy them into memory that stays.",
+        case_sensitive=False,
+    ),
+]
 MaxTokensOption = Annotated[
     int | None,
     typer.Option("--max-tokens", "-n", min=1, metavar="N", help="Most tokens to make."),
@@ -83,8 +105,15 @@ StopOption = Annotated[
 ]
 
 
-def open_llm(model: str | None, dtype: Dtype | None, device: str, backend: str) -> LLM:
-    """Load a model, a spinner turning on a terminal meanwhile."""
+def open_llm(
+    model: str | None,
+    dtype: Dtype | None,
+    device: str,
+    backend: str,
+    threads: int | None = None,
+    load: Load = Load.map,
+) -> LLM:
+    """Load a model, a spinner turning on a terminal meanwhile. Threads are set for the process."""
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False)
@@ -99,8 +128,16 @@ def open_llm(model: str | None, dtype: Dtype | None, device: str, backend: str) 
             status.stop()  # a download shows progress bars of its own
             folder = packaged_model() if model is None else checkpoint.find(model)
             status.start()
+            if threads is not None:
+                import torch
+
+                torch.set_num_threads(threads)
             return LLM(
-                folder, dtype=None if dtype is None else dtype.value, device=device, backend=backend
+                folder,
+                dtype=None if dtype is None else dtype.value,
+                device=device,
+                backend=backend,
+                load=load.value,
             )
     finally:
         logger.removeHandler(handler)
