@@ -29,11 +29,18 @@ def paged_attention(
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     tables = kv.tables
     table = tables.page_table.int().contiguous()
-    lengths, query_lengths = tables.lengths.long(), tables.query_lengths.long()
+    lengths = tables.lengths.long().contiguous()
+    query_lengths = tables.query_lengths.long().contiguous()
     sinks = None if sinks is None else sinks.detach().float().contiguous()
     out = torch.empty_like(q)
     pages, page_size, kv_heads, _ = kv.keys.shape
     assert k.shape == v.shape == (tokens, kv_heads, head_dim)
+    assert kv.keys.shape == kv.values.shape == (pages, page_size, kv_heads, head_dim)
+    assert kv.keys.is_contiguous()
+    assert kv.values.is_contiguous()
+    assert heads % kv_heads == 0
+    assert lengths.shape == query_lengths.shape == table.shape[:1]
+    assert sinks is None or sinks.shape == (heads,)
     machine().paged_attention(
         kv.keys.data_ptr(),
         kv.values.data_ptr(),
