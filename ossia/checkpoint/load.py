@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ossia import families, ops
-from ossia.checkpoint import regions
+from ossia.checkpoint import on_demand, regions
 from ossia.checkpoint.files import StoredTensor, in_memory, read_json, read_tensors
 from ossia.config import ModelConfig
 from ossia.errors import OssiaError
@@ -54,16 +54,20 @@ def load(
     device: str | torch.device = "cpu",
     backend: str = "auto",
     load: str = "map",
+    expert_memory: int | str | None = None,
 ) -> Decoder:
     """The model in a checkpoint folder, in eval mode, no parameter requiring a gradient.
 
     dtype: of the dense weights ("float32", "bfloat16", "float16"); by default the checkpoint's own.
     Packed experts stay packed.
+    device: "auto" takes cuda, then mps, then cpu, and logs its choice.
     load: on the CPU, "map" leaves the weights in the mapped files, whose pages the system keeps or
-    drops as it sees fit; "copy" reads them into memory, which takes as long and stays.
-    device: "auto" takes cuda, then mps, then cpu, and logs its choice. Raises OssiaError, in one
-    line that names file and tensor or key, for a checkpoint that is not whole or does not fit its
-    config.json.
+    drops as it sees fit; "copy" reads them all into memory, where they stay.
+    expert_memory: bytes, or "12GiB", of packed experts to hold in memory, the others being read
+    from disk when tokens need them; "all" maps all of them. None maps them if the checkpoint fits
+    into the memory that is free, and otherwise holds as many as do; it logs which.
+    Raises OssiaError, in one line that names file and tensor or key, for a checkpoint that is not
+    whole or does not fit its config.json.
     """
     folder = Path(folder)
     if load not in LOADS:
@@ -76,10 +80,15 @@ def load(
     layout = choose_layout(families.layouts(config), stored, folder)
     decoder = without_weights(config, folder, ops.select(backend, target))
     check_headers(decoder, layout, stored)
+    plan = on_demand.plan(expert_memory, stored, layout, target)
     if load == "copy" and target.type == "cpu":
+        if plan is not None:
+            raise OssiaError(
+                "load copy holds every weight in memory, and not all are to be: use map"
+            )
         stored = in_memory(stored)
     for row in layout.rows:
-        if row.ours.endswith(".scales"):
+        if row.ours.endswith(".scales") and plan is None:  # otherwise when they are read
             _check_scales(stored[row.theirs])
     empty = decoder.state_dict()
     dtypes = parameter_dtypes(empty, DENSE_DTYPES[config.dtype])
@@ -87,7 +96,11 @@ def load(
         name: _assemble(rows, stored, empty[name].shape, dtypes[name], target)
         for name, rows in regions.grouped(layout.rows, "ours").items()
     }
+    if plan is not None:
+        on_demand.hold(weights)
     decoder.load_state_dict(weights, assign=True)
+    if plan is not None:
+        on_demand.attach(decoder, plan)
     return decoder.requires_grad_(False).eval()
 
 

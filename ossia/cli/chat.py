@@ -19,6 +19,7 @@ from ossia.cli.options import (
     BackendOption,
     DeviceOption,
     DtypeOption,
+    ExpertMemoryOption,
     Load,
     LoadOption,
     MaxTokensOption,
@@ -108,6 +109,7 @@ def chat(
     backend: BackendOption = "auto",
     threads: ThreadsOption = None,
     load: LoadOption = Load.map,
+    expert_memory: ExpertMemoryOption = None,
 ) -> None:
     """Talk with a model.
 
@@ -131,7 +133,7 @@ def chat(
         "stop": stop,
     }
     conversation = Conversation(
-        open_llm(model, dtype, device, backend, threads, load),
+        open_llm(model, dtype, device, backend, expert_memory, threads, load),
         sampling,
         system=system,
         thinking=thinking,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from ossia.cli.options import (
     BackendOption,
     DeviceOption,
     DtypeOption,
+    ExpertMemoryOption,
     Load,
     LoadOption,
     MaxTokensOption,
@@ -57,6 +59,7 @@ def generate(
     backend: BackendOption = "auto",
     threads: ThreadsOption = None,
     load: LoadOption = Load.map,
+    expert_memory: ExpertMemoryOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Continue a text.
@@ -65,7 +68,7 @@ def generate(
     bare text too, without its chat format: to ask it something use `ossia chat`.
     """
     text = _read_prompt(prompt)
-    llm = open_llm(model, dtype, device, backend, threads, load)
+    llm = open_llm(model, dtype, device, backend, expert_memory, threads, load)
     with llm.stream_text(
         text,
         max_tokens=max_tokens,
@@ -85,6 +88,8 @@ def generate(
                 "token_ids": [output.token for output in stream.outputs],
                 **_record(finished),
             }
+            if llm.expert_reads is not None:
+                record["experts"] = asdict(llm.expert_reads)
             print(json.dumps(record, ensure_ascii=False))
             return
         if sys.stdout.isatty():
@@ -96,6 +101,8 @@ def generate(
             finished = _drain(stream, lambda piece: print(piece, end="", flush=True))
     print(flush=True)
     note(_speed(finished))
+    if llm.expert_reads is not None:
+        note(llm.expert_reads.summary())
 
 
 def _read_prompt(prompt: str | None) -> str:

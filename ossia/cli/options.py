@@ -72,6 +72,15 @@ LoadOption = Annotated[
         case_sensitive=False,
     ),
 ]
+ExpertMemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--expert-memory",
+        metavar="SIZE",
+        help="Memory for experts in MXFP4, such as 12GiB; the others are read from disk when they "
+        "are needed. all maps every one. [default: all, or what is free if they do not fit]",
+    ),
+]
 MaxTokensOption = Annotated[
     int | None,
     typer.Option("--max-tokens", "-n", min=1, metavar="N", help="Most tokens to make."),
@@ -110,6 +119,7 @@ def open_llm(
     dtype: Dtype | None,
     device: str,
     backend: str,
+    expert_memory: str | None = None,
     threads: int | None = None,
     load: Load = Load.map,
 ) -> LLM:
@@ -138,6 +148,7 @@ def open_llm(
                 device=device,
                 backend=backend,
                 load=load.value,
+                expert_memory=expert_memory,
             )
     finally:
         logger.removeHandler(handler)

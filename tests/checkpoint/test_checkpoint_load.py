@@ -329,3 +329,8 @@ def test_a_wrong_config_is_told(gpt_oss: Path, text: str, message: str) -> None:
 def test_an_absent_config_is_told(gpt_oss: Path) -> None:
     (gpt_oss / "config.json").unlink()
     assert f"cannot read {gpt_oss / 'config.json'}: No such file" in refusal(gpt_oss)
+
+
+def test_experts_on_disk_are_not_copied(gpt_oss: Path) -> None:
+    with pytest.raises(OssiaError, match="load copy holds every weight in memory"):
+        load(gpt_oss, load="copy", expert_memory="7kB")
