@@ -11,6 +11,7 @@ namespace {
 struct Vec {
     static constexpr int kWidth = 8;
     static constexpr int kRows = 1;
+    static constexpr int kTileRows = 4, kTileColumns = 1;
     float lanes[kWidth];
 
     static Vec zero() { return fill(0); }
@@ -29,6 +30,11 @@ struct Vec {
         for (int i = 0; i < kWidth; ++i) v.lanes[i] = widen(p[i]);
         return v;
     }
+    static Vec load(const std::int8_t* p) {
+        Vec v;
+        for (int i = 0; i < kWidth; ++i) v.lanes[i] = p[i];
+        return v;
+    }
     static Vec fma(const Vec& a, const Vec& b, const Vec& c) {
         Vec v;
         for (int i = 0; i < kWidth; ++i) v.lanes[i] = a.lanes[i] * b.lanes[i] + c.lanes[i];
@@ -42,6 +48,17 @@ struct Vec {
     static Vec min(const Vec& a, const Vec& b) {
         Vec v;
         for (int i = 0; i < kWidth; ++i) v.lanes[i] = a.lanes[i] < b.lanes[i] ? a.lanes[i] : b.lanes[i];
+        return v;
+    }
+    static Vec if_less(const Vec& a, const Vec& b, const Vec& then, const Vec& other) {
+        Vec v;
+        for (int i = 0; i < kWidth; ++i) v.lanes[i] = a.lanes[i] < b.lanes[i] ? then.lanes[i] : other.lanes[i];
+        return v;
+    }
+    // The sum of each.
+    static Vec sums(const Vec (&rows)[kWidth]) {
+        Vec v;
+        for (int i = 0; i < kWidth; ++i) v.lanes[i] = rows[i].sum();
         return v;
     }
     void store(float* p) const { std::memcpy(p, lanes, sizeof lanes); }
@@ -123,8 +140,20 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
 }  // namespace
 
 const Kernels& kernels_portable() {
-    static const Kernels kernels{"portable", dense<bf16>, dense<float>, sum_words,     quantized_size,
-                                 quantize,   packed,      attend<bf16>, attend<float>};
+    static const Kernels kernels{
+        "portable",
+        dense<bf16>,
+        dense<float>,
+        sum_words,
+        quantized_size,
+        quantize,
+        packed,
+        turn<bf16>,
+        turn<float>,
+        attend_scratch,
+        {attend_token<bf16>, attend_block<bf16>},
+        {attend_token<float>, attend_block<float>},
+        {attend_token<std::int8_t>, attend_block<std::int8_t>}};
     return kernels;
 }
 

@@ -8,9 +8,7 @@ from torch import Tensor
 from ossia.ops import reference
 from ossia.ops.cpu.native import TYPES, address, is_native, machine, wants_gradient
 from ossia.ops.paged import LayerKV
-
-# Beyond these the reference gathers and multiplies faster.
-_ATTENTION_TOKENS = 64
+from ossia.ops.reference import Rotation
 
 
 def paged_attention(
@@ -20,23 +18,38 @@ def paged_attention(
     kv: LayerKV,
     *,
     sinks: Tensor | None = None,
+    rotation: Rotation | None = None,
 ) -> Tensor:
-    """As `reference.paged_attention`."""
+    """As `reference.paged_attention`; the turned queries are not rounded to their type."""
     tokens, heads, head_dim = q.shape
-    native = is_native(q, k, v, kv.keys, kv.values) and not wants_gradient(sinks)
-    if not native or not 0 < tokens <= _ATTENTION_TOKENS:
-        return reference.paged_attention(q, k, v, kv, sinks=sinks)
+    cos, sin = rotation or (None, None)
+    if (
+        not tokens
+        or not is_native(q, k, v)
+        or kv.keys.dtype not in (q.dtype, torch.int8)
+        or wants_gradient(sinks)
+        or (cos is not None and cos.dtype is not torch.float32)
+    ):
+        return reference.paged_attention(q, k, v, kv, sinks=sinks, rotation=rotation)
+    # Names keep what may have been copied alive for the length of the call.
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     tables = kv.tables
     table = tables.page_table.int().contiguous()
     lengths, query_lengths = tables.lengths.long(), tables.query_lengths.long()
     sinks = None if sinks is None else sinks.detach().float().contiguous()
+    if cos is not None and sin is not None:
+        cos, sin = cos.contiguous(), sin.contiguous()
+        assert cos.shape == sin.shape == (tokens, head_dim // 2)
+        assert head_dim % 2 == 0
     out = torch.empty_like(q)
     pages, page_size, kv_heads, _ = kv.keys.shape
     assert k.shape == v.shape == (tokens, kv_heads, head_dim)
+    assert heads % kv_heads == 0
     machine().paged_attention(
         kv.keys.data_ptr(),
         kv.values.data_ptr(),
+        address(kv.key_scales),
+        address(kv.value_scales),
         table.data_ptr(),
         lengths.data_ptr(),
         query_lengths.data_ptr(),
@@ -49,6 +62,8 @@ def paged_attention(
         head_dim,
         tables.window or 0,
         address(sinks),
+        address(cos),
+        address(sin),
         q.data_ptr(),
         k.data_ptr(),
         v.data_ptr(),
