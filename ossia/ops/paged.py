@@ -23,9 +23,9 @@ class PagePool:
     """The storage: for each kind, keys and values of (layers of that kind, pages, page_size,
     kv_heads, head_dim).
 
-    `layers` is the kind of each layer of the model, in order. With a dtype of int8 each position and
-    head has a float32 scale for its key and one for its value. On a CPU the memory is committed by
-    the system only when a page is first written, so a generous pool costs nothing.
+    `layers` is the kind of each layer of the model, in order. With a dtype of int8 each position
+    and head has a float32 scale for its key and one for its value. On a CPU the memory is committed
+    by the system only when a page is first written, so a generous pool costs nothing.
     """
 
     def __init__(
