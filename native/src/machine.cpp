@@ -16,6 +16,8 @@ const Kernels& choose(const std::string& isa) {
         __builtin_cpu_supports("avx512vnni")) {
         known.push_back(&kernels_avx512());
     }
+#elif defined(__aarch64__)
+    known.push_back(&kernels_neon());
 #endif
     if (isa.empty()) return *known.back();
     std::string names;

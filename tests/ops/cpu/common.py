@@ -1,6 +1,11 @@
 """What the tests of the native kernels share: machines, inputs, how far results may lie apart."""
 
+import os
+import platform
 import shutil
+import sys
+from functools import lru_cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,11 +13,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from ossia.ops.mxfp4 import MXFP4
+from tests.ops.cpu.driver import emulated_driver
+from tests.ops.cpu.remote import Remote, noting_addresses
 
 if shutil.which("c++") is None:
     cpu = pytest.importorskip("ossia.ops.cpu", reason="no compiler, so no native kernels")
 else:  # with a compiler they must be there: a build that fails falls back in silence
     from ossia.ops import cpu
+
+from ossia.ops import _native
 
 __all__ = ["DTYPES", "FEW", "RESULT_ERROR", "Forms", "cpu", "normal", "packed", "relative_error"]
 
@@ -23,19 +32,42 @@ FEW = settings(max_examples=25, deadline=None)
 
 
 class Forms:
-    """Machines of one thread and of three, in one instruction set, in the backend's place."""
+    """Machines of one instruction set in the backend's place: of one thread and of three, here and
+    where the memory behind or before each tensor cannot be touched.
+    """
 
     def __init__(self, isa: str) -> None:
-        self.machines = [cpu.Machine(threads, isa) for threads in (1, 3)]
+        self.machines = _machines(isa)
 
     def __call__(self, operation, *arguments, **options) -> torch.Tensor:
-        """The operation's result, which no number of threads changes."""
+        """The operation's result, which neither threads nor where its tensors lie change."""
         results = []
         for machine in self.machines:
-            with cpu.using(machine), torch.no_grad():
+            with cpu.using(machine), noting_addresses(), torch.no_grad():
                 results.append(operation(*arguments, **options))
-        assert torch.equal(results[0].nan_to_num(), results[1].nan_to_num())
+        for result in results[1:]:
+            assert torch.equal(result.nan_to_num(), results[0].nan_to_num())
         return results[0]
+
+
+@lru_cache
+def _machines(isa: str) -> list:
+    """For the whole session: two are processes. Skips what neither the processor nor an emulator
+    runs. OSSIA_DRIVER names a program to serve all calls, such as one built with a sanitizer.
+    """
+    driver = os.environ.get("OSSIA_DRIVER")
+    here = []
+    try:
+        here = [cpu.Machine(threads, isa) for threads in (1, 3)]
+    except ValueError:
+        if isa != "neon" or platform.machine() == "aarch64":
+            pytest.skip(f"this processor has no {isa}")
+        command = emulated_driver()
+    else:
+        worker = str(Path(__file__).parent / "worker.py")
+        command = (driver,) if driver else (sys.executable, worker, _native.__file__)
+    fenced = [Remote(*command, "1", isa, "end"), Remote(*command, "3", isa, "begin")]
+    return fenced if driver else [*here, *fenced]
 
 
 def normal(*shape: int, seed: int = 0, dtype=torch.float32) -> torch.Tensor:

@@ -1,0 +1,112 @@
+// NEON, which every 64-bit ARM processor has.
+#include "kernels.hpp"
+
+#include <arm_neon.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace ossia {
+namespace {
+
+struct Vec {
+    static constexpr int kWidth = 8;
+    static constexpr int kRows = 2;  // times four tokens: sixteen of the thirty-two registers
+    float32x4_t low, high;
+
+    static Vec zero() { return fill(0); }
+    static Vec fill(float value) { return {vdupq_n_f32(value), vdupq_n_f32(value)}; }
+    static Vec load(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4)}; }
+    static Vec load(const bf16* p) {
+        const uint16x8_t words = vld1q_u16(p);
+        return {vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(words), 16)),
+                vreinterpretq_f32_u32(vshll_high_n_u16(words, 16))};
+    }
+    static Vec fma(Vec a, Vec b, Vec c) { return {vfmaq_f32(c.low, a.low, b.low), vfmaq_f32(c.high, a.high, b.high)}; }
+    void store(float* p) const {
+        vst1q_f32(p, low);
+        vst1q_f32(p + 4, high);
+    }
+    float sum() const { return vaddvq_f32(vaddq_f32(low, high)); }
+};
+
+#include "dense.inl"
+#include "packed.inl"
+#include "attend.inl"
+
+constexpr int kBlock = 32;
+
+// The products of sixteen codes' values and sixteen words, summed in four lanes.
+inline int32x4_t add_products(int32x4_t sum, int8x16_t weights, const std::int16_t* words) {
+    const int16x8_t first = vmovl_s8(vget_low_s8(weights)), last = vmovl_high_s8(weights);
+    const int16x8_t x = vld1q_s16(words), rest = vld1q_s16(words + 8);
+    sum = vmlal_s16(sum, vget_low_s16(first), vget_low_s16(x));
+    sum = vmlal_high_s16(sum, first, x);
+    sum = vmlal_s16(sum, vget_low_s16(last), vget_low_s16(rest));
+    return vmlal_high_s16(sum, last, rest);
+}
+
+template <int kRows, int kTokens>
+inline void packed_block(const Packed& w, const std::int16_t* const* words, const float* scales, float* const* y, long row,
+                         long column) {
+    constexpr std::int8_t kTwice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+    const int8x16_t table = vld1q_s8(kTwice);
+    const long groups = w.cols / kBlock;
+    float32x4_t sums[kRows][kTokens];
+    for (auto& of_row : sums)
+        for (float32x4_t& sum : of_row) sum = vdupq_n_f32(0);
+    for (long g = 0; g < groups; ++g) {
+        for (int r = 0; r < kRows; ++r) {
+            const long block = (row + r) * groups + g;
+            const uint8x16_t bytes = vld1q_u8(w.blocks + block * 16);
+            const int8x16_t even = vqtbl1q_s8(table, vandq_u8(bytes, vdupq_n_u8(15)));
+            const int8x16_t odd = vqtbl1q_s8(table, vshrq_n_u8(bytes, 4));
+            const float32x4_t power = vreinterpretq_f32_u32(vdupq_n_u32(static_cast<std::uint32_t>(w.scales[block]) << 23));
+            for (int t = 0; t < kTokens; ++t) {
+                const std::int16_t* x = words[t] + g * kBlock;
+                const int32x4_t dot = add_products(add_products(vdupq_n_s32(0), even, x), odd, x + 16);
+                sums[r][t] = vfmaq_f32(sums[r][t], vcvtq_f32_s32(dot), power);
+            }
+        }
+    }
+    for (int r = 0; r < kRows; ++r)
+        for (int t = 0; t < kTokens; ++t) y[t][column + r] = vaddvq_f32(sums[r][t]) * scales[t];
+}
+
+template <int kRows>
+inline void packed_tokens(const Packed& w, const std::int16_t* const* words, const float* scales, long tokens, float* const* y,
+                          long row, long column) {
+    switch (tokens) {
+        case 1: return packed_block<kRows, 1>(w, words, scales, y, row, column);
+        case 2: return packed_block<kRows, 2>(w, words, scales, y, row, column);
+        case 3: return packed_block<kRows, 3>(w, words, scales, y, row, column);
+        default: return packed_block<kRows, 4>(w, words, scales, y, row, column);
+    }
+}
+
+void packed(const Packed& w, const std::int16_t* const* words, const float* scales, long tokens, float* const* y, long begin,
+            long end) {
+    by_rows_and_tokens(
+        tokens, begin, end,
+        [&](long row, long t, long n) { packed_tokens<2>(w, words + t, scales + t, n, y + t, row, row - begin); },
+        [&](long row, long t, long n) { packed_tokens<1>(w, words + t, scales + t, n, y + t, row, row - begin); });
+}
+
+}  // namespace
+
+const Kernels& kernels_neon() {
+    static const Kernels kernels = [] {
+        Kernels form = kernels_portable();  // its words have the same order
+        form.name = "neon";
+        form.dense_bf16 = dense<bf16>;
+        form.dense_f32 = dense<float>;
+        form.packed = packed;
+        form.attend_bf16 = attend<bf16>;
+        form.attend_f32 = attend<float>;
+        return form;
+    }();
+    return kernels;
+}
+
+}  // namespace ossia

@@ -1,0 +1,1 @@
+// See ../nanobind.h: strings need nothing more.

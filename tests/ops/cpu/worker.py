@@ -1,0 +1,66 @@
+"""Serves the calls of a native machine as remote.py describes: worker.py MODULE THREADS ISA EDGE.
+
+Imports nothing of ossia but the module, so that it starts at once.
+"""
+
+import ast
+import ctypes
+import mmap
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+
+class Fenced:
+    """A copy of `data` that ends, or begins, where nothing may be touched."""
+
+    def __init__(self, data: bytes, edge: str) -> None:
+        self.size = len(data)
+        inner = -(-self.size // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._map = mmap.mmap(-1, inner + 2 * mmap.PAGESIZE)
+        self._start = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        begin = mmap.PAGESIZE + (inner - self.size if edge == "end" else 0)
+        self.address = self._start + begin
+        ctypes.memmove(self.address, data, self.size)
+        for page in (0, mmap.PAGESIZE + inner):
+            if libc.mprotect(self._start + page, mmap.PAGESIZE, 0) != 0:
+                raise OSError(ctypes.get_errno(), "mprotect")
+
+    def data(self) -> bytes:
+        return ctypes.string_at(self.address, self.size)
+
+
+def serve(module, machine, edge: str) -> None:
+    stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
+    while line := stdin.readline().decode():
+        name, count, *words = line.split()
+        sizes, words = words[: int(count)], words[int(count) :]
+        memories = [Fenced(stdin.read(int(size)), edge) for size in sizes]
+        arguments = []
+        for word in words:
+            if word.startswith("@"):
+                arguments.append(memories[int(word[1:])].address)
+            elif word.startswith("Type."):
+                arguments.append(getattr(module.Type, word.removeprefix("Type.")))
+            else:
+                arguments.append(float(word) if word in ("inf", "nan") else ast.literal_eval(word))
+        try:
+            answer = f"ok {getattr(machine, name)(*arguments)}"
+        except Exception as error:
+            answer = f"{type(error).__name__} {error}"
+        stdout.write(answer.encode() + b"\n")
+        for memory in memories:
+            stdout.write(memory.data())
+        stdout.flush()
+
+
+if __name__ == "__main__":
+    path, threads, isa, edge = sys.argv[1:]
+    spec = spec_from_file_location("_native", path)
+    assert spec is not None
+    assert spec.loader is not None
+    native = module_from_spec(spec)
+    spec.loader.exec_module(native)
+    serve(native, native.Machine(int(threads), isa), edge)
