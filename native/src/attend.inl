@@ -57,90 +57,129 @@ void turn(const Element* x, const float* cosines, const float* sines, long dim, 
     }
 }
 
-// scores[h][j] of kHeads heads and `count` keys. The sums of kWidth pairs of head and key end in one vector.
-template <int kHeads, class Element>
-inline void token_scores(const Located<Element>& found, const float* q, long dim, long count, float* scores) {
-    constexpr int kKeys = Vec::kWidth / kHeads;
-    const long whole = dim / Vec::kWidth * Vec::kWidth;
-    for (long j = 0; j < count; j += kKeys) {
-        const long valid = count - j < kKeys ? count - j : kKeys;
-        const Element* keys[kKeys];
-        for (int i = 0; i < kKeys; ++i) keys[i] = found.keys[i < valid ? j + i : j];
-        Vec sums[Vec::kWidth];
-        for (Vec& sum : sums) sum = Vec::zero();
-        for (long d = 0; d < whole; d += Vec::kWidth) {
-            Vec of_keys[kKeys];
-            for (int i = 0; i < kKeys; ++i) of_keys[i] = Vec::load(keys[i] + d);
-            for (int h = 0; h < kHeads; ++h) {
-                const Vec of_head = Vec::load(q + h * dim + d);
-                for (int i = 0; i < kKeys; ++i) sums[h * kKeys + i] = Vec::fma(of_head, of_keys[i], sums[h * kKeys + i]);
-            }
-        }
-        float totals[Vec::kWidth];
-        Vec::sums(sums).store(totals);
-        for (int h = 0; h < kHeads; ++h)
-            for (long i = 0; i < valid; ++i) {
-                float score = totals[h * kKeys + i];
-                for (long d = whole; d < dim; ++d) score += q[h * dim + d] * widen(keys[i][d]);
-                if constexpr (sizeof(Element) == 1) score *= found.key_scales[j + i];
-                scores[h * kBlockKeys + j + i] = score;
-            }
-    }
+// Elements [d, d + kWidth) of a key or value.
+template <class Element>
+inline Vec load_row(const Element* row, float scale, long d) {
+    const Vec x = Vec::load(row + d);
+    return sizeof(Element) == 1 ? x * Vec::fill(scale) : x;
 }
 
-// out[h] = out[h] * fades[h] + sum_j weights[h][j] * values[j], kColumns vectors from dimension d on.
-template <int kHeads, int kColumns, class Element>
-inline void add_values(const Located<Element>& found, const float* weights, const float* fades, long dim, long d, long count,
-                       float* out) {
-    Vec sums[kHeads][kColumns];
-    for (int h = 0; h < kHeads; ++h)
-        for (int c = 0; c < kColumns; ++c) sums[h][c] = Vec::fill(fades[h]) * Vec::load(out + h * dim + d + c * Vec::kWidth);
-    for (long j = 0; j < count; ++j) {
-        Vec values[kColumns];
-        for (int c = 0; c < kColumns; ++c) values[c] = Vec::load(found.values[j] + d + c * Vec::kWidth);
+template <class Element>
+inline float read_row(const Element* row, float scale, long d) {
+    return sizeof(Element) == 1 ? widen(row[d]) * scale : widen(row[d]);
+}
+
+// Asks for a row that is wanted soon.
+template <class Element>
+inline void prefetch_row(const Element* row, long dim) {
+    const char* bytes = reinterpret_cast<const char*>(row);
+    for (long i = 0; i < dim * static_cast<long>(sizeof(Element)); i += 64) __builtin_prefetch(bytes + i, 0, 2);
+}
+
+// A block of keys for kHeads heads. A vector of scores holds those of kHeads heads and kKeys keys, head by head.
+template <int kHeads, class Element>
+struct TokenBlock {
+    static constexpr int kKeys = Vec::kWidth / kHeads;
+    const Located<Element>& found;
+    const Located<Element>* next;  // to be prefetched, or null
+    const float* q;                // (kHeads, dim)
+    long dim, count, next_count;
+    float weights[kHeads * kBlockKeys];  // scores at first
+
+    // Place of head h and key j.
+    static long at(int h, long j) { return j / kKeys * Vec::kWidth + h * kKeys + j % kKeys; }
+
+    // Returns the largest score of each lane.
+    Vec score() {
+        const long whole = dim / Vec::kWidth * Vec::kWidth;
+        Vec largest = Vec::fill(kLowest);
+        for (long j = 0; j < count; j += kKeys) {
+            const long valid = count - j < kKeys ? count - j : kKeys;
+            long key[kKeys];
+            for (int i = 0; i < kKeys; ++i) key[i] = i < valid ? j + i : j;
+            if (next)
+                for (long i = j; i < j + kKeys && i < next_count; ++i) prefetch_row(next->keys[i], dim);
+            Vec sums[Vec::kWidth];
+            for (Vec& sum : sums) sum = Vec::zero();
+            for (long d = 0; d < whole; d += Vec::kWidth) {
+                Vec keys[kKeys];
+                for (int i = 0; i < kKeys; ++i) keys[i] = load_row(found.keys[key[i]], found.key_scales[key[i]], d);
+                for (int h = 0; h < kHeads; ++h) {
+                    const Vec of_head = Vec::load(q + h * dim + d);
+                    for (int i = 0; i < kKeys; ++i) sums[h * kKeys + i] = Vec::fma(of_head, keys[i], sums[h * kKeys + i]);
+                }
+            }
+            float* scores = weights + j * kHeads;
+            Vec::sums(sums).store(scores);
+            for (long d = whole; d < dim; ++d)
+                for (int lane = 0; lane < Vec::kWidth; ++lane)
+                    scores[lane] += q[lane / kKeys * dim + d] *
+                                    read_row(found.keys[key[lane % kKeys]], found.key_scales[key[lane % kKeys]], d);
+            for (int lane = 0; valid < kKeys && lane < Vec::kWidth; ++lane)
+                if (lane % kKeys >= valid) scores[lane] = -std::numeric_limits<float>::infinity();
+            largest = Vec::max(Vec::load(scores), largest);
+        }
+        return largest;
+    }
+
+    // Weights in the place of scores, and the running maxima and totals brought up to them.
+    void soften(float* maxima, float* totals, float* fades) {
+        float lanes[Vec::kWidth];
+        score().store(lanes);
         for (int h = 0; h < kHeads; ++h) {
-            const Vec weight = Vec::fill(weights[h * kBlockKeys + j]);
-            for (int c = 0; c < kColumns; ++c) sums[h][c] = Vec::fma(weight, values[c], sums[h][c]);
+            float maximum = maxima[h];
+            for (int i = 0; i < kKeys; ++i) maximum = lanes[h * kKeys + i] > maximum ? lanes[h * kKeys + i] : maximum;
+            fades[h] = std::exp2(maxima[h] - maximum);
+            maxima[h] = maximum;
+            for (int i = 0; i < kKeys; ++i) lanes[h * kKeys + i] = maximum;
         }
-    }
-    for (int h = 0; h < kHeads; ++h)
-        for (int c = 0; c < kColumns; ++c) sums[h][c].store(out + h * dim + d + c * Vec::kWidth);
-}
-
-// One block of keys for kHeads heads.
-template <int kHeads, class Element>
-inline void token_block(const Located<Element>& found, const float* q, long dim, long count, float* maxima, float* totals,
-                        float* out) {
-    float weights[kHeads * kBlockKeys], fades[kHeads];
-    token_scores<kHeads>(found, q, dim, count, weights);
-    const long padded = (count + Vec::kWidth - 1) / Vec::kWidth * Vec::kWidth;
-    for (int h = 0; h < kHeads; ++h) {
-        float* of_head = weights + h * kBlockKeys;
-        float maximum = maxima[h];
-        for (long j = 0; j < count; ++j) maximum = of_head[j] > maximum ? of_head[j] : maximum;
-        for (long j = count; j < padded; ++j) of_head[j] = -std::numeric_limits<float>::infinity();
+        const Vec maximum = Vec::load(lanes);
         Vec total = Vec::zero();
-        for (long j = 0; j < padded; j += Vec::kWidth) {
-            const Vec weight = exp2(Vec::load(of_head + j) - Vec::fill(maximum));
+        for (long i = 0; i < count * kHeads; i += Vec::kWidth) {
+            const Vec weight = exp2(Vec::load(weights + i) - maximum);
+            weight.store(weights + i);
             total = total + weight;
-            weight.store(of_head + j);
         }
-        fades[h] = std::exp2(maxima[h] - maximum);
-        totals[h] = totals[h] * fades[h] + total.sum();
-        maxima[h] = maximum;
-        if constexpr (sizeof(Element) == 1)
-            for (long j = 0; j < count; ++j) of_head[j] *= found.value_scales[j];
-    }
-    long d = 0;
-    for (; d + 4 * Vec::kWidth <= dim; d += 4 * Vec::kWidth) add_values<kHeads, 4>(found, weights, fades, dim, d, count, out);
-    for (; d + Vec::kWidth <= dim; d += Vec::kWidth) add_values<kHeads, 1>(found, weights, fades, dim, d, count, out);
-    for (; d < dim; ++d)
+        total.store(lanes);
         for (int h = 0; h < kHeads; ++h) {
-            float sum = out[h * dim + d] * fades[h];
-            for (long j = 0; j < count; ++j) sum += weights[h * kBlockKeys + j] * widen(found.values[j][d]);
-            out[h * dim + d] = sum;
+            totals[h] *= fades[h];
+            for (int i = 0; i < kKeys; ++i) totals[h] += lanes[h * kKeys + i];
         }
-}
+    }
+
+    // out[h] = out[h] * fades[h] + sum_j weights[h][j] * values[j], kColumns vectors from dimension d on.
+    template <int kColumns>
+    void add_values(const float* fades, long d, float* out) const {
+        Vec sums[kHeads][kColumns];
+        for (int h = 0; h < kHeads; ++h)
+            for (int c = 0; c < kColumns; ++c) sums[h][c] = Vec::fill(fades[h]) * Vec::load(out + h * dim + d + c * Vec::kWidth);
+        for (long j = 0; j < count; ++j) {
+            if (next && d == 0 && j < next_count) prefetch_row(next->values[j], dim);
+            Vec values[kColumns];
+            for (int c = 0; c < kColumns; ++c)
+                values[c] = load_row(found.values[j], found.value_scales[j], d + c * Vec::kWidth);
+            for (int h = 0; h < kHeads; ++h) {
+                const Vec weight = Vec::fill(weights[at(h, j)]);
+                for (int c = 0; c < kColumns; ++c) sums[h][c] = Vec::fma(weight, values[c], sums[h][c]);
+            }
+        }
+        for (int h = 0; h < kHeads; ++h)
+            for (int c = 0; c < kColumns; ++c) sums[h][c].store(out + h * dim + d + c * Vec::kWidth);
+    }
+
+    void add(const float* fades, float* out) const {
+        long d = 0;
+        for (; d + 4 * Vec::kWidth <= dim; d += 4 * Vec::kWidth) add_values<4>(fades, d, out);
+        for (; d + Vec::kWidth <= dim; d += Vec::kWidth) add_values<1>(fades, d, out);
+        for (; d < dim; ++d)
+            for (int h = 0; h < kHeads; ++h) {
+                float sum = out[h * dim + d] * fades[h];
+                for (long j = 0; j < count; ++j)
+                    sum += weights[at(h, j)] * read_row(found.values[j], found.value_scales[j], d);
+                out[h * dim + d] = sum;
+            }
+    }
+};
 
 template <class Element>
 void attend_token(const Cache<Element>& cache, const float* q, long group, long kv_head, long first, long last, float* maxima,
@@ -151,16 +190,26 @@ void attend_token(const Cache<Element>& cache, const float* q, long group, long 
         totals[g] = 0;
     }
     std::memset(out, 0, group * dim * sizeof(float));
-    Located<Element> found;
-    for (long begin = first; begin < last; begin += kBlockKeys) {
-        const long count = last - begin < kBlockKeys ? last - begin : kBlockKeys;
-        locate(cache, kv_head, begin, begin + count, found);
+    const auto size = [last](long begin) { return last - begin < kBlockKeys ? last - begin : kBlockKeys; };
+    Located<Element> blocks[2]{};
+    locate(cache, kv_head, first, first + size(first), blocks[0]);
+    int which = 0;
+    for (long begin = first; begin < last; begin += kBlockKeys, which = 1 - which) {
+        const Located<Element>& found = blocks[which];
+        const long count = size(begin), after = begin + count, next_count = after < last ? size(after) : 0;
+        locate(cache, kv_head, after, after + next_count, blocks[1 - which]);
+        const auto heads = [&](auto number, long g) {
+            constexpr int kHeads = decltype(number)::value;
+            const Located<Element>* next = g == 0 && next_count ? &blocks[1 - which] : nullptr;
+            TokenBlock<kHeads, Element> block{found, next, q + g * dim, dim, count, next_count, {}};
+            float fades[kHeads];
+            block.soften(maxima + g, totals + g, fades);
+            block.add(fades, out + g * dim);
+        };
         long g = 0;
-        for (; g + 4 <= group; g += 4)
-            token_block<4>(found, q + g * dim, dim, count, maxima + g, totals + g, out + g * dim);
-        for (; g + 2 <= group; g += 2)
-            token_block<2>(found, q + g * dim, dim, count, maxima + g, totals + g, out + g * dim);
-        for (; g < group; ++g) token_block<1>(found, q + g * dim, dim, count, maxima + g, totals + g, out + g * dim);
+        for (; g + 4 <= group; g += 4) heads(std::integral_constant<int, 4>(), g);
+        for (; g + 2 <= group; g += 2) heads(std::integral_constant<int, 2>(), g);
+        for (; g < group; ++g) heads(std::integral_constant<int, 1>(), g);
     }
 }
 
@@ -227,14 +276,9 @@ inline void soften(float* scores, long from, long until, bool all_seen, const fl
 template <class Element>
 inline void widen_rows(const Element* const* rows, const float* scales, long count, long dim, long stride, float* y) {
     for (long j = 0; j < count; ++j) {
-        Vec scale = Vec::fill(1);
-        if constexpr (sizeof(Element) == 1) scale = Vec::fill(scales[j]);
         long d = 0;
-        for (; d + Vec::kWidth <= dim; d += Vec::kWidth) {
-            const Vec wide = Vec::load(rows[j] + d);
-            (sizeof(Element) == 1 ? wide * scale : wide).store(y + j * stride + d);
-        }
-        for (; d < dim; ++d) y[j * stride + d] = sizeof(Element) == 1 ? widen(rows[j][d]) * scales[j] : widen(rows[j][d]);
+        for (; d + Vec::kWidth <= dim; d += Vec::kWidth) load_row(rows[j], scales[j], d).store(y + j * stride + d);
+        for (; d < dim; ++d) y[j * stride + d] = read_row(rows[j], scales[j], d);
     }
 }
 
@@ -280,7 +324,7 @@ void attend_block(const Cache<Element>& cache, const float* q, const float* sink
 
     const auto oldest_of = [&](long query) { return window && position + query >= window ? position + query - window + 1 : 0; };
     const long end = position + queries;
-    Located<Element> found;
+    Located<Element> found{};
     // Blocks begin at multiples of their size, so that a token's sum has one order wherever its queries are cut.
     for (long base = oldest_of(0) / kBlockKeys * kBlockKeys; base < end; base += kBlockKeys) {
         const long begin = base < oldest_of(0) ? oldest_of(0) : base;

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 namespace ossia {
 namespace {
@@ -13,6 +14,7 @@ namespace {
 struct Vec {
     static constexpr int kWidth = 8;
     static constexpr int kRows = 2;  // times four tokens: sixteen of the thirty-two registers
+    static constexpr int kTileRows = 8, kTileColumns = 1;
     float32x4_t low, high;
 
     static Vec zero() { return fill(0); }
@@ -23,14 +25,47 @@ struct Vec {
         return {vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(words), 16)),
                 vreinterpretq_f32_u32(vshll_high_n_u16(words, 16))};
     }
+    static Vec load(const std::int8_t* p) {
+        const int16x8_t words = vmovl_s8(vld1_s8(p));
+        return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(words))), vcvtq_f32_s32(vmovl_high_s16(words))};
+    }
     static Vec fma(Vec a, Vec b, Vec c) { return {vfmaq_f32(c.low, a.low, b.low), vfmaq_f32(c.high, a.high, b.high)}; }
+    static Vec max(Vec a, Vec b) { return if_less(b, a, a, b); }
+    static Vec min(Vec a, Vec b) { return if_less(a, b, a, b); }
+    static Vec if_less(Vec a, Vec b, Vec then, Vec other) {
+        return {vbslq_f32(vcltq_f32(a.low, b.low), then.low, other.low),
+                vbslq_f32(vcltq_f32(a.high, b.high), then.high, other.high)};
+    }
+    // The sum of each.
+    static Vec sums(const Vec (&rows)[kWidth]) {
+        float32x4_t pairs[kWidth];
+        for (int i = 0; i < kWidth; ++i) pairs[i] = vaddq_f32(rows[i].low, rows[i].high);
+        const auto four = [&pairs](int i) {
+            return vpaddq_f32(vpaddq_f32(pairs[i], pairs[i + 1]), vpaddq_f32(pairs[i + 2], pairs[i + 3]));
+        };
+        return {four(0), four(4)};
+    }
     void store(float* p) const {
         vst1q_f32(p, low);
         vst1q_f32(p + 4, high);
     }
     float sum() const { return vaddvq_f32(vaddq_f32(low, high)); }
+    Vec scaled(Vec n) const { return {scaled(low, n.low), scaled(high, n.high)}; }
+
+  private:
+    // In two steps: 2^n itself may be no float32.
+    static float32x4_t scaled(float32x4_t x, float32x4_t n) {
+        const int32x4_t whole = vcvtq_s32_f32(n), half = vshrq_n_s32(whole, 1);
+        const auto power = [](int32x4_t e) { return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(e, vdupq_n_s32(127)), 23)); };
+        return vmulq_f32(vmulq_f32(x, power(half)), power(vsubq_s32(whole, half)));
+    }
 };
 
+inline Vec operator+(Vec a, Vec b) { return {vaddq_f32(a.low, b.low), vaddq_f32(a.high, b.high)}; }
+inline Vec operator-(Vec a, Vec b) { return {vsubq_f32(a.low, b.low), vsubq_f32(a.high, b.high)}; }
+inline Vec operator*(Vec a, Vec b) { return {vmulq_f32(a.low, b.low), vmulq_f32(a.high, b.high)}; }
+
+#include "exp.inl"
 #include "dense.inl"
 #include "packed.inl"
 #include "attend.inl"
@@ -102,8 +137,12 @@ const Kernels& kernels_neon() {
         form.dense_bf16 = dense<bf16>;
         form.dense_f32 = dense<float>;
         form.packed = packed;
-        form.attend_bf16 = attend<bf16>;
-        form.attend_f32 = attend<float>;
+        form.turn_bf16 = turn<bf16>;
+        form.turn_f32 = turn<float>;
+        form.attend_scratch = attend_scratch;
+        form.attend_bf16 = {attend_token<bf16>, attend_block<bf16>};
+        form.attend_f32 = {attend_token<float>, attend_block<float>};
+        form.attend_int8 = {attend_token<std::int8_t>, attend_block<std::int8_t>};
         return form;
     }();
     return kernels;
