@@ -358,3 +358,6 @@ void attend_block(const Cache<Element>& cache, const float* q, const float* sink
         for (long d = 0; d < dim; ++d) out[row * dim + d] = sums[(t * dims + d) * kLanes + lane] * inverse;
     }
 }
+
+template <class Element>
+constexpr Attend<Element> kAttend{attend_token<Element>, attend_block<Element>};

@@ -99,8 +99,8 @@ void expert_rows(const Kernels& kernels, const Machine::Experts& m, Type type, c
 
 }  // namespace
 
-void Machine::moe(const MoE& m, const void* x, const std::int64_t* ids, const float* weights, void* y, Type type, Type y_type,
-                  long tokens) {
+void Machine::moe(const MoE& m, const void* x, const std::int64_t* ids, const float* weights, const void* residual, void* y,
+                  Type type, Type y_type, long tokens) {
     const long hidden = m.gate_up.cols, inter = m.down.cols, slots = tokens * m.chosen;
     const std::vector<Group> groups = by_expert(ids, slots, m.experts);
     std::vector<float> storage;
@@ -157,7 +157,8 @@ void Machine::moe(const MoE& m, const void* x, const std::int64_t* ids, const fl
                 float sum = 0;
                 for (long c = 0; c < m.chosen; ++c)
                     sum += weights[t * m.chosen + c] * products[(t * m.chosen + c) * count + r];
-                write(y, y_type, t * rows + mine.begin + r, sum);
+                const long at = t * rows + mine.begin + r;
+                write(y, y_type, at, residual ? sum + read(residual, type, at) : sum);
             }
     });
 }

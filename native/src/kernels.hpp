@@ -59,6 +59,18 @@ struct Attend {
                   long position, long window, float* scratch, float* out);
 };
 
+// What lies between the matrix products, of numbers in memory of type Element; see rowwise.inl.
+template <class Element>
+struct Rowwise {
+    void (*rms_norm)(const Element* x, const Element* weight, Element* y, long size, float eps, bool round_before_weight);
+    void (*layer_norm)(const Element* x, const Element* weight, const Element* bias, Element* y, long size, float eps);
+    void (*rotate)(const Element* x, const float* cosines, const float* sines, Element* y, long half);
+    void (*gelu)(const Element* x, Element* y, long count);
+    void (*swiglu)(const Element* gate, const Element* up, Element* y, long count);
+    void (*clamped_swiglu)(const Element* gate, const Element* up, Element* y, long count, float limit, float alpha);
+    void (*finish)(const float* x, const Element* bias, const Element* residual, Element* y, long count);
+};
+
 struct Kernels {
     const char* name;
 
@@ -85,6 +97,13 @@ struct Kernels {
     Attend<bf16> attend_bf16;
     Attend<float> attend_f32;
     Attend<std::int8_t> attend_int8;
+
+    Rowwise<bf16> rowwise_bf16;
+    Rowwise<float> rowwise_f32;
+
+    // One table by the type of a pointer.
+    const Rowwise<bf16>& rowwise(const bf16*) const { return rowwise_bf16; }
+    const Rowwise<float>& rowwise(const float*) const { return rowwise_f32; }
 };
 
 const Kernels& kernels_portable();

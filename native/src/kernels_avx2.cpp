@@ -65,6 +65,7 @@ inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
 #include "dense.inl"
 #include "packed.inl"
 #include "attend.inl"
+#include "rowwise.inl"
 
 constexpr int kBlock = 32;
 
@@ -126,20 +127,9 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
 }  // namespace
 
 const Kernels& kernels_avx2() {
-    static const Kernels kernels{
-        "avx2",
-        dense<bf16>,
-        dense<float>,
-        sum_words,
-        quantized_size,
-        quantize,
-        packed,
-        turn<bf16>,
-        turn<float>,
-        attend_scratch,
-        {attend_token<bf16>, attend_block<bf16>},
-        {attend_token<float>, attend_block<float>},
-        {attend_token<std::int8_t>, attend_block<std::int8_t>}};
+    static const Kernels kernels{"avx2", dense<bf16>, dense<float>, sum_words, quantized_size, quantize, packed,
+                                 turn<bf16>, turn<float>, attend_scratch, kAttend<bf16>, kAttend<float>, kAttend<std::int8_t>,
+                                 kRowwise<bf16>, kRowwise<float>};
     return kernels;
 }
 

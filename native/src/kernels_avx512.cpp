@@ -62,6 +62,7 @@ inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 #include "dense.inl"
 #include "packed.inl"
 #include "attend.inl"
+#include "rowwise.inl"
 
 constexpr int kBlock = 32;
 constexpr int kGroup = 128;  // columns of one 64-byte load
@@ -173,20 +174,9 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
 }  // namespace
 
 const Kernels& kernels_avx512() {
-    static const Kernels kernels{
-        "avx512",
-        dense<bf16>,
-        dense<float>,
-        sum_words,
-        quantized_size,
-        quantize,
-        packed,
-        turn<bf16>,
-        turn<float>,
-        attend_scratch,
-        {attend_token<bf16>, attend_block<bf16>},
-        {attend_token<float>, attend_block<float>},
-        {attend_token<std::int8_t>, attend_block<std::int8_t>}};
+    static const Kernels kernels{"avx512", dense<bf16>, dense<float>, sum_words, quantized_size, quantize, packed,
+                                 turn<bf16>, turn<float>, attend_scratch, kAttend<bf16>, kAttend<float>, kAttend<std::int8_t>,
+                                 kRowwise<bf16>, kRowwise<float>};
     return kernels;
 }
 

@@ -140,9 +140,9 @@ const Kernels& kernels_neon() {
         form.turn_bf16 = turn<bf16>;
         form.turn_f32 = turn<float>;
         form.attend_scratch = attend_scratch;
-        form.attend_bf16 = {attend_token<bf16>, attend_block<bf16>};
-        form.attend_f32 = {attend_token<float>, attend_block<float>};
-        form.attend_int8 = {attend_token<std::int8_t>, attend_block<std::int8_t>};
+        form.attend_bf16 = kAttend<bf16>;
+        form.attend_f32 = kAttend<float>;
+        form.attend_int8 = kAttend<std::int8_t>;
         return form;
     }();
     return kernels;

@@ -107,6 +107,7 @@ inline Vec operator*(const Vec& a, const Vec& b) {
 #include "dense.inl"
 #include "packed.inl"
 #include "attend.inl"
+#include "rowwise.inl"
 
 constexpr int kBlock = 32;
 constexpr std::int8_t kTwice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
@@ -141,20 +142,9 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
 }  // namespace
 
 const Kernels& kernels_portable() {
-    static const Kernels kernels{
-        "portable",
-        dense<bf16>,
-        dense<float>,
-        sum_words,
-        quantized_size,
-        quantize,
-        packed,
-        turn<bf16>,
-        turn<float>,
-        attend_scratch,
-        {attend_token<bf16>, attend_block<bf16>},
-        {attend_token<float>, attend_block<float>},
-        {attend_token<std::int8_t>, attend_block<std::int8_t>}};
+    static const Kernels kernels{"portable", dense<bf16>, dense<float>, sum_words, quantized_size, quantize, packed,
+                                 turn<bf16>, turn<float>, attend_scratch, kAttend<bf16>, kAttend<float>, kAttend<std::int8_t>,
+                                 kRowwise<bf16>, kRowwise<float>};
     return kernels;
 }
 

@@ -1,24 +1,63 @@
+#include <memory>
+
 #include "numbers.hpp"
 
 namespace ossia {
 
-void Machine::linear(const Linear& w, const void* x, void* y, Type type, long tokens) {
-    std::vector<float> storage, result(tokens * w.rows);
-    const float* wide = floats(x, type, tokens * w.cols, storage);
-    run_if_large(w.rows * w.cols, [&](int thread, int threads) {
-        const Share rows = share(w.rows, 16, thread, threads);
-        if (w.weight_type == Type::bf16) {
-            const Dense<bf16> matrix{static_cast<const bf16*>(w.weight), w.stride, w.cols, w.transposed};
-            kernels_.dense_bf16(matrix, wide, tokens, result.data(), w.rows, rows.begin, rows.end);
+namespace {
+
+// Rows [begin, end) of y = x w + bias + residual.
+template <class Weight, class Out>
+void linear_rows(const Kernels& kernels, const Machine::Linear& w, const float* x, float* products, long tokens, Share rows) {
+    const Dense<Weight> matrix{static_cast<const Weight*>(w.weight), w.stride, w.cols, w.transposed};
+    const auto dense = [&] {
+        if constexpr (sizeof(Weight) == sizeof(bf16)) {
+            return kernels.dense_bf16;
         } else {
-            const Dense<float> matrix{static_cast<const float*>(w.weight), w.stride, w.cols, w.transposed};
-            kernels_.dense_f32(matrix, wide, tokens, result.data(), w.rows, rows.begin, rows.end);
+            return kernels.dense_f32;
         }
-        for (long t = 0; t < tokens; ++t)
-            for (long r = rows.begin; r < rows.end; ++r) {
-                const float bias = w.bias ? read(w.bias, w.weight_type, r) : 0.0f;
-                write(y, type, t * w.rows + r, result[t * w.rows + r] + bias);
+    }();
+    dense(matrix, x, tokens, products, w.rows, rows.begin, rows.end);
+    Out* y = static_cast<Out*>(w.y);
+    if (static_cast<void*>(products) == w.y && !w.bias && !w.residual) return;
+    const Out *bias = static_cast<const Out*>(w.bias), *residual = static_cast<const Out*>(w.residual);
+    for (long t = 0; t < tokens; ++t) {
+        const long at = t * w.rows + rows.begin;
+        kernels.rowwise(y).finish(products + at, bias ? bias + rows.begin : nullptr, residual ? residual + at : nullptr, y + at,
+                                  rows.end - rows.begin);
+    }
+}
+
+}  // namespace
+
+void Machine::linear(const std::vector<Linear>& matrices, const void* x, Type type, long tokens) {
+    std::vector<float> storage;
+    const float* wide = floats(x, type, tokens * matrices.front().cols, storage);
+    // The products, which float32 takes as they are.
+    long elements = 0, size = 0;
+    for (const Linear& w : matrices) {
+        elements += w.rows * w.cols;
+        if (w.y_type != Type::f32) size += tokens * w.rows;
+    }
+    const std::unique_ptr<float[]> products(new float[size]);
+    run_if_large(elements, [&](int thread, int threads) {
+        float* free = products.get();
+        for (const Linear& w : matrices) {
+            const Share rows = share(w.rows, 16, thread, threads);
+            float* own = static_cast<float*>(w.y);
+            if (w.y_type != Type::f32) {
+                own = free;
+                free += tokens * w.rows;
             }
+            const bool narrow = w.weight_type == Type::bf16;
+            if (narrow && w.y_type == Type::bf16) {
+                linear_rows<bf16, bf16>(kernels_, w, wide, own, tokens, rows);
+            } else if (narrow) {
+                linear_rows<bf16, float>(kernels_, w, wide, own, tokens, rows);
+            } else {
+                linear_rows<float, float>(kernels_, w, wide, own, tokens, rows);
+            }
+        }
     });
 }
 

@@ -22,21 +22,37 @@ class Machine {
     struct Linear {
         const void* weight;  // (rows, cols), rows `stride` elements apart, or columns if transposed
         Type weight_type;
-        const void* bias;  // (rows,) of the weight's type, or null
+        const void* bias;      // (rows,) of y's type, or null
+        const void* residual;  // (tokens, rows) of y's type, or null
         long rows, cols, stride;
         bool transposed;
+        void* y;  // (tokens, rows)
+        Type y_type;
     };
 
-    // y (tokens, rows) = x (tokens, cols) times the matrix, plus bias; x and y of type `type`.
-    void linear(const Linear& w, const void* x, void* y, Type type, long tokens);
+    // For each matrix, of the same x (tokens, cols) of type `type`: y = x times the matrix, plus bias, plus residual.
+    void linear(const std::vector<Linear>& matrices, const void* x, Type type, long tokens);
 
     // y (rows, size): x over its root mean square, times the weight; all of type `type`.
     void rms_norm(const void* x, const void* weight, void* y, Type type, long rows, long size, float eps,
                   bool round_before_weight);
 
+    // y (rows, size): x with mean 0 and variance 1, times the weight, plus bias; all of type `type`.
+    void layer_norm(const void* x, const void* weight, const void* bias, void* y, Type type, long rows, long size, float eps);
+
     // y (tokens, heads, head_dim): the pairs (i, i + head_dim/2) of x turned; cosines and sines (tokens, head_dim/2).
     void rotate(const void* x, const float* cosines, const float* sines, void* y, Type type, long tokens, long heads,
                 long head_dim);
+
+    // y (count,) of x, or of gate and up; all of type `type`.
+    void gelu(const void* x, void* y, Type type, long count);
+    void swiglu(const void* gate, const void* up, void* y, Type type, long count);
+    void clamped_swiglu(const void* gate, const void* up, void* y, Type type, long count, float limit, float alpha);
+
+    // The `chosen` largest logits of each token (tokens, experts), their places in ids and their softmax in weights (tokens,
+    // chosen): over the chosen, or over all if `softmax_first`, and that divided by its sum if `renormalize`.
+    void route(const void* logits, std::int64_t* ids, float* weights, Type type, long tokens, long experts, long chosen,
+               bool softmax_first, bool renormalize);
 
     struct Experts {
         const std::uint8_t* blocks;  // (experts, rows, cols/32, 16)
@@ -52,9 +68,10 @@ class Machine {
         float limit, alpha;
     };
 
-    // The weighted sum of each token's chosen experts; ids (tokens, chosen), weights alike. x and biases of type `type`.
-    void moe(const MoE& m, const void* x, const std::int64_t* ids, const float* weights, void* y, Type type, Type y_type,
-             long tokens);
+    // The weighted sum of each token's chosen experts, plus residual if not null; ids (tokens, chosen), weights alike. x, biases and
+    // residual of type `type`.
+    void moe(const MoE& m, const void* x, const std::int64_t* ids, const float* weights, const void* residual, void* y, Type type,
+             Type y_type, long tokens);
 
     struct Paged {
         void* keys;  // (pages, page_size, kv_heads, head_dim), of int8 where there are scales

@@ -37,10 +37,26 @@ NB_MODULE(_native, m) {
             nb::call_guard<nb::gil_scoped_release>())
         .def(
             "linear",
-            [](Machine& machine, Address weight, Type weight_type, Address bias, long rows, long cols, long stride,
-               bool transposed, Address x, Address y, Type type, long tokens) {
-                machine.linear({at<const void>(weight), weight_type, at<const void>(bias), rows, cols, stride, transposed},
-                               at<const void>(x), at<void>(y), type, tokens);
+            [](Machine& machine, Address weight, Type weight_type, Address bias, Address residual, long rows, long cols,
+               long stride, bool transposed, Address x, Address y, Type type, Type y_type, long tokens) {
+                machine.linear({{at<const void>(weight), weight_type, at<const void>(bias), at<const void>(residual), rows, cols,
+                                 stride, transposed, at<void>(y), y_type}},
+                               at<const void>(x), type, tokens);
+            },
+            nb::call_guard<nb::gil_scoped_release>())
+        .def(
+            "linears",  // two matrices, or three where the last has rows
+            [](Machine& machine, Address x, Type type, long tokens, long cols, bool transposed, Address weight, Address bias,
+               long rows, long stride, Address y, Address weight_2, Address bias_2, long rows_2, long stride_2, Address y_2,
+               Address weight_3, Address bias_3, long rows_3, long stride_3, Address y_3) {
+                const auto matrix = [&](Address weight, Address bias, long rows, long stride, Address y) -> Machine::Linear {
+                    return {at<const void>(weight), type, at<const void>(bias), nullptr, rows, cols, stride, transposed,
+                            at<void>(y),            type};
+                };
+                std::vector<Machine::Linear> matrices{matrix(weight, bias, rows, stride, y),
+                                                      matrix(weight_2, bias_2, rows_2, stride_2, y_2)};
+                if (rows_3) matrices.push_back(matrix(weight_3, bias_3, rows_3, stride_3, y_3));
+                machine.linear(matrices, at<const void>(x), type, tokens);
             },
             nb::call_guard<nb::gil_scoped_release>())
         .def(
@@ -49,6 +65,39 @@ NB_MODULE(_native, m) {
                bool round_before_weight) {
                 machine.rms_norm(at<const void>(x), at<const void>(weight), at<void>(y), type, rows, size, eps,
                                  round_before_weight);
+            },
+            nb::call_guard<nb::gil_scoped_release>())
+        .def(
+            "layer_norm",
+            [](Machine& machine, Address x, Address weight, Address bias, Address y, Type type, long rows, long size, float eps) {
+                machine.layer_norm(at<const void>(x), at<const void>(weight), at<const void>(bias), at<void>(y), type, rows, size,
+                                   eps);
+            },
+            nb::call_guard<nb::gil_scoped_release>())
+        .def(
+            "gelu",
+            [](Machine& machine, Address x, Address y, Type type, long count) {
+                machine.gelu(at<const void>(x), at<void>(y), type, count);
+            },
+            nb::call_guard<nb::gil_scoped_release>())
+        .def(
+            "swiglu",
+            [](Machine& machine, Address gate, Address up, Address y, Type type, long count) {
+                machine.swiglu(at<const void>(gate), at<const void>(up), at<void>(y), type, count);
+            },
+            nb::call_guard<nb::gil_scoped_release>())
+        .def(
+            "clamped_swiglu",
+            [](Machine& machine, Address gate, Address up, Address y, Type type, long count, float limit, float alpha) {
+                machine.clamped_swiglu(at<const void>(gate), at<const void>(up), at<void>(y), type, count, limit, alpha);
+            },
+            nb::call_guard<nb::gil_scoped_release>())
+        .def(
+            "route",
+            [](Machine& machine, Address logits, Address ids, Address weights, Type type, long tokens, long experts, long chosen,
+               bool softmax_first, bool renormalize) {
+                machine.route(at<const void>(logits), at<std::int64_t>(ids), at<float>(weights), type, tokens, experts, chosen,
+                              softmax_first, renormalize);
             },
             nb::call_guard<nb::gil_scoped_release>())
         .def(
@@ -63,7 +112,8 @@ NB_MODULE(_native, m) {
             "moe",
             [](Machine& machine, Address gate_up_blocks, Address gate_up_scales, Address gate_up_bias, Address down_blocks,
                Address down_scales, Address down_bias, long experts_count, long chosen, long hidden, long inter, bool clamped,
-               float limit, float alpha, Address x, Address ids, Address weights, Address y, Type type, Type y_type, long tokens) {
+               float limit, float alpha, Address x, Address ids, Address weights, Address residual, Address y, Type type, Type y_type,
+               long tokens) {
                 const Machine::MoE moe{experts(gate_up_blocks, gate_up_scales, gate_up_bias, 2 * inter, hidden),
                                        experts(down_blocks, down_scales, down_bias, hidden, inter),
                                        experts_count,
@@ -71,8 +121,8 @@ NB_MODULE(_native, m) {
                                        clamped,
                                        limit,
                                        alpha};
-                machine.moe(moe, at<const void>(x), at<const std::int64_t>(ids), at<const float>(weights), at<void>(y), type,
-                            y_type, tokens);
+                machine.moe(moe, at<const void>(x), at<const std::int64_t>(ids), at<const float>(weights),
+                            at<const void>(residual), at<void>(y), type, y_type, tokens);
             },
             nb::call_guard<nb::gil_scoped_release>())
         .def(

@@ -28,19 +28,22 @@ inline void write(void* data, Type type, long i, float value) {
     }
 }
 
+// Calls task with a number of that type.
+template <class Task>
+inline void with_type(Type type, const Task& task) {
+    if (type == Type::bf16) {
+        task(bf16{});
+    } else {
+        task(float{});
+    }
+}
+
 // As float32, without a copy where it is that already.
 inline const float* floats(const void* data, Type type, long count, std::vector<float>& storage) {
     if (type == Type::f32) return static_cast<const float*>(data);
     storage.resize(count);
     for (long i = 0; i < count; ++i) storage[i] = widen(static_cast<const bf16*>(data)[i]);
     return storage.data();
-}
-
-inline float rounded(float value, Type type) {
-    if (type == Type::f32) return value;
-    bf16 narrowed;
-    narrow(value, &narrowed);
-    return widen(narrowed);
 }
 
 }  // namespace ossia

@@ -51,7 +51,8 @@ class LLM:
 
     path_or_hub_name: a checkpoint folder or Hugging Face name; None is the small model inside the
     package. dtype: of the dense weights, the checkpoint's if None. device: "auto", "cpu", "cuda",
-    "cuda:1", "mps". Raises OssiaError for what cannot be loaded.
+    "cuda:1", "mps". kv: "int8" stores keys and values in half the memory, less exactly. Raises
+    OssiaError for what cannot be loaded.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class LLM:
         dtype: torch.dtype | str | None = None,
         device: str = "auto",
         backend: str = "auto",
+        kv: str | None = None,
     ) -> None:
         folder = packaged_model() if path_or_hub_name is None else checkpoint.find(path_or_hub_name)
         beside = _text_folder(folder)
@@ -74,7 +76,7 @@ class LLM:
         except OssiaError as error:
             raise OssiaError(f"{file}: {error}") from error
         decoder = checkpoint.load(folder, dtype=dtype, device=device, backend=backend)
-        self._assemble(Engine(decoder), tokenizer, chat_format, defaults)
+        self._assemble(Engine(decoder, kv=kv), tokenizer, chat_format, defaults)
         self._tokenizer_name = f"{folder}: the tokenizer"
 
     @classmethod

@@ -19,6 +19,7 @@ from ossia.cli.options import (
     BackendOption,
     DeviceOption,
     DtypeOption,
+    KVOption,
     MaxTokensOption,
     MinPOption,
     SeedOption,
@@ -103,6 +104,7 @@ def chat(
     dtype: DtypeOption = None,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
+    kv: KVOption = None,
 ) -> None:
     """Talk with a model.
 
@@ -126,7 +128,7 @@ def chat(
         "stop": stop,
     }
     conversation = Conversation(
-        open_llm(model, dtype, device, backend), sampling, system=system, thinking=thinking
+        open_llm(model, dtype, device, backend, kv), sampling, system=system, thinking=thinking
     )
     if reasoning_effort is not None:
         conversation.set_effort(reasoning_effort)

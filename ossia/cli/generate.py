@@ -12,6 +12,7 @@ from ossia.cli.options import (
     BackendOption,
     DeviceOption,
     DtypeOption,
+    KVOption,
     MaxTokensOption,
     MinPOption,
     ModelOption,
@@ -52,6 +53,7 @@ def generate(
     dtype: DtypeOption = None,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
+    kv: KVOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Continue a text.
@@ -60,7 +62,7 @@ def generate(
     bare text too, without its chat format: to ask it something use `ossia chat`.
     """
     text = _read_prompt(prompt)
-    llm = open_llm(model, dtype, device, backend)
+    llm = open_llm(model, dtype, device, backend, kv)
     with llm.stream_text(
         text,
         max_tokens=max_tokens,

@@ -21,6 +21,10 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
+class KV(StrEnum):
+    int8 = "int8"
+
+
 ModelOption = Annotated[
     str | None,
     typer.Option(
@@ -48,6 +52,13 @@ BackendOption = Annotated[
         "--backend",
         metavar="NAME",
         help="Kernels to run on; auto takes the fastest and says which.",
+    ),
+]
+KVOption = Annotated[
+    KV | None,
+    typer.Option(
+        "--kv",
+        help="Store keys and values in half the memory, less exactly. [default: as --dtype]",
     ),
 ]
 MaxTokensOption = Annotated[
@@ -83,7 +94,9 @@ StopOption = Annotated[
 ]
 
 
-def open_llm(model: str | None, dtype: Dtype | None, device: str, backend: str) -> LLM:
+def open_llm(
+    model: str | None, dtype: Dtype | None, device: str, backend: str, kv: KV | None
+) -> LLM:
     """Load a model, a spinner turning on a terminal meanwhile."""
     from rich.console import Console
 
@@ -100,7 +113,11 @@ def open_llm(model: str | None, dtype: Dtype | None, device: str, backend: str) 
             folder = packaged_model() if model is None else checkpoint.find(model)
             status.start()
             return LLM(
-                folder, dtype=None if dtype is None else dtype.value, device=device, backend=backend
+                folder,
+                dtype=None if dtype is None else dtype.value,
+                device=device,
+                backend=backend,
+                kv=None if kv is None else kv.value,
             )
     finally:
         logger.removeHandler(handler)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ossia.config import AttentionConfig, ModelConfig
-from ossia.model.linear import Linear
+from ossia.model.linear import Linear, project
 from ossia.model.norm import build_norm
 from ossia.ops import Backend
 from ossia.ops.paged import LayerKind, PagedKV
@@ -20,7 +20,9 @@ def layer_kind(config: AttentionConfig) -> LayerKind:
 
 
 class Attention(nn.Module):
-    """x (batch, length, hidden), or packed (tokens, hidden) with a PagedKV, to the same shape."""
+    """x (batch, length, hidden), or packed (tokens, hidden) with a PagedKV, to the same shape, plus
+    the residual.
+    """
 
     def __init__(self, model: ModelConfig, index: int, ops: Backend) -> None:
         super().__init__()
@@ -37,11 +39,15 @@ class Attention(nn.Module):
         self.k_norm = build_norm(model.norm, config.head_dim, ops) if config.qk_norm else None
         self.sinks = nn.Parameter(torch.empty(config.num_heads)) if config.sinks else None
 
-    def forward(self, x: Tensor, rotation: Rotation | None, kv: PagedKV | None) -> Tensor:
-        head_dim = self.config.head_dim
-        q = self.q(x).unflatten(-1, (-1, head_dim))
-        k = self.k(x).unflatten(-1, (-1, head_dim))
-        v = self.v(x).unflatten(-1, (-1, head_dim))
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Rotation | None,
+        kv: PagedKV | None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        heads = (*x.shape[:-1], -1, self.config.head_dim)
+        q, k, v = (y.view(heads) for y in project(x, self.q, self.k, self.v))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if kv is None:
@@ -53,4 +59,4 @@ class Attention(nn.Module):
             out = self.ops.paged_attention(
                 q, k, v, kv.layer(self.index), sinks=self.sinks, rotation=rotation
             )
-        return self.o(out.flatten(-2))
+        return self.o(out.flatten(-2), residual)

@@ -42,11 +42,14 @@ class Layer(nn.Module):
         self.feedforward = build_feedforward(model.layers[index].feedforward, hidden, ops)
 
     def forward(self, x: Tensor, rotation: Rotation | None, kv: PagedKV | None) -> Tensor:
-        x = x + self._drop(self.attention(self.attention_norm(x), rotation, kv))
-        return x + self._drop(self.feedforward(self.feedforward_norm(x)))
+        x = self._add(x, self.attention, self.attention_norm(x), rotation, kv)
+        return self._add(x, self.feedforward, self.feedforward_norm(x))
 
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+    def _add(self, x: Tensor, branch: nn.Module, *inputs: object) -> Tensor:
+        """x + branch(*inputs); the branch adds it, at its end, unless dropout comes between."""
+        if self.dropout and self.training:
+            return x + F.dropout(branch(*inputs), self.dropout)
+        return branch(*inputs, residual=x)
 
 
 class Decoder(nn.Module):
@@ -117,7 +120,7 @@ class Decoder(nn.Module):
     def unembed(self, hidden: Tensor) -> Tensor:
         """Float32 logits (..., vocab) of hidden states (..., hidden)."""
         weight = (self.unembedding or self.embedding).weight
-        return self.ops.linear(hidden, weight).float()
+        return self.ops.linear(hidden, weight, dtype=torch.float32)
 
     def _rotations(self, positions: Tensor) -> dict[int, Rotation]:
         """Cosines and sines for each head_dim among the layers; none without RoPE."""

@@ -11,12 +11,12 @@ from ossia.config import (
     MoEConfig,
     Router,
 )
-from ossia.model.linear import Experts, Linear
+from ossia.model.linear import Experts, Linear, project
 from ossia.ops import Backend
 
 
 class MLP(nn.Module):
-    """x (..., hidden) -> (..., hidden) through one hidden layer."""
+    """x (..., hidden) -> (..., hidden) through one hidden layer, plus the residual."""
 
     def __init__(self, config: MLPConfig, hidden_size: int, ops: Backend) -> None:
         super().__init__()
@@ -27,19 +27,18 @@ class MLP(nn.Module):
         self.up = Linear(hidden_size, inter, config.bias, ops)
         self.down = Linear(inter, hidden_size, config.bias, ops)
 
-    def forward(self, x: Tensor) -> Tensor:
-        up = self.up(x)
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         if self.gate is None:
-            return self.down(self.ops.gelu(up))
-        activation, gate = self.config.activation, self.gate(x)
+            return self.down(self.ops.gelu(self.up(x)), residual)
+        activation, (gate, up) = self.config.activation, project(x, self.gate, self.up)
         if isinstance(activation, ClampedSwiGLU):
             limit, alpha = activation.limit, activation.alpha
-            return self.down(self.ops.clamped_swiglu(gate, up, limit=limit, alpha=alpha))
-        return self.down(self.ops.swiglu(gate, up))
+            return self.down(self.ops.clamped_swiglu(gate, up, limit=limit, alpha=alpha), residual)
+        return self.down(self.ops.swiglu(gate, up), residual)
 
 
 class MoE(nn.Module):
-    """x (..., hidden) -> (..., hidden), the weighted sum of the experts the router chooses."""
+    """x (..., hidden) -> (..., hidden), the chosen experts' weighted sum, plus the residual."""
 
     def __init__(self, config: MoEConfig, hidden_size: int, ops: Backend) -> None:
         super().__init__()
@@ -49,9 +48,9 @@ class MoE(nn.Module):
         self.gate_up = Experts(experts, hidden_size, 2 * inter, config.bias, config.format)
         self.down = Experts(experts, inter, hidden_size, config.bias, config.format)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         tokens = x.flatten(0, -2)
-        experts, weights = route(self.router(tokens), self.config)
+        experts, weights = route(self.router(tokens), self.config, self.ops)
         activation = self.config.activation
         clamped = isinstance(activation, ClampedSwiGLU)
         out = self.ops.moe(
@@ -63,23 +62,19 @@ class MoE(nn.Module):
             self.down.matrices,
             self.down.bias,
             clamp=(activation.limit, activation.alpha) if clamped else None,
+            residual=None if residual is None else residual.flatten(0, -2),
         )
         return out.view(x.shape)
 
 
-def route(logits: Tensor, config: MoEConfig) -> tuple[Tensor, Tensor]:
-    """The chosen experts, int64, and their weights, float32, each (tokens, experts_per_token).
-
-    logits: (tokens, experts).
-    """
-    logits, chosen = logits.float(), config.experts_per_token
-    if config.router is Router.TOP_K_THEN_SOFTMAX:
-        top, experts = logits.topk(chosen, dim=-1)
-        return experts, top.softmax(dim=-1)
-    weights, experts = logits.softmax(dim=-1).topk(chosen, dim=-1)
-    if config.router is Router.SOFTMAX_THEN_TOP_K_RENORMALIZED:
-        weights = weights / weights.sum(dim=-1, keepdim=True)
-    return experts, weights
+def route(logits: Tensor, config: MoEConfig, ops: Backend) -> tuple[Tensor, Tensor]:
+    """`ops.route` as the config has it."""
+    return ops.route(
+        logits,
+        config.experts_per_token,
+        softmax_first=config.router is not Router.TOP_K_THEN_SOFTMAX,
+        renormalize=config.router is Router.SOFTMAX_THEN_TOP_K_RENORMALIZED,
+    )
 
 
 def build_feedforward(config: MLPConfig | MoEConfig, hidden_size: int, ops: Backend) -> MLP | MoE:

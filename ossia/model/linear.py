@@ -19,8 +19,14 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.empty(rows, cols))
         self.bias = nn.Parameter(torch.empty(rows)) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.ops.linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return self.ops.linear(x, self.weight, self.bias, residual=residual)
+
+
+def project(x: Tensor, *layers: Linear) -> tuple[Tensor, ...]:
+    """What each of the layers makes of the same x, in one operation."""
+    weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+    return layers[0].ops.linears(x, weights, biases)
 
 
 class Experts(nn.Module):

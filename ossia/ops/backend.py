@@ -13,6 +13,7 @@ from ossia.errors import OssiaError
 from ossia.ops import reference
 
 Op = Callable[..., Tensor]
+Ops = Callable[..., tuple]
 
 _log = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ class Backend:
 
     name: str
     linear: Op
+    linears: Ops
     layer_norm: Op
     rms_norm: Op
     rotate: Op
@@ -33,12 +35,14 @@ class Backend:
     clamped_swiglu: Op
     attention: Op
     paged_attention: Op
+    route: Ops
     moe: Op
 
 
 REFERENCE = Backend(
     name="reference",
     linear=reference.linear,
+    linears=reference.linears,
     layer_norm=reference.layer_norm,
     rms_norm=reference.rms_norm,
     rotate=reference.rotate,
@@ -47,6 +51,7 @@ REFERENCE = Backend(
     clamped_swiglu=reference.clamped_swiglu,
     attention=reference.attention,
     paged_attention=reference.paged_attention,
+    route=reference.route,
     moe=reference.moe,
 )
 

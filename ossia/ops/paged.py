@@ -19,6 +19,12 @@ class LayerKind:
     head_dim: int
 
 
+def position_bytes(kind: LayerKind, dtype: torch.dtype) -> int:
+    """Bytes of one position's keys and values in one layer, with the scales that int8 has."""
+    scale = torch.float32.itemsize if dtype is torch.int8 else 0
+    return 2 * kind.num_kv_heads * (kind.head_dim * dtype.itemsize + scale)
+
+
 class PagePool:
     """The storage: for each kind, keys and values of (layers of that kind, pages, page_size,
     kv_heads, head_dim).

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,8 +23,30 @@ _UNPACKED = 1 << 20
 _SCORES = 1 << 24
 
 
-def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-    """x (..., cols) times weight (rows, cols) transposed, plus bias (rows,) -> (..., rows)."""
+def linear(
+    x: Tensor,
+    weight: Weight,
+    bias: Tensor | None = None,
+    *,
+    residual: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """x (..., cols) times weight (rows, cols) transposed, plus bias (rows,), plus residual
+    (..., rows) -> (..., rows) of `dtype`, x's own if None.
+    """
+    out = _linear(x, weight, bias)
+    out = out if residual is None else residual + out
+    return out if dtype is None else out.to(dtype)
+
+
+def linears(
+    x: Tensor, weights: Sequence[Weight], biases: Sequence[Tensor | None]
+) -> tuple[Tensor, ...]:
+    """`linear` of the same x by each weight and its bias."""
+    return tuple(_linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
+
+
+def _linear(x: Tensor, weight: Weight, bias: Tensor | None) -> Tensor:
     if isinstance(weight, Tensor):
         return F.linear(x, weight, bias)
     rows, cols = weight.shape
@@ -175,6 +199,25 @@ def paged_attention(
     return torch.cat(parts)
 
 
+def route(
+    logits: Tensor, chosen: int, *, softmax_first: bool, renormalize: bool
+) -> tuple[Tensor, Tensor]:
+    """The `chosen` experts of each token, int64, the likeliest first, and their weights, float32,
+    each (tokens, chosen); logits (tokens, experts).
+
+    The weights are the softmax over the chosen (gpt-oss) or, with `softmax_first`, the chosen of
+    the softmax over all, which `renormalize` divides by their sum (Qwen3).
+    """
+    logits = logits.float()
+    if not softmax_first:
+        top, experts = logits.topk(chosen, dim=-1)
+        return experts, top.softmax(dim=-1)
+    weights, experts = logits.softmax(dim=-1).topk(chosen, dim=-1)
+    if renormalize:
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+    return experts, weights
+
+
 def moe(
     x: Tensor,
     experts: Tensor,
@@ -185,10 +228,11 @@ def moe(
     down_bias: Tensor | None,
     *,
     clamp: tuple[float, float] | None = None,
+    residual: Tensor | None = None,
     wide: bool = False,
 ) -> Tensor:
     """The weighted sum of each token's chosen experts, weighted after the second bias and summed in
-    float32 or wider.
+    float32 or wider, plus residual (tokens, hidden).
 
     x (tokens, hidden); experts int64 and expert_weights (tokens, chosen); gate_up (experts, 2 *
     inter, hidden), its rows gate, up, gate, up, ...; down (experts, hidden, inter); biases
@@ -212,7 +256,8 @@ def moe(
         hidden = clamped_swiglu(gate, up, limit=clamp[0], alpha=clamp[1])
     out = _linear_each(hidden, counts, down, down_bias)[order.argsort()]
     out = out.view(*experts.shape, -1).to(wider) * expert_weights[..., None].to(wider)
-    return out.sum(1).to(result)
+    out = out.sum(1).to(result)
+    return out if residual is None else residual + out
 
 
 def _linear_each(x: Tensor, counts: list[int], weight: Weight, bias: Tensor | None) -> Tensor:
@@ -224,5 +269,5 @@ def _linear_each(x: Tensor, counts: list[int], weight: Weight, bias: Tensor | No
     biases = [None] * len(counts) if bias is None else bias.unbind()
     parts = x.split(counts)
     return torch.cat(
-        [linear(parts[i], weights[i], biases[i]) for i in range(len(counts)) if counts[i]]
+        [_linear(parts[i], weights[i], biases[i]) for i in range(len(counts)) if counts[i]]
     )

@@ -1,7 +1,7 @@
 """The native CPU backend: weights are read as they lie in the checkpoint, at the speed of memory.
 
-Native are linear layers of few tokens, experts in MXFP4, attention of few queries over pages, and
-the small operations between them.
+Native are linear layers of few tokens, experts in MXFP4, attention over pages, and the small
+operations between them.
 The rest (training, float16, large dense products, attention of long prompts) the reference does.
 
 Activations in bfloat16 meet MXFP4 weights as int16 with one scale for each token, an error of 3e-5,
@@ -13,11 +13,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ossia.ops.backend import REFERENCE
+from ossia.ops.cpu.activation import clamped_swiglu, gelu, swiglu
 from ossia.ops.cpu.attention import paged_attention
-from ossia.ops.cpu.experts import moe
-from ossia.ops.cpu.linear import linear
+from ossia.ops.cpu.experts import moe, route
+from ossia.ops.cpu.linear import linear, linears
 from ossia.ops.cpu.native import Machine, machine, using
-from ossia.ops.cpu.norm import rms_norm, rotate
+from ossia.ops.cpu.norm import layer_norm, rms_norm, rotate
 
 __all__ = ["CPU", "Machine", "machine", "using"]
 
@@ -25,8 +26,14 @@ CPU = replace(
     REFERENCE,
     name="cpu",
     linear=linear,
+    linears=linears,
+    layer_norm=layer_norm,
     rms_norm=rms_norm,
     rotate=rotate,
-    moe=moe,
+    gelu=gelu,
+    swiglu=swiglu,
+    clamped_swiglu=clamped_swiglu,
     paged_attention=paged_attention,
+    route=route,
+    moe=moe,
 )

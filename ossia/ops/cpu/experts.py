@@ -10,6 +10,33 @@ from ossia.ops.cpu.native import TYPES, address, is_native, machine, wants_gradi
 from ossia.ops.mxfp4 import MXFP4
 from ossia.ops.reference import Weight
 
+# Beyond these torch, which uses all threads, is the faster one.
+_ROUTE_TOKENS = 64
+
+
+def route(
+    logits: Tensor, chosen: int, *, softmax_first: bool, renormalize: bool
+) -> tuple[Tensor, Tensor]:
+    """As `reference.route`."""
+    tokens, experts = logits.shape
+    if not 0 < tokens <= _ROUTE_TOKENS or not 0 < chosen <= experts or not is_native(logits):
+        return reference.route(logits, chosen, softmax_first=softmax_first, renormalize=renormalize)
+    logits = logits.contiguous()
+    ids = torch.empty(tokens, chosen, dtype=torch.int64)
+    weights = torch.empty(tokens, chosen, dtype=torch.float32)
+    machine().route(
+        logits.data_ptr(),
+        ids.data_ptr(),
+        weights.data_ptr(),
+        TYPES[logits.dtype],
+        tokens,
+        experts,
+        chosen,
+        softmax_first,
+        renormalize,
+    )
+    return ids, weights
+
 
 def moe(
     x: Tensor,
@@ -21,11 +48,16 @@ def moe(
     down_bias: Tensor | None,
     *,
     clamp: tuple[float, float] | None = None,
+    residual: Tensor | None = None,
     wide: bool = False,
 ) -> Tensor:
     """As `reference.moe`."""
-    packed = isinstance(gate_up, MXFP4) and isinstance(down, MXFP4)
-    native = packed and is_native(x, gate_up_bias, down_bias) and not wants_gradient(expert_weights)
+    native = (
+        isinstance(gate_up, MXFP4)
+        and isinstance(down, MXFP4)
+        and is_native(x, gate_up_bias, down_bias, residual)
+        and not wants_gradient(expert_weights)
+    )
     if not native or not x.numel():
         return reference.moe(
             x,
@@ -36,6 +68,7 @@ def moe(
             down,
             down_bias,
             clamp=clamp,
+            residual=residual,
             wide=wide,
         )
     assert isinstance(gate_up, MXFP4)
@@ -45,6 +78,7 @@ def moe(
     assert gate_up.shape == (count, 2 * inter, hidden)
     assert x.shape == (tokens, hidden)
     assert expert_weights.shape == experts.shape
+    assert residual is None or residual.shape == x.shape
     # Names keep what may have been copied alive for the length of the call.
     x, experts = x.contiguous(), experts.long().contiguous()
     expert_weights = expert_weights.float().contiguous()
@@ -52,6 +86,7 @@ def moe(
     down_blocks, down_scales = down.blocks.contiguous(), down.scales.contiguous()
     bias = None if gate_up_bias is None else gate_up_bias.contiguous()
     last_bias = None if down_bias is None else down_bias.contiguous()
+    residual = None if residual is None else residual.contiguous()
     limit, alpha = clamp or (0.0, 0.0)
     out = torch.empty_like(x, dtype=torch.float32 if wide else x.dtype)
     machine().moe(
@@ -71,6 +106,7 @@ def moe(
         x.data_ptr(),
         experts.data_ptr(),
         expert_weights.data_ptr(),
+        address(residual),
         out.data_ptr(),
         TYPES[x.dtype],
         TYPES[out.dtype],

@@ -2,44 +2,112 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from ossia.ops import reference
 from ossia.ops.cpu.native import TYPES, address, is_native, machine
-from ossia.ops.mxfp4 import MXFP4
 from ossia.ops.reference import Weight
 
 # Beyond these a matrix product is bound by arithmetic, and torch's is the faster one.
 _LINEAR_TOKENS = 16
 
 
-def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+def linear(
+    x: Tensor,
+    weight: Weight,
+    bias: Tensor | None = None,
+    *,
+    residual: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """As `reference.linear`."""
+    out_dtype = x.dtype if dtype is None else dtype
     if (
-        isinstance(weight, MXFP4)
-        or 1 not in weight.stride()
-        or not is_native(x, weight, bias)
+        not isinstance(weight, Tensor)
+        or not is_native(x, weight, bias, residual)
         or not 0 < (tokens := x.numel() // weight.shape[1]) <= _LINEAR_TOKENS
+        # A wider result is the sums themselves, and nothing is added to them.
+        or not (out_dtype is x.dtype or (out_dtype is torch.float32 and bias is residual is None))
+        or 1 not in weight.stride()
     ):
-        return reference.linear(x, weight, bias)
-    rows, cols = weight.shape
-    transposed = weight.stride(1) != 1  # as GPT-2's weights are
-    assert x.shape[-1] == cols
+        return reference.linear(x, weight, bias, residual=residual, dtype=dtype)
+    # Names keep what may have been copied alive for the length of the call.
     x = x.contiguous()
     bias = None if bias is None else bias.contiguous()
-    out = x.new_empty((*x.shape[:-1], rows))
+    residual = None if residual is None else residual.contiguous()
+    rows, cols = weight.shape
+    stride, transposed = _lie(weight)
+    shape = (*x.shape[:-1], rows)
+    assert x.shape[-1] == cols
+    assert bias is None or bias.shape == (rows,)
+    assert residual is None or residual.shape == shape
+    out = torch.empty(shape, dtype=out_dtype)
     kind = TYPES[x.dtype]
     machine().linear(
         weight.data_ptr(),
         kind,
         address(bias),
+        address(residual),
         rows,
         cols,
-        weight.stride(1 if transposed else 0),
+        stride,
         transposed,
         x.data_ptr(),
         out.data_ptr(),
         kind,
+        TYPES[out_dtype],
         tokens,
     )
     return out
+
+
+def linears(
+    x: Tensor, weights: Sequence[Weight], biases: Sequence[Tensor | None]
+) -> tuple[Tensor, ...]:
+    """As `reference.linears`; two or three matrices that lie alike in one call."""
+    cols = x.shape[-1]
+    if not 0 < (tokens := x.numel() // cols) <= _LINEAR_TOKENS or not 2 <= len(weights) <= 3:
+        return _one_by_one(x, weights, biases)
+    x = x.contiguous()
+    transposed = None
+    outs, arguments, kept = [], [], []
+    for weight, bias in zip(weights, biases, strict=True):
+        if (
+            not isinstance(weight, Tensor)
+            or not is_native(x, weight, bias)
+            or 1 not in weight.stride()
+        ):
+            return _one_by_one(x, weights, biases)
+        rows, width = weight.shape
+        stride, lies = _lie(weight)
+        if transposed not in (None, lies):
+            return _one_by_one(x, weights, biases)
+        transposed = lies
+        bias = None if bias is None else bias.contiguous()
+        assert width == cols
+        assert bias is None or bias.shape == (rows,)
+        out = torch.empty((*x.shape[:-1], rows), dtype=x.dtype)
+        outs.append(out)
+        kept.append(bias)
+        arguments += (weight.data_ptr(), address(bias), rows, stride, out.data_ptr())
+    if len(weights) == 2:
+        arguments += (0, 0, 0, 0, 0)
+    machine().linears(x.data_ptr(), TYPES[x.dtype], tokens, cols, bool(transposed), *arguments)
+    return tuple(outs)
+
+
+def _one_by_one(
+    x: Tensor, weights: Sequence[Weight], biases: Sequence[Tensor | None]
+) -> tuple[Tensor, ...]:
+    return tuple(linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
+
+
+def _lie(weight: Tensor) -> tuple[int, bool]:
+    """Elements between two rows; or between two columns, and True, where a column is what lies
+    together, as GPT-2's do.
+    """
+    rows, cols = weight.stride()
+    return (rows, False) if cols == 1 else (cols, True)

@@ -59,16 +59,20 @@ def _allowed() -> int:
 
 def is_native(x: Tensor, *others: Tensor | None) -> bool:
     """Whether all lie on the CPU in one supported type, and no gradient is wanted."""
-    tensors = [x, *(other for other in others if other is not None)]
-    return (
-        x.dtype in TYPES
-        and all(t.dtype == x.dtype and t.device.type == "cpu" for t in tensors)
-        and not wants_gradient(*tensors)
-    )
+    # Asked hundreds of times a token: a plain loop, and nothing slower than an attribute.
+    dtype = x.dtype
+    if dtype not in TYPES or not x.is_cpu:
+        return False
+    for other in others:
+        if other is not None and (other.dtype is not dtype or not other.is_cpu):
+            return False
+    return not wants_gradient(x, *others)
 
 
 def wants_gradient(*tensors: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if not torch.is_grad_enabled():
+        return False
+    return any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def address(tensor: Tensor | None) -> int:

@@ -1,4 +1,4 @@
-"""The small operations between the large ones."""
+"""Norms and rotation."""
 
 from __future__ import annotations
 
@@ -26,6 +26,27 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, *, round_before_weight: bool
         size,
         eps,
         round_before_weight,
+    )
+    return out
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """As `reference.layer_norm`."""
+    if not x.numel() or not is_native(x, weight, bias):
+        return reference.layer_norm(x, weight, bias, eps)
+    x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
+    size = weight.numel()
+    assert x.shape[-1] == size == bias.numel()
+    out = torch.empty_like(x)
+    machine().layer_norm(
+        x.data_ptr(),
+        weight.data_ptr(),
+        bias.data_ptr(),
+        out.data_ptr(),
+        TYPES[x.dtype],
+        x.numel() // size,
+        size,
+        eps,
     )
     return out
 

@@ -19,8 +19,9 @@ from tests.ops.cpu.common import DTYPES, FEW, RESULT_ERROR, cpu, normal, packed,
     dtype=DTYPES,
     bias=st.booleans(),
     clamp=st.sampled_from([None, (7.0, 1.702)]),
+    residual=st.booleans(),
 )
-def test_moe(form, tokens, count, chosen, hidden, inter, dtype, bias, clamp):
+def test_moe(form, tokens, count, chosen, hidden, inter, dtype, bias, clamp, residual):
     chosen = min(chosen, count)
     x = normal(tokens, hidden, dtype=dtype)
     choices = normal(tokens, count, seed=1)
@@ -32,10 +33,12 @@ def test_moe(form, tokens, count, chosen, hidden, inter, dtype, bias, clamp):
     )
     gate_up, down = packed(count, 2 * inter, hidden, seed=4), packed(count, hidden, inter, seed=5)
     arguments = (experts, weights, gate_up, biases[0], down, biases[1])
-    found = form(cpu.moe, x, *arguments, clamp=clamp)
+    added = normal(tokens, hidden, seed=6, dtype=dtype) if residual else None
+    found = form(cpu.moe, x, *arguments, clamp=clamp, residual=added)
     wide = [None if b is None else b.float() for b in biases]
     arguments = (experts, weights, gate_up, wide[0], down, wide[1])
     expected = reference.moe(x.float(), *arguments, clamp=clamp)
+    expected = expected if added is None else expected + added.float()
     # As int16 the activations err by 3e-5 of the largest one, far below what bfloat16 costs.
     assert relative_error(found, expected) <= 2 * RESULT_ERROR[dtype]
 
@@ -102,3 +105,33 @@ def test_a_wide_sum_is_the_one_that_is_rounded(form, dtype):
         for e, w in zip(experts.unbind(1), weights.unbind(1), strict=True)
     )
     assert torch.equal(first + second, wide)
+
+
+@FEW
+@given(
+    tokens=st.integers(1, 70),
+    count=st.integers(1, 40),
+    chosen=st.integers(1, 8),
+    dtype=DTYPES,
+    softmax_first=st.booleans(),
+    renormalize=st.booleans(),
+)
+def test_route(form, tokens, count, chosen, dtype, softmax_first, renormalize):
+    chosen = min(chosen, count)
+    order = normal(tokens, count).argsort(-1)
+    logits = (order.float() / 4 - 3).to(dtype)  # no two of a row are equal
+    options = {"softmax_first": softmax_first, "renormalize": renormalize}
+    experts = form(lambda: cpu.route(logits, chosen, **options)[0])
+    weights = form(lambda: cpu.route(logits, chosen, **options)[1])
+    expected = reference.route(logits, chosen, **options)
+    assert torch.equal(experts, expected[0])
+    torch.testing.assert_close(weights, expected[1], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_router_that_is_not_a_number_still_names_experts_that_there_are(form, bad):
+    logits = torch.full((2, 9), bad)
+    logits[1, 3] = 0
+    experts = form(lambda: cpu.route(logits, 9, softmax_first=False, renormalize=False)[0])
+    for row in experts.tolist():
+        assert sorted(row) == list(range(9))

@@ -27,6 +27,25 @@ def test_rms_norm(form, rows, size, dtype, before, large):
 
 @FEW
 @given(
+    rows=st.integers(1, 5),
+    size=st.integers(1, 100),
+    dtype=DTYPES,
+    large=st.booleans(),
+)
+def test_layer_norm(form, rows, size, dtype, large):
+    rows *= 2000 if large else 1
+    x = normal(rows, size, dtype=dtype) * 3 + 1
+    weight, bias = normal(size, seed=1, dtype=dtype), normal(size, seed=2, dtype=dtype)
+    found = form(cpu.layer_norm, x, weight, bias, 1e-5)
+    wide = [tensor.double() for tensor in (x, weight, bias)]
+    expected = reference.layer_norm(*wide, 1e-5)
+    assert found.dtype is dtype
+    # Of two nearly equal numbers the difference is known to fewer digits.
+    assert relative_error(found, expected) <= (1e-5 if dtype is torch.float32 else 2**-8)
+
+
+@FEW
+@given(
     tokens=st.sampled_from([1, 3, 500]),
     heads=st.integers(1, 5),
     half=st.sampled_from([1, 5, 32]),
