@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
+#include <new>
 #include <numeric>
 #include <stdexcept>
 
@@ -19,37 +21,36 @@ class Quantized {
           parts_(type == Type::f32 ? 2 : 1),
           count_(count),
           cols_(cols),
-          size_(kernels.quantized_size(cols)),
-          words_(parts_ * count * size_),
+          size_((kernels.quantized_size(cols) + 31) / 32 * 32),
+          words_(new (kLine) std::int16_t[parts_ * count * size_]),
           scales_(parts_ * count) {}
 
     int parts() const { return parts_; }
-    const std::int16_t* words(int part, long i) const { return words_.data() + (part * count_ + i) * size_; }
+    const std::int16_t* words(int part, long i) const { return words_.get() + (part * count_ + i) * size_; }
     float scale(int part, long i) const { return scales_[part * count_ + i]; }
 
     void set(long i, const float* x) {
-        if (parts_ == 1) return set_part(0, i, x);
-        std::vector<float> high(cols_), low(cols_);
-        float largest = 0;
-        for (long c = 0; c < cols_; ++c) largest = std::max(largest, std::fabs(x[c]));
-        const double step = largest / 32767.0;
-        for (long c = 0; c < cols_; ++c) {
-            high[c] = largest > 0 ? static_cast<float>(std::nearbyint(x[c] / step) * step) : x[c];
-            low[c] = x[c] - high[c];
-        }
-        set_part(0, i, high.data());
-        set_part(1, i, low.data());
+        if (parts_ == 1) return set_part(0, i, x, nullptr);
+        std::vector<float> rest(cols_);
+        set_part(0, i, x, rest.data());
+        set_part(1, i, rest.data(), nullptr);
     }
 
   private:
-    void set_part(int part, long i, const float* x) {
-        kernels_.quantize(x, cols_, words_.data() + (part * count_ + i) * size_, &scales_[part * count_ + i]);
+    void set_part(int part, long i, const float* x, float* rest) {
+        const long vector = part * count_ + i;
+        kernels_.quantize(x, cols_, words_.get() + vector * size_, &scales_[vector], rest);
     }
+
+    struct Free {
+        void operator()(std::int16_t* words) const { ::operator delete[](words, kLine); }
+    };
+    static constexpr std::align_val_t kLine{64};
 
     const Kernels& kernels_;
     int parts_;
     long count_, cols_, size_;
-    std::vector<std::int16_t> words_;
+    std::unique_ptr<std::int16_t[], Free> words_;
     std::vector<float> scales_;
 };
 
@@ -92,6 +93,9 @@ void expert_rows(const Kernels& kernels, const Machine::Experts& m, Type type, c
     kernels.packed(matrix, words.data(), scales.data(), vectors, to.data(), begin, end);
     for (long i = slots; i < vectors; ++i)
         for (long r = 0; r < rows; ++r) to[i - slots][r] += to[i][r];
+    // The scale byte 255 is NaN, but as an exponent infinity, which a clamp would hide.
+    for (long i = 0; i < slots; ++i)
+        for (long r = 0; r < rows; ++r) to[i][r] += to[i][r] - to[i][r];
     if (!m.bias) return;
     for (long i = 0; i < slots; ++i)
         for (long r = 0; r < rows; ++r) to[i][r] += read(m.bias, type, group.expert * m.rows + begin + r);

@@ -80,10 +80,11 @@ struct Kernels {
 
     std::uint64_t (*sum)(const std::uint64_t* words, long count);
 
-    // Activations as the packed kernel reads them: int16 with one scale a token, in an order of its own, `quantized_size(cols)`
-    // words. A token with NaN or infinity gets a NaN scale.
+    // Activations as the packed kernel reads them: int16 with one scale a token, in a form of its own, `quantized_size(cols)`
+    // words at a multiple of 64 bytes. What the rounding left goes to `rest` (cols,) if it is not null. A token with NaN or infinity
+    // gets a NaN scale.
     long (*quantized_size)(long cols);
-    void (*quantize)(const float* x, long cols, std::int16_t* words, float* scale);
+    void (*quantize)(const float* x, long cols, std::int16_t* words, float* scale, float* rest);
 
     // y[t][r - begin] for `tokens` pointers to quantized tokens.
     void (*packed)(const Packed&, const std::int16_t* const* words, const float* scales, long tokens, float* const* y, long begin,

@@ -72,8 +72,8 @@ constexpr int kBlock = 32;
 long quantized_size(long cols) { return cols; }
 
 // Each block's even columns, then its odd ones, as they lie in low and high nibbles.
-void quantize(const float* x, long cols, std::int16_t* words, float* scale) {
-    quantize_to(x, cols, words, cols, scale, [](long c) { return c / kBlock * kBlock + c % 2 * 16 + c % kBlock / 2; });
+void quantize(const float* x, long cols, std::int16_t* words, float* scale, float* rest) {
+    quantize_to(x, cols, words, scale, rest, [](long c) { return c / kBlock * kBlock + c % 2 * 16 + c % kBlock / 2; });
 }
 
 template <int kRows, int kTokens>
@@ -92,7 +92,7 @@ inline void packed_block(const Packed& w, const std::int16_t* const* words, cons
             const __m128i high = _mm_and_si128(_mm_srli_epi16(bytes, 4), low_nibbles);
             const __m256i even = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(table, _mm_and_si128(bytes, low_nibbles)));
             const __m256i odd = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(table, high));
-            const __m256 power = _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(w.scales[block]) << 23));
+            const __m256 power = _mm256_broadcast_ss(&kPowers.of[w.scales[block]]);
             for (int t = 0; t < kTokens; ++t) {
                 const __m256i* x = reinterpret_cast<const __m256i*>(words[t] + g * kBlock);
                 const __m256i dot = _mm256_add_epi32(_mm256_madd_epi16(even, _mm256_loadu_si256(x)),
@@ -118,7 +118,7 @@ inline void packed_tokens(const Packed& w, const std::int16_t* const* words, con
 
 void packed(const Packed& w, const std::int16_t* const* words, const float* scales, long tokens, float* const* y, long begin,
             long end) {
-    by_rows_and_tokens(
+    by_rows_and_tokens<2>(
         tokens, begin, end,
         [&](long row, long t, long n) { packed_tokens<2>(w, words + t, scales + t, n, y + t, row, row - begin); },
         [&](long row, long t, long n) { packed_tokens<1>(w, words + t, scales + t, n, y + t, row, row - begin); });

@@ -30,8 +30,12 @@ struct Vec {
         return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(words))), vcvtq_f32_s32(vmovl_high_s16(words))};
     }
     static Vec fma(Vec a, Vec b, Vec c) { return {vfmaq_f32(c.low, a.low, b.low), vfmaq_f32(c.high, a.high, b.high)}; }
-    static Vec max(Vec a, Vec b) { return if_less(b, a, a, b); }
-    static Vec min(Vec a, Vec b) { return if_less(a, b, a, b); }
+    static Vec max(Vec a, Vec b) {
+        return {vbslq_f32(vcgtq_f32(a.low, b.low), a.low, b.low), vbslq_f32(vcgtq_f32(a.high, b.high), a.high, b.high)};
+    }
+    static Vec min(Vec a, Vec b) {
+        return {vbslq_f32(vcltq_f32(a.low, b.low), a.low, b.low), vbslq_f32(vcltq_f32(a.high, b.high), a.high, b.high)};
+    }
     static Vec if_less(Vec a, Vec b, Vec then, Vec other) {
         return {vbslq_f32(vcltq_f32(a.low, b.low), then.low, other.low),
                 vbslq_f32(vcltq_f32(a.high, b.high), then.high, other.high)};
@@ -50,14 +54,14 @@ struct Vec {
         vst1q_f32(p + 4, high);
     }
     float sum() const { return vaddvq_f32(vaddq_f32(low, high)); }
-    Vec scaled(Vec n) const { return {scaled(low, n.low), scaled(high, n.high)}; }
-
-  private:
     // In two steps: 2^n itself may be no float32.
-    static float32x4_t scaled(float32x4_t x, float32x4_t n) {
-        const int32x4_t whole = vcvtq_s32_f32(n), half = vshrq_n_s32(whole, 1);
+    Vec scaled(Vec n) const {
         const auto power = [](int32x4_t e) { return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(e, vdupq_n_s32(127)), 23)); };
-        return vmulq_f32(vmulq_f32(x, power(half)), power(vsubq_s32(whole, half)));
+        const auto times = [&](float32x4_t x, float32x4_t exponent) {
+            const int32x4_t whole = vcvtq_s32_f32(exponent), half = vshrq_n_s32(whole, 1);
+            return vmulq_f32(vmulq_f32(x, power(half)), power(vsubq_s32(whole, half)));
+        };
+        return {times(low, n.low), times(high, n.high)};
     }
 };
 
@@ -69,6 +73,7 @@ inline Vec operator*(Vec a, Vec b) { return {vmulq_f32(a.low, b.low), vmulq_f32(
 #include "dense.inl"
 #include "packed.inl"
 #include "attend.inl"
+#include "rowwise.inl"
 
 constexpr int kBlock = 32;
 
@@ -97,7 +102,7 @@ inline void packed_block(const Packed& w, const std::int16_t* const* words, cons
             const uint8x16_t bytes = vld1q_u8(w.blocks + block * 16);
             const int8x16_t even = vqtbl1q_s8(table, vandq_u8(bytes, vdupq_n_u8(15)));
             const int8x16_t odd = vqtbl1q_s8(table, vshrq_n_u8(bytes, 4));
-            const float32x4_t power = vreinterpretq_f32_u32(vdupq_n_u32(static_cast<std::uint32_t>(w.scales[block]) << 23));
+            const float32x4_t power = vdupq_n_f32(kPowers.of[w.scales[block]]);
             for (int t = 0; t < kTokens; ++t) {
                 const std::int16_t* x = words[t] + g * kBlock;
                 const int32x4_t dot = add_products(add_products(vdupq_n_s32(0), even, x), odd, x + 16);
@@ -122,7 +127,7 @@ inline void packed_tokens(const Packed& w, const std::int16_t* const* words, con
 
 void packed(const Packed& w, const std::int16_t* const* words, const float* scales, long tokens, float* const* y, long begin,
             long end) {
-    by_rows_and_tokens(
+    by_rows_and_tokens<2>(
         tokens, begin, end,
         [&](long row, long t, long n) { packed_tokens<2>(w, words + t, scales + t, n, y + t, row, row - begin); },
         [&](long row, long t, long n) { packed_tokens<1>(w, words + t, scales + t, n, y + t, row, row - begin); });
@@ -143,6 +148,8 @@ const Kernels& kernels_neon() {
         form.attend_bf16 = kAttend<bf16>;
         form.attend_f32 = kAttend<float>;
         form.attend_int8 = kAttend<std::int8_t>;
+        form.rowwise_bf16 = kRowwise<bf16>;
+        form.rowwise_f32 = kRowwise<float>;
         return form;
     }();
     return kernels;

@@ -115,8 +115,8 @@ constexpr std::int8_t kTwice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, 
 long quantized_size(long cols) { return cols; }
 
 // Each block's even columns, then its odd ones, as they lie in low and high nibbles.
-void quantize(const float* x, long cols, std::int16_t* words, float* scale) {
-    quantize_to(x, cols, words, cols, scale, [](long c) { return c / kBlock * kBlock + c % 2 * 16 + c % kBlock / 2; });
+void quantize(const float* x, long cols, std::int16_t* words, float* scale, float* rest) {
+    quantize_to(x, cols, words, scale, rest, [](long c) { return c / kBlock * kBlock + c % 2 * 16 + c % kBlock / 2; });
 }
 
 void packed(const Packed& w, const std::int16_t* const* words, const float* scales, long tokens, float* const* y, long begin,
@@ -130,10 +130,7 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
                 const std::int16_t* even = words[t] + g * kBlock;
                 std::int32_t dot = 0;
                 for (int i = 0; i < 16; ++i) dot += kTwice[bytes[i] & 15] * even[i] + kTwice[bytes[i] >> 4] * even[16 + i];
-                const std::uint32_t bits = static_cast<std::uint32_t>(w.scales[row * groups + g]) << 23;
-                float power;
-                std::memcpy(&power, &bits, sizeof power);
-                sum += static_cast<float>(dot) * power;
+                sum += static_cast<float>(dot) * kPowers.of[w.scales[row * groups + g]];
             }
             y[t][row - begin] = sum * scales[t];
         }

@@ -32,6 +32,10 @@ class MXFP4:
     blocks: Tensor
     scales: Tensor
 
+    def __post_init__(self) -> None:
+        assert self.blocks.shape == (*self.scales.shape, BLOCK // 2)
+        assert self.blocks.dtype == self.scales.dtype == torch.uint8
+
     @property
     def shape(self) -> torch.Size:
         """The shape of the matrix it stands for, (..., rows, cols)."""

@@ -102,3 +102,11 @@ def test_what_the_format_cannot_hold_is_refused(bad):
 def test_rows_that_are_not_whole_blocks_are_refused():
     with pytest.raises(ValueError, match="multiple of 32, not 48"):
         quantize(torch.zeros(2, 48))
+
+
+def test_codes_and_scales_that_do_not_belong_together_are_refused():
+    blocks, scales = torch.zeros(2, 3, 16, dtype=torch.uint8), torch.zeros(2, 3, dtype=torch.uint8)
+    MXFP4(blocks, scales)
+    for parts in ((blocks, scales[:, :2]), (blocks[..., :8], scales), (blocks.int(), scales)):
+        with pytest.raises(AssertionError):
+            MXFP4(*parts)

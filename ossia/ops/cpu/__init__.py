@@ -2,7 +2,7 @@
 
 Native are linear layers of few tokens, experts in MXFP4, attention over pages, and the small
 operations between them.
-The rest (training, float16, large dense products, attention of long prompts) the reference does.
+The rest (training, float16, large dense products) the reference does.
 
 Activations in bfloat16 meet MXFP4 weights as int16 with one scale for each token, an error of 3e-5,
 a hundredth of bfloat16's own; those in float32 as the sum of two such vectors, an error of 1e-7.

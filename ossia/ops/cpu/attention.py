@@ -27,6 +27,7 @@ def paged_attention(
         not tokens
         or not is_native(q, k, v)
         or kv.keys.dtype not in (q.dtype, torch.int8)
+        or kv.values.dtype != kv.keys.dtype
         or wants_gradient(sinks)
         or (cos is not None and cos.dtype is not torch.float32)
     ):
@@ -35,7 +36,8 @@ def paged_attention(
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     tables = kv.tables
     table = tables.page_table.int().contiguous()
-    lengths, query_lengths = tables.lengths.long(), tables.query_lengths.long()
+    lengths = tables.lengths.long().contiguous()
+    query_lengths = tables.query_lengths.long().contiguous()
     sinks = None if sinks is None else sinks.detach().float().contiguous()
     if cos is not None and sin is not None:
         cos, sin = cos.contiguous(), sin.contiguous()
@@ -44,7 +46,15 @@ def paged_attention(
     out = torch.empty_like(q)
     pages, page_size, kv_heads, _ = kv.keys.shape
     assert k.shape == v.shape == (tokens, kv_heads, head_dim)
+    assert kv.keys.shape == kv.values.shape == (pages, page_size, kv_heads, head_dim)
+    assert kv.keys.is_contiguous()
+    assert kv.values.is_contiguous()
     assert heads % kv_heads == 0
+    assert lengths.shape == query_lengths.shape == table.shape[:1]
+    assert sinks is None or sinks.shape == (heads,)
+    scales = kv.key_scales, kv.value_scales
+    assert all(s is None or (s.shape == kv.keys.shape[:3] and s.is_contiguous()) for s in scales)
+    assert (scales[0] is None) == (scales[1] is None) == (kv.keys.dtype is not torch.int8)
     machine().paged_attention(
         kv.keys.data_ptr(),
         kv.values.data_ptr(),

@@ -78,6 +78,8 @@ def moe(
     assert gate_up.shape == (count, 2 * inter, hidden)
     assert x.shape == (tokens, hidden)
     assert expert_weights.shape == experts.shape
+    assert gate_up_bias is None or gate_up_bias.shape == (count, 2 * inter)
+    assert down_bias is None or down_bias.shape == (count, hidden)
     assert residual is None or residual.shape == x.shape
     # Names keep what may have been copied alive for the length of the call.
     x, experts = x.contiguous(), experts.long().contiguous()

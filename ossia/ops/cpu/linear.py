@@ -28,6 +28,7 @@ def linear(
     if (
         not isinstance(weight, Tensor)
         or not is_native(x, weight, bias, residual)
+        or not weight.numel()
         or not 0 < (tokens := x.numel() // weight.shape[1]) <= _LINEAR_TOKENS
         # A wider result is the sums themselves, and nothing is added to them.
         or not (out_dtype is x.dtype or (out_dtype is torch.float32 and bias is residual is None))
@@ -69,7 +70,11 @@ def linears(
 ) -> tuple[Tensor, ...]:
     """As `reference.linears`; two or three matrices that lie alike in one call."""
     cols = x.shape[-1]
-    if not 0 < (tokens := x.numel() // cols) <= _LINEAR_TOKENS or not 2 <= len(weights) <= 3:
+    if (
+        not x.numel()
+        or (tokens := x.numel() // cols) > _LINEAR_TOKENS
+        or not 2 <= len(weights) <= 3
+    ):
         return _one_by_one(x, weights, biases)
     x = x.contiguous()
     transposed = None

@@ -15,7 +15,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, *, round_before_weight: bool
         return reference.rms_norm(x, weight, eps, round_before_weight=round_before_weight)
     x, weight = x.contiguous(), weight.contiguous()
     size = weight.numel()
-    assert x.shape[-1] == size
+    assert weight.shape == x.shape[-1:]
     out = torch.empty_like(x)
     machine().rms_norm(
         x.data_ptr(),
@@ -36,7 +36,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         return reference.layer_norm(x, weight, bias, eps)
     x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
     size = weight.numel()
-    assert x.shape[-1] == size == bias.numel()
+    assert weight.shape == bias.shape == x.shape[-1:]
     out = torch.empty_like(x)
     machine().layer_norm(
         x.data_ptr(),
@@ -58,6 +58,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     x, cos, sin = x.contiguous(), cos.contiguous(), sin.contiguous()
     tokens, heads, head_dim = x.shape
     assert cos.shape == sin.shape == (tokens, head_dim // 2)
+    assert head_dim % 2 == 0
+    assert sin.dtype is torch.float32
     out = torch.empty_like(x)
     machine().rotate(
         x.data_ptr(),

@@ -12,6 +12,7 @@ A call is a line, `name memories size... argument...` with the arguments as Pyth
 import builtins
 import ctypes
 import subprocess
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO
@@ -19,8 +20,10 @@ from unittest import mock
 
 import torch
 
-_extents: dict[int, int] = {}
-"""Bytes from an address to the end of the longest tensor that begins there."""
+_LEAST_ADDRESS = 1 << 32  # sizes are smaller
+
+_noted: dict[int, list[weakref.ref[torch.Tensor]]] = {}
+"""The tensors that begin at an address."""
 
 
 @contextmanager
@@ -29,18 +32,27 @@ def noting_addresses() -> Iterator[None]:
     address_of = torch.Tensor.data_ptr
 
     def data_ptr(tensor: torch.Tensor) -> int:
-        address, extent = address_of(tensor), 0
-        if tensor.numel():
-            last = sum(
-                (n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True)
-            )
-            extent = (last + 1) * tensor.element_size()
-        _extents[address] = max(_extents.get(address, 0), extent)
+        address = address_of(tensor)
+        _noted.setdefault(address, []).append(weakref.ref(tensor))
         return address
 
     with mock.patch.object(torch.Tensor, "data_ptr", data_ptr):
         yield
-    _extents.clear()
+    _noted.clear()
+
+
+def _extent(address: int) -> int:
+    """Bytes up to the end of the longest tensor that begins there; 0 where none does, or no more:
+    what lies in freed memory now is not ours to copy.
+    """
+    alive = [tensor for note in _noted.get(address, ()) if (tensor := note()) is not None]
+    extents = [0]
+    for tensor in alive:
+        if tensor.numel():
+            steps = zip(tensor.shape, tensor.stride(), strict=True)
+            last = sum((count - 1) * step for count, step in steps)
+            extents.append((last + 1) * tensor.element_size())
+    return max(extents)
 
 
 class Remote:
@@ -57,14 +69,14 @@ class Remote:
         addresses: list[int] = []
         words = []
         for argument in arguments:
-            if type(argument) is int and argument in _extents and argument != 0:
-                if argument not in addresses:
-                    addresses.append(argument)
-                words.append(f"@{addresses.index(argument)}")
-            else:
-                assert type(argument) is not int or argument < 1 << 44, "an address of no tensor"
+            if type(argument) is not int or argument < _LEAST_ADDRESS:
                 words.append(str(argument))
-        sizes = [_extents[address] for address in addresses]
+                continue
+            assert _extent(argument), "an address of no tensor"
+            if argument not in addresses:
+                addresses.append(argument)
+            words.append(f"@{addresses.index(argument)}")
+        sizes = [_extent(address) for address in addresses]
         before = [ctypes.string_at(*memory) for memory in zip(addresses, sizes, strict=True)]
         line = " ".join([name, str(len(sizes)), *map(str, sizes), *words]) + "\n"
         status, result, after = self._exchange(line, before)

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ossia.ops import reference
+from ossia.ops.mxfp4 import MXFP4, NAN_SCALE
 from tests.ops.cpu.common import DTYPES, FEW, RESULT_ERROR, cpu, normal, packed, relative_error
 
 
@@ -105,6 +106,24 @@ def test_a_wide_sum_is_the_one_that_is_rounded(form, dtype):
         for e, w in zip(experts.unbind(1), weights.unbind(1), strict=True)
     )
     assert torch.equal(first + second, wide)
+
+
+def test_the_smallest_scale_is_a_number_and_the_largest_byte_is_nan(form):
+    gate_up, down = packed(2, 192, 576, seed=4), packed(2, 576, 96, seed=5)
+    x, weights = normal(2, 576) * 2.0**120, torch.ones(2, 1)
+    experts = torch.tensor([[0], [1]])
+    tiny = MXFP4(gate_up.blocks, torch.zeros_like(gate_up.scales))
+    arguments = (experts, weights, tiny, None, down, None)
+    found = form(cpu.moe, x, *arguments)
+    assert relative_error(found, reference.moe(x, *arguments)) <= 2e-6
+
+    down.scales[1, 5, 2] = NAN_SCALE
+    found = form(cpu.moe, x, *arguments)
+    assert found.isnan().nonzero().tolist() == [[1, 5]]
+    gate_up.scales[0, 7, 17] = NAN_SCALE
+    found = form(cpu.moe, normal(2, 576), experts, weights, gate_up, None, down, None)
+    assert found[0].isnan().all()
+    assert found[1].isnan().nonzero().tolist() == [[5]]
 
 
 @FEW

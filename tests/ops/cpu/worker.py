@@ -47,7 +47,8 @@ def serve(module, machine, edge: str) -> None:
             else:
                 arguments.append(float(word) if word in ("inf", "nan") else ast.literal_eval(word))
         try:
-            answer = f"ok {getattr(machine, name)(*arguments)}"
+            member = getattr(machine, name)
+            answer = f"ok {member(*arguments) if callable(member) else member}"
         except Exception as error:
             answer = f"{type(error).__name__} {error}"
         stdout.write(answer.encode() + b"\n")
