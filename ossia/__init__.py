@@ -90,12 +90,17 @@ def load_model(
     dtype: torch.dtype | str | None = None,
     device: str = "auto",
     backend: str = "auto",
+    expert_memory: int | str | None = None,
 ) -> Decoder:
     """The Decoder of a checkpoint folder or hub name, in eval mode; arguments as for `LLM`."""
     from ossia import checkpoint
 
     return checkpoint.load(
-        checkpoint.find(path_or_hub_name), dtype=dtype, device=device, backend=backend
+        checkpoint.find(path_or_hub_name),
+        dtype=dtype,
+        device=device,
+        backend=backend,
+        expert_memory=expert_memory,
     )
 
 

@@ -272,14 +272,41 @@ inline void soften(float* scores, long from, long until, bool all_seen, const fl
     }
 }
 
-// `count` keys or values as floats, `stride` apart.
+// c (dims, kLanes) = c * fades + values (until - from, dims) times their weights, as `tile` sums them, but nothing of a value is added
+// to a row that does not see its key: 0 times NaN or infinity would be NaN.
+inline void add_seen(const float* values, long dims, const float* weights, long from, long until, const float* oldest,
+                     const float* newest, const float* fades, float* c) {
+    for (long d = 0; d < dims; ++d)
+        for (long i = 0; i < kLanes; i += Vec::kWidth) {
+            const Vec low = Vec::load(oldest + i), high = Vec::load(newest + i);
+            Vec sum = Vec::load(c + d * kLanes + i) * Vec::load(fades + i);
+            for (long j = from; j < until; ++j) {
+                const Vec key = Vec::fill(static_cast<float>(j));
+                const Vec more = Vec::fma(Vec::fill(values[j * dims + d]), Vec::load(weights + j * kLanes + i), sum);
+                sum = Vec::if_less(key, low, sum, Vec::if_less(high, key, sum, more));
+            }
+            sum.store(c + d * kLanes + i);
+        }
+}
+
+// `count` keys or values as floats, `stride` apart. Returns whether all are finite.
 template <class Element>
-inline void widen_rows(const Element* const* rows, const float* scales, long count, long dim, long stride, float* y) {
+inline bool widen_rows(const Element* const* rows, const float* scales, long count, long dim, long stride, float* y) {
+    Vec zeros = Vec::zero();
+    float zero = 0;
     for (long j = 0; j < count; ++j) {
         long d = 0;
-        for (; d + Vec::kWidth <= dim; d += Vec::kWidth) load_row(rows[j], scales[j], d).store(y + j * stride + d);
-        for (; d < dim; ++d) y[j * stride + d] = read_row(rows[j], scales[j], d);
+        for (; d + Vec::kWidth <= dim; d += Vec::kWidth) {
+            const Vec row = load_row(rows[j], scales[j], d);
+            zeros = Vec::fma(row, Vec::zero(), zeros);
+            row.store(y + j * stride + d);
+        }
+        for (; d < dim; ++d) {
+            y[j * stride + d] = read_row(rows[j], scales[j], d);
+            zero += y[j * stride + d] * 0;
+        }
     }
+    return zeros.sum() + zero == 0;
 }
 
 long attend_scratch(long rows, long dim) {
@@ -331,7 +358,7 @@ void attend_block(const Cache<Element>& cache, const float* q, const float* sink
         const long count = (end - base < kBlockKeys ? end - base : kBlockKeys) - (begin - base);
         locate(cache, kv_head, begin, begin + count, found);
         widen_rows(found.keys, found.key_scales, count, dim, dims, keys + (begin - base) * dims);
-        widen_rows(found.values, found.value_scales, count, dim, dims, values + (begin - base) * dims);
+        const bool finite = widen_rows(found.values, found.value_scales, count, dim, dims, values + (begin - base) * dims);
         for (long t = 0; t < tiles; ++t) {
             const long first = row_of(t, 0) / group, last = row_of(t, kLanes - 1) / group;  // queries
             const long from = oldest_of(first) > base ? oldest_of(first) - base : 0;
@@ -347,6 +374,10 @@ void attend_block(const Cache<Element>& cache, const float* q, const float* sink
                     newest[lane] = static_cast<float>(position + query - base);
                 }
             soften(scores, from, until, all_seen, oldest, newest, maxima + t * kLanes, totals + t * kLanes, fades);
+            if (!finite && !all_seen) {
+                add_seen(values, dims, scores, from, until, oldest, newest, fades, sums + t * dims * kLanes);
+                continue;
+            }
             for (long d = 0; d < dims; d += kTileRows)
                 tile<true>(values + from * dims + d, dims, scores + from * kLanes, until - from, fades,
                            sums + (t * dims + d) * kLanes);

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 from ossia import checkpoint, text
 from ossia.api.reply import Completion, Finished, Reply, ReplyBuilder, TokenLogprob
 from ossia.api.stream import PlainText, Pump, Stream
+from ossia.checkpoint import ExpertReads
 from ossia.checkpoint.files import read_json
 from ossia.engine import Engine, Request, SamplingParams
 from ossia.errors import OssiaError
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 Messages = Sequence[Mapping[str, Any]]
+
+_CHUNK, _CHUNK_ON_DEMAND = 512, 2048  # prompt tokens read in one step
 
 PACKAGED_MODELS = Path(__file__).parent.parent / "models"
 
@@ -51,8 +54,10 @@ class LLM:
 
     path_or_hub_name: a checkpoint folder or Hugging Face name; None is the small model inside the
     package. dtype: of the dense weights, the checkpoint's if None. device: "auto", "cpu", "cuda",
-    "cuda:1", "mps". kv: "int8" stores keys and values in half the memory, less exactly. Raises
-    OssiaError for what cannot be loaded.
+    "cuda:1", "mps". expert_memory: bytes, or "12GiB", of MXFP4 experts to hold in memory, the
+    others being read from disk when tokens need them; "all" maps them all; None maps them if they
+    fit. kv: "int8" stores keys and values in half the memory, less exactly. Raises OssiaError for
+    what cannot be loaded.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class LLM:
         dtype: torch.dtype | str | None = None,
         device: str = "auto",
         backend: str = "auto",
+        expert_memory: int | str | None = None,
         kv: str | None = None,
     ) -> None:
         folder = packaged_model() if path_or_hub_name is None else checkpoint.find(path_or_hub_name)
@@ -75,8 +81,14 @@ class LLM:
             _defaults(defaults)
         except OssiaError as error:
             raise OssiaError(f"{file}: {error}") from error
-        decoder = checkpoint.load(folder, dtype=dtype, device=device, backend=backend)
-        self._assemble(Engine(decoder, kv=kv), tokenizer, chat_format, defaults)
+        decoder = checkpoint.load(
+            folder, dtype=dtype, device=device, backend=backend, expert_memory=expert_memory
+        )
+        # A chunk of a prompt reads nearly all experts: where they come from disk, large ones pay.
+        chunk = _CHUNK if decoder.expert_store is None else _CHUNK_ON_DEMAND
+        engine = Engine(decoder, prefill_chunk=chunk, kv=kv)
+        self._assemble(engine, tokenizer, chat_format, defaults)
+        self._expert_store = decoder.expert_store
         self._tokenizer_name = f"{folder}: the tokenizer"
 
     @classmethod
@@ -104,6 +116,14 @@ class LLM:
         self._defaults, eos_ids = _defaults(generation_config)
         self._eos_ids = frozenset(self.config.eos_ids) | eos_ids
         self._tokenizer_name = "the tokenizer"
+        self._expert_store = None
+
+    @property
+    def expert_reads(self) -> ExpertReads | None:
+        """What has been asked of experts on disk since the model was loaded; None if all are
+        mapped. The difference of two is what was asked between them.
+        """
+        return None if self._expert_store is None else self._expert_store.reads
 
     def generate(
         self,

@@ -3,5 +3,6 @@
 from ossia.checkpoint.find import find
 from ossia.checkpoint.load import load, read_config
 from ossia.checkpoint.save import save
+from ossia.ops.experts_on_demand import ExpertReads
 
-__all__ = ["find", "load", "read_config", "save"]
+__all__ = ["ExpertReads", "find", "load", "read_config", "save"]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ossia import families, ops
-from ossia.checkpoint import regions
+from ossia.checkpoint import on_demand, regions
 from ossia.checkpoint.files import StoredTensor, read_json, read_tensors
 from ossia.config import ModelConfig
 from ossia.errors import OssiaError
@@ -52,14 +52,18 @@ def load(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device = "cpu",
     backend: str = "auto",
+    expert_memory: int | str | None = None,
 ) -> Decoder:
     """The model in a checkpoint folder, in eval mode, no parameter requiring a gradient.
 
     dtype: of the dense weights ("float32", "bfloat16", "float16"); by default the checkpoint's own.
     Packed experts stay packed.
-    device: "auto" takes cuda, then mps, then cpu, and logs its choice. Raises OssiaError, in one
-    line that names file and tensor or key, for a checkpoint that is not whole or does not fit its
-    config.json.
+    device: "auto" takes cuda, then mps, then cpu, and logs its choice.
+    expert_memory: bytes, or "12GiB", of packed experts to hold in memory, the others being read
+    from disk when tokens need them; "all" maps all of them. None maps them if the checkpoint fits
+    into the memory that is free, and otherwise holds as many as do; it logs which.
+    Raises OssiaError, in one line that names file and tensor or key, for a checkpoint that is not
+    whole or does not fit its config.json.
     """
     folder = Path(folder)
     target = _choose_device(device)
@@ -70,8 +74,9 @@ def load(
     layout = choose_layout(families.layouts(config), stored, folder)
     decoder = without_weights(config, folder, ops.select(backend, target))
     check_headers(decoder, layout, stored)
+    plan = on_demand.plan(expert_memory, stored, layout, target)
     for row in layout.rows:
-        if row.ours.endswith(".scales"):
+        if row.ours.endswith(".scales") and plan is None:  # otherwise when they are read
             _check_scales(stored[row.theirs])
     empty = decoder.state_dict()
     dtypes = parameter_dtypes(empty, DENSE_DTYPES[config.dtype])
@@ -79,7 +84,11 @@ def load(
         name: _assemble(rows, stored, empty[name].shape, dtypes[name], target)
         for name, rows in regions.grouped(layout.rows, "ours").items()
     }
+    if plan is not None:
+        on_demand.hold(weights)
     decoder.load_state_dict(weights, assign=True)
+    if plan is not None:
+        on_demand.attach(decoder, plan)
     return decoder.requires_grad_(False).eval()
 
 

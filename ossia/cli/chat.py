@@ -19,6 +19,7 @@ from ossia.cli.options import (
     BackendOption,
     DeviceOption,
     DtypeOption,
+    ExpertMemoryOption,
     KVOption,
     MaxTokensOption,
     MinPOption,
@@ -104,6 +105,7 @@ def chat(
     dtype: DtypeOption = None,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
+    expert_memory: ExpertMemoryOption = None,
     kv: KVOption = None,
 ) -> None:
     """Talk with a model.
@@ -128,7 +130,10 @@ def chat(
         "stop": stop,
     }
     conversation = Conversation(
-        open_llm(model, dtype, device, backend, kv), sampling, system=system, thinking=thinking
+        open_llm(model, dtype, device, backend, expert_memory, kv),
+        sampling,
+        system=system,
+        thinking=thinking,
     )
     if reasoning_effort is not None:
         conversation.set_effort(reasoning_effort)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from ossia.cli.options import (
     BackendOption,
     DeviceOption,
     DtypeOption,
+    ExpertMemoryOption,
     KVOption,
     MaxTokensOption,
     MinPOption,
@@ -53,6 +55,7 @@ def generate(
     dtype: DtypeOption = None,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
+    expert_memory: ExpertMemoryOption = None,
     kv: KVOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -62,7 +65,7 @@ def generate(
     bare text too, without its chat format: to ask it something use `ossia chat`.
     """
     text = _read_prompt(prompt)
-    llm = open_llm(model, dtype, device, backend, kv)
+    llm = open_llm(model, dtype, device, backend, expert_memory, kv)
     with llm.stream_text(
         text,
         max_tokens=max_tokens,
@@ -82,6 +85,8 @@ def generate(
                 "token_ids": [output.token for output in stream.outputs],
                 **_record(finished),
             }
+            if llm.expert_reads is not None:
+                record["experts"] = asdict(llm.expert_reads)
             print(json.dumps(record, ensure_ascii=False))
             return
         if sys.stdout.isatty():
@@ -93,6 +98,8 @@ def generate(
             finished = _drain(stream, lambda piece: print(piece, end="", flush=True))
     print(flush=True)
     note(_speed(finished))
+    if llm.expert_reads is not None:
+        note(llm.expert_reads.summary())
 
 
 def _read_prompt(prompt: str | None) -> str:

@@ -54,6 +54,15 @@ BackendOption = Annotated[
         help="Kernels to run on; auto takes the fastest and says which.",
     ),
 ]
+ExpertMemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--expert-memory",
+        metavar="SIZE",
+        help="Memory for experts in MXFP4, such as 12GiB; the others are read from disk when they "
+        "are needed. all maps every one. [default: all, or what is free if they do not fit]",
+    ),
+]
 KVOption = Annotated[
     KV | None,
     typer.Option(
@@ -95,7 +104,12 @@ StopOption = Annotated[
 
 
 def open_llm(
-    model: str | None, dtype: Dtype | None, device: str, backend: str, kv: KV | None
+    model: str | None,
+    dtype: Dtype | None,
+    device: str,
+    backend: str,
+    expert_memory: str | None = None,
+    kv: KV | None = None,
 ) -> LLM:
     """Load a model, a spinner turning on a terminal meanwhile."""
     from rich.console import Console
@@ -117,6 +131,7 @@ def open_llm(
                 dtype=None if dtype is None else dtype.value,
                 device=device,
                 backend=backend,
+                expert_memory=expert_memory,
                 kv=None if kv is None else kv.value,
             )
     finally:

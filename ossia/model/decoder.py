@@ -15,6 +15,7 @@ from ossia.model.linear import Linear
 from ossia.model.norm import build_norm
 from ossia.model.position import rotation
 from ossia.ops import REFERENCE, Backend
+from ossia.ops.experts_on_demand import ExpertStore
 from ossia.ops.paged import LayerKind, PagedKV
 
 
@@ -59,6 +60,8 @@ class Decoder(nn.Module):
     parameters. State is an argument: without `kv` a call is a plain causal pass, as in training;
     with a PagedKV it appends to the pages and attends over them.
     """
+
+    expert_store: ExpertStore | None = None  # if experts are read on demand
 
     def __init__(self, config: ModelConfig, ops: Backend = REFERENCE) -> None:
         super().__init__()

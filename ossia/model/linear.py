@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ossia.config import ExpertFormat
 from ossia.ops import Backend
+from ossia.ops.experts_on_demand import StoredExperts
 from ossia.ops.mxfp4 import BLOCK, MXFP4
 
 
@@ -43,6 +44,7 @@ class Experts(nn.Module):
     ) -> None:
         super().__init__()
         self.format = format
+        self.stored: StoredExperts | None = None  # set from outside, if they are read on demand
         if format is ExpertFormat.MXFP4:
             groups = cols // BLOCK
             blocks = torch.empty(experts, rows, groups, BLOCK // 2, dtype=torch.uint8)
@@ -53,8 +55,10 @@ class Experts(nn.Module):
         self.bias = nn.Parameter(torch.empty(experts, rows)) if bias else None
 
     @property
-    def matrices(self) -> Tensor | MXFP4:
+    def matrices(self) -> Tensor | MXFP4 | StoredExperts:
         """The stack (experts, rows, cols) as a value of its own type."""
+        if self.stored is not None:
+            return self.stored
         if self.format is ExpertFormat.MXFP4:
             return MXFP4(self.blocks, self.scales)
         return self.weight

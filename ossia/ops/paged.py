@@ -120,9 +120,9 @@ class LayerKV:
 
     keys: Tensor
     values: Tensor
-    key_scales: Tensor | None
-    value_scales: Tensor | None
     tables: StepTables
+    key_scales: Tensor | None = None
+    value_scales: Tensor | None = None
 
     def append(self, k: Tensor, v: Tensor) -> None:
         """Write this step's keys and values (tokens, kv_heads, head_dim) to their slots."""
@@ -176,9 +176,9 @@ class PagedKV:
         return LayerKV(
             pool.keys[kind][slot],
             pool.values[kind][slot],
+            self._tables[kind],
             pool.key_scales[kind][slot] if quantized else None,
             pool.value_scales[kind][slot] if quantized else None,
-            self._tables[kind],
         )
 
     @cached_property

@@ -90,7 +90,7 @@ QWEN3_MOE_CONFIG = {
 }
 
 
-def gpt_oss_tensors() -> dict[str, torch.Tensor]:
+def gpt_oss_tensors(experts: int = EXPERTS) -> dict[str, torch.Tensor]:
     """In the hub's layout, experts packed."""
     torch.manual_seed(0)
     q, kv = HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM
@@ -110,12 +110,12 @@ def gpt_oss_tensors() -> dict[str, torch.Tensor]:
         shapes[f"{layer}.self_attn.sinks"] = (HEADS,)
         shapes[f"{layer}.input_layernorm.weight"] = (HIDDEN,)
         shapes[f"{layer}.post_attention_layernorm.weight"] = (HIDDEN,)
-        shapes[f"{layer}.mlp.router.weight"] = (EXPERTS, HIDDEN)
-        shapes[f"{layer}.mlp.router.bias"] = (EXPERTS,)
+        shapes[f"{layer}.mlp.router.weight"] = (experts, HIDDEN)
+        shapes[f"{layer}.mlp.router.bias"] = (experts,)
         for part, rows, cols in (("gate_up", 2 * INTER, HIDDEN), ("down", HIDDEN, INTER)):
             name = f"{layer}.mlp.experts.{part}_proj"
-            shapes[f"{name}_bias"] = (EXPERTS, rows)
-            size = (EXPERTS, rows, cols // 32)
+            shapes[f"{name}_bias"] = (experts, rows)
+            size = (experts, rows, cols // 32)
             packed[f"{name}_blocks"] = torch.randint(0, 256, (*size, 16), dtype=torch.uint8)
             packed[f"{name}_scales"] = torch.randint(110, 130, size, dtype=torch.uint8)
     dense = {name: torch.randn(shape).bfloat16() for name, shape in shapes.items()}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 
 import pytest
 
+from ossia import checkpoint
 from ossia.cli.main import main
 
 
@@ -99,3 +101,22 @@ def _reads_stdin(pid):
         pytest.skip("needs /proc to see that the program waits")
     with open(f"/proc/{pid}/syscall") as file:
         return file.read().startswith("0 0x0 ")
+
+
+def test_experts_on_disk_give_the_same_text_and_are_counted(ossia_command, model_folder, tmp_path):
+    checkpoint.save(checkpoint.load(model_folder), tmp_path, experts="mxfp4")
+    shutil.copy(model_folder / "tokenizer.json", tmp_path)
+    arguments = ("generate", "ab", "-m", tmp_path, "-n", 8, "--seed", 1)
+    whole = ossia_command(*arguments)
+    parts = ossia_command(*arguments, "--expert-memory", "7kB")
+    assert parts.out == whole.out
+    assert "4 of 8 held" in parts.err
+    assert "were in memory when needed" in parts.err
+    assert "experts" not in whole.err
+    record = json.loads(ossia_command(*arguments, "--expert-memory", "7kB", "--json").out)
+    assert 0 < record["experts"]["held"] < record["experts"]["asked"]
+    assert record["experts"]["bytes_read"] > 0
+    assert "experts" not in json.loads(ossia_command(*arguments, "--json").out)
+    bad = ossia_command(*arguments, "--expert-memory", "some")
+    assert (bad.code, bad.out) == (2, "")
+    assert bad.err.splitlines()[-1].startswith("error: 'some' is no size; write 12GiB")
