@@ -20,6 +20,7 @@ from ossia.cli.options import (
     DeviceOption,
     DtypeOption,
     ExpertMemoryOption,
+    KVOption,
     Load,
     LoadOption,
     MaxTokensOption,
@@ -110,6 +111,7 @@ def chat(
     threads: ThreadsOption = None,
     load: LoadOption = Load.map,
     expert_memory: ExpertMemoryOption = None,
+    kv: KVOption = None,
 ) -> None:
     """Talk with a model.
 
@@ -133,7 +135,7 @@ def chat(
         "stop": stop,
     }
     conversation = Conversation(
-        open_llm(model, dtype, device, backend, expert_memory, threads, load),
+        open_llm(model, dtype, device, backend, expert_memory, kv, threads, load),
         sampling,
         system=system,
         thinking=thinking,

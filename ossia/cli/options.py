@@ -26,6 +26,10 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
+class KV(StrEnum):
+    int8 = "int8"
+
+
 ModelOption = Annotated[
     str | None,
     typer.Option(
@@ -81,6 +85,13 @@ ExpertMemoryOption = Annotated[
         "are needed. all maps every one. [default: all, or what is free if they do not fit]",
     ),
 ]
+KVOption = Annotated[
+    KV | None,
+    typer.Option(
+        "--kv",
+        help="Store keys and values in half the memory, less exactly. [default: as --dtype]",
+    ),
+]
 MaxTokensOption = Annotated[
     int | None,
     typer.Option("--max-tokens", "-n", min=1, metavar="N", help="Most tokens to make."),
@@ -120,6 +131,7 @@ def open_llm(
     device: str,
     backend: str,
     expert_memory: str | None = None,
+    kv: KV | None = None,
     threads: int | None = None,
     load: Load = Load.map,
 ) -> LLM:
@@ -149,6 +161,7 @@ def open_llm(
                 backend=backend,
                 load=load.value,
                 expert_memory=expert_memory,
+                kv=None if kv is None else kv.value,
             )
     finally:
         logger.removeHandler(handler)
