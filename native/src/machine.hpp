@@ -26,6 +26,7 @@ class Machine {
 
     std::string isa() const { return name_; }
     int threads() const { return pool_.size(); }
+    void pin() { pool_.pin(); }
 
     struct Linear {
         const void* weight;  // (rows, cols), rows `stride` elements apart, or columns if transposed
@@ -85,14 +86,18 @@ class Machine {
              Type y_type, long tokens);
 
     struct Paged {
-        void* keys;  // (pages, page_size, kv_heads, head_dim)
+        void* keys;  // (pages, page_size, kv_heads, head_dim), of int8 where there are scales
         void* values;
+        float* key_scales;  // (pages, page_size, kv_heads) or null
+        float* value_scales;
         const std::int32_t* page_table;  // (sequences, columns)
         const std::int64_t* lengths;     // (sequences,)
         const std::int64_t* query_lengths;
         long pages, page_size, columns, sequences, heads, kv_heads, head_dim;
         long window;         // 0: none
-        const float* sinks;  // (heads,) or null
+        const float* sinks;    // (heads,) or null
+        const float* cosines;  // (tokens, head_dim/2), or null: q and k stand turned already
+        const float* sines;
     };
 
     // Appends k and v (tokens, kv_heads, head_dim), attends, and writes y (tokens, heads, head_dim); all of type `type`.
@@ -113,15 +118,18 @@ class Machine {
     // Small tasks cost less than handing them out.
     template <class Task>
     void run_if_large(long elements, const Task& task) {
-        if (elements < (1L << 17)) {
+        if (threads_for(elements) == 1) {
             task(0, 1);
         } else {
             pool_.run(task);
         }
     }
+    int threads_for(long elements) const { return elements < (1L << 17) ? 1 : pool_.size(); }
 
-    template <class Element>
-    void paged_attention_of(const Paged& p, const Element* q, const Element* k, const Element* v, Element* y, long tokens);
+    template <class Element, class Stored>
+    void paged_attention_of(const Paged& p, const Attend<Stored>& attend,
+                            void (*turn)(const Element*, const float*, const float*, long, float, float*), const void* q,
+                            const void* k, const void* v, void* y, long tokens);
 
     const char* name_;
     const Kernels& kernels_;

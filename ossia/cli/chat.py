@@ -20,11 +20,15 @@ from ossia.cli.options import (
     DeviceOption,
     DtypeOption,
     ExpertMemoryOption,
+    KVOption,
+    Load,
+    LoadOption,
     MaxTokensOption,
     MinPOption,
     SeedOption,
     StopOption,
     TemperatureOption,
+    ThreadsOption,
     TopKOption,
     TopPOption,
     note,
@@ -104,7 +108,10 @@ def chat(
     dtype: DtypeOption = None,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
+    threads: ThreadsOption = None,
+    load: LoadOption = Load.map,
     expert_memory: ExpertMemoryOption = None,
+    kv: KVOption = None,
 ) -> None:
     """Talk with a model.
 
@@ -128,7 +135,7 @@ def chat(
         "stop": stop,
     }
     conversation = Conversation(
-        open_llm(model, dtype, device, backend, expert_memory),
+        open_llm(model, dtype, device, backend, expert_memory, kv, threads, load),
         sampling,
         system=system,
         thinking=thinking,

@@ -15,10 +15,19 @@ if TYPE_CHECKING:
     from ossia.api import LLM
 
 
+class Load(StrEnum):
+    map = "map"
+    copy = "copy"
+
+
 class Dtype(StrEnum):
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
+
+
+class KV(StrEnum):
+    int8 = "int8"
 
 
 ModelOption = Annotated[
@@ -50,6 +59,23 @@ BackendOption = Annotated[
         help="Kernels to run on; auto takes the fastest and says which.",
     ),
 ]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        metavar="N",
+        help="Threads of the CPU. [default: one a processor that this process may use]",
+    ),
+]
+LoadOption = Annotated[
+    Load,
+    typer.Option(
+        "--load",
+        help="Leave the weights in the mapped files, or copy them into memory that stays.",
+        case_sensitive=False,
+    ),
+]
 ExpertMemoryOption = Annotated[
     str | None,
     typer.Option(
@@ -57,6 +83,13 @@ ExpertMemoryOption = Annotated[
         metavar="SIZE",
         help="Memory for experts in MXFP4, such as 12GiB; the others are read from disk when they "
         "are needed. all maps every one. [default: all, or what is free if they do not fit]",
+    ),
+]
+KVOption = Annotated[
+    KV | None,
+    typer.Option(
+        "--kv",
+        help="Store keys and values in half the memory, less exactly. [default: as --dtype]",
     ),
 ]
 MaxTokensOption = Annotated[
@@ -98,8 +131,11 @@ def open_llm(
     device: str,
     backend: str,
     expert_memory: str | None = None,
+    kv: KV | None = None,
+    threads: int | None = None,
+    load: Load = Load.map,
 ) -> LLM:
-    """Load a model, a spinner turning on a terminal meanwhile."""
+    """Load a model, a spinner turning on a terminal meanwhile. Threads are set for the process."""
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False)
@@ -114,12 +150,18 @@ def open_llm(
             status.stop()  # a download shows progress bars of its own
             folder = packaged_model() if model is None else checkpoint.find(model)
             status.start()
+            if threads is not None:
+                import torch
+
+                torch.set_num_threads(threads)
             return LLM(
                 folder,
                 dtype=None if dtype is None else dtype.value,
                 device=device,
                 backend=backend,
+                load=load.value,
                 expert_memory=expert_memory,
+                kv=None if kv is None else kv.value,
             )
     finally:
         logger.removeHandler(handler)

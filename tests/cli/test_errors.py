@@ -51,6 +51,9 @@ class TestModels:
         line = fails(*self.arguments(command, model_folder), "--backend", "abacus")
         assert "unknown backend 'abacus'" in line
 
+    def test_an_unknown_format_of_keys_and_values(self, fails, command, model_folder):
+        assert "int3" in fails(*self.arguments(command, model_folder), "--kv", "int3")
+
     def test_an_unknown_device(self, fails, command, model_folder):
         assert "abacus" in fails(*self.arguments(command, model_folder), "--device", "abacus")
 
