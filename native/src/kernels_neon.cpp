@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 namespace ossia {
 namespace {
@@ -13,6 +14,7 @@ namespace {
 struct Vec {
     static constexpr int kWidth = 8;
     static constexpr int kRows = 2;  // times four tokens: sixteen of the thirty-two registers
+    static constexpr int kTileRows = 8, kTileColumns = 1;
     float32x4_t low, high;
 
     static Vec zero() { return fill(0); }
@@ -23,12 +25,29 @@ struct Vec {
         return {vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(words), 16)),
                 vreinterpretq_f32_u32(vshll_high_n_u16(words, 16))};
     }
+    static Vec load(const std::int8_t* p) {
+        const int16x8_t words = vmovl_s8(vld1_s8(p));
+        return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(words))), vcvtq_f32_s32(vmovl_high_s16(words))};
+    }
     static Vec fma(Vec a, Vec b, Vec c) { return {vfmaq_f32(c.low, a.low, b.low), vfmaq_f32(c.high, a.high, b.high)}; }
     static Vec max(Vec a, Vec b) {
         return {vbslq_f32(vcgtq_f32(a.low, b.low), a.low, b.low), vbslq_f32(vcgtq_f32(a.high, b.high), a.high, b.high)};
     }
     static Vec min(Vec a, Vec b) {
         return {vbslq_f32(vcltq_f32(a.low, b.low), a.low, b.low), vbslq_f32(vcltq_f32(a.high, b.high), a.high, b.high)};
+    }
+    static Vec if_less(Vec a, Vec b, Vec then, Vec other) {
+        return {vbslq_f32(vcltq_f32(a.low, b.low), then.low, other.low),
+                vbslq_f32(vcltq_f32(a.high, b.high), then.high, other.high)};
+    }
+    // The sum of each.
+    static Vec sums(const Vec (&rows)[kWidth]) {
+        float32x4_t pairs[kWidth];
+        for (int i = 0; i < kWidth; ++i) pairs[i] = vaddq_f32(rows[i].low, rows[i].high);
+        const auto four = [&pairs](int i) {
+            return vpaddq_f32(vpaddq_f32(pairs[i], pairs[i + 1]), vpaddq_f32(pairs[i + 2], pairs[i + 3]));
+        };
+        return {four(0), four(4)};
     }
     void store(float* p) const {
         vst1q_f32(p, low);
@@ -123,8 +142,12 @@ const Kernels& kernels_neon() {
         form.dense_bf16 = dense<bf16>;
         form.dense_f32 = dense<float>;
         form.packed = packed;
-        form.attend_bf16 = attend<bf16>;
-        form.attend_f32 = attend<float>;
+        form.turn_bf16 = turn<bf16>;
+        form.turn_f32 = turn<float>;
+        form.attend_scratch = attend_scratch;
+        form.attend_bf16 = kAttend<bf16>;
+        form.attend_f32 = kAttend<float>;
+        form.attend_int8 = kAttend<std::int8_t>;
         form.rowwise_bf16 = kRowwise<bf16>;
         form.rowwise_f32 = kRowwise<float>;
         return form;

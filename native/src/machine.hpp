@@ -74,14 +74,18 @@ class Machine {
              Type y_type, long tokens);
 
     struct Paged {
-        void* keys;  // (pages, page_size, kv_heads, head_dim)
+        void* keys;  // (pages, page_size, kv_heads, head_dim), of int8 where there are scales
         void* values;
+        float* key_scales;  // (pages, page_size, kv_heads) or null
+        float* value_scales;
         const std::int32_t* page_table;  // (sequences, columns)
         const std::int64_t* lengths;     // (sequences,)
         const std::int64_t* query_lengths;
         long pages, page_size, columns, sequences, heads, kv_heads, head_dim;
         long window;         // 0: none
-        const float* sinks;  // (heads,) or null
+        const float* sinks;    // (heads,) or null
+        const float* cosines;  // (tokens, head_dim/2), or null: q and k stand turned already
+        const float* sines;
     };
 
     // Appends k and v (tokens, kv_heads, head_dim), attends, and writes y (tokens, heads, head_dim); all of type `type`.
@@ -101,8 +105,10 @@ class Machine {
         }
     }
 
-    template <class Element>
-    void paged_attention_of(const Paged& p, const Element* q, const Element* k, const Element* v, Element* y, long tokens);
+    template <class Element, class Stored>
+    void paged_attention_of(const Paged& p, const Attend<Stored>& attend,
+                            void (*turn)(const Element*, const float*, const float*, long, float, float*), const void* q,
+                            const void* k, const void* v, void* y, long tokens);
 
     const Kernels& kernels_;
     Pool pool_;

@@ -127,11 +127,13 @@ NB_MODULE(_native, m) {
             nb::call_guard<nb::gil_scoped_release>())
         .def(
             "paged_attention",
-            [](Machine& machine, Address keys, Address values, Address page_table, Address lengths, Address query_lengths,
-               long pages, long page_size, long columns, long sequences, long heads, long kv_heads, long head_dim, long window,
-               Address sinks, Address q, Address k, Address v, Address y, Type type, long tokens) {
+            [](Machine& machine, Address keys, Address values, Address key_scales, Address value_scales, Address page_table,
+               Address lengths, Address query_lengths, long pages, long page_size, long columns, long sequences, long heads,
+               long kv_heads, long head_dim, long window, Address sinks, Address cosines, Address sines, Address q, Address k, Address v, Address y, Type type, long tokens) {
                 const Machine::Paged paged{at<void>(keys),
                                            at<void>(values),
+                                           at<float>(key_scales),
+                                           at<float>(value_scales),
                                            at<const std::int32_t>(page_table),
                                            at<const std::int64_t>(lengths),
                                            at<const std::int64_t>(query_lengths),
@@ -143,7 +145,9 @@ NB_MODULE(_native, m) {
                                            kv_heads,
                                            head_dim,
                                            window,
-                                           at<const float>(sinks)};
+                                           at<const float>(sinks),
+                                           at<const float>(cosines),
+                                           at<const float>(sines)};
                 machine.paged_attention(paged, at<const void>(q), at<const void>(k), at<const void>(v), at<void>(y), type,
                                         tokens);
             },

@@ -56,7 +56,8 @@ class LLM:
     package. dtype: of the dense weights, the checkpoint's if None. device: "auto", "cpu", "cuda",
     "cuda:1", "mps". expert_memory: bytes, or "12GiB", of MXFP4 experts to hold in memory, the
     others being read from disk when tokens need them; "all" maps them all; None maps them if they
-    fit. Raises OssiaError for what cannot be loaded.
+    fit. kv: "int8" stores keys and values in half the memory, less exactly. Raises OssiaError for
+    what cannot be loaded.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class LLM:
         device: str = "auto",
         backend: str = "auto",
         expert_memory: int | str | None = None,
+        kv: str | None = None,
     ) -> None:
         folder = packaged_model() if path_or_hub_name is None else checkpoint.find(path_or_hub_name)
         beside = _text_folder(folder)
@@ -84,7 +86,7 @@ class LLM:
         )
         # A chunk of a prompt reads nearly all experts: where they come from disk, large ones pay.
         chunk = _CHUNK if decoder.expert_store is None else _CHUNK_ON_DEMAND
-        engine = Engine(decoder, prefill_chunk=chunk)
+        engine = Engine(decoder, prefill_chunk=chunk, kv=kv)
         self._assemble(engine, tokenizer, chat_format, defaults)
         self._expert_store = decoder.expert_store
         self._tokenizer_name = f"{folder}: the tokenizer"

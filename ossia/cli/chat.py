@@ -20,6 +20,7 @@ from ossia.cli.options import (
     DeviceOption,
     DtypeOption,
     ExpertMemoryOption,
+    KVOption,
     MaxTokensOption,
     MinPOption,
     SeedOption,
@@ -105,6 +106,7 @@ def chat(
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
     expert_memory: ExpertMemoryOption = None,
+    kv: KVOption = None,
 ) -> None:
     """Talk with a model.
 
@@ -128,7 +130,7 @@ def chat(
         "stop": stop,
     }
     conversation = Conversation(
-        open_llm(model, dtype, device, backend, expert_memory),
+        open_llm(model, dtype, device, backend, expert_memory, kv),
         sampling,
         system=system,
         thinking=thinking,

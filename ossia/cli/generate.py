@@ -14,6 +14,7 @@ from ossia.cli.options import (
     DeviceOption,
     DtypeOption,
     ExpertMemoryOption,
+    KVOption,
     MaxTokensOption,
     MinPOption,
     ModelOption,
@@ -55,6 +56,7 @@ def generate(
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
     expert_memory: ExpertMemoryOption = None,
+    kv: KVOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Continue a text.
@@ -63,7 +65,7 @@ def generate(
     bare text too, without its chat format: to ask it something use `ossia chat`.
     """
     text = _read_prompt(prompt)
-    llm = open_llm(model, dtype, device, backend, expert_memory)
+    llm = open_llm(model, dtype, device, backend, expert_memory, kv)
     with llm.stream_text(
         text,
         max_tokens=max_tokens,

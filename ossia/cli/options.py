@@ -21,6 +21,10 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
+class KV(StrEnum):
+    int8 = "int8"
+
+
 ModelOption = Annotated[
     str | None,
     typer.Option(
@@ -57,6 +61,13 @@ ExpertMemoryOption = Annotated[
         metavar="SIZE",
         help="Memory for experts in MXFP4, such as 12GiB; the others are read from disk when they "
         "are needed. all maps every one. [default: all, or what is free if they do not fit]",
+    ),
+]
+KVOption = Annotated[
+    KV | None,
+    typer.Option(
+        "--kv",
+        help="Store keys and values in half the memory, less exactly. [default: as --dtype]",
     ),
 ]
 MaxTokensOption = Annotated[
@@ -98,6 +109,7 @@ def open_llm(
     device: str,
     backend: str,
     expert_memory: str | None = None,
+    kv: KV | None = None,
 ) -> LLM:
     """Load a model, a spinner turning on a terminal meanwhile."""
     from rich.console import Console
@@ -120,6 +132,7 @@ def open_llm(
                 device=device,
                 backend=backend,
                 expert_memory=expert_memory,
+                kv=None if kv is None else kv.value,
             )
     finally:
         logger.removeHandler(handler)

@@ -14,6 +14,7 @@ from ossia.ops.paged import LayerKV
 NAME = "reference"
 
 Weight = Tensor | MXFP4
+Rotation = tuple[Tensor, Tensor]  # cosines and sines, float32 (..., tokens, head_dim/2)
 
 # Elements of a packed matrix that are unpacked at a time: few enough to be used from the cache.
 _UNPACKED = 1 << 20
@@ -171,24 +172,30 @@ def _attend(
 
 
 def paged_attention(
-    q: Tensor, k: Tensor, v: Tensor, kv: LayerKV, *, sinks: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kv: LayerKV,
+    *,
+    sinks: Tensor | None = None,
+    rotation: Rotation | None = None,
 ) -> Tensor:
     """Append this step's keys and values to their pages, then attend over all that each sequence
     holds, or over the window of the layer's kind.
 
     q (tokens, heads, head_dim); k, v (tokens, kv_heads, head_dim), packed: the tokens of the
-    sequences one after another. Returns (tokens, heads, head_dim).
+    sequences one after another. `rotation` is the cosines and sines by which q and k are turned
+    first, as `rotate` does. Returns (tokens, heads, head_dim).
     """
     if q.numel() == 0:
         return torch.empty_like(q)
-    tables = kv.tables
-    keys, values = kv.keys.view(-1, *k.shape[1:]), kv.values.view(-1, *v.shape[1:])  # slots
-    keys.index_copy_(0, tables.written, k.to(keys.dtype))
-    values.index_copy_(0, tables.written, v.to(values.dtype))
+    if rotation is not None:
+        q, k = rotate(q, *rotation), rotate(k, *rotation)
+    kv.append(k, v)
     parts = []
-    for queries, seen in zip(q.split(tables.counts), tables.seen, strict=True):
-        own = [x.index_select(0, seen).to(q.dtype)[None] for x in (keys, values)]
-        parts.append(attention(queries[None], *own, window=tables.window, sinks=sinks)[0])
+    for queries, seen in zip(q.split(kv.tables.counts), kv.tables.seen, strict=True):
+        own = [x.to(q.dtype)[None] for x in kv.read(seen)]
+        parts.append(attention(queries[None], *own, window=kv.tables.window, sinks=sinks)[0])
     return torch.cat(parts)
 
 

@@ -1,8 +1,8 @@
 """The native CPU backend: weights are read as they lie in the checkpoint, at the speed of memory.
 
-Native are linear layers of few tokens, experts in MXFP4, attention of few queries over pages, and
-the small operations between them.
-The rest (training, float16, large dense products, attention of long prompts) the reference does.
+Native are linear layers of few tokens, experts in MXFP4, attention over pages, and the small
+operations between them.
+The rest (training, float16, large dense products) the reference does.
 
 Activations in bfloat16 meet MXFP4 weights as int16 with one scale for each token, an error of 3e-5,
 a hundredth of bfloat16's own; those in float32 as the sum of two such vectors, an error of 1e-7.
