@@ -90,6 +90,7 @@ def load_model(
     dtype: torch.dtype | str | None = None,
     device: str = "auto",
     backend: str = "auto",
+    load: str = "map",
     expert_memory: int | str | None = None,
 ) -> Decoder:
     """The Decoder of a checkpoint folder or hub name, in eval mode; arguments as for `LLM`."""
@@ -101,6 +102,7 @@ def load_model(
         device=device,
         backend=backend,
         expert_memory=expert_memory,
+        load=load,
     )
 
 

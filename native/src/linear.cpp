@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <memory>
 
 #include "numbers.hpp"
@@ -5,6 +6,16 @@
 namespace ossia {
 
 namespace {
+
+constexpr long kGrain = 16;  // rows
+
+// Rows that one thread takes at a time: 128 KB, which memory delivers in ten times what taking costs. Of a transposed matrix each its
+// whole share, as a column's part in it is what lies together.
+long piece(const Machine::Linear& w) {
+    if (w.transposed) return std::max(w.rows, 1L);
+    const long size = w.weight_type == Type::bf16 ? 2 : 4, rows = (1L << 17) / (size * std::max(w.cols, 1L));
+    return std::max(rows / kGrain * kGrain, kGrain);
+}
 
 // Rows [begin, end) of y = x w + bias + residual.
 template <class Weight, class Out>
@@ -40,23 +51,28 @@ void Machine::linear(const std::vector<Linear>& matrices, const void* x, Type ty
         if (w.y_type != Type::f32) size += tokens * w.rows;
     }
     const std::unique_ptr<float[]> products(new float[size]);
-    run_if_large(elements, [&](int thread, int threads) {
+    std::vector<Pieces> pieces;
+    pieces.reserve(matrices.size());
+    for (const Linear& w : matrices) pieces.emplace_back(w.rows, kGrain, piece(w), threads_for(elements));
+    run_if_large(elements, [&](int thread, int) {
         float* free = products.get();
-        for (const Linear& w : matrices) {
-            const Share rows = share(w.rows, 16, thread, threads);
+        for (std::size_t i = 0; i < matrices.size(); ++i) {
+            const Linear& w = matrices[i];
             float* own = static_cast<float*>(w.y);
             if (w.y_type != Type::f32) {
                 own = free;
                 free += tokens * w.rows;
             }
-            const bool narrow = w.weight_type == Type::bf16;
-            if (narrow && w.y_type == Type::bf16) {
-                linear_rows<bf16, bf16>(kernels_, w, wide, own, tokens, rows);
-            } else if (narrow) {
-                linear_rows<bf16, float>(kernels_, w, wide, own, tokens, rows);
-            } else {
-                linear_rows<float, float>(kernels_, w, wide, own, tokens, rows);
-            }
+            pieces[i].take(thread, [&](long begin, long end) {
+                const bool narrow = w.weight_type == Type::bf16;
+                if (narrow && w.y_type == Type::bf16) {
+                    linear_rows<bf16, bf16>(kernels_, w, wide, own, tokens, {begin, end});
+                } else if (narrow) {
+                    linear_rows<bf16, float>(kernels_, w, wide, own, tokens, {begin, end});
+                } else {
+                    linear_rows<float, float>(kernels_, w, wide, own, tokens, {begin, end});
+                }
+            });
         }
     });
 }

@@ -18,6 +18,7 @@ class Machine {
 
     std::string isa() const { return kernels_.name; }
     int threads() const { return pool_.size(); }
+    void pin() { pool_.pin(); }
 
     struct Linear {
         const void* weight;  // (rows, cols), rows `stride` elements apart, or columns if transposed
@@ -98,12 +99,13 @@ class Machine {
     // Small tasks cost less than handing them out.
     template <class Task>
     void run_if_large(long elements, const Task& task) {
-        if (elements < (1L << 17)) {
+        if (threads_for(elements) == 1) {
             task(0, 1);
         } else {
             pool_.run(task);
         }
     }
+    int threads_for(long elements) const { return elements < (1L << 17) ? 1 : pool_.size(); }
 
     template <class Element, class Stored>
     void paged_attention_of(const Paged& p, const Attend<Stored>& attend,

@@ -31,6 +31,7 @@ NB_MODULE(_native, m) {
         .def(nb::init<int, std::string>(), "threads"_a, "isa"_a)
         .def_prop_ro("isa", &Machine::isa)
         .def_prop_ro("threads", &Machine::threads)
+        .def("pin", &Machine::pin)
         .def(
             "sum",
             [](Machine& machine, Address words, long count) { return machine.sum(at<const std::uint64_t>(words), count); },

@@ -54,10 +54,11 @@ class LLM:
 
     path_or_hub_name: a checkpoint folder or Hugging Face name; None is the small model inside the
     package. dtype: of the dense weights, the checkpoint's if None. device: "auto", "cpu", "cuda",
-    "cuda:1", "mps". expert_memory: bytes, or "12GiB", of MXFP4 experts to hold in memory, the
-    others being read from disk when tokens need them; "all" maps them all; None maps them if they
-    fit. kv: "int8" stores keys and values in half the memory, less exactly. Raises OssiaError for
-    what cannot be loaded.
+    "cuda:1", "mps". load: "map" leaves the weights in the mapped files, "copy" reads them into
+    memory (see `checkpoint.load`). expert_memory: bytes, or "12GiB", of MXFP4 experts to hold in
+    memory, the others being read from disk when tokens need them; "all" maps them all; None maps
+    them if they fit. kv: "int8" stores keys and values in half the memory, less exactly. Raises
+    OssiaError for what cannot be loaded.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class LLM:
         dtype: torch.dtype | str | None = None,
         device: str = "auto",
         backend: str = "auto",
+        load: str = "map",
         expert_memory: int | str | None = None,
         kv: str | None = None,
     ) -> None:
@@ -82,7 +84,12 @@ class LLM:
         except OssiaError as error:
             raise OssiaError(f"{file}: {error}") from error
         decoder = checkpoint.load(
-            folder, dtype=dtype, device=device, backend=backend, expert_memory=expert_memory
+            folder,
+            dtype=dtype,
+            device=device,
+            backend=backend,
+            load=load,
+            expert_memory=expert_memory,
         )
         # A chunk of a prompt reads nearly all experts: where they come from disk, large ones pay.
         chunk = _CHUNK if decoder.expert_store is None else _CHUNK_ON_DEMAND

@@ -21,11 +21,14 @@ from ossia.cli.options import (
     DtypeOption,
     ExpertMemoryOption,
     KVOption,
+    Load,
+    LoadOption,
     MaxTokensOption,
     MinPOption,
     SeedOption,
     StopOption,
     TemperatureOption,
+    ThreadsOption,
     TopKOption,
     TopPOption,
     note,
@@ -105,6 +108,8 @@ def chat(
     dtype: DtypeOption = None,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
+    threads: ThreadsOption = None,
+    load: LoadOption = Load.map,
     expert_memory: ExpertMemoryOption = None,
     kv: KVOption = None,
 ) -> None:
@@ -130,7 +135,7 @@ def chat(
         "stop": stop,
     }
     conversation = Conversation(
-        open_llm(model, dtype, device, backend, expert_memory, kv),
+        open_llm(model, dtype, device, backend, expert_memory, kv, threads, load),
         sampling,
         system=system,
         thinking=thinking,

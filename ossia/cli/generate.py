@@ -15,12 +15,15 @@ from ossia.cli.options import (
     DtypeOption,
     ExpertMemoryOption,
     KVOption,
+    Load,
+    LoadOption,
     MaxTokensOption,
     MinPOption,
     ModelOption,
     SeedOption,
     StopOption,
     TemperatureOption,
+    ThreadsOption,
     TopKOption,
     TopPOption,
     note,
@@ -55,6 +58,8 @@ def generate(
     dtype: DtypeOption = None,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
+    threads: ThreadsOption = None,
+    load: LoadOption = Load.map,
     expert_memory: ExpertMemoryOption = None,
     kv: KVOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -65,7 +70,7 @@ def generate(
     bare text too, without its chat format: to ask it something use `ossia chat`.
     """
     text = _read_prompt(prompt)
-    llm = open_llm(model, dtype, device, backend, expert_memory, kv)
+    llm = open_llm(model, dtype, device, backend, expert_memory, kv, threads, load)
     with llm.stream_text(
         text,
         max_tokens=max_tokens,

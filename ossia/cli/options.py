@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from ossia.api import LLM
 
 
+class Load(StrEnum):
+    map = "map"
+    copy = "copy"
+
+
 class Dtype(StrEnum):
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -52,6 +57,23 @@ BackendOption = Annotated[
         "--backend",
         metavar="NAME",
         help="Kernels to run on; auto takes the fastest and says which.",
+    ),
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        metavar="N",
+        help="Threads of the CPU. [default: one a processor that this process may use]",
+    ),
+]
+LoadOption = Annotated[
+    Load,
+    typer.Option(
+        "--load",
+        help="Leave the weights in the mapped files, or copy them into memory that stays.",
+        case_sensitive=False,
     ),
 ]
 ExpertMemoryOption = Annotated[
@@ -110,8 +132,10 @@ def open_llm(
     backend: str,
     expert_memory: str | None = None,
     kv: KV | None = None,
+    threads: int | None = None,
+    load: Load = Load.map,
 ) -> LLM:
-    """Load a model, a spinner turning on a terminal meanwhile."""
+    """Load a model, a spinner turning on a terminal meanwhile. Threads are set for the process."""
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False)
@@ -126,11 +150,16 @@ def open_llm(
             status.stop()  # a download shows progress bars of its own
             folder = packaged_model() if model is None else checkpoint.find(model)
             status.start()
+            if threads is not None:
+                import torch
+
+                torch.set_num_threads(threads)
             return LLM(
                 folder,
                 dtype=None if dtype is None else dtype.value,
                 device=device,
                 backend=backend,
+                load=load.value,
                 expert_memory=expert_memory,
                 kv=None if kv is None else kv.value,
             )

@@ -19,8 +19,9 @@ from ossia.ops.cpu.experts import moe, route
 from ossia.ops.cpu.linear import linear, linears
 from ossia.ops.cpu.native import Machine, machine, using
 from ossia.ops.cpu.norm import layer_norm, rms_norm, rotate
+from ossia.ops.cpu.processors import usable
 
-__all__ = ["CPU", "Machine", "machine", "using"]
+__all__ = ["CPU", "Machine", "machine", "usable", "using"]
 
 CPU = replace(
     REFERENCE,
