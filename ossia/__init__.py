@@ -90,6 +90,7 @@ def load_model(
     dtype: torch.dtype | str | None = None,
     device: str = "auto",
     backend: str = "auto",
+    load: str = "map",
     expert_memory: int | str | None = None,
     dense: str | None = None,
 ) -> Decoder:
@@ -103,6 +104,7 @@ def load_model(
         backend=backend,
         expert_memory=expert_memory,
         dense=dense,
+        load=load,
     )
 
 

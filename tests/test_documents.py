@@ -32,7 +32,11 @@ def commands(document):
 def test_commands_have_the_options_they_are_shown_with(document):
     group = typer.main.get_command(app)
     for name, *arguments in commands(document):
-        group.commands[name].make_context(name, arguments)
+        command = group.commands[name]
+        if hasattr(command, "commands"):  # a group: the command is the next word
+            name, *arguments = arguments
+            command = command.commands[name]
+        command.make_context(name, arguments)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

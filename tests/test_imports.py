@@ -22,6 +22,7 @@ ALLOWED = {
     "text": set(),
     "engine": {"config", "model", "ops"},
     "compare": {"config", "families", "model"},
+    "measure": {"checkpoint", "compare", "config", "engine", "model", "ops"},
     "train": {"checkpoint", "compare", "config", "families", "model", "ops", "text"},
     "api": {"checkpoint", "engine", "text"},
     "serve": {"api", "engine", "text"},

@@ -11,6 +11,7 @@ using bf16 = std::uint16_t;  // the upper half of a float32
 
 // Static, so that each form has its own: a shared one could be compiled with instructions that another's processor lacks.
 static inline float widen(float value) { return value; }
+static inline float widen(std::int8_t value) { return value; }
 static inline float widen(bf16 value) {
     const std::uint32_t bits = static_cast<std::uint32_t>(value) << 16;
     float result;
@@ -41,13 +42,28 @@ struct Packed {
     long cols;
 };
 
-// What paged attention of one query token and one key head reads.
+// What attention over the pages of one sequence reads.
 template <class Element>
 struct Cache {
     const Element* keys;  // (pages, page_size, kv_heads, head_dim)
     const Element* values;
+    const float* key_scales;  // (pages, page_size, kv_heads), of int8 only
+    const float* value_scales;
     const std::int32_t* pages;  // the sequence's row of the page table
     long page_size, kv_heads, head_dim;
+};
+
+// Attention under one key head. Queries and sinks are multiplied by log2(e), and queries by 1/sqrt(head_dim).
+template <class Element>
+struct Attend {
+    // One query token, its heads q (group, head_dim), over positions [first, last): out (group, head_dim) is the sum of
+    // 2^(score - maximum) * value, and totals (group,) that of 2^(score - maximum).
+    void (*token)(const Cache<Element>&, const float* q, long group, long kv_head, long first, long last, float* maxima,
+                  float* totals, float* out);
+
+    // Query tokens at `position` and after, q (queries, group, head_dim): out alike. `window` 0 is none; sinks (group,) or null.
+    void (*block)(const Cache<Element>&, const float* q, const float* sinks, long group, long queries, long kv_head,
+                  long position, long window, float* scratch, float* out);
 };
 
 // What lies between the matrix products, of numbers in memory of type Element; see rowwise.inl.
@@ -83,11 +99,14 @@ struct Kernels {
     void (*packed)(const Packed&, const std::int16_t* const* words, const float* scales, long tokens, float* const* y, long begin,
                    long end);
 
-    // out (group, head_dim) of `group` query heads q (group, head_dim), already scaled, over positions [first, last).
-    void (*attend_bf16)(const Cache<bf16>&, const float* q, const float* sinks, long group, long kv_head, long first, long last,
-                        float* scratch, float* out);
-    void (*attend_f32)(const Cache<float>&, const float* q, const float* sinks, long group, long kv_head, long first, long last,
-                       float* scratch, float* out);
+    // y = scale * x (dim,), its pairs (i, i + dim/2) turned first unless there are no cosines.
+    void (*turn_bf16)(const bf16* x, const float* cosines, const float* sines, long dim, float scale, float* y);
+    void (*turn_f32)(const float* x, const float* cosines, const float* sines, long dim, float scale, float* y);
+
+    long (*attend_scratch)(long rows, long head_dim);  // floats that `block` takes for queries * group rows
+    Attend<bf16> attend_bf16;
+    Attend<float> attend_f32;
+    Attend<std::int8_t> attend_int8;
 
     Rowwise<bf16> rowwise_bf16;
     Rowwise<float> rowwise_f32;

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 namespace ossia {
 namespace {
@@ -13,6 +14,7 @@ namespace {
 struct Vec {
     static constexpr int kWidth = 8;
     static constexpr int kRows = 2;  // times four tokens: what sixteen registers hold
+    static constexpr int kTileRows = 4, kTileColumns = 3;
     __m256 v;
 
     static Vec zero() { return {_mm256_setzero_ps()}; }
@@ -28,6 +30,17 @@ struct Vec {
     static Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
     static Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
     static Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
+    static Vec if_less(Vec a, Vec b, Vec then, Vec other) {
+        return {_mm256_blendv_ps(other.v, then.v, _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ))};
+    }
+    // The sum of each.
+    static Vec sums(const Vec (&rows)[kWidth]) {
+        const auto four = [&rows](int i) {
+            return _mm256_hadd_ps(_mm256_hadd_ps(rows[i].v, rows[i + 1].v), _mm256_hadd_ps(rows[i + 2].v, rows[i + 3].v));
+        };
+        const __m256 low = four(0), high = four(4);
+        return {_mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31))};
+    }
     void store(float* p) const { _mm256_storeu_ps(p, v); }
     float sum() const {
         const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -114,8 +127,9 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
 }  // namespace
 
 const Kernels& kernels_avx2() {
-    static const Kernels kernels{"avx2",   dense<bf16>, dense<float>, dense_int8, sum_words,     quantized_size,
-                                 quantize, packed,      attend<bf16>, attend<float>, kRowwise<bf16>, kRowwise<float>};
+    static const Kernels kernels{"avx2", dense<bf16>, dense<float>, dense_int8, sum_words, quantized_size, quantize, packed,
+                                 turn<bf16>, turn<float>, attend_scratch, kAttend<bf16>, kAttend<float>, kAttend<std::int8_t>,
+                                 kRowwise<bf16>, kRowwise<float>};
     return kernels;
 }
 

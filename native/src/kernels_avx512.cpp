@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 namespace ossia {
 namespace {
@@ -13,6 +14,7 @@ namespace {
 struct Vec {
     static constexpr int kWidth = 16;
     static constexpr int kRows = 4;
+    static constexpr int kTileRows = 8, kTileColumns = 3;  // of thirty-two registers
     __m512 v;
 
     static Vec zero() { return {_mm512_setzero_ps()}; }
@@ -28,6 +30,25 @@ struct Vec {
     static Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
     static Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
     static Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
+    static Vec if_less(Vec a, Vec b, Vec then, Vec other) {
+        return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), other.v, then.v)};
+    }
+    // The sum of each.
+    static Vec sums(const Vec (&rows)[kWidth]) {
+        __m512 pairs[8], fours[4];
+        for (int i = 0; i < 8; ++i) {
+            const __m512 a = rows[2 * i].v, b = rows[2 * i + 1].v;
+            pairs[i] = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+        }
+        for (int i = 0; i < 4; ++i) {
+            const __m512d a = _mm512_castps_pd(pairs[2 * i]), b = _mm512_castps_pd(pairs[2 * i + 1]);
+            fours[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+        }
+        const auto joined = [](__m512 a, __m512 b) {
+            return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xDD));
+        };
+        return {joined(joined(fours[0], fours[1]), joined(fours[2], fours[3]))};
+    }
     void store(float* p) const { _mm512_storeu_ps(p, v); }
     float sum() const { return _mm512_reduce_add_ps(v); }
     Vec scaled(Vec n) const { return {_mm512_scalef_ps(v, n.v)}; }
@@ -245,8 +266,9 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
 }  // namespace
 
 const Kernels& kernels_avx512() {
-    static const Kernels kernels{"avx512", dense<bf16>, dense<float>, dense_int8, sum_words,     quantized_size,
-                                 quantize, packed,      attend<bf16>, attend<float>, kRowwise<bf16>, kRowwise<float>};
+    static const Kernels kernels{"avx512", dense<bf16>, dense<float>, dense_int8, sum_words, quantized_size, quantize, packed,
+                                 turn<bf16>, turn<float>, attend_scratch, kAttend<bf16>, kAttend<float>, kAttend<std::int8_t>,
+                                 kRowwise<bf16>, kRowwise<float>};
     return kernels;
 }
 

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 namespace ossia {
 namespace {
@@ -13,6 +14,7 @@ namespace {
 struct Vec {
     static constexpr int kWidth = 8;
     static constexpr int kRows = 2;  // times four tokens: sixteen of the thirty-two registers
+    static constexpr int kTileRows = 8, kTileColumns = 1;
     float32x4_t low, high;
 
     static Vec zero() { return fill(0); }
@@ -33,6 +35,19 @@ struct Vec {
     }
     static Vec min(Vec a, Vec b) {
         return {vbslq_f32(vcltq_f32(a.low, b.low), a.low, b.low), vbslq_f32(vcltq_f32(a.high, b.high), a.high, b.high)};
+    }
+    static Vec if_less(Vec a, Vec b, Vec then, Vec other) {
+        return {vbslq_f32(vcltq_f32(a.low, b.low), then.low, other.low),
+                vbslq_f32(vcltq_f32(a.high, b.high), then.high, other.high)};
+    }
+    // The sum of each.
+    static Vec sums(const Vec (&rows)[kWidth]) {
+        float32x4_t pairs[kWidth];
+        for (int i = 0; i < kWidth; ++i) pairs[i] = vaddq_f32(rows[i].low, rows[i].high);
+        const auto four = [&pairs](int i) {
+            return vpaddq_f32(vpaddq_f32(pairs[i], pairs[i + 1]), vpaddq_f32(pairs[i + 2], pairs[i + 3]));
+        };
+        return {four(0), four(4)};
     }
     void store(float* p) const {
         vst1q_f32(p, low);
@@ -128,8 +143,12 @@ const Kernels& kernels_neon() {
         form.dense_f32 = dense<float>;
         form.dense_int8 = dense_int8;
         form.packed = packed;
-        form.attend_bf16 = attend<bf16>;
-        form.attend_f32 = attend<float>;
+        form.turn_bf16 = turn<bf16>;
+        form.turn_f32 = turn<float>;
+        form.attend_scratch = attend_scratch;
+        form.attend_bf16 = kAttend<bf16>;
+        form.attend_f32 = kAttend<float>;
+        form.attend_int8 = kAttend<std::int8_t>;
         form.rowwise_bf16 = kRowwise<bf16>;
         form.rowwise_f32 = kRowwise<float>;
         return form;

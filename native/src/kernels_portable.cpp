@@ -4,91 +4,58 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 namespace ossia {
 namespace {
 
+// Four lanes, as the vector extension of GCC and Clang has them on any processor.
 struct Vec {
-    static constexpr int kWidth = 8;
+    static constexpr int kWidth = 4;
     static constexpr int kRows = 1;
-    float lanes[kWidth];
+    static constexpr int kTileRows = 4, kTileColumns = 2;
+    typedef float Lanes __attribute__((vector_size(16)));
+    typedef std::int32_t Whole __attribute__((vector_size(16)));
+    Lanes lanes;
 
     static Vec zero() { return fill(0); }
-    static Vec fill(float value) {
-        Vec v;
-        for (float& lane : v.lanes) lane = value;
-        return v;
-    }
+    static Vec fill(float value) { return {Lanes{value, value, value, value}}; }
     static Vec load(const float* p) {
         Vec v;
-        std::memcpy(v.lanes, p, sizeof v.lanes);
+        std::memcpy(&v.lanes, p, sizeof v.lanes);
         return v;
     }
-    static Vec load(const bf16* p) {
-        Vec v;
-        for (int i = 0; i < kWidth; ++i) v.lanes[i] = widen(p[i]);
-        return v;
+    template <class Element>
+    static Vec load(const Element* p) {
+        return {Lanes{widen(p[0]), widen(p[1]), widen(p[2]), widen(p[3])}};
     }
-    static Vec load(const std::int8_t* p) {
-        Vec v;
-        for (int i = 0; i < kWidth; ++i) v.lanes[i] = p[i];
-        return v;
-    }
-    static Vec fma(const Vec& a, const Vec& b, const Vec& c) {
-        Vec v;
-        for (int i = 0; i < kWidth; ++i) v.lanes[i] = a.lanes[i] * b.lanes[i] + c.lanes[i];
-        return v;
-    }
-    static Vec max(const Vec& a, const Vec& b) {
-        Vec v;
-        for (int i = 0; i < kWidth; ++i) v.lanes[i] = a.lanes[i] > b.lanes[i] ? a.lanes[i] : b.lanes[i];
-        return v;
-    }
-    static Vec min(const Vec& a, const Vec& b) {
-        Vec v;
-        for (int i = 0; i < kWidth; ++i) v.lanes[i] = a.lanes[i] < b.lanes[i] ? a.lanes[i] : b.lanes[i];
-        return v;
-    }
-    void store(float* p) const { std::memcpy(p, lanes, sizeof lanes); }
-    float sum() const {
-        float total = 0;
-        for (float lane : lanes) total += lane;
-        return total;
-    }
+    static Vec fma(Vec a, Vec b, Vec c) { return {a.lanes * b.lanes + c.lanes}; }
+    static Vec max(Vec a, Vec b) { return {a.lanes > b.lanes ? a.lanes : b.lanes}; }
+    static Vec min(Vec a, Vec b) { return {a.lanes < b.lanes ? a.lanes : b.lanes}; }
+    static Vec if_less(Vec a, Vec b, Vec then, Vec other) { return {a.lanes < b.lanes ? then.lanes : other.lanes}; }
+    // The sum of each.
+    static Vec sums(const Vec (&rows)[kWidth]) { return {Lanes{rows[0].sum(), rows[1].sum(), rows[2].sum(), rows[3].sum()}}; }
+    void store(float* p) const { std::memcpy(p, &lanes, sizeof lanes); }
+    float sum() const { return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]); }
     // In two steps: 2^n itself may be no float32. A NaN stays one, whatever n is then.
-    Vec scaled(const Vec& n) const {
-        Vec v;
-        for (int i = 0; i < kWidth; ++i) {
-            const std::int32_t whole = n.lanes[i] == n.lanes[i] ? static_cast<std::int32_t>(n.lanes[i]) : 0, half = whole >> 1;
-            v.lanes[i] = lanes[i] * power_of_two(half) * power_of_two(whole - half);
-        }
-        return v;
+    Vec scaled(Vec n) const {
+        const Lanes known = n.lanes == n.lanes ? n.lanes : zero().lanes;
+        const Whole whole = __builtin_convertvector(known, Whole), half = whole >> 1;
+        return {lanes * power_of_two(half) * power_of_two(whole - half)};
     }
 
   private:
-    static float power_of_two(std::int32_t exponent) {
-        const std::int32_t bits = (exponent + 127) << 23;
-        float power;
+    static Lanes power_of_two(Whole exponent) {
+        const Whole bits = (exponent + 127) << 23;
+        Lanes power;
         std::memcpy(&power, &bits, sizeof power);
         return power;
     }
 };
 
-inline Vec operator+(const Vec& a, const Vec& b) {
-    Vec v;
-    for (int i = 0; i < Vec::kWidth; ++i) v.lanes[i] = a.lanes[i] + b.lanes[i];
-    return v;
-}
-inline Vec operator-(const Vec& a, const Vec& b) {
-    Vec v;
-    for (int i = 0; i < Vec::kWidth; ++i) v.lanes[i] = a.lanes[i] - b.lanes[i];
-    return v;
-}
-inline Vec operator*(const Vec& a, const Vec& b) {
-    Vec v;
-    for (int i = 0; i < Vec::kWidth; ++i) v.lanes[i] = a.lanes[i] * b.lanes[i];
-    return v;
-}
+inline Vec operator+(Vec a, Vec b) { return {a.lanes + b.lanes}; }
+inline Vec operator-(Vec a, Vec b) { return {a.lanes - b.lanes}; }
+inline Vec operator*(Vec a, Vec b) { return {a.lanes * b.lanes}; }
 
 #include "exp.inl"
 #include "dense.inl"
@@ -126,8 +93,9 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
 }  // namespace
 
 const Kernels& kernels_portable() {
-    static const Kernels kernels{"portable", dense<bf16>, dense<float>, dense_int8, sum_words,     quantized_size,
-                                 quantize,   packed,      attend<bf16>, attend<float>, kRowwise<bf16>, kRowwise<float>};
+    static const Kernels kernels{"portable", dense<bf16>, dense<float>, dense_int8, sum_words, quantized_size, quantize, packed,
+                                 turn<bf16>, turn<float>, attend_scratch, kAttend<bf16>, kAttend<float>, kAttend<std::int8_t>,
+                                 kRowwise<bf16>, kRowwise<float>};
     return kernels;
 }
 

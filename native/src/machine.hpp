@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "gemm.hpp"
 #include "kernels.hpp"
 #include "pool.hpp"
 
@@ -16,8 +17,16 @@ class Machine {
     // `isa` is empty for the best that this processor has. Throws std::invalid_argument for one it lacks.
     Machine(int threads, const std::string& isa);
 
-    std::string isa() const { return kernels_.name; }
+    // An instruction set's kernels.
+    struct Form {
+        const char* name;
+        const Kernels& kernels;
+        const Gemm& gemm;
+    };
+
+    std::string isa() const { return name_; }
     int threads() const { return pool_.size(); }
+    void pin() { pool_.pin(); }
 
     struct Linear {
         const void* weight;  // (rows, cols), rows `stride` elements apart, or columns if transposed
@@ -29,7 +38,7 @@ class Machine {
         void* y;  // (tokens, rows)
         Type y_type;
         const float* scales = nullptr;  // of int8 codes, contiguous: (rows, ceil(cols / group))
-        long group = 1;
+        long group = 1;  // of int8 codes: columns of a scale, a multiple of 32
     };
 
     // For each matrix, of the same x (tokens, cols) of type `type`: y = x times the matrix, plus bias, plus residual.
@@ -57,10 +66,13 @@ class Machine {
                bool softmax_first, bool renormalize);
 
     struct Experts {
-        const std::uint8_t* blocks;  // (experts, rows, cols/32, 16)
-        const std::uint8_t* scales;  // (experts, rows, cols/32)
+        const void* weights;         // MXFP4: bytes (experts, rows, cols/32, 16); dense: of `type`
+        const std::uint8_t* scales;  // MXFP4: (experts, rows, cols/32); dense: null
         const void* bias;            // (experts, rows) of `type`, or null
         long rows, cols;
+        // Of dense matrices: elements from one to the next, and from row to row, or from column to column if transposed.
+        long expert_stride, stride;
+        bool transposed;
     };
 
     struct MoE {
@@ -76,14 +88,18 @@ class Machine {
              Type y_type, long tokens);
 
     struct Paged {
-        void* keys;  // (pages, page_size, kv_heads, head_dim)
+        void* keys;  // (pages, page_size, kv_heads, head_dim), of int8 where there are scales
         void* values;
+        float* key_scales;  // (pages, page_size, kv_heads) or null
+        float* value_scales;
         const std::int32_t* page_table;  // (sequences, columns)
         const std::int64_t* lengths;     // (sequences,)
         const std::int64_t* query_lengths;
         long pages, page_size, columns, sequences, heads, kv_heads, head_dim;
         long window;         // 0: none
-        const float* sinks;  // (heads,) or null
+        const float* sinks;    // (heads,) or null
+        const float* cosines;  // (tokens, head_dim/2), or null: q and k stand turned already
+        const float* sines;
     };
 
     // Appends k and v (tokens, kv_heads, head_dim), attends, and writes y (tokens, heads, head_dim); all of type `type`.
@@ -93,20 +109,33 @@ class Machine {
     std::uint64_t sum(const std::uint64_t* words, long count);
 
   private:
+    Machine(int threads, const Form& form);
+
+    // Up to so many tokens a weight is multiplied as it lies; beyond, it pays to unpack it for all of them.
+    static constexpr long kFewTokens = 16;
+    void linear_many(const std::vector<Linear>& matrices, const void* x, Type type, long tokens);
+    void moe_many(const MoE& m, const void* x, const std::int64_t* ids, const float* weights, const void* residual, void* y, Type type,
+                  Type y_type, long tokens);
+
     // Small tasks cost less than handing them out.
     template <class Task>
     void run_if_large(long elements, const Task& task) {
-        if (elements < (1L << 17)) {
+        if (threads_for(elements) == 1) {
             task(0, 1);
         } else {
             pool_.run(task);
         }
     }
+    int threads_for(long elements) const { return elements < (1L << 17) ? 1 : pool_.size(); }
 
-    template <class Element>
-    void paged_attention_of(const Paged& p, const Element* q, const Element* k, const Element* v, Element* y, long tokens);
+    template <class Element, class Stored>
+    void paged_attention_of(const Paged& p, const Attend<Stored>& attend,
+                            void (*turn)(const Element*, const float*, const float*, long, float, float*), const void* q,
+                            const void* k, const void* v, void* y, long tokens);
 
+    const char* name_;
     const Kernels& kernels_;
+    const Gemm& gemm_;
     Pool pool_;
 };
 

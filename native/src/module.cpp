@@ -18,8 +18,10 @@ T* at(Address address) {
     return reinterpret_cast<T*>(address);
 }
 
-Machine::Experts experts(Address blocks, Address scales, Address bias, long rows, long cols) {
-    return {at<const std::uint8_t>(blocks), at<const std::uint8_t>(scales), at<const void>(bias), rows, cols};
+Machine::Experts experts(Address weights, Address scales, long expert_stride, long stride, bool transposed, Address bias, long rows,
+                         long cols) {
+    return {at<const void>(weights), at<const std::uint8_t>(scales), at<const void>(bias), rows, cols, expert_stride, stride,
+            transposed};
 }
 
 }  // namespace
@@ -31,6 +33,7 @@ NB_MODULE(_native, m) {
         .def(nb::init<int, std::string>(), "threads"_a, "isa"_a)
         .def_prop_ro("isa", &Machine::isa)
         .def_prop_ro("threads", &Machine::threads)
+        .def("pin", &Machine::pin)
         .def(
             "sum",
             [](Machine& machine, Address words, long count) { return machine.sum(at<const std::uint64_t>(words), count); },
@@ -119,12 +122,15 @@ NB_MODULE(_native, m) {
             nb::call_guard<nb::gil_scoped_release>())
         .def(
             "moe",
-            [](Machine& machine, Address gate_up_blocks, Address gate_up_scales, Address gate_up_bias, Address down_blocks,
-               Address down_scales, Address down_bias, long experts_count, long chosen, long hidden, long inter, bool clamped,
+            [](Machine& machine, Address gate_up, Address gate_up_scales, long gate_up_expert, long gate_up_stride,
+               bool gate_up_transposed, Address gate_up_bias, Address down, Address down_scales, long down_expert, long down_stride,
+               bool down_transposed, Address down_bias, long experts_count, long chosen, long hidden, long inter, bool clamped,
                float limit, float alpha, Address x, Address ids, Address weights, Address residual, Address y, Type type, Type y_type,
                long tokens) {
-                const Machine::MoE moe{experts(gate_up_blocks, gate_up_scales, gate_up_bias, 2 * inter, hidden),
-                                       experts(down_blocks, down_scales, down_bias, hidden, inter),
+                const Machine::MoE moe{experts(gate_up, gate_up_scales, gate_up_expert, gate_up_stride, gate_up_transposed,
+                                               gate_up_bias, 2 * inter, hidden),
+                                       experts(down, down_scales, down_expert, down_stride, down_transposed, down_bias, hidden,
+                                               inter),
                                        experts_count,
                                        chosen,
                                        clamped,
@@ -136,11 +142,13 @@ NB_MODULE(_native, m) {
             nb::call_guard<nb::gil_scoped_release>())
         .def(
             "paged_attention",
-            [](Machine& machine, Address keys, Address values, Address page_table, Address lengths, Address query_lengths,
-               long pages, long page_size, long columns, long sequences, long heads, long kv_heads, long head_dim, long window,
-               Address sinks, Address q, Address k, Address v, Address y, Type type, long tokens) {
+            [](Machine& machine, Address keys, Address values, Address key_scales, Address value_scales, Address page_table,
+               Address lengths, Address query_lengths, long pages, long page_size, long columns, long sequences, long heads,
+               long kv_heads, long head_dim, long window, Address sinks, Address cosines, Address sines, Address q, Address k, Address v, Address y, Type type, long tokens) {
                 const Machine::Paged paged{at<void>(keys),
                                            at<void>(values),
+                                           at<float>(key_scales),
+                                           at<float>(value_scales),
                                            at<const std::int32_t>(page_table),
                                            at<const std::int64_t>(lengths),
                                            at<const std::int64_t>(query_lengths),
@@ -152,7 +160,9 @@ NB_MODULE(_native, m) {
                                            kv_heads,
                                            head_dim,
                                            window,
-                                           at<const float>(sinks)};
+                                           at<const float>(sinks),
+                                           at<const float>(cosines),
+                                           at<const float>(sines)};
                 machine.paged_attention(paged, at<const void>(q), at<const void>(k), at<const void>(v), at<void>(y), type,
                                         tokens);
             },

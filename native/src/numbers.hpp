@@ -46,4 +46,8 @@ inline const float* floats(const void* data, Type type, long count, std::vector<
     return storage.data();
 }
 
+inline Int8 int8_of(const Machine::Linear& w) {
+    return {static_cast<const std::int8_t*>(w.weight), w.scales, w.cols, w.group, (w.cols + w.group - 1) / w.group};
+}
+
 }  // namespace ossia

@@ -54,9 +54,11 @@ class LLM:
 
     path_or_hub_name: a checkpoint folder or Hugging Face name; None is the small model inside the
     package. dtype: of the dense weights, the checkpoint's if None. device: "auto", "cpu", "cuda",
-    "cuda:1", "mps". expert_memory: bytes, or "12GiB", of MXFP4 experts to hold in memory, the
-    others being read from disk when tokens need them; "all" maps them all; None maps them if they
-    fit. dense: "int8" quantizes the dense weights. Raises OssiaError for what cannot be loaded.
+    "cuda:1", "mps". load: "map" leaves the weights in the mapped files, "copy" reads them into
+    memory (see `checkpoint.load`). expert_memory: bytes, or "12GiB", of MXFP4 experts to hold in
+    memory, the others being read from disk when tokens need them; "all" maps them all; None maps
+    them if they fit. dense: "int8" quantizes the dense weights. kv: "int8" stores keys and values
+    in half the memory, less exactly. Raises OssiaError for what cannot be loaded.
     """
 
     def __init__(
@@ -66,8 +68,10 @@ class LLM:
         dtype: torch.dtype | str | None = None,
         device: str = "auto",
         backend: str = "auto",
+        load: str = "map",
         expert_memory: int | str | None = None,
         dense: str | None = None,
+        kv: str | None = None,
     ) -> None:
         folder = packaged_model() if path_or_hub_name is None else checkpoint.find(path_or_hub_name)
         beside = _text_folder(folder)
@@ -85,12 +89,13 @@ class LLM:
             dtype=dtype,
             device=device,
             backend=backend,
+            load=load,
             expert_memory=expert_memory,
             dense=dense,
         )
         # A chunk of a prompt reads nearly all experts: where they come from disk, large ones pay.
         chunk = _CHUNK if decoder.expert_store is None else _CHUNK_ON_DEMAND
-        engine = Engine(decoder, prefill_chunk=chunk)
+        engine = Engine(decoder, prefill_chunk=chunk, kv=kv)
         self._assemble(engine, tokenizer, chat_format, defaults)
         self._expert_store = decoder.expert_store
         self._tokenizer_name = f"{folder}: the tokenizer"

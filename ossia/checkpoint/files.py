@@ -11,8 +11,10 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,7 @@ DTYPES = {
 
 _LENGTH_BYTES = 8
 _MAX_HEADER = 100_000_000  # the limit of the safetensors library
+_CHUNK = 16 << 20  # bytes of a file that a thread reads at a time
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -138,6 +141,44 @@ def read_header(path: Path) -> Iterator[StoredTensor]:
     tensors.sort(key=lambda tensor: (tensor.offset, tensor.nbytes))
     _check_offsets(path, tensors, start, len(buffer))
     yield from tensors
+
+
+def in_memory(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The same tensors, their files read into memory of this process: which the system cannot page
+    out as it does idle pages of files, and which lies in huge pages where it has them.
+
+    Raises OssiaError for a file that cannot be read, or that there is no memory for.
+    """
+    copies = {file: _copy(file) for file in {tensor.file: None for tensor in stored.values()}}
+    return {name: replace(tensor, buffer=copies[tensor.file]) for name, tensor in stored.items()}
+
+
+def _copy(path: Path) -> mmap.mmap | bytes:
+    try:
+        size = path.stat().st_size
+        if not size:
+            return b""
+        buffer = mmap.mmap(-1, size)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            buffer.madvise(mmap.MADV_HUGEPAGE)
+        memory = memoryview(buffer)
+
+        def read(start: int) -> None:
+            """One chunk, which may come in parts."""
+            end = min(start + _CHUNK, size)
+            with path.open("rb", buffering=0) as file:
+                file.seek(start)
+                while start < end:
+                    count = file.readinto(memory[start:end])
+                    if not count:
+                        raise OssiaError(f"{path} became shorter while it was read")
+                    start += count
+
+        with ThreadPoolExecutor(os.cpu_count()) as readers:
+            list(readers.map(read, range(0, size, _CHUNK)))
+        return buffer
+    except OSError as error:
+        raise OssiaError(f"cannot read {path} into memory: {error.strerror}") from error
 
 
 def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:

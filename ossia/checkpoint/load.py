@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ossia import families, ops
 from ossia.checkpoint import on_demand, regions
-from ossia.checkpoint.files import StoredTensor, read_json, read_tensors
+from ossia.checkpoint.files import StoredTensor, in_memory, read_json, read_tensors
 from ossia.config import ModelConfig
 from ossia.errors import OssiaError
 from ossia.families.mapping import Layout, Row
@@ -28,6 +28,7 @@ from ossia.ops.mxfp4 import NAN_SCALE
 
 CONFIG_FILE = "config.json"
 DENSE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LOADS = ("map", "copy")
 _FLOATS = (*DENSE_DTYPES.values(), torch.float64)
 
 _log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device = "cpu",
     backend: str = "auto",
+    load: str = "map",
     expert_memory: int | str | None = None,
     dense: str | None = None,
 ) -> Decoder:
@@ -60,6 +62,8 @@ def load(
     dtype: of the dense weights ("float32", "bfloat16", "float16"); by default the checkpoint's own.
     Packed experts stay packed.
     device: "auto" takes cuda, then mps, then cpu, and logs its choice.
+    load: on the CPU, "map" leaves the weights in the mapped files, whose pages the system keeps or
+    drops as it sees fit; "copy" reads them all into memory, where they stay.
     expert_memory: bytes, or "12GiB", of packed experts to hold in memory, the others being read
     from disk when tokens need them; "all" maps all of them. None maps them if the checkpoint fits
     into the memory that is free, and otherwise holds as many as do; it logs which.
@@ -71,6 +75,8 @@ def load(
     folder = Path(folder)
     if dense not in (None, "int8"):
         raise OssiaError(f"dense must be int8 or none, not {dense}")
+    if load not in LOADS:
+        raise OssiaError(f"load must be {' or '.join(LOADS)}, not {load!r}")
     target = _choose_device(device)
     config = read_config(folder)
     if dtype is not None:
@@ -80,6 +86,12 @@ def load(
     decoder = without_weights(config, folder, ops.select(backend, target))
     check_headers(decoder, layout, stored)
     plan = on_demand.plan(expert_memory, stored, layout, target)
+    if load == "copy" and target.type == "cpu":
+        if plan is not None:
+            raise OssiaError(
+                "load copy holds every weight in memory, and not all are to be: use map"
+            )
+        stored = in_memory(stored)
     for row in layout.rows:
         if row.ours.endswith(".scales") and plan is None:  # otherwise when they are read
             _check_scales(stored[row.theirs])

@@ -21,11 +21,15 @@ from ossia.cli.options import (
     DeviceOption,
     DtypeOption,
     ExpertMemoryOption,
+    KVOption,
+    Load,
+    LoadOption,
     MaxTokensOption,
     MinPOption,
     SeedOption,
     StopOption,
     TemperatureOption,
+    ThreadsOption,
     TopKOption,
     TopPOption,
     note,
@@ -105,8 +109,11 @@ def chat(
     dtype: DtypeOption = None,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
+    threads: ThreadsOption = None,
+    load: LoadOption = Load.map,
     expert_memory: ExpertMemoryOption = None,
     dense: DenseOption = None,
+    kv: KVOption = None,
 ) -> None:
     """Talk with a model.
 
@@ -130,7 +137,7 @@ def chat(
         "stop": stop,
     }
     conversation = Conversation(
-        open_llm(model, dtype, device, backend, expert_memory, dense),
+        open_llm(model, dtype, device, backend, expert_memory, dense, kv, threads, load),
         sampling,
         system=system,
         thinking=thinking,

@@ -15,12 +15,16 @@ from ossia.cli.options import (
     DeviceOption,
     DtypeOption,
     ExpertMemoryOption,
+    KVOption,
+    Load,
+    LoadOption,
     MaxTokensOption,
     MinPOption,
     ModelOption,
     SeedOption,
     StopOption,
     TemperatureOption,
+    ThreadsOption,
     TopKOption,
     TopPOption,
     note,
@@ -55,8 +59,11 @@ def generate(
     dtype: DtypeOption = None,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
+    threads: ThreadsOption = None,
+    load: LoadOption = Load.map,
     expert_memory: ExpertMemoryOption = None,
     dense: DenseOption = None,
+    kv: KVOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Continue a text.
@@ -65,7 +72,7 @@ def generate(
     bare text too, without its chat format: to ask it something use `ossia chat`.
     """
     text = _read_prompt(prompt)
-    llm = open_llm(model, dtype, device, backend, expert_memory, dense)
+    llm = open_llm(model, dtype, device, backend, expert_memory, dense, kv, threads, load)
     with llm.stream_text(
         text,
         max_tokens=max_tokens,

@@ -166,6 +166,8 @@ def _description(subject: _Subject, counts: Counts) -> Iterable[tuple[str, str]]
     yield "read per token", f"{_bytes(counts.bytes_per_token)} of weights to decode one token"
     full = kv_bytes(config, config.context_length)
     yield "KV cache", f"{counts.kv_bytes_per_token:,} bytes a token, {_bytes(full)} at full context"
+    small, full = (kv_bytes(config, n, int8=True) for n in (1, config.context_length))
+    yield "  --kv int8", f"{small:,} bytes a token, {_bytes(full)} at full context"
 
 
 def _positions(config: ModelConfig) -> str:
@@ -234,6 +236,8 @@ def _record(subject: _Subject, counts: Counts) -> dict[str, Any]:
         "name": subject.name,
         **{item.name: getattr(counts, item.name) for item in fields(counts)},
         "kv_bytes_full_context": kv_bytes(config, config.context_length),
+        "kv_bytes_per_token_int8": kv_bytes(config, 1, int8=True),
+        "kv_bytes_full_context_int8": kv_bytes(config, config.context_length, int8=True),
         "file_bytes": subject.file_bytes,
         "config": _tagged(config),
     }

@@ -16,6 +16,7 @@ from typing import Annotated, cast
 import typer
 
 from ossia import __version__
+from ossia.cli.bench import bench
 from ossia.cli.chat import chat
 from ossia.cli.generate import generate
 from ossia.cli.inspect import inspect
@@ -61,6 +62,7 @@ for command, example in (
     (train, "ossia train --data book.txt --steps 500 --out my-model"),
 ):
     app.command(epilog=f"Example: {example}")(command)
+app.add_typer(bench, name="bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from ossia.api import LLM
 
 
+class Load(StrEnum):
+    map = "map"
+    copy = "copy"
+
+
 class Dtype(StrEnum):
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -22,6 +27,10 @@ class Dtype(StrEnum):
 
 
 class Dense(StrEnum):
+    int8 = "int8"
+
+
+class KV(StrEnum):
     int8 = "int8"
 
 
@@ -62,6 +71,23 @@ BackendOption = Annotated[
         help="Kernels to run on; auto takes the fastest and says which.",
     ),
 ]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        metavar="N",
+        help="Threads of the CPU. [default: one a processor that this process may use]",
+    ),
+]
+LoadOption = Annotated[
+    Load,
+    typer.Option(
+        "--load",
+        help="Leave the weights in the mapped files, or copy them into memory that stays.",
+        case_sensitive=False,
+    ),
+]
 ExpertMemoryOption = Annotated[
     str | None,
     typer.Option(
@@ -69,6 +95,13 @@ ExpertMemoryOption = Annotated[
         metavar="SIZE",
         help="Memory for experts in MXFP4, such as 12GiB; the others are read from disk when they "
         "are needed. all maps every one. [default: all, or what is free if they do not fit]",
+    ),
+]
+KVOption = Annotated[
+    KV | None,
+    typer.Option(
+        "--kv",
+        help="Store keys and values in half the memory, less exactly. [default: as --dtype]",
     ),
 ]
 MaxTokensOption = Annotated[
@@ -111,8 +144,11 @@ def open_llm(
     backend: str,
     expert_memory: str | None = None,
     dense: Dense | None = None,
+    kv: KV | None = None,
+    threads: int | None = None,
+    load: Load = Load.map,
 ) -> LLM:
-    """Load a model, a spinner turning on a terminal meanwhile."""
+    """Load a model, a spinner turning on a terminal meanwhile. Threads are set for the process."""
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False)
@@ -127,13 +163,19 @@ def open_llm(
             status.stop()  # a download shows progress bars of its own
             folder = packaged_model() if model is None else checkpoint.find(model)
             status.start()
+            if threads is not None:
+                import torch
+
+                torch.set_num_threads(threads)
             return LLM(
                 folder,
                 dtype=None if dtype is None else dtype.value,
                 device=device,
                 backend=backend,
+                load=load.value,
                 expert_memory=expert_memory,
                 dense=None if dense is None else dense.value,
+                kv=None if kv is None else kv.value,
             )
     finally:
         logger.removeHandler(handler)

@@ -72,14 +72,18 @@ def count(config: ModelConfig) -> Counts:
     )
 
 
-def kv_bytes(config: ModelConfig, length: int) -> int:
-    """Bytes of keys and values of `length` positions; a sliding layer holds at most its window."""
+def kv_bytes(config: ModelConfig, length: int, *, int8: bool = False) -> int:
+    """Bytes of keys and values of `length` positions; a sliding layer holds at most its window.
+
+    In the checkpoint's precision, or as int8 with a float32 scale for each head and position.
+    """
     total = 0
     for layer in config.layers:
         attention = layer.attention
         held = length if attention.window is None else min(length, attention.window)
-        total += 2 * held * attention.num_kv_heads * attention.head_dim
-    return total * _DTYPE_BYTES[config.dtype]
+        size = attention.head_dim * (1 if int8 else _DTYPE_BYTES[config.dtype]) + (4 if int8 else 0)
+        total += 2 * held * attention.num_kv_heads * size
+    return total
 
 
 def tensors(config: ModelConfig) -> Iterator[Tensor]:

@@ -33,6 +33,8 @@ class Engine:
         default as much as all could ever need, or as half of the memory holds.
     prefill_chunk: prompt tokens read in one step; smaller chunks make smoother streams and a
         slower start.
+    kv: how keys and values are stored: None is the decoder's dtype; "int8" takes half of bfloat16's
+        memory and changes the numbers (docs/cpu.md says by how much).
 
     Not thread-safe: one thread adds, steps and aborts.
     """
@@ -45,6 +47,7 @@ class Engine:
         page_size: int = 16,
         prefill_chunk: int = 512,
         max_batch: int = 16,
+        kv: str | None = None,
     ) -> None:
         for name, value in (
             ("max_tokens_kv", max_tokens_kv),
@@ -54,6 +57,9 @@ class Engine:
         ):
             if value is not None and value < 1:
                 raise OssiaError(f"{name} must be at least 1, not {value}")
+        if kv not in (None, "int8"):
+            raise OssiaError(f"unknown format {kv!r} of keys and values; there is: int8")
+        dtype = torch.int8 if kv == "int8" else decoder.dtype
         self.config = decoder.config
         num_pages = plan_pages(
             decoder.layer_kinds,
@@ -62,14 +68,14 @@ class Engine:
             page_size=page_size,
             chunk=prefill_chunk,
             max_sequences=max_batch,
-            dtype=decoder.dtype,
+            dtype=dtype,
             device=decoder.device,
         )
         pool = PagePool(
             decoder.layer_kinds,
             num_pages,
             page_size=page_size,
-            dtype=decoder.dtype,
+            dtype=dtype,
             device=decoder.device,
         )
         self.pages = PageAllocator(

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ossia.ops.paged import LayerKind
+from ossia.ops.paged import LayerKind, position_bytes
 
 
 def pages_for(kind: LayerKind, positions: int, page_size: int, chunk: int) -> int:
@@ -54,9 +54,9 @@ def plan_pages(
     else:
         pages = max_sequences * -(-context_length // page_size)
         if full:
-            element = 2 * dtype.itemsize * page_size  # keys and values
             page_bytes = {
-                k: element * k.num_kv_heads * k.head_dim * layers.count(k) for k in layers
+                kind: page_size * position_bytes(kind, dtype) * layers.count(kind)
+                for kind in layers
             }
             room = _memory(device) // 2
             beside = room - sum(page_bytes[kind] * count for kind, count in windowed.items())

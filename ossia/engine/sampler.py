@@ -21,6 +21,8 @@ from ossia.errors import OssiaError
 CANDIDATES = 1024
 WIDEN = 16
 
+PART = 1024  # logits of which `_argmax` first asks for the largest only
+
 
 class LogitsError(OssiaError):
     """The model computed no distribution for request `request_id`."""
@@ -147,7 +149,7 @@ def _choose(logits: Tensor, states: Sequence[SamplerState]) -> list[int]:
             whole.append(row)
     tokens = torch.empty(len(states), dtype=torch.int64, device=logits.device)
     if greedy:
-        tokens[greedy] = _take(logits, torch.tensor(greedy, device=logits.device)).argmax(-1)
+        tokens[greedy] = _argmax(_take(logits, torch.tensor(greedy, device=logits.device)))
     for rows, draw in ((whole, _draw_whole), (likely, _draw_likely)):
         if rows:
             params = [states[row].params for row in rows]
@@ -158,6 +160,20 @@ def _choose(logits: Tensor, states: Sequence[SamplerState]) -> list[int]:
             scaled = (scaled - scaled.amax(-1, keepdim=True)).div_(temperatures)
             tokens[rows] = draw(scaled, uniforms, params)
     return tokens.tolist()
+
+
+def _argmax(logits: Tensor) -> Tensor:
+    """The place of the first of the largest logits in each row (rows, vocab): within the first part
+    that holds one. On a CPU torch's amax takes a twentieth of the time of its argmax.
+    """
+    vocab = logits.shape[-1]
+    whole = vocab - vocab % PART
+    tops = logits[:, :whole].unflatten(1, (vocab // PART, PART)).amax(-1)
+    if whole < vocab:
+        tops = torch.cat([tops, logits[:, whole:].amax(-1, keepdim=True)], dim=-1)
+    places = tops.argmax(-1, keepdim=True) * PART + torch.arange(PART, device=logits.device)
+    places = places.clamp_(max=vocab - 1)  # the last one's repetitions come after it
+    return places.gather(-1, logits.gather(-1, places).argmax(-1, keepdim=True))[:, 0]
 
 
 def _draw_whole(scaled: Tensor, uniforms: Tensor, params: Sequence[SamplingParams]) -> Tensor:

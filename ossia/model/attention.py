@@ -50,11 +50,13 @@ class Attention(nn.Module):
         q, k, v = (y.view(heads) for y in project(x, self.q, self.k, self.v))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        if rotation is not None:
-            q, k = self.ops.rotate(q, *rotation), self.ops.rotate(k, *rotation)
         if kv is None:
+            if rotation is not None:
+                q, k = self.ops.rotate(q, *rotation), self.ops.rotate(k, *rotation)
             dropout, window = self.dropout if self.training else 0.0, self.config.window
             out = self.ops.attention(q, k, v, window=window, sinks=self.sinks, dropout=dropout)
         else:
-            out = self.ops.paged_attention(q, k, v, kv.layer(self.index), sinks=self.sinks)
+            out = self.ops.paged_attention(
+                q, k, v, kv.layer(self.index), sinks=self.sinks, rotation=rotation
+            )
         return self.o(out.flatten(-2), residual)

@@ -25,7 +25,7 @@ from ossia.errors import OssiaError
 from ossia.ops.backend import Backend, Op
 from ossia.ops.mxfp4 import MXFP4, NAN_SCALE
 from ossia.ops.reader import Job, Reader, Span
-from ossia.ops.reference import Weight
+from ossia.ops.reference import Stack
 
 # Experts on their way: enough to keep a disk busy, and few beside those that are held.
 AHEAD = 16
@@ -311,9 +311,9 @@ def moe(
     x: Tensor,
     experts: Tensor,
     expert_weights: Tensor,
-    gate_up: Weight | StoredExperts,
+    gate_up: Stack | StoredExperts,
     gate_up_bias: Tensor | None,
-    down: Weight | StoredExperts,
+    down: Stack | StoredExperts,
     down_bias: Tensor | None,
     *,
     clamp: tuple[float, float] | None = None,

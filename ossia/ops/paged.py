@@ -19,12 +19,19 @@ class LayerKind:
     head_dim: int
 
 
+def position_bytes(kind: LayerKind, dtype: torch.dtype) -> int:
+    """Bytes of one position's keys and values in one layer, with the scales that int8 has."""
+    scale = torch.float32.itemsize if dtype is torch.int8 else 0
+    return 2 * kind.num_kv_heads * (kind.head_dim * dtype.itemsize + scale)
+
+
 class PagePool:
     """The storage: for each kind, keys and values of (layers of that kind, pages, page_size,
     kv_heads, head_dim).
 
-    `layers` is the kind of each layer of the model, in order. On a CPU the memory is committed by
-    the system only when a page is first written, so a generous pool costs nothing.
+    `layers` is the kind of each layer of the model, in order. With a dtype of int8 each position
+    and head has a float32 scale for its key and one for its value. On a CPU the memory is committed
+    by the system only when a page is first written, so a generous pool costs nothing.
     """
 
     def __init__(
@@ -46,10 +53,15 @@ class PagePool:
             counts[kind] += 1
         self.keys: dict[LayerKind, Tensor] = {}
         self.values: dict[LayerKind, Tensor] = {}
+        self.key_scales: dict[LayerKind, Tensor] = {}
+        self.value_scales: dict[LayerKind, Tensor] = {}
         for kind, count in counts.items():
             shape = (count, num_pages[kind], page_size, kind.num_kv_heads, kind.head_dim)
             self.keys[kind] = torch.empty(shape, dtype=dtype, device=device)
             self.values[kind] = torch.empty(shape, dtype=dtype, device=device)
+            if dtype is torch.int8:
+                self.key_scales[kind] = torch.empty(shape[:-1], device=device)
+                self.value_scales[kind] = torch.empty(shape[:-1], device=device)
 
 
 @dataclass(frozen=True)
@@ -102,12 +114,49 @@ class StepTables:
 class LayerKV:
     """What attention of one layer reads and writes in one step.
 
-    keys, values: (pages, page_size, kv_heads, head_dim), contiguous.
+    keys, values: (pages, page_size, kv_heads, head_dim), contiguous. If they are int8, their scales
+    are float32 (pages, page_size, kv_heads); else None.
     """
 
     keys: Tensor
     values: Tensor
     tables: StepTables
+    key_scales: Tensor | None = None
+    value_scales: Tensor | None = None
+
+    def append(self, k: Tensor, v: Tensor) -> None:
+        """Write this step's keys and values (tokens, kv_heads, head_dim) to their slots."""
+        slots = self.tables.written
+        for pages, page_scales, x in (
+            (self.keys, self.key_scales, k),
+            (self.values, self.value_scales, v),
+        ):
+            if page_scales is not None:
+                x, scales = quantize(x)
+                page_scales.flatten(0, 1).index_copy_(0, slots, scales)
+            pages.flatten(0, 1).index_copy_(0, slots, x.to(pages.dtype))
+
+    def read(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (slots, kv_heads, head_dim): as stored, or float32 of int8."""
+
+        def gather(pages: Tensor, page_scales: Tensor | None) -> Tensor:
+            x = pages.flatten(0, 1).index_select(0, slots)
+            if page_scales is None:
+                return x
+            return x * page_scales.flatten(0, 1).index_select(0, slots)[..., None]
+
+        return gather(self.keys, self.key_scales), gather(self.values, self.value_scales)
+
+
+def quantize(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes int8 (..., head_dim) and scales float32 (...): one for each position and head, by which
+    the largest magnitude becomes 127. What holds NaN or infinity becomes all NaN.
+    """
+    x = x.float()
+    scales = x.abs().amax(-1) / 127
+    scales = torch.where(scales.isfinite(), scales, torch.nan)
+    codes = torch.where(scales[..., None] > 0, x / scales[..., None], 0)
+    return codes.round().clamp(-127, 127).to(torch.int8), scales
 
 
 @dataclass(frozen=True)
@@ -122,7 +171,15 @@ class PagedKV:
     def layer(self, index: int) -> LayerKV:
         """The view of layer `index`."""
         kind, slot = self.pool.slots[index]
-        return LayerKV(self.pool.keys[kind][slot], self.pool.values[kind][slot], self._tables[kind])
+        pool = self.pool
+        quantized = kind in pool.key_scales
+        return LayerKV(
+            pool.keys[kind][slot],
+            pool.values[kind][slot],
+            self._tables[kind],
+            pool.key_scales[kind][slot] if quantized else None,
+            pool.value_scales[kind][slot] if quantized else None,
+        )
 
     @cached_property
     def _tables(self) -> dict[LayerKind, StepTables]:

@@ -15,6 +15,8 @@ from ossia.ops.paged import LayerKV
 NAME = "reference"
 
 Weight = Tensor | MXFP4 | Int8
+Stack = Tensor | MXFP4  # the matrices of a layer's experts
+Rotation = tuple[Tensor, Tensor]  # cosines and sines, float32 (..., tokens, head_dim/2)
 
 # Elements of a packed matrix that are unpacked at a time: few enough to be used from the cache.
 _UNPACKED = 1 << 20
@@ -51,12 +53,12 @@ def _linear(x: Tensor, weight: Weight, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
     rows, cols = weight.shape
     step = max(1, _UNPACKED // cols)
-    pieces = (weight[i : i + step] for i in range(0, rows, step))
+    slices = [slice(i, i + step) for i in range(0, rows, step)]
     if isinstance(weight, Int8):  # products in float32: a weight's value is not one of bfloat16
         wide = x.float()
-        parts = [F.linear(wide, dequantize(piece)).to(x.dtype) for piece in pieces]
+        parts = [F.linear(wide, dequantize(weight[piece])).to(x.dtype) for piece in slices]
     else:
-        parts = [F.linear(x, unpack(piece, x.dtype)) for piece in pieces]
+        parts = [F.linear(x, unpack(weight[piece], x.dtype)) for piece in slices]
     out = torch.cat(parts, dim=-1)
     return out if bias is None else out + bias
 
@@ -177,24 +179,30 @@ def _attend(
 
 
 def paged_attention(
-    q: Tensor, k: Tensor, v: Tensor, kv: LayerKV, *, sinks: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kv: LayerKV,
+    *,
+    sinks: Tensor | None = None,
+    rotation: Rotation | None = None,
 ) -> Tensor:
     """Append this step's keys and values to their pages, then attend over all that each sequence
     holds, or over the window of the layer's kind.
 
     q (tokens, heads, head_dim); k, v (tokens, kv_heads, head_dim), packed: the tokens of the
-    sequences one after another. Returns (tokens, heads, head_dim).
+    sequences one after another. `rotation` is the cosines and sines by which q and k are turned
+    first, as `rotate` does. Returns (tokens, heads, head_dim).
     """
     if q.numel() == 0:
         return torch.empty_like(q)
-    tables = kv.tables
-    keys, values = kv.keys.view(-1, *k.shape[1:]), kv.values.view(-1, *v.shape[1:])  # slots
-    keys.index_copy_(0, tables.written, k.to(keys.dtype))
-    values.index_copy_(0, tables.written, v.to(values.dtype))
+    if rotation is not None:
+        q, k = rotate(q, *rotation), rotate(k, *rotation)
+    kv.append(k, v)
     parts = []
-    for queries, seen in zip(q.split(tables.counts), tables.seen, strict=True):
-        own = [x.index_select(0, seen).to(q.dtype)[None] for x in (keys, values)]
-        parts.append(attention(queries[None], *own, window=tables.window, sinks=sinks)[0])
+    for queries, seen in zip(q.split(kv.tables.counts), kv.tables.seen, strict=True):
+        own = [x.to(q.dtype)[None] for x in kv.read(seen)]
+        parts.append(attention(queries[None], *own, window=kv.tables.window, sinks=sinks)[0])
     return torch.cat(parts)
 
 
@@ -221,9 +229,9 @@ def moe(
     x: Tensor,
     experts: Tensor,
     expert_weights: Tensor,
-    gate_up: Weight,
+    gate_up: Stack,
     gate_up_bias: Tensor | None,
-    down: Weight,
+    down: Stack,
     down_bias: Tensor | None,
     *,
     clamp: tuple[float, float] | None = None,
@@ -259,7 +267,7 @@ def moe(
     return out if residual is None else residual + out
 
 
-def _linear_each(x: Tensor, counts: list[int], weight: Weight, bias: Tensor | None) -> Tensor:
+def _linear_each(x: Tensor, counts: list[int], weight: Stack, bias: Tensor | None) -> Tensor:
     """The first counts[0] rows of x through the first matrix and bias, the next counts[1] through
     the second, and so on.
     """

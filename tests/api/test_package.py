@@ -46,3 +46,16 @@ def test_config_is_a_function_although_a_module_has_its_name():
 def test_config_of_neither_preset_nor_folder_lists_the_presets():
     with pytest.raises(ossia.OssiaError, match=r"gpt-5 is neither .* gpt2, .*gpt-oss-20b"):
         ossia.config("gpt-5")
+
+
+def test_keys_and_values_in_int8_are_asked_for_by_name_and_hardly_move_the_packaged_model():
+    def first(kv):
+        llm = ossia.LLM(kv=kv)
+        prompt = "def read_lines(path):\n    with open(path"
+        (completion,) = llm.generate(prompt, max_tokens=1, temperature=0, logprobs=0)
+        assert completion.logprobs is not None
+        return completion.logprobs[0]
+
+    exact, small = first(None), first("int8")
+    assert small.token == exact.token
+    assert 0 < abs(small.logprob - exact.logprob) < 0.1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,6 +149,22 @@ def test_parameters_are_views_of_the_file(tmp_path: Path) -> None:
     }
     assert len(storages) == 1
     assert attention.q.weight.stride() == (1, 36)
+
+
+def test_what_is_copied_is_the_same_and_owes_nothing_to_the_file(gpt_oss: Path) -> None:
+    expected = {name: tensor.clone() for name, tensor in load(gpt_oss).state_dict().items()}
+    copied = load(gpt_oss, load="copy").state_dict()
+    for file in gpt_oss.glob("*.safetensors"):
+        with file.open("r+b") as weights:
+            weights.seek(-64, os.SEEK_END)
+            weights.write(b"\x11" * 64)
+    assert copied.keys() == expected.keys()
+    assert all(torch.equal(copied[name], tensor) for name, tensor in expected.items())
+
+
+def test_another_way_to_load_is_refused(gpt_oss: Path) -> None:
+    with pytest.raises(OssiaError, match="load must be map or copy, not 'move'"):
+        load(gpt_oss, load="move")
 
 
 def test_the_dtype_is_the_configs_then_that_of_most_weights_then_what_is_asked_for(
@@ -312,3 +329,8 @@ def test_a_wrong_config_is_told(gpt_oss: Path, text: str, message: str) -> None:
 def test_an_absent_config_is_told(gpt_oss: Path) -> None:
     (gpt_oss / "config.json").unlink()
     assert f"cannot read {gpt_oss / 'config.json'}: No such file" in refusal(gpt_oss)
+
+
+def test_experts_on_disk_are_not_copied(gpt_oss: Path) -> None:
+    with pytest.raises(OssiaError, match="load copy holds every weight in memory"):
+        load(gpt_oss, load="copy", expert_memory="7kB")

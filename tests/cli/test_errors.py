@@ -51,6 +51,9 @@ class TestModels:
         line = fails(*self.arguments(command, model_folder), "--backend", "abacus")
         assert "unknown backend 'abacus'" in line
 
+    def test_an_unknown_format_of_keys_and_values(self, fails, command, model_folder):
+        assert "int3" in fails(*self.arguments(command, model_folder), "--kv", "int3")
+
     def test_an_unknown_device(self, fails, command, model_folder):
         assert "abacus" in fails(*self.arguments(command, model_folder), "--device", "abacus")
 
@@ -119,3 +122,26 @@ class TestInspect:
     def test_a_config_that_is_no_model(self, fails, tmp_path):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
         assert "bert" in fails("inspect", tmp_path)
+
+
+class TestBench:
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (["--prompt", "512,many"], "--prompt"),
+            (["--prompt", ""], "--prompt"),
+            (["--batch", "1,0"], "--batch"),
+            (["--tokens", "0"], "--tokens"),
+            (["--turns", "0"], "--turns"),
+            (["--threads", "0"], "--threads"),
+            (["--backend", "abacus"], "unknown backend 'abacus'"),
+            (["--prompt", "100000"], "100000 tokens do not fit"),
+            (["no-such-preset/at-all/here"], "no-such-preset"),
+        ],
+    )
+    def test_what_cannot_be_measured(self, fails, arguments, says):
+        assert says in fails("bench", "cpu", *arguments)
+
+    def test_random_weights_that_memory_cannot_hold(self, fails, monkeypatch):
+        monkeypatch.setattr("ossia.measure.memory.available", lambda: 10**9)
+        assert "13.8 GB" in fails("bench", "cpu", "gpt-oss-20b")

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from ossia import checkpoint
 from ossia.cli.main import main
@@ -109,6 +110,25 @@ def test_dense_weights_become_int8_where_asked_for(ossia_command, model_folder):
     )
     assert result.code == 0
     assert "dense weights: int8" in result.err
+
+
+def test_threads_and_the_way_to_load_reach_the_model(ossia_command):
+    before = torch.get_num_threads()
+    try:
+        options = ("--max-tokens", 2, "--seed", 1, "--backend", "reference")
+        mapped = ossia_command("generate", "def ", *options)
+        copied = ossia_command("generate", "def ", *options, "--threads", 2, "--load", "copy")
+        assert (copied.code, copied.out) == (0, mapped.out)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("arguments", [("--threads", 0), ("--load", "move")])
+def test_no_threads_and_another_way_to_load_are_refused(ossia_command, arguments):
+    result = ossia_command("generate", "x", *arguments)
+    assert result.code == 2
+    assert arguments[0] in result.err
 
 
 def test_experts_on_disk_give_the_same_text_and_are_counted(ossia_command, model_folder, tmp_path):

@@ -22,6 +22,7 @@ from ossia.config import (
     YaRN,
 )
 from ossia.engine import Engine, Request, SamplingParams
+from ossia.errors import OssiaError
 from ossia.model import Decoder
 
 NEW = 16
@@ -127,3 +128,8 @@ def test_logprobs_are_those_of_a_plain_forward_pass(model):
         assert [value for _, value in output.top_logprobs] == pytest.approx(
             top.values.tolist(), abs=1e-4
         )
+
+
+def test_an_unknown_format_of_keys_and_values_is_refused(model):
+    with pytest.raises(OssiaError, match="int3"):
+        Engine(model[0], kv="int3")

@@ -12,15 +12,8 @@ SLIDING = LayerKind(128, 8, 64)
 
 
 def plan(layers, max_tokens, **changes):
-    sizes = {"page_size": 16, "chunk": 512, "max_sequences": 4} | changes
-    return plan_pages(
-        layers,
-        4096,
-        max_tokens=max_tokens,
-        dtype=torch.bfloat16,
-        device=torch.device("cpu"),
-        **sizes,
-    )
+    sizes = {"page_size": 16, "chunk": 512, "max_sequences": 4, "dtype": torch.bfloat16} | changes
+    return plan_pages(layers, 4096, max_tokens=max_tokens, device=torch.device("cpu"), **sizes)
 
 
 def test_by_default_all_sequences_may_fill_their_contexts():
@@ -37,6 +30,13 @@ def test_by_default_half_of_the_memory_is_the_most(monkeypatch):
         memory = 2 * pages * page_bytes
         monkeypatch.setattr(pages_module, "_memory", lambda device, memory=memory: memory)
         assert plan([SLIDING, FULL] * 12, None) == expected
+
+
+def test_int8_makes_room_for_nearly_twice_the_positions(monkeypatch):
+    position = 12 * 2 * 8 * (64 + 4)  # layers, keys and values, heads, dim and scale
+    monkeypatch.setattr(pages_module, "_memory", lambda device: 2 * 100 * 16 * position)
+    assert plan([FULL] * 12, None, dtype=torch.int8) == {FULL: 100}
+    assert plan([FULL] * 12, None) == {FULL: 53}
 
 
 def test_what_is_asked_for_is_rounded_up_to_pages():

@@ -7,7 +7,7 @@ import torch
 
 from ossia.engine import LogitsError, SamplingParams
 from ossia.engine import sampler as sampler_module
-from ossia.engine.sampler import SamplerState, sample
+from ossia.engine.sampler import PART, SamplerState, sample
 
 
 def reference(logits, params, prompt=(), output=()):
@@ -237,3 +237,16 @@ def test_logits_that_are_not_numbers_are_an_error(bad, params):
 
 def test_an_empty_batch_samples_nothing():
     assert sample(torch.zeros(0, 10), []) == []
+
+
+@pytest.mark.parametrize("vocab", [1, 5, PART - 1, PART, PART + 1, 3 * PART, 5 * PART + 77])
+def test_greedy_takes_the_first_of_the_largest_wherever_it_stands(vocab):
+    rows = torch.randint(0, vocab, (40,), generator=torch.Generator().manual_seed(vocab)).tolist()
+    rows = [0, vocab - 1, *rows]
+    logits = torch.zeros(len(rows), vocab)
+    for row, place in enumerate(rows):
+        logits[row, place] = 3.0
+        logits[row, max(place, vocab // 2) :] = 3.0  # others as large come later
+        logits[row, place + 1 : vocab // 2] = -math.inf
+    states = [SamplerState(0, SamplingParams(temperature=0.0), [0]) for _ in rows]
+    assert [chosen.token for chosen in sample(logits, states)] == logits.argmax(-1).tolist()

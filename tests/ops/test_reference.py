@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ossia.ops import reference
 from ossia.ops.mxfp4 import quantize, unpack
 from ossia.ops.paged import LayerKind, PagedKV, PagePool
+from ossia.ops.paged import quantize as quantize_kv
 
 
 def normal(*shape: int, seed: int = 0, dtype=torch.float32) -> torch.Tensor:
@@ -264,3 +265,40 @@ def test_gradients_of_moe_are_right_those_of_the_weights_and_of_idle_experts_too
         return reference.moe(x, ids, weights, *matrices, clamp=clamp)
 
     assert torch.autograd.gradcheck(mix, [tensor.requires_grad_() for tensor in tensors])
+
+
+def test_keys_and_values_in_int8_err_by_half_a_step():
+    x = normal(50, 3, 16) * torch.logspace(-20, 20, 50)[:, None, None]
+    codes, scales = quantize_kv(x)
+    assert codes.dtype is torch.int8
+    assert scales.shape == (50, 3)
+    steps = x.double().abs().amax(-1, keepdim=True) / 127
+    assert ((codes * scales[..., None].double() - x).abs() <= steps * 0.50001).all()
+    assert codes.abs().amax() == 127
+
+
+def test_zeros_stay_zeros_in_int8_and_what_is_no_number_spoils_its_head():
+    x = torch.zeros(1, 4, 6)
+    x[0, 1, 2], x[0, 2, 3], x[0, 3, 4] = torch.nan, torch.inf, 1e-45
+    codes, scales = quantize_kv(x)
+    found = codes * scales[..., None]
+    assert (found[0, 0] == 0).all()
+    assert found[0, 1:3].isnan().all()
+    assert (found[0, 3] == 0).all()  # below what a scale can say
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_pages_of_int8_hold_what_is_quantized(rotated):
+    kind = LayerKind(None, 2, 6)
+    pool = PagePool([kind], {kind: 3}, page_size=4, dtype=torch.int8)
+    table = torch.tensor([[2, 0, 1]], dtype=torch.int32)
+    kv = PagedKV(pool, {kind: table}, torch.tensor([9]), torch.tensor([9])).layer(0)
+    q, k, v = normal(9, 4, 6), normal(9, 2, 6, seed=1), normal(9, 2, 6, seed=2)
+    angles = normal(9, 3, seed=3)
+    rotation = (angles.cos(), angles.sin()) if rotated else None
+    found = reference.paged_attention(q, k, v, kv, rotation=rotation)
+    if rotation:
+        q, k = reference.rotate(q, *rotation), reference.rotate(k, *rotation)
+    k, v = (codes * scales[..., None] for codes, scales in map(quantize_kv, (k, v)))
+    expected = naive_attention(q, k, v, None, None)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)

@@ -8,9 +8,7 @@ from torch import Tensor
 from ossia.ops import reference
 from ossia.ops.cpu.native import TYPES, address, is_native, machine, wants_gradient
 from ossia.ops.paged import LayerKV
-
-# Beyond these the reference gathers and multiplies faster.
-_ATTENTION_TOKENS = 64
+from ossia.ops.reference import Rotation
 
 
 def paged_attention(
@@ -20,18 +18,31 @@ def paged_attention(
     kv: LayerKV,
     *,
     sinks: Tensor | None = None,
+    rotation: Rotation | None = None,
 ) -> Tensor:
-    """As `reference.paged_attention`."""
+    """As `reference.paged_attention`; the turned queries are not rounded to their type."""
     tokens, heads, head_dim = q.shape
-    native = is_native(q, k, v, kv.keys, kv.values) and not wants_gradient(sinks)
-    if not native or not 0 < tokens <= _ATTENTION_TOKENS:
-        return reference.paged_attention(q, k, v, kv, sinks=sinks)
+    cos, sin = rotation or (None, None)
+    if (
+        not tokens
+        or not is_native(q, k, v)
+        or kv.keys.dtype not in (q.dtype, torch.int8)
+        or kv.values.dtype != kv.keys.dtype
+        or wants_gradient(sinks)
+        or (cos is not None and cos.dtype is not torch.float32)
+    ):
+        return reference.paged_attention(q, k, v, kv, sinks=sinks, rotation=rotation)
+    # Names keep what may have been copied alive for the length of the call.
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     tables = kv.tables
     table = tables.page_table.int().contiguous()
     lengths = tables.lengths.long().contiguous()
     query_lengths = tables.query_lengths.long().contiguous()
     sinks = None if sinks is None else sinks.detach().float().contiguous()
+    if cos is not None and sin is not None:
+        cos, sin = cos.contiguous(), sin.contiguous()
+        assert cos.shape == sin.shape == (tokens, head_dim // 2)
+        assert head_dim % 2 == 0
     out = torch.empty_like(q)
     pages, page_size, kv_heads, _ = kv.keys.shape
     assert k.shape == v.shape == (tokens, kv_heads, head_dim)
@@ -41,9 +52,14 @@ def paged_attention(
     assert heads % kv_heads == 0
     assert lengths.shape == query_lengths.shape == table.shape[:1]
     assert sinks is None or sinks.shape == (heads,)
+    scales = kv.key_scales, kv.value_scales
+    assert all(s is None or (s.shape == kv.keys.shape[:3] and s.is_contiguous()) for s in scales)
+    assert (scales[0] is None) == (scales[1] is None) == (kv.keys.dtype is not torch.int8)
     machine().paged_attention(
         kv.keys.data_ptr(),
         kv.values.data_ptr(),
+        address(kv.key_scales),
+        address(kv.value_scales),
         table.data_ptr(),
         lengths.data_ptr(),
         query_lengths.data_ptr(),
@@ -56,6 +72,8 @@ def paged_attention(
         head_dim,
         tables.window or 0,
         address(sinks),
+        address(cos),
+        address(sin),
         q.data_ptr(),
         k.data_ptr(),
         v.data_ptr(),

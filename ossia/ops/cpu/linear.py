@@ -1,4 +1,4 @@
-"""Dense matrices times few vectors."""
+"""Dense matrices times vectors."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from ossia.ops import reference
 from ossia.ops.cpu.native import TYPES, address, is_native, machine
 from ossia.ops.int8 import GROUP, Int8
 from ossia.ops.reference import Weight
-
-# Beyond these a matrix product is bound by arithmetic, and torch's is the faster one.
-_LINEAR_TOKENS = 16
 
 
 def linear(
@@ -30,7 +27,7 @@ def linear(
         not _is_native_weight(x, weight)
         or not is_native(x, bias, residual)
         or 0 in weight.shape
-        or not 0 < (tokens := x.numel() // weight.shape[1]) <= _LINEAR_TOKENS
+        or not (tokens := x.numel() // weight.shape[1])
         # A wider result is the sums themselves, and nothing is added to them.
         or not (out_dtype is x.dtype or (out_dtype is torch.float32 and bias is residual is None))
     ):
@@ -90,12 +87,9 @@ def linears(
 ) -> tuple[Tensor, ...]:
     """As `reference.linears`; two or three matrices that lie alike in one call."""
     cols = x.shape[-1]
-    if (
-        not x.numel()
-        or (tokens := x.numel() // cols) > _LINEAR_TOKENS
-        or not 2 <= len(weights) <= 3
-    ):
+    if not x.numel() or not 2 <= len(weights) <= 3:
         return _one_by_one(x, weights, biases)
+    tokens = x.numel() // cols
     x = x.contiguous()
     transposed = None
     outs, arguments, kept = [], [], []

@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ossia.errors import OssiaError
 from ossia.ops._native import Machine, Type
+from ossia.ops.cpu.processors import usable
 
 TYPES = {torch.bfloat16: Type.bf16, torch.float32: Type.f32}
 
@@ -20,8 +20,9 @@ TYPES = {torch.bfloat16: Type.bf16, torch.float32: Type.f32}
 def machine() -> Machine:
     """The thread pool and the kernels, made at first use.
 
-    As many threads as torch has, but no more than a cgroup allows; the instruction set is the best
-    the processor has, or OSSIA_CPU_ISA. Raises OssiaError for one it has not.
+    As many threads as torch has (torch.set_num_threads, OMP_NUM_THREADS), but no more than there
+    are processors for; each stays on one of them if OSSIA_CPU_PIN is 1. The instruction set is the
+    best the processor has, or OSSIA_CPU_ISA. Raises OssiaError for one it has not.
     """
     return _used[-1] if _used else _own()
 
@@ -41,20 +42,14 @@ _used: list[Machine] = []
 
 @lru_cache(maxsize=1)
 def _own() -> Machine:
-    threads = min(torch.get_num_threads(), _allowed())
+    threads = min(torch.get_num_threads(), usable())
     try:
-        return Machine(threads, os.environ.get("OSSIA_CPU_ISA", ""))
+        machine = Machine(threads, os.environ.get("OSSIA_CPU_ISA", ""))
     except ValueError as error:
         raise OssiaError(str(error)) from error
-
-
-def _allowed() -> int:
-    """Whole processors that the control group grants."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return os.cpu_count() or 1
-    return os.cpu_count() or 1 if quota == "max" else max(1, int(quota) // int(period))
+    if os.environ.get("OSSIA_CPU_PIN") == "1":
+        machine.pin()
+    return machine
 
 
 def is_native(x: Tensor, *others: Tensor | None) -> bool:

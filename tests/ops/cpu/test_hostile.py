@@ -247,10 +247,15 @@ def test_attention_whose_parts_do_not_fit_is_refused(form):
         (q, k, v, with_tables(page_table=tables.page_table - (1 << 31))),
         (q, k, v, LayerKV(kv.keys, kv.values[:2], tables)),
         (q, k, v, LayerKV(kv.keys[..., :7], kv.values[..., :7], tables)),
+        (q, k, v, replace(kv, keys=kv.keys.to(torch.int8), values=kv.values.to(torch.int8))),
+        (q, k, v, replace(kv, key_scales=kv.keys[..., 0], value_scales=kv.values[..., 0])),
     ):
         refuses(form, cpu.paged_attention, *arguments)
     for sinks in (normal(3), normal(1), normal(5)):
         refuses(form, cpu.paged_attention, q, k, v, kv, sinks=sinks)
+    angles = normal(3, 4)
+    for rotation in ((angles[:2], angles[:2]), (angles, angles[:, :3]), (angles[:, :3],) * 2):
+        refuses(form, cpu.paged_attention, q, k, v, kv, rotation=rotation)
 
 
 def test_tables_that_lie_scattered_are_read_as_what_they_are(form):

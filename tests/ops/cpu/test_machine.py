@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 import torch
 
 from ossia.ops import REFERENCE, select
@@ -12,11 +14,39 @@ from tests.ops.cpu.common import cpu, normal
 
 
 def test_callers_in_many_threads_take_turns(form):
-    x, weight = normal(4, 200), normal(300, 200, seed=1)
+    x, weight = normal(4, 200), normal(3000, 200, seed=1)
     expected = form(cpu.linear, x, weight)
     with ThreadPoolExecutor(4) as threads:
         results = threads.map(lambda _: cpu.linear(x, weight), range(200))
         assert all(torch.allclose(result, expected, rtol=1e-4, atol=1e-4) for result in results)
+
+
+def test_threads_that_slept_or_are_late_or_are_many_change_no_bit():
+    x, weight = normal(3, 300, dtype=torch.bfloat16), normal(4000, 300, dtype=torch.bfloat16)
+    results = []
+    for threads in (1, 2, 13):
+        with cpu.using(cpu.Machine(threads, "")):
+            for _ in range(20):
+                results.append(cpu.linear(x, weight))
+                time.sleep(0.001)  # longer than they wait awake
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says where threads may run")
+def test_pinning_leaves_the_caller_where_it_was():
+    def allowed() -> dict[int, set[int]]:
+        return {
+            int(task): os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")
+        }
+
+    machine, before = cpu.Machine(3, ""), allowed()
+    machine.pin()
+    after = allowed()
+    moved = [task for task in after if after[task] != before.get(task)]
+    assert os.getpid() not in moved
+    if len(before[os.getpid()]) > 1:
+        assert len(moved) == 2
+    assert all(len(after[task]) == 1 for task in moved)
 
 
 def test_the_native_backend_is_chosen_on_a_cpu_and_another_by_name():

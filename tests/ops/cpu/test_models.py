@@ -2,8 +2,13 @@
 same weights says the same, as nearly as bfloat16 allows.
 """
 
+import platform
+import shutil
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,14 +16,19 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, Mxfp4Config
 
 import ossia
+from ossia.engine import Engine, Request, SamplingParams
 from ossia.model import Decoder
+from ossia.ops import _native
 from ossia.ops.paged import LayerKind, PagedKV, PagePool
+from ossia.text import load_tokenizer
 from tests.ops.cpu.common import cpu, relative_error
+from tests.ops.cpu.remote import Remote, noting_addresses
 from tests.test_parity import CONFIGS, GPT_OSS, random_model, tokens
 
 LENGTH = 100
 # Steps of one token, of a few, and of a prompt: each goes through kernels of its own.
 STEPS = (0, 60, 61, 62, 70, 99, LENGTH)
+PACKAGED = Path(ossia.__file__).parent / "models" / "ossia-stdlib"
 
 
 @dataclass(frozen=True)
@@ -53,15 +63,16 @@ def pair(request, tmp_path_factory) -> Pair:
     return Pair(decoder, exact[0], relative_error(theirs, exact))
 
 
-def paged_logits(decoder: Decoder, text: Tensor) -> Tensor:
-    """Logits (tokens, vocab) of a text that is read in STEPS."""
+@torch.no_grad()
+def paged_logits(decoder: Decoder, text: Tensor, steps: Sequence[int] = STEPS) -> Tensor:
+    """Logits (tokens, vocab) of a text that is read from each of `steps` to the next."""
     attentions = [layer.attention for layer in decoder.config.layers]
     kinds = [LayerKind(a.window, a.num_kv_heads, a.head_dim) for a in attentions]
     pages = -(-len(text) // 16)
     pool = PagePool(kinds, dict.fromkeys(kinds, pages), dtype=decoder.dtype)
     table = torch.arange(pages, dtype=torch.int32)[None]
     parts = []
-    for start, end in pairwise(STEPS):
+    for start, end in pairwise(steps):
         lengths = torch.tensor([end]), torch.tensor([end - start])
         kv = PagedKV(pool, dict.fromkeys(pool.kinds, table), *lengths)
         parts.append(decoder.hidden_states(text[start:end], torch.arange(start, end), kv))
@@ -72,3 +83,43 @@ def test_in_bfloat16_logits_are_as_near_to_the_float32_models_as_theirs(form, pa
     assert pair.decoder.ops is cpu.CPU
     found = form(paged_logits, pair.decoder, tokens(1, LENGTH)[0])
     assert relative_error(found, pair.exact) <= 1.1 * pair.error
+
+
+@pytest.mark.parametrize("pair", ["gpt2", "gpt-oss, packed"], indirect=True)
+@pytest.mark.parametrize(("processor", "isa"), [("Westmere", "portable"), ("Haswell", "avx2")])
+def test_one_build_runs_on_older_processors(pair, processor, isa):
+    """Under an emulator, to which an instruction that the processor lacks is the end: Westmere has
+    no AVX, and Haswell no AVX-512.
+    """
+    if platform.machine() != "x86_64" or shutil.which("qemu-x86_64") is None:
+        pytest.skip("no qemu-x86_64 on an x86-64, so no older processors")
+    worker = (sys.executable, str(Path(__file__).parent / "worker.py"), _native.__file__)
+    machine = Remote("qemu-x86_64", "-cpu", processor, *worker, "2", "", "end")
+    assert machine.isa() == isa
+    with cpu.using(machine), noting_addresses():
+        found = paged_logits(pair.decoder, tokens(1, LENGTH)[0])
+    assert relative_error(found, pair.exact) <= 1.1 * pair.error
+
+
+@torch.no_grad()
+def test_the_packaged_model_says_what_the_float32_reference_says(isa):
+    """Greedily, for 256 tokens: all of them in float32, and in bfloat16 all but ties."""
+    try:
+        machine = cpu.Machine(2, isa)
+    except ValueError:
+        pytest.skip(f"this processor has no {isa}")
+    prompt = load_tokenizer(PACKAGED).encode("def read_lines(path):")
+    request = Request(prompt, SamplingParams(temperature=0.0, max_tokens=256))
+    with cpu.using(machine):
+        engine = Engine(ossia.load_model(PACKAGED, dtype=torch.float32), max_tokens_kv=512)
+        said = engine.generate([request])[0].tokens
+        assert len(said) == 256
+        text = torch.tensor([*prompt, *said])
+        ends = (0, *range(len(prompt), len(text) - 100, 7), *range(len(text) - 100, len(text) + 1))
+        rounded = paged_logits(ossia.load_model(PACKAGED), text, ends)[len(prompt) - 1 : -1]
+    reference = ossia.load_model(PACKAGED, dtype=torch.float32, backend="reference")
+    exact = reference(text[None])[0, len(prompt) - 1 : -1]
+    best, choice = exact.max(-1)
+    assert choice.tolist() == said
+    behind = best - exact.gather(-1, rounded.argmax(-1, keepdim=True))[:, 0]
+    assert (behind <= 2**-7 * best.abs()).all()  # the next number of bfloat16

@@ -1,0 +1,92 @@
+"""What the format of keys and values does to the logits of the model inside the package.
+
+    python bench/kv.py [--texts N]
+
+Reads Python files of this project's tests, a kind of text that the model knows and has not seen,
+with keys and values in float32, in bfloat16 and in int8. Prints one JSON line for each: the loss,
+the KL divergence from float32, how often the likeliest token is the same, and the relative error
+of the logits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import ossia
+from ossia import text
+from ossia.api import packaged_model
+from ossia.model import Decoder
+from ossia.ops.paged import PagedKV, PagePool
+
+CHUNK = 512
+TESTS = Path(__file__).parent.parent / "tests" / "engine"
+
+
+def logits(decoder: Decoder, ids: list[int], dtype: torch.dtype) -> Tensor:
+    kinds = decoder.layer_kinds
+    pages = -(-len(ids) // 16)
+    pool = PagePool(kinds, dict.fromkeys(kinds, pages), page_size=16, dtype=dtype)
+    tables = dict.fromkeys(kinds, torch.arange(pages, dtype=torch.int32)[None])
+    found = []
+    for start in range(0, len(ids), CHUNK):
+        chunk = torch.tensor(ids[start : start + CHUNK])
+        end = start + len(chunk)
+        kv = PagedKV(pool, tables, torch.tensor([end]), torch.tensor([len(chunk)]))
+        found.append(decoder(chunk, torch.arange(start, end), kv))
+    return torch.cat(found).double()
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--texts", type=int, default=6, help="of one full context each")
+    options = parser.parse_args()
+    folder = packaged_model()
+    decoder = ossia.load_model(str(folder), dtype="float32")
+    tokenizer = text.load_tokenizer(folder)
+    ids = tokenizer.encode(
+        "".join(p.read_text(encoding="utf-8") for p in sorted(TESTS.glob("*.py")))
+    )
+    length = decoder.config.context_length
+    count = min(options.texts, len(ids) // length)
+    sums = {name: torch.zeros(5, dtype=torch.float64) for name in ("float32", "bfloat16", "int8")}
+    for i in range(count):
+        own = ids[i * length : (i + 1) * length]
+        exact = logits(decoder, own, torch.float32)
+        log_exact = exact.log_softmax(-1)
+        for name, total in sums.items():
+            found = logits(decoder, own, getattr(torch, name))
+            log_found = found.log_softmax(-1)
+            total += torch.stack(
+                [
+                    -log_found[:-1].gather(1, torch.tensor(own[1:])[:, None]).mean(),
+                    (log_exact.exp() * (log_exact - log_found)).sum(-1).mean(),
+                    (exact.argmax(-1) == found.argmax(-1)).double().mean(),
+                    (found - exact).square().sum(),
+                    (exact - exact.mean(-1, keepdim=True)).square().sum(),
+                ]
+            )
+    for name, total in sums.items():
+        loss, divergence, same = (total[:3] / count).tolist()
+        print(
+            json.dumps(
+                {
+                    "kv": name,
+                    "loss": round(loss, 4),
+                    "kl_divergence": round(divergence, 6),
+                    "same_likeliest": round(same, 4),
+                    "logits_error": round(float((total[3] / total[4]).sqrt()), 4),
+                    "texts": count,
+                    "tokens": length,
+                }
+            )
+        )
+
+
+if __name__ == "__main__":
+    main()

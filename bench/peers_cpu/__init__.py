@@ -1,0 +1,1 @@
+"""ossia beside its peers on the CPU; `python -m bench.peers_cpu`."""

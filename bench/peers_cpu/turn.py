@@ -1,0 +1,97 @@
+"""One program measured once, in a process of its own: `python -m bench.peers_cpu.turn JSON`.
+
+The argument is a `Job`. Prints one line of JSON: {"run": ...} as `ossia.measure.model.Run`, or
+{"reason": ...} where the program cannot run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from bench.peers_cpu.peers import LlamaCpp, Transformers
+from ossia import checkpoint
+from ossia.compare.counts import count, tensors
+from ossia.config import ExpertFormat, ModelConfig, with_expert_format
+from ossia.engine import Engine
+from ossia.measure import memory
+from ossia.measure.model import measure_run, weight_files
+from ossia.measure.speed import SHORT_PROMPT, EngineModel, Model
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to measure: a program on a file in one precision."""
+
+    program: str  # ossia, llama.cpp or transformers
+    folder: str  # of the checkpoint
+    file: str | None  # what llama.cpp reads in its place
+    precision: str  # of dense weights: float32, bfloat16, int8, Q8_0
+    prompts: Sequence[int]
+    tokens: int
+    batches: Sequence[int]
+    threads: int
+
+
+# Bytes that an element of a dense matrix takes.
+ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "Q8_0": 34 / 32}
+
+
+def main() -> None:
+    print(json.dumps(measured(Job(**json.loads(sys.argv[1])))))
+
+
+def measured(job: Job) -> dict[str, object]:
+    torch.set_num_threads(job.threads)
+    folder = Path(job.folder)
+    config = checkpoint.read_config(folder)
+    try:
+        load = _loader(job, folder, config)
+        memory.warm([Path(job.file)] if job.file else weight_files(folder))
+        run = measure_run(
+            load,
+            bytes_per_token(config, job.precision),
+            prompts=job.prompts,
+            tokens=job.tokens,
+            batches=job.batches,
+            turns=1,
+        )
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        return {"reason": " ".join(f"{type(error).__name__}: {error}".split())}
+    return {"run": asdict(run)}
+
+
+def _loader(job: Job, folder: Path, config: ModelConfig) -> Callable[[], Model]:
+    """How the program is loaded. Raises ValueError for a model it has no memory for."""
+    if job.program == "llama.cpp":
+        assert job.file is not None
+        file, context = Path(job.file), max([*job.prompts, SHORT_PROMPT + job.tokens]) + 8
+        return lambda: LlamaCpp(file, job.threads, context)
+    if job.program == "transformers":
+        size = count(with_expert_format(config, ExpertFormat.DENSE)).checkpoint_bytes
+        if size > memory.total():
+            raise ValueError(f"it unpacks to {size / 1e9:.0f} GB, more than the machine has")
+        return lambda: Transformers(folder, job.precision)
+    batch = max(job.batches)
+    return lambda: EngineModel(
+        Engine(checkpoint.load(folder, dtype=job.precision), max_batch=batch)
+    )
+
+
+def bytes_per_token(config: ModelConfig, precision: str) -> float:
+    """Bytes of weights read to make one token, with dense matrices in that precision."""
+    element = ELEMENT_BYTES[precision]
+    return sum(
+        float(t.share)
+        * (t.num_bytes if t.dtype == "uint8" or len(t.shape) < 2 else t.parameters * element)
+        for t in tensors(config)
+    )
+
+
+if __name__ == "__main__":
+    main()

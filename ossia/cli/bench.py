@@ -1,0 +1,235 @@
+"""`ossia bench`: what memory and processor of this machine do, and how near a model comes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ossia.cli.options import BackendOption, DtypeOption
+from ossia.errors import OssiaError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ossia.config import ModelConfig
+    from ossia.measure.model import Report
+    from ossia.measure.speed import Spread
+
+bench = typer.Typer(
+    help="Measure this machine, or a model on it.",
+    epilog="Example: ossia bench cpu gpt-oss-20b --prompt 512 --tokens 32",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, metavar="N", help="Threads to compute on. [default: all]"),
+]
+TurnsOption = Annotated[
+    int, typer.Option("--turns", min=1, metavar="N", help="Times to measure; the median counts.")
+]
+
+
+@bench.command(epilog="Example: ossia bench machine --json")
+def machine(
+    threads: ThreadsOption = None,
+    backend: BackendOption = "auto",
+    turns: TurnsOption = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure read bandwidth and matrix products.
+
+    These bound what a model can do: memory the making of tokens, arithmetic the reading of prompts.
+    """
+    with _progress("measuring", 3) as advance:
+        _set_threads(threads)
+        from ossia.measure import machine as measuring
+
+        record = measuring.describe()
+        advance()
+        reads = measuring.read_rates(turns)
+        advance()
+        products = measuring.matrix_rates(backend, turns)
+        advance()
+    if as_json:
+        record["read_bytes_per_second"] = {name: asdict(s) for name, s in reads.items()}
+        record["operations_per_second"] = {name: asdict(s) for name, s in products.items()}
+        print(json.dumps(record))
+        return
+    table = _table("", "median", "least", "most")
+    for name, spread in reads.items():
+        label = f"read by {name} thread{'s' if name == 'all' else ''}, GB/s"
+        table.add_row(label, *_numbers(spread, 1e9, 1))
+    for name, spread in products.items():
+        table.add_row(f"{name}, TFLOP/s", *_numbers(spread, 1e12, 2))
+    huge = f"{record['transparent_huge_pages'] or 'not offered'} (transparent), "
+    huge += f"{record['reserved_huge_pages']} reserved"
+    _print_facts(
+        {
+            "processor": f"{record['processor']}, {record['processors']} threads of it",
+            "instruction sets": " ".join(record["instruction_sets"]),
+            "native kernels": record["kernels"] or "not built: torch alone",
+            "threads": record["threads"],
+            "memory": f"{record['memory_bytes'] / 1e9:.1f} GB, "
+            f"{record['available_bytes'] / 1e9:.1f} GB free",
+            "huge pages": huge,
+        }
+    )
+    _print(table)
+
+
+@bench.command(epilog="Example: ossia bench cpu qwen3-0.6b --prompt 512,2048 --batch 1,8")
+def cpu(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="Checkpoint folder, hub name, or a preset (qwen3-0.6b, gpt-oss-20b, ...), whose "
+            "weights are made up. [default: the model inside the package]",
+            show_default=False,
+        ),
+    ] = None,
+    prompt: Annotated[
+        str, typer.Option(metavar="N,...", help="Tokens of the prompts to read.")
+    ] = "512",
+    tokens: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Tokens that each sequence makes in a turn.")
+    ] = 32,
+    batch: Annotated[
+        str, typer.Option(metavar="N,...", help="Sequences to make them for together.")
+    ] = "1,2,4,8",
+    threads: ThreadsOption = None,
+    dtype: DtypeOption = None,
+    backend: BackendOption = "auto",
+    turns: TurnsOption = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how fast a model loads, reads prompts and makes tokens.
+
+    Read bandwidth is measured beside it in each turn: making a token reads every weight it uses
+    once, and no program makes it sooner than memory hands them over.
+    """
+    prompts, batches = _list("--prompt", prompt), _list("--batch", batch)
+    name, source = _find(model)
+    with _progress(name, turns * (len(prompts) + len(batches)) + 1) as advance:
+        _set_threads(threads)
+        from ossia.measure.machine import describe
+        from ossia.measure.model import measure_model
+
+        machine = describe()
+        report = measure_model(
+            source,
+            prompts=prompts,
+            tokens=tokens,
+            batches=batches,
+            turns=turns,
+            dtype=None if dtype is None else dtype.value,
+            backend=backend,
+            progress=advance,
+        )
+    if as_json:
+        print(json.dumps({"model": name, "machine": machine, **asdict(report)}))
+        return
+    _print_report(name, machine, report)
+
+
+def _print_report(name: str, machine: dict[str, Any], report: Report) -> None:
+    run, speed = report.run, report.run.speed
+    facts = {
+        "model": f"{name}, {report.dtype}, {report.checkpoint_bytes / 1e9:.2f} GB",
+        "backend": f"{report.backend} ({machine['kernels']}), {machine['threads']} threads",
+    }
+    if not report.random_weights:
+        facts["loaded in"] = f"{run.load_seconds:.2f} s"
+        facts["first token after"] = f"{run.first_token_seconds:.2f} s"
+    facts["memory"] = f"{run.anonymous_bytes / 1e9:.2f} GB at most, beside mapped files"
+    _print_facts(facts)
+    table = _table("", "median", "least", "most")
+    for prefill in speed.prefill:
+        label = f"prompt of {prefill.tokens:,}: first token, s"
+        table.add_row(label, *_numbers(prefill.seconds, 1, 2))
+        table.add_row("  tokens/s", *_numbers(prefill.tokens_per_second, 1, 1))
+    for decoding in speed.decoding:
+        together = f"{decoding.batch} together" if decoding.batch > 1 else "one sequence"
+        table.add_row(f"{together}: tokens/s", *_numbers(decoding.tokens_per_second, 1, 1))
+        if decoding.share is not None:
+            table.add_row("  share of the limit", *_numbers(decoding.share, 1, 2))
+    table.add_row("memory read, GB/s", *_numbers(speed.read_bytes_per_second, 1e9, 1))
+    table.add_row(
+        "  so the limit is, tokens/s",
+        *_numbers(speed.read_bytes_per_second, report.bytes_per_token, 1),
+    )
+    _print(table)
+
+
+def _find(model: str | None) -> tuple[str, Path | ModelConfig]:
+    """What to call the model, and its folder, or a preset's config."""
+    from ossia.families import PRESETS
+
+    if model in PRESETS:
+        return f"{model} with random weights", PRESETS[model]
+    from ossia import checkpoint
+    from ossia.api import packaged_model
+
+    folder = packaged_model() if model is None else checkpoint.find(model)
+    return folder.name, folder
+
+
+def _list(option: str, text: str) -> list[int]:
+    """Positive numbers between commas."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) for part in parts):
+        raise OssiaError(f"{option} {text}: must be positive numbers with commas between them")
+    return list(dict.fromkeys(map(int, parts)))
+
+
+def _set_threads(threads: int | None) -> None:
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)  # the native kernels take as many
+
+
+@contextmanager
+def _progress(name: str, steps: int) -> Iterator[Callable[[], None]]:
+    """A bar on stderr where that is a terminal, gone when the work is done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True, highlight=False)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(name, total=steps)
+        yield lambda: progress.advance(task)
+
+
+def _table(*columns: str) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left", no_wrap=True)
+    return table
+
+
+def _numbers(spread: Spread, unit: float, digits: int) -> list[str]:
+    return [f"{value / unit:,.{digits}f}" for value in (spread.median, spread.least, spread.most)]
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    for label, value in facts.items():
+        print(f"{label:<20}{value}")
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+
+    Console(highlight=False).print(table)
