@@ -616,8 +616,8 @@ class TestTraining:
     def test_a_damaged_run(
         self, name: str, content: bytes, text: Path, tmp_path: Path, run
     ) -> None:
-        from ossia.train.loop import Settings
         from ossia.train.run import Run
+        from ossia.train.settings import Settings
 
         out = tmp_path / "out"
         values = {"vocab_size": 300, "batch_size": 2, "length": 16, "steps": 1}
