@@ -608,9 +608,10 @@ class TestTraining:
             ("run.json", b"{"),
             ("run.json", b"{}"),
             ("run.json", b'{"settings": {"steps": "many"}}'),
-            ("held_out.tokens", b"\0\0\0"),
-            ("train.tokens", b""),
-            ("state.safetensors", b"half"),
+            ("held_out/00000.bin", b"\0\0\0"),
+            ("train/00000.bin", b""),
+            ("train/index.json", b"half"),
+            ("train/index.json", b'{"type": "float7", "shards": []}'),
         ],
     )
     def test_a_damaged_run(

@@ -99,10 +99,12 @@ def run_by_one(out: Path, settings: Settings, steps: int) -> list[list[float]]:
     return seen
 
 
-def close(one: list[list[float]], other: list[list[float]]) -> None:
+def close(name: str, one: list[list[float]], other: list[list[float]]) -> None:
+    # Torch's Muon orthogonalises in bfloat16, which makes a last bit of float32 larger.
+    tolerance = 5e-3 if name == "muon" else 2e-4
     assert len(one) == len(other)
     for a, b in zip(one, other, strict=True):
-        assert a == pytest.approx(b, rel=2e-4)
+        assert a == pytest.approx(b, rel=tolerance)
 
 
 def test_losses_are_those_of_one_process_and_checkpoints_go_both_ways(
@@ -113,12 +115,12 @@ def test_losses_are_those_of_one_process_and_checkpoints_go_both_ways(
     expected = {name: run_by_one(tmp_path / f"{name}-1", settings[name], STEPS) for name in names}
     found = run_by_two({str(tmp_path / f"{name}-2"): settings[name] for name in names})
     for name in names:
-        close(found[str(tmp_path / f"{name}-2")], expected[name])
+        close(name, found[str(tmp_path / f"{name}-2")], expected[name])
     # What two saved one continues, and what one saved two continue.
     further = run_by_two({str(tmp_path / f"{name}-1"): settings[name] for name in names})
     for name in names:
         alone = run_by_one(tmp_path / f"{name}-2", settings[name], STEPS)
-        close(further[str(tmp_path / f"{name}-1")], alone)
+        close(name, further[str(tmp_path / f"{name}-1")], alone)
 
 
 def test_torchrun_trains_and_exports_one_checkpoint(tiny: Settings, tmp_path: Path) -> None:
