@@ -608,16 +608,17 @@ class TestTraining:
             ("run.json", b"{"),
             ("run.json", b"{}"),
             ("run.json", b'{"settings": {"steps": "many"}}'),
-            ("held_out.tokens", b"\0\0\0"),
-            ("train.tokens", b""),
-            ("state.safetensors", b"half"),
+            ("held_out/00000.bin", b"\0\0\0"),
+            ("train/00000.bin", b""),
+            ("train/index.json", b"half"),
+            ("train/index.json", b'{"type": "float7", "shards": []}'),
         ],
     )
     def test_a_damaged_run(
         self, name: str, content: bytes, text: Path, tmp_path: Path, run
     ) -> None:
-        from ossia.train.loop import Settings
         from ossia.train.run import Run
+        from ossia.train.settings import Settings
 
         out = tmp_path / "out"
         values = {"vocab_size": 300, "batch_size": 2, "length": 16, "steps": 1}

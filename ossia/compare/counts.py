@@ -86,6 +86,21 @@ def kv_bytes(config: ModelConfig, length: int, *, int8: bool = False) -> int:
     return total
 
 
+def forward_flops(config: ModelConfig, length: int) -> int:
+    """Multiplications and additions that a forward pass over one text of `length` tokens needs: two
+    for each active parameter and token, and for each score four times head_dim.
+
+    Only scores that count are counted: each query's keys up to its own, within the window.
+    """
+    scores = 0
+    for layer in config.layers:
+        attention = layer.attention
+        width = length if attention.window is None else min(length, attention.window)
+        pairs = width * (width + 1) // 2 + (length - width) * width
+        scores += 4 * pairs * attention.num_heads * attention.head_dim
+    return 2 * count(config).active_parameters * length + scores
+
+
 def tensors(config: ModelConfig) -> Iterator[Tensor]:
     """Every parameter of the model, in the order of the forward pass."""
     hidden, vocab = config.hidden_size, config.vocab_size

@@ -44,6 +44,7 @@ class Attention(nn.Module):
         x: Tensor,
         rotation: Rotation | None,
         kv: PagedKV | None,
+        documents: Tensor | None = None,
         residual: Tensor | None = None,
     ) -> Tensor:
         heads = (*x.shape[:-1], -1, self.config.head_dim)
@@ -54,7 +55,9 @@ class Attention(nn.Module):
             if rotation is not None:
                 q, k = self.ops.rotate(q, *rotation), self.ops.rotate(k, *rotation)
             dropout, window = self.dropout if self.training else 0.0, self.config.window
-            out = self.ops.attention(q, k, v, window=window, sinks=self.sinks, dropout=dropout)
+            out = self.ops.attention(
+                q, k, v, window=window, sinks=self.sinks, dropout=dropout, documents=documents
+            )
         else:
             out = self.ops.paged_attention(
                 q, k, v, kv.layer(self.index), sinks=self.sinks, rotation=rotation

@@ -13,7 +13,7 @@ from ossia.model.attention import Attention, Rotation, layer_kind
 from ossia.model.feedforward import build_feedforward
 from ossia.model.linear import Linear
 from ossia.model.norm import build_norm
-from ossia.model.position import rotation
+from ossia.model.position import positions_within, rotation
 from ossia.ops import REFERENCE, Backend
 from ossia.ops.experts_on_demand import ExpertStore
 from ossia.ops.int8 import Int8
@@ -43,8 +43,14 @@ class Layer(nn.Module):
         self.feedforward_norm = build_norm(model.norm, hidden, ops)
         self.feedforward = build_feedforward(model.layers[index].feedforward, hidden, ops)
 
-    def forward(self, x: Tensor, rotation: Rotation | None, kv: PagedKV | None) -> Tensor:
-        x = self._add(x, self.attention, self.attention_norm(x), rotation, kv)
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Rotation | None,
+        kv: PagedKV | None,
+        documents: Tensor | None = None,
+    ) -> Tensor:
+        x = self._add(x, self.attention, self.attention_norm(x), rotation, kv, documents)
         return self._add(x, self.feedforward, self.feedforward_norm(x))
 
     def _add(self, x: Tensor, branch: nn.Module, *inputs: object) -> Tensor:
@@ -91,17 +97,27 @@ class Decoder(nn.Module):
         return self.embedding.weight.dtype
 
     def forward(
-        self, tokens: Tensor, positions: Tensor | None = None, kv: PagedKV | None = None
+        self,
+        tokens: Tensor,
+        positions: Tensor | None = None,
+        kv: PagedKV | None = None,
+        documents: Tensor | None = None,
     ) -> Tensor:
         """Float32 logits of the token after each one.
 
         tokens: int64 (batch, length) -> (batch, length, vocab). With `kv`, tokens and positions are
-        (total,), the sequences packed one after another, -> (total, vocab).
+        (total,), the sequences packed one after another, -> (total, vocab). Without, `documents`
+        (batch, length) may number the texts packed in a row: none sees another, and positions count
+        from the first token of each.
         """
-        return self.unembed(self.hidden_states(tokens, positions, kv))
+        return self.unembed(self.hidden_states(tokens, positions, kv, documents))
 
     def hidden_states(
-        self, tokens: Tensor, positions: Tensor | None = None, kv: PagedKV | None = None
+        self,
+        tokens: Tensor,
+        positions: Tensor | None = None,
+        kv: PagedKV | None = None,
+        documents: Tensor | None = None,
     ) -> Tensor:
         """What `unembed` reads: the last layer's output, normalised, (..., hidden)."""
         if positions is None:
@@ -111,6 +127,8 @@ class Decoder(nn.Module):
             if self.positions is not None and length > most:
                 raise ValueError(f"{length} tokens exceed the {most} learned positions")
             positions = torch.arange(length, device=tokens.device)
+            if documents is not None:
+                positions = positions_within(documents)
         x = self.embedding(tokens)
         if self.positions is not None:
             x = x + self.positions(positions)
@@ -118,7 +136,7 @@ class Decoder(nn.Module):
             x = F.dropout(x, self.config.dropout.embedding)
         rotations = self._rotations(positions)
         for config, layer in zip(self.config.layers, self.layers, strict=True):
-            x = layer(x, rotations.get(config.attention.head_dim), kv)
+            x = layer(x, rotations.get(config.attention.head_dim), kv, documents)
         return self.norm(x)
 
     def unembed(self, hidden: Tensor) -> Tensor:

@@ -58,3 +58,13 @@ def rotation(rope: RoPE, head_dim: int, positions: Tensor) -> tuple[Tensor, Tens
     angles = positions[..., None].float() * frequencies(rope, head_dim, positions.device)
     factor = attention_factor(rope)
     return angles.cos() * factor, angles.sin() * factor
+
+
+def positions_within(documents: Tensor) -> Tensor:
+    """int64 (batch, length): how far each token is from the first of its document; `documents`
+    numbers them, each in one stretch of its row.
+    """
+    places = torch.arange(documents.shape[1], device=documents.device)
+    begins = torch.ones_like(documents, dtype=torch.bool)
+    begins[:, 1:] = documents.diff(dim=1) != 0
+    return places - torch.where(begins, places, 0).cummax(dim=1).values

@@ -116,12 +116,14 @@ def attention(
     window: int | None = None,
     sinks: Tensor | None = None,
     dropout: float = 0.0,
+    documents: Tensor | None = None,
 ) -> Tensor:
     """Causal attention with scores scaled by 1/sqrt(head_dim) and a softmax in float32 or wider.
 
     q (batch, queries, heads, head_dim); k, v (batch, keys, kv_heads, head_dim); the queries stand
     at the last positions of the keys. Key j is visible to a query at position i iff 0 <= i - j <
-    window. `sinks` (heads,) are logits that join each softmax and whose columns are dropped
+    window. `documents` (batch, keys) numbers the documents packed in a row: a query sees only keys
+    of its own. `sinks` (heads,) are logits that join each softmax and whose columns are dropped
     (gpt-oss; Xiao et al. 2023, https://arxiv.org/abs/2309.17453). Returns (batch, queries, heads,
     head_dim).
     """
@@ -139,8 +141,9 @@ def attention(
         first = keys - queries + start  # the position of the block's first query
         oldest = 0 if window is None else max(0, first - window + 1)
         seen = slice(oldest, first + block.shape[1])
+        own = None if documents is None else documents[:, seen]
         blocks.append(
-            _attend(block, k[:, seen], v[:, seen], first - oldest, window, sinks, dropout)
+            _attend(block, k[:, seen], v[:, seen], first - oldest, window, sinks, dropout, own)
         )
     out = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
     return out.to(dtype)
@@ -154,6 +157,7 @@ def _attend(
     window: int | None,
     sinks: Tensor | None,
     dropout: float,
+    documents: Tensor | None,
 ) -> Tensor:
     """Attention of one block of scaled queries, the first of which stands at key `first`, over the
     keys that some of them can see.
@@ -168,6 +172,9 @@ def _attend(
         distance = distance - torch.arange(keys, device=q.device)
         visible = (distance >= 0) & (distance < (keys if window is None else window))
         scores = scores.masked_fill(~visible, float("-inf"))
+    if documents is not None:
+        same = documents[:, first : first + queries, None] == documents[:, None]
+        scores = scores.masked_fill(~same[:, None], float("-inf"))
     if sinks is None:
         weights = scores.softmax(dim=-1)
     else:

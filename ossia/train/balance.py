@@ -1,7 +1,13 @@
-"""The load-balancing loss that keeps a router from sending every token to the same few experts."""
+"""The load-balancing loss that keeps a router from sending every token to the same few experts,
+and the report of where they go.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,32 +19,72 @@ def load_balance(logits: Tensor, chosen: int) -> Tensor:
     even.
 
     logits (tokens, experts). Fedus et al. 2021, equations 4 to 6, https://arxiv.org/abs/2101.03961,
-    with `chosen` experts a token. The shares carry no gradient, the probabilities do.
+    with `chosen` experts a token. The shares carry no gradient, the probabilities do. On several
+    processes the shares are of the tokens of all, so that the mean of their losses is the loss of
+    all their tokens.
     """
     experts = logits.shape[-1]
-    picked = logits.topk(chosen, dim=-1).indices.flatten()
-    share = picked.bincount(minlength=experts) / len(picked)
+    share = assignments(logits, chosen)
+    if dist.is_initialized():
+        dist.all_reduce(share)
+    share = share / share.sum()
     return experts * (share * F.softmax(logits.float(), dim=-1).mean(0)).sum()
 
 
+def assignments(logits: Tensor, chosen: int) -> Tensor:
+    """Float32 (experts,): how many tokens of logits (tokens, experts) choose each."""
+    return (
+        logits.topk(chosen, dim=-1).indices.flatten().bincount(minlength=logits.shape[-1]).float()
+    )
+
+
 class RouterLog:
-    """Listens to the routers of a decoder in training and sums up their balance, layer by layer."""
+    """Listens to the routers of a decoder, when asked to."""
 
     def __init__(self, decoder: nn.Module, config: ModelConfig) -> None:
-        self._losses: list[Tensor] = []
+        self._losses: list[Tensor] | None = None
+        self._counts: dict[int, Tensor] | None = None
         for i, layer in enumerate(config.layers):
             if isinstance(layer.feedforward, MoEConfig):
                 router = decoder.get_submodule(f"layers.{i}.feedforward.router")
-                router.register_forward_hook(self._listen(layer.feedforward.experts_per_token))
+                router.register_forward_hook(self._listen(i, layer.feedforward.experts_per_token))
 
-    def _listen(self, chosen: int):
+    def _listen(self, index: int, chosen: int):
         def hook(router: nn.Module, args: tuple, logits: Tensor) -> None:
+            logits = logits.flatten(0, -2)
             if router.training:
-                self._losses.append(load_balance(logits.flatten(0, -2), chosen))
+                # Also when nobody listens: a layer that is run again must do the same.
+                loss = load_balance(logits, chosen)
+                if self._losses is not None:
+                    self._losses.append(loss)
+            if self._counts is not None:
+                counts = assignments(logits, chosen)
+                self._counts[index] = self._counts.get(index, 0) + counts
 
         return hook
 
-    def take(self) -> Tensor | None:
-        """The mean loss over the layers since the last call; None for a model without experts."""
-        losses, self._losses = self._losses, []
-        return sum(losses[1:], losses[0]) / len(losses) if losses else None
+    @contextmanager
+    def listening(self) -> Iterator[list[Tensor]]:
+        """Gives a list that fills with the balance losses of a training pass, layer by layer."""
+        self._losses = []
+        try:
+            yield self._losses
+        finally:
+            self._losses = None
+
+    @contextmanager
+    def counting(self) -> Iterator[dict[int, Tensor]]:
+        """Gives a dictionary that fills with each layer's number of tokens by expert."""
+        self._counts = {}
+        try:
+            yield self._counts
+        finally:
+            self._counts = None
+
+
+def shares(counts: dict[int, Tensor]) -> dict[str, list[float]]:
+    """Of each layer with experts, by its number, the share of assignments that each expert had."""
+    return {
+        str(layer): [round(share, 4) for share in (count / count.sum()).tolist()]
+        for layer, count in counts.items()
+    }

@@ -1,19 +1,13 @@
-"""Text becomes two memory-mapped rows of token ids, one to train on and one held out, and batches
-are a function of the step.
-"""
+"""Where the text comes from, and which part of it is never trained on."""
 
 from __future__ import annotations
 
 import hashlib
-import os
+import json
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from tokenizers import Tokenizer
-from torch import Tensor
 
 from ossia.errors import OssiaError
 
@@ -60,9 +54,10 @@ STDLIB_HELD_OUT = (
     "shlex.py",
     "textwrap.py",
 )
-_HELD_OUT_SHARE = (
-    20  # of other folders one file in twenty is held out, of a single file its last twentieth
-)
+# Of other sources one text in twenty is held out, of a single text its last twentieth.
+_HELD_OUT_SHARE = 20
+
+_LONGEST_LINE = 1 << 26  # bytes of a .jsonl file; more is a file of another kind
 
 
 @dataclass(frozen=True)
@@ -88,11 +83,12 @@ class Corpus:
 
 def read(source: str) -> Corpus:
     """The texts of `source`: the word "stdlib", a UTF-8 text file, or a folder of such files
-    (hidden ones are passed over).
+    (hidden ones are passed over). Each line of a .jsonl file is an object whose "text" is one.
 
-    The named modules of the standard library are held out, of a folder one file in twenty (chosen
-    by the hash of its name, so that adding files moves none), of a file its last twentieth. Raises
-    OssiaError for a source that is absent, empty, not UTF-8, or too small to hold anything out.
+    The named modules of the standard library are held out, of several texts one in twenty (chosen
+    by the hash of its name, so that adding files moves none), of a single one its last twentieth.
+    Raises OssiaError, with file and line, for a source that is absent, empty, not UTF-8, not JSON
+    where it says so, or too small to hold anything out.
     """
     if source == STDLIB:
         return _read_stdlib()
@@ -101,12 +97,13 @@ def read(source: str) -> Corpus:
         files = [f for f in sorted(path.rglob("*")) if f.is_file()]
         names = {f: f.relative_to(path).as_posix() for f in files}
         documents = [
-            _document(file, name)
+            document
             for file, name in names.items()
             if not any(part.startswith(".") for part in Path(name).parts)
+            for document in _documents(file, name)
         ]
     elif path.is_file():
-        documents = [_document(path, path.name)]
+        documents = list(_documents(path, path.name))
     else:
         raise OssiaError(f"--data {source}: no such file or folder (nor the word {STDLIB})")
     documents = [document for document in documents if document.text]
@@ -147,13 +144,49 @@ def _read_stdlib() -> Corpus:
     return Corpus(tuple(documents.values()), held_out)
 
 
-def _document(file: Path, name: str) -> Document:
+def _documents(file: Path, name: str) -> Iterator[Document]:
     try:
-        return Document(name, file.read_text(encoding="utf-8"))
+        if file.suffix == ".jsonl":
+            yield from _json_lines(file, name)
+        else:
+            yield Document(name, file.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise OssiaError(f"{file}: not UTF-8 text (byte {error.start})") from error
     except OSError as error:
         raise OssiaError(f"{file}: {error.strerror}") from error
+
+
+def _json_lines(file: Path, name: str) -> Iterator[Document]:
+    """A document for each line that is not blank."""
+    number = 0
+    with file.open("rb") as lines:
+        while line := lines.readline(_LONGEST_LINE + 1):
+            number += 1
+            where = f"{file}, line {number}"
+            if len(line) > _LONGEST_LINE:
+                raise OssiaError(f"{where}: longer than {_LONGEST_LINE >> 20} MiB")
+            try:
+                value = json.loads(line.decode()) if line.strip() else None
+            except UnicodeDecodeError as error:
+                raise OssiaError(f"{where}: not UTF-8 text (byte {error.start})") from error
+            except (ValueError, RecursionError) as error:
+                raise OssiaError(f"{where}: not JSON ({error})") from error
+            if value is None and not line.strip():
+                continue
+            if not isinstance(value, dict) or not isinstance(value.get("text"), str):
+                raise OssiaError(f'{where}: not an object whose "text" is a string')
+            # A lone surrogate is JSON, but no text.
+            if not _is_unicode(value["text"]):
+                raise OssiaError(f"{where}: its text has a lone surrogate, which UTF-8 cannot hold")
+            yield Document(f"{name}:{number}", value["text"])
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _split_text(document: Document) -> Corpus:
@@ -185,78 +218,3 @@ def limited(documents: Iterable[Document], num_bytes: int) -> list[Document]:
             start = document.text.encode()[:num_bytes].decode(errors="ignore")
             return [Document(document.name, start)]
     return kept
-
-
-def encode(documents: Iterable[Document], tokenizer: Tokenizer, separator: int) -> Tensor:
-    """int32 (tokens,): each document after a `separator`, so that a text's first token is predicted
-    from it.
-    """
-    ids: list[int] = []
-    for encoding in tokenizer.encode_batch([d.text for d in documents], add_special_tokens=False):
-        ids.append(separator)
-        ids.extend(encoding.ids)
-    return torch.tensor(ids, dtype=torch.int32)
-
-
-def write_tokens(tokens: Tensor, file: Path) -> None:
-    """Write ids as raw little-endian int32, whole or not at all."""
-    write_bytes(file, tokens.to(torch.int32).numpy().tobytes())
-
-
-def write_bytes(file: Path, content: bytes) -> None:
-    """Write a file, whole or not at all."""
-    temporary = file.with_name(file.name + ".tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def map_tokens(file: Path, count: int) -> Tensor:
-    """int32 (count,) as they lie in the file, read when touched."""
-    if not file.is_file() or file.stat().st_size != count * torch.int32.itemsize:
-        raise OssiaError(f"{file}: the run's {count} tokens are gone or damaged; start it anew")
-    return torch.from_file(str(file), shared=False, size=count, dtype=torch.int32)
-
-
-class Batches:
-    """Batches by number, the same whenever they are asked for: a run that resumes needs no position
-    but its step.
-
-    Each pass over the text cuts it into windows of `length` tokens from a random offset and visits
-    them in random order, both drawn from `seed` and the number of the pass.
-    """
-
-    def __init__(self, tokens: Tensor, batch_size: int, length: int, seed: int) -> None:
-        if len(tokens) < 2 * length + 1:
-            raise OssiaError(
-                f"the text has {len(tokens)} tokens, too few for windows of {length}; "
-                "use a shorter --length or more text"
-            )
-        self.tokens, self.batch_size, self.length, self.seed = tokens, batch_size, length, seed
-        self.windows = (
-            len(tokens) - 1
-        ) // length - 1  # whole windows after any offset below `length`
-        self._pass = -1
-        self._starts = torch.empty(0, dtype=torch.int64)
-
-    def __call__(self, number: int) -> tuple[Tensor, Tensor]:
-        """Batch `number`: int64 inputs and targets, each (batch_size, length), the targets one
-        token ahead.
-        """
-        first = number * self.batch_size
-        rows = [self._window(index) for index in range(first, first + self.batch_size)]
-        windows = torch.stack(rows)
-        return windows[:, :-1], windows[:, 1:]
-
-    def _window(self, index: int) -> Tensor:
-        epoch, place = divmod(index, self.windows)
-        if epoch != self._pass:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            offset = torch.randint(self.length, (1,), generator=generator)
-            self._starts = offset + self.length * torch.randperm(self.windows, generator=generator)
-            self._pass = epoch
-        start = int(self._starts[place])
-        return self.tokens[start : start + self.length + 1].long()

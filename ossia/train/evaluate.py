@@ -10,10 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_IGNORED = -100  # cross_entropy's own mark for a target that does not count
+from ossia.model import Decoder
+from ossia.train.loss import IGNORED, linear_cross_entropy
+
 _TOKENS_AT_ONCE = 4096
 
-Model = Callable[[Tensor], Tensor]  # int64 (batch, length) -> logits (batch, length, vocab)
+# int64 inputs and targets (rows, length) -> the summed loss in nats of targets not IGNORED
+SummedLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,17 @@ class HeldOut:
     num_bytes: int
 
 
+def loss_of(decoder: Decoder) -> SummedLoss:
+    """A decoder's, without the logits of all tokens at once."""
+
+    def loss(inputs: Tensor, targets: Tensor) -> Tensor:
+        hidden = decoder.hidden_states(inputs).flatten(0, -2)
+        weight = (decoder.unembedding or decoder.embedding).weight
+        return linear_cross_entropy(hidden, weight, targets.flatten(), count=1)[1]
+
+    return loss
+
+
 def windows(tokens: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """Inputs and targets (windows, length) that predict each token after the first once; padding
     does not count.
@@ -32,30 +46,24 @@ def windows(tokens: Tensor, length: int) -> tuple[Tensor, Tensor]:
     tokens = tokens.long()
     count = -(-(len(tokens) - 1) // length)
     inputs = F.pad(tokens[:-1], (0, count * length - len(tokens) + 1))
-    targets = F.pad(tokens[1:], (0, count * length - len(tokens) + 1), value=_IGNORED)
+    targets = F.pad(tokens[1:], (0, count * length - len(tokens) + 1), value=IGNORED)
     return inputs.view(count, length), targets.view(count, length)
 
 
 @torch.no_grad()
-def nats(model: Model, tokens: Tensor, length: int) -> float:
+def nats(loss: SummedLoss, tokens: Tensor, length: int) -> float:
     """The summed loss of all tokens after the first, read in consecutive windows that do not see
     one another.
     """
     inputs, targets = windows(tokens, length)
     rows = max(1, _TOKENS_AT_ONCE // length)
-    total = 0.0
-    for start in range(0, len(inputs), rows):
-        logits = model(inputs[start : start + rows]).float()
-        loss = F.cross_entropy(
-            logits.flatten(0, 1), targets[start : start + rows].flatten(), reduction="sum"
-        )
-        total += loss.item()
-    return total
+    parts = zip(inputs.split(rows), targets.split(rows), strict=True)
+    return sum(loss(*part).item() for part in parts)
 
 
-def bits_per_byte(model: Model, documents: Sequence[HeldOut], length: int) -> dict[str, float]:
+def bits_per_byte(loss: SummedLoss, documents: Sequence[HeldOut], length: int) -> dict[str, float]:
     """Of each document by name, and of all together under "" (weighted by their bytes)."""
-    losses = {d.name: nats(model, d.tokens, length) / math.log(2) for d in documents}
+    losses = {d.name: nats(loss, d.tokens, length) / math.log(2) for d in documents}
     result = {d.name: losses[d.name] / d.num_bytes for d in documents}
     result[""] = sum(losses.values()) / sum(d.num_bytes for d in documents)
     return result

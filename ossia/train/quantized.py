@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from ossia.config import ExpertFormat, ModelConfig, MoEConfig, with_expert_format
 from ossia.model import Decoder
+from ossia.model.feedforward import MoE
 from ossia.ops import mxfp4
+from ossia.ops.backend import Op
 
 
 def expert_names(config: ModelConfig) -> list[str]:
@@ -28,28 +33,59 @@ def round_trip(weight: Tensor) -> Tensor:
     return weight + (packed - weight.detach())
 
 
-def as_saved(decoder: Decoder) -> dict[str, Tensor]:
-    """The experts' weights by name as MXFP4 will hold them, for torch.func.functional_call."""
-    return {name: round_trip(decoder.get_parameter(name)) for name in expert_names(decoder.config)}
+class Rounded:
+    """`ops.moe` that while it is `on` sees the experts as MXFP4 will hold them."""
+
+    def __init__(self, inner: Op) -> None:
+        self.inner, self.on = inner, False
+
+    def __call__(
+        self,
+        x: Tensor,
+        experts: Tensor,
+        expert_weights: Tensor,
+        gate_up: Tensor,
+        gate_up_bias: Tensor | None,
+        down: Tensor,
+        down_bias: Tensor | None,
+        *,
+        clamp: tuple[float, float] | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """As `reference.moe`."""
+        if self.on:
+            gate_up, down = round_trip(gate_up), round_trip(down)
+        matrices = gate_up, gate_up_bias, down, down_bias
+        return self.inner(x, experts, expert_weights, *matrices, clamp=clamp, residual=residual)
 
 
-def to_save(decoder: Decoder, experts: ExpertFormat) -> Decoder:
-    """A copy for inference: the experts in that format, everything else in bfloat16.
+def attach(decoder: Decoder) -> Rounded:
+    """Let all experts of a decoder go through one `Rounded`, which is off."""
+    rounded = Rounded(decoder.ops.moe)
+    for module in decoder.modules():
+        if isinstance(module, MoE):
+            module.ops = replace(module.ops, moe=rounded)
+    return rounded
+
+
+def to_save(weights: Mapping[str, Tensor], config: ModelConfig, experts: ExpertFormat) -> Decoder:
+    """A decoder of the weights for inference: the experts in that format, everything else in
+    bfloat16.
 
     Experts are quantized from the weights as trained, not from their bfloat16 rounding.
     """
     packs = experts is ExpertFormat.MXFP4
-    config = with_expert_format(decoder.config, experts)
+    config = with_expert_format(config, experts)
     packed = expert_names(config) if packs else []
-    weights = {}
-    for name, weight in decoder.state_dict().items():
+    narrow = {}
+    for name, weight in weights.items():
         if name in packed:
             stem = name.removesuffix(".weight")
             value = mxfp4.quantize(weight)
-            weights[f"{stem}.blocks"], weights[f"{stem}.scales"] = value.blocks, value.scales
+            narrow[f"{stem}.blocks"], narrow[f"{stem}.scales"] = value.blocks, value.scales
         else:
-            weights[name] = weight.to(torch.bfloat16)
+            narrow[name] = weight.to(torch.bfloat16)
     with torch.device("meta"):
-        copy = Decoder(config, decoder.ops)
-    copy.load_state_dict(weights, assign=True)
-    return copy.eval().requires_grad_(False)
+        decoder = Decoder(config)
+    decoder.load_state_dict(narrow, assign=True)
+    return decoder.eval().requires_grad_(False)

@@ -1,6 +1,6 @@
 """A whole run in a folder: text in, a Hugging Face checkpoint and the record of its making out.
 
-The folder holds `tokenizer.json` from the start, `training/` (settings, tokens, state) until the
+The folder holds `tokenizer.json` from the start, `training/` (settings, tokens, states) until the
 end, then the checkpoint and `record.json`.
 """
 
@@ -27,9 +27,11 @@ from ossia.checkpoint.files import read_json
 from ossia.config import ExpertFormat, ModelConfig, MoEConfig, with_expert_format
 from ossia.errors import OssiaError
 from ossia.model import Decoder
-from ossia.train import data, presets, quantized, tokenizer
-from ossia.train.evaluate import HeldOut, bits_per_byte
-from ossia.train.loop import Settings, StepReport, Trainer
+from ossia.ops.training import TRAINING
+from ossia.train import data, parallel, presets, quantized, shards, tokenizer
+from ossia.train.evaluate import HeldOut, bits_per_byte, loss_of
+from ossia.train.loop import StepReport, Trainer
+from ossia.train.settings import Settings, option
 
 # Enough to tell models apart to the third digit, and quick to evaluate on a CPU.
 _MOST_HELD_OUT_BYTES = 1 << 18
@@ -55,17 +57,19 @@ class Run:
             self.text: dict[str, Any] = described["text"]
             self.config = families.from_hf(described["config"], str(file))
             sizes = [document["tokens"] for document in self.text["held_out"]]
-            tokens = data.map_tokens(folder / "held_out.tokens", sum(sizes))
+            tokens = torch.cat([ids.int() for ids in shards.read(folder / "held_out")])
             self.held_out = [
                 HeldOut(document["name"], ids, document["bytes"])
                 for document, ids in zip(self.text["held_out"], tokens.split(sizes), strict=True)
             ]
-            train = data.map_tokens(folder / "train.tokens", self.text["train"]["tokens"])
-        except (KeyError, TypeError) as error:
+            separator = int(self.text["separator"])
+            train = shards.read(folder / "train")
+        except OssiaError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise OssiaError(f"{file}: not the description of a run ({error})") from error
-        torch.manual_seed(self.settings.seed)  # dropout
         try:
-            self.decoder = Decoder(self.config)
+            self.decoder = Decoder(self.config, TRAINING)
         except (RuntimeError, TypeError, OverflowError) as error:  # torch's ways to say so
             reason = str(error).partition("\n")[0]
             raise OssiaError(f"the model is too large for this machine ({reason})") from error
@@ -75,78 +79,32 @@ class Run:
             train,
             self.held_out,
             self.settings,
-            folder / "state.safetensors",
+            folder / "states",
+            separator,
         )
 
     @classmethod
     def start(cls, settings: Settings, out: Path) -> Run:
-        """Read the text, learn the vocabulary and write both into the new folder `out`.
+        """Read the text, learn the vocabulary and write both into the new folder `out`; of several
+        processes the first does it.
 
         Raises OssiaError for a folder in use and for text, sizes or formats that cannot work.
         """
-        if (out / "training" / "run.json").exists():
-            raise OssiaError(f"{out} holds an unfinished run; continue it with --resume")
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise OssiaError(f"--out {out}: exists and is not an empty folder")
-        parent = out.resolve().parent
-        if out.exists() and (os.path.ismount(out) or not os.access(parent, os.W_OK)):
-            # `checkpoint.save` would say so too, after the training.
-            raise OssiaError(f"--out {out}: cannot be replaced; give a new folder inside it")
-        corpus = data.read(settings.data)
-        vocabulary = tokenizer.learn((d.text for d in corpus.train), settings.vocab_size)
-        config = presets.architecture(settings.config, vocabulary)
-        longest = max(settings.length, settings.long_length)
-        if longest > config.context_length:
-            raise OssiaError(
-                f"the model's context is {config.context_length} tokens, too short for {longest}"
-            )
-        has_experts = any(isinstance(layer.feedforward, MoEConfig) for layer in config.layers)
-        if settings.mxfp4_steps and not (has_experts and settings.experts == ExpertFormat.MXFP4):
-            raise OssiaError("--mxfp4-steps needs a model with experts, saved as mxfp4")
-        if has_experts and settings.experts == ExpertFormat.MXFP4:
-            families.to_hf(
-                with_expert_format(config, ExpertFormat.MXFP4)
-            )  # an error now, not after hours
-        separator = tokenizer.control_id(vocabulary, tokenizer.END_OF_TEXT)
-        train = data.encode(corpus.train, vocabulary, separator)
-        data.Batches(train, settings.batch_size, longest, settings.seed)  # refuses too little
-        held_out = data.limited(corpus.held_out, _MOST_HELD_OUT_BYTES)
-        held_out_ids = [data.encode([document], vocabulary, separator) for document in held_out]
-        described = {
-            "settings": asdict(settings),
-            "config": families.to_hf(config),
-            "text": {
-                "train": {
-                    "documents": len(corpus.train),
-                    "bytes": sum(d.num_bytes for d in corpus.train),
-                    "tokens": len(train),
-                },
-                "held_out": [
-                    {
-                        "name": document.name,
-                        "bytes": document.num_bytes,
-                        "tokens": len(ids),
-                        "sha256": hashlib.sha256(document.text.encode()).hexdigest(),
-                    }
-                    for document, ids in zip(held_out, held_out_ids, strict=True)
-                ],
-            },
-        }
-        folder = out / "training"
+        if parallel.rank() != 0:
+            parallel.wait()
+            return cls(out)
+        _check_folder(out)
+        prepared = _prepare(settings)
         with _writing(out), _removed_on_failure(out):
-            folder.mkdir(parents=True)
-            tokenizer.write(vocabulary, out, config.context_length)
-            data.write_tokens(train, folder / "train.tokens")
-            data.write_tokens(torch.cat(held_out_ids), folder / "held_out.tokens")
-            _write_json(folder / "run.json", described)  # last: a folder without it is no run
+            prepared(out)
+            parallel.wait()
             return cls(out)
 
     @classmethod
     def resume(cls, out: Path) -> Run:
         """Continue the run in `out` from its last saved state, or from its first step."""
         run = cls(out)
-        if run.trainer.file.exists():
-            run.trainer.resume()
+        run.trainer.resume()
         return run
 
     def train(
@@ -158,22 +116,27 @@ class Run:
         return self.trainer.run(report, stopped)
 
     def export(self) -> dict[str, Any]:
-        """Write the checkpoint, evaluate it as a user will load it, write and return the record."""
+        """Write the checkpoint, evaluate it as a user will load it, write and return the record; of
+        several processes the first does it, and the others return nothing.
+        """
+        weights = parallel.gathered(self.decoder)
+        trained = self.trainer.bits_per_byte(self.settings.length)
+        if parallel.rank() != 0:
+            return {}
         has_experts = any(isinstance(x.feedforward, MoEConfig) for x in self.config.layers)
         experts = ExpertFormat(self.settings.experts) if has_experts else ExpertFormat.DENSE
-        checkpoint.save(quantized.to_save(self.decoder, experts), self.out)
+        checkpoint.save(quantized.to_save(weights, self.config, experts), self.out)
         with _writing(self.out):
             _write_json(self.out / "generation_config.json", _generation_config(self.config))
-            record = self._record(checkpoint.load(self.out))
+            record = self._record(checkpoint.load(self.out), trained[""])
             _write_json(self.out / "record.json", record)
         shutil.rmtree(self.out / "training")
         return record
 
-    def _record(self, saved: Decoder) -> dict[str, Any]:
+    def _record(self, saved: Decoder, trained: float) -> dict[str, Any]:
         length, context = self.settings.length, self.config.context_length
-        trained = bits_per_byte(self.decoder.eval(), self.held_out, length)
-        at_length = bits_per_byte(saved, self.held_out, length)
-        at_context = bits_per_byte(saved, self.held_out, context)
+        at_length = bits_per_byte(loss_of(saved), self.held_out, length)
+        at_context = bits_per_byte(loss_of(saved), self.held_out, context)
         for document in self.text["held_out"]:
             document["bits_per_byte"] = at_length[document["name"]]
         progress = self.trainer.progress
@@ -186,13 +149,14 @@ class Run:
                 "tokenizers": tokenizers.__version__,
             },
             "threads": torch.get_num_threads(),
+            "processes": parallel.size(),
             "seconds": round(progress.seconds, 1),
             "steps": progress.step,
             "tokens": progress.tokens,
             "parameters": parameters(self.decoder),
             "bytes": sum(f.stat().st_size for f in self.out.iterdir() if f.is_file()),
             "held_out_bits_per_byte": {
-                "as_trained": trained[""],
+                "as_trained": trained,
                 "as_saved": at_length[""],
                 f"as_saved_at_{context}_tokens": at_context[""],
             },
@@ -200,6 +164,75 @@ class Run:
             "settings": asdict(self.settings),
             "curve": progress.curve,
         }
+
+
+def _check_folder(out: Path) -> None:
+    """Raise OssiaError for a folder in use, or one that the checkpoint could not replace."""
+    if (out / "training" / "run.json").exists():
+        raise OssiaError(f"{out} holds an unfinished run; continue it with --resume")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OssiaError(f"--out {out}: exists and is not an empty folder")
+    parent = out.resolve().parent
+    if out.exists() and (os.path.ismount(out) or not os.access(parent, os.W_OK)):
+        # `checkpoint.save` would say so too, after the training.
+        raise OssiaError(f"--out {out}: cannot be replaced; give a new folder inside it")
+
+
+def _prepare(settings: Settings) -> Callable[[Path], None]:
+    """Read and check everything; what it returns writes a run into a new folder."""
+    corpus = data.read(settings.data)
+    vocabulary = tokenizer.learn((d.text for d in corpus.train), settings.vocab_size)
+    config = presets.architecture(settings.config, vocabulary)
+    longest = max(settings.length, settings.long_length)
+    if longest > config.context_length:
+        raise OssiaError(
+            f"the model's context is {config.context_length} tokens, too short for {longest}"
+        )
+    has_experts = any(isinstance(layer.feedforward, MoEConfig) for layer in config.layers)
+    if settings.mxfp4_steps and not (has_experts and settings.experts == ExpertFormat.MXFP4):
+        raise OssiaError("--mxfp4-steps needs a model with experts, saved as mxfp4")
+    if settings.expert_parallel and not has_experts:
+        raise OssiaError("--expert-parallel needs a model with experts")
+    if has_experts and settings.experts == ExpertFormat.MXFP4:
+        # An error now, not after hours.
+        families.to_hf(with_expert_format(config, ExpertFormat.MXFP4))
+    separator = tokenizer.control_id(vocabulary, tokenizer.END_OF_TEXT)
+    held_out = data.limited(corpus.held_out, _MOST_HELD_OUT_BYTES)
+    held_out_ids = [shards.encode([document], vocabulary, separator) for document in held_out]
+
+    def write(out: Path) -> None:
+        folder = out / "training"
+        folder.mkdir(parents=True)
+        tokenizer.write(vocabulary, out, config.context_length)
+        parts = shards.encode_in_parts(corpus.train, vocabulary, separator)
+        count = shards.write(folder / "train", parts, config.vocab_size)
+        shards.write(folder / "held_out", held_out_ids, config.vocab_size)
+        train = shards.read(folder / "train")
+        shards.Batches(train, settings.batch_size, longest, settings.seed)  # refuses too little
+        described = {
+            "settings": asdict(settings),
+            "config": families.to_hf(config),
+            "text": {
+                "separator": separator,
+                "train": {
+                    "documents": len(corpus.train),
+                    "bytes": sum(d.num_bytes for d in corpus.train),
+                    "tokens": count,
+                },
+                "held_out": [
+                    {
+                        "name": document.name,
+                        "bytes": document.num_bytes,
+                        "tokens": len(ids),
+                        "sha256": hashlib.sha256(document.text.encode()).hexdigest(),
+                    }
+                    for document, ids in zip(held_out, held_out_ids, strict=True)
+                ],
+            },
+        }
+        _write_json(folder / "run.json", described)  # last: a folder without it is no run
+
+    return write
 
 
 def parameters(decoder: Decoder) -> dict[str, int]:
@@ -222,8 +255,10 @@ def command(settings: Settings, out: Path) -> str:
     words = ["ossia", "train"]
     for field in fields(settings):
         value = getattr(settings, field.name)
-        if value != field.default:
-            words += ["--" + field.name.replace("_", "-"), str(value)]
+        if value is True:
+            words.append(option(field.name))
+        elif value != field.default:
+            words += [option(field.name), str(value)]
     return shlex.join([*words, "--out", out.name])
 
 
@@ -238,7 +273,7 @@ def _generation_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def _write_json(file: Path, value: Any) -> None:
-    data.write_bytes(file, (json.dumps(value, indent=1) + "\n").encode())
+    shards.write_bytes(file, (json.dumps(value, indent=1) + "\n").encode())
 
 
 @contextmanager

@@ -1,78 +1,178 @@
-"""What a run needs to continue bit for bit, in one safetensors file that is replaced whole."""
+"""What a run needs to continue bit for bit, written by torch.distributed.checkpoint: a folder for
+each saved step, whole or not there at all.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+import warnings
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
+from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 
 from ossia.errors import OssiaError
+from ossia.train import parallel
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+_KEPT = 2  # the newest, and one to fall back to
+_MANIFEST = "manifest.json"
+_CHUNK = 1 << 24
 
 
 @dataclass
 class Progress:
-    """How far a run has come. Batches are a function of the step, so it is the position in the data
-    too.
+    """How far a run has come. Batches and dropout are functions of the step, so it is the position
+    in the data and the random state too.
     """
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    curve: list[dict[str, float]] = field(default_factory=list)  # one entry an evaluation
+    curve: list[dict[str, Any]] = field(default_factory=list)  # one entry an evaluation
 
 
 def save(
-    file: Path, decoder: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+    folder: Path,
+    decoder: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    progress: Progress,
 ) -> None:
-    """Write weights, optimizer moments, random state and progress; a crash leaves the old file
-    whole.
+    """Write weights, optimizers' state and progress as folder/step-N; what was there before stays
+    until it is whole.
+
+    The parts of all processes make one checkpoint, which any number of processes loads.
     """
-    tensors: dict[str, Tensor] = {"random": torch.get_rng_state()}
-    for name, parameter in decoder.named_parameters():
-        tensors[f"weight.{name}"] = parameter.detach()
-        for moment in _MOMENTS:
-            if moment in optimizer.state[parameter]:
-                tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
-    temporary = file.with_name(file.name + ".tmp")
+    final = folder / f"step-{progress.step:08}"
+    temporary = folder / f"{final.name}.tmp"
     try:
-        save_file(tensors, temporary, metadata={"progress": json.dumps(vars(progress))})
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, file)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise OssiaError(f"{file}: cannot save the run ({error})") from error
+        if parallel.rank() == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        parallel.wait()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it says that a single process is one
+            save_tensors(_tensors(decoder, optimizers), checkpoint_id=temporary)
+        if parallel.rank() == 0:
+            files = {file.name: _checksum(file) for file in sorted(temporary.iterdir())}
+            manifest = {"progress": vars(progress), "files": files}
+            with (temporary / _MANIFEST).open("w") as written:
+                json.dump(manifest, written)
+                written.flush()
+                os.fsync(written.fileno())
+            _sync(temporary)
+            shutil.rmtree(final, ignore_errors=True)  # of a run that fell back behind it
+            temporary.rename(final)
+            _sync(folder)
+            _prune(folder, progress.step)
+        parallel.wait()
+    except (OSError, CheckpointException) as error:
+        raise OssiaError(f"{final}: cannot save the run ({error})") from error
 
 
-def load(file: Path, decoder: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Fill decoder, optimizer and torch's random state; returns how far the run was."""
+def load(
+    folder: Path, decoder: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> Progress | None:
+    """Fill decoder and optimizers from the newest saved step that is whole; None if none was ever
+    saved.
+
+    Raises OssiaError if there are some, all of them damaged.
+    """
+    steps = _steps(folder)
+    found = parallel.first_says(lambda: next((i for i, s in enumerate(steps) if _whole(s)), None))
+    if found is None:
+        if steps:
+            raise OssiaError(f"{folder}: none of the {len(steps)} saved states is whole")
+        return None
+    step = steps[found]
+    progress = Progress(**json.loads((step / _MANIFEST).read_bytes())["progress"])
+    known = FileSystemReader(step).read_metadata().state_dict_metadata
+    for optimizer in optimizers:
+        for name, parameter in _parameters(decoder, optimizer):
+            prefix = f"optimizer.{name}."
+            for key in filter(lambda key: key.startswith(prefix), known):
+                shape = getattr(known[key], "size", torch.Size())
+                alike = shape == parameter.shape
+                value = torch.zeros_like(parameter) if alike else torch.zeros(shape)
+                optimizer.state[parameter][key.removeprefix(prefix)] = value
     try:
-        with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise OssiaError(f"{file}: not the state of a run ({error})") from error
-    try:
-        progress = Progress(**json.loads(metadata["progress"]))
-        random = tensors["random"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise OssiaError(f"{file}: not the state of a run ({error!r})") from error
-    with torch.no_grad():
-        for name, parameter in decoder.named_parameters():
-            weight = tensors.get(f"weight.{name}")
-            if weight is None or weight.shape != parameter.shape:
-                raise OssiaError(f"{file}: {name} is missing or has another shape")
-            parameter.copy_(weight)
-            moments = {m: tensors[f"{m}.{name}"] for m in _MOMENTS if f"{m}.{name}" in tensors}
-            if moments:
-                optimizer.state[parameter] = {"step": torch.tensor(float(progress.step)), **moments}
-    torch.set_rng_state(random)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            load_tensors(_tensors(decoder, optimizers), checkpoint_id=step)
+    except (OSError, ValueError, CheckpointException) as error:
+        raise OssiaError(f"{step}: not the state of this run ({error})") from error
     return progress
+
+
+def newest(folder: Path) -> Path | None:
+    """The saved step that `load` would use."""
+    return next(filter(_whole, _steps(folder)), None)
+
+
+def _tensors(decoder: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    tensors = {f"weight.{name}": p.detach() for name, p in decoder.named_parameters()}
+    for optimizer in optimizers:
+        for name, parameter in _parameters(decoder, optimizer):
+            for key, value in optimizer.state[parameter].items():
+                tensors[f"optimizer.{name}.{key}"] = value
+    return tensors
+
+
+def _parameters(
+    decoder: nn.Module, optimizer: torch.optim.Optimizer
+) -> list[tuple[str, nn.Parameter]]:
+    """Those that the optimizer moves, by name."""
+    own = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return [(name, p) for name, p in decoder.named_parameters() if id(p) in own]
+
+
+def _steps(folder: Path) -> list[Path]:
+    """Newest first."""
+    return sorted((s for s in folder.glob("step-*") if s.suffix != ".tmp"), reverse=True)
+
+
+def _whole(step: Path) -> bool:
+    """Whether every file is there as it was written."""
+    try:
+        files = json.loads((step / _MANIFEST).read_bytes())["files"]
+        return all(_checksum(step / name) == known for name, known in files.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _checksum(file: Path) -> int:
+    checksum = 0
+    with file.open("rb") as opened:
+        while chunk := opened.read(_CHUNK):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum
+
+
+def _sync(folder: Path) -> None:
+    """Make what was renamed or created in it outlive a power failure."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _prune(folder: Path, step: int) -> None:
+    """Remove what a killed run left half-written, and all but the newest up to this step."""
+    for left in folder.glob("step-*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
+    current = folder / f"step-{step:08}"
+    steps = _steps(folder)
+    for damaged in steps[: steps.index(current)]:  # else this run would have begun behind them
+        shutil.rmtree(damaged, ignore_errors=True)
+    for old in _steps(folder)[_KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from ossia import families
-from ossia.compare.counts import count, kv_bytes, tensors
+from ossia.compare.counts import count, forward_flops, kv_bytes, tensors
 from ossia.config import ExpertFormat
+from ossia.model import Decoder
 
 # Parameters as counted on the hub (repeated lm_heads of tied models left out).
 PARAMETERS = {
@@ -106,3 +108,23 @@ def test_transformers_counts_the_same(name):
         config = transformers.AutoConfig.for_model(**data)
         model = transformers.AutoModelForCausalLM.from_config(config)
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen3-0.6b"])
+def test_flops_are_those_that_torch_counts(name):
+    """For one token: of longer texts torch counts the scores that the mask hides as well."""
+    config = families.PRESETS[name]
+    config = replace(config, layers=config.layers[:2], vocab_size=500)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        Decoder(config)(torch.zeros(1, 1, dtype=torch.int64))
+    assert forward_flops(config, 1) == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_flops_of_attention_count_what_a_query_sees():
+    config, length = families.PRESETS["gpt-oss-20b"], 150
+    heads, dim = config.layers[0].attention.num_heads, config.layers[0].attention.head_dim
+    windows = [layer.attention.window or length for layer in config.layers]
+    pairs = sum(min(i + 1, window) for window in windows for i in range(length))
+    without = length * (forward_flops(config, 1) - len(windows) * 4 * heads * dim)
+    assert forward_flops(config, length) == without + pairs * 4 * heads * dim

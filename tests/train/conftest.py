@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ossia.train.loop import Settings
+from ossia.train.settings import Settings
 
 TEXT = "".join(f"{i} green bottles hanging on the wall, and if one falls\n" for i in range(300))
 

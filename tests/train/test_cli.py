@@ -13,13 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from ossia.train.loop import Settings
 from ossia.train.run import Run
+from ossia.train.settings import Settings, option
 
 
 def arguments(settings: Settings, out: Path) -> list[str]:
-    options = [(f"--{name.replace('_', '-')}", str(v)) for name, v in asdict(settings).items()]
-    return [word for option in options for word in option] + ["--out", str(out)]
+    words = ["--out", str(out)]
+    for name, value in asdict(settings).items():
+        if isinstance(value, bool):
+            words += [option(name)] * value
+        else:
+            words += [option(name), str(value)]
+    return words
 
 
 def start(*words: str) -> subprocess.Popen[str]:
@@ -35,7 +40,8 @@ def start(*words: str) -> subprocess.Popen[str]:
 def test_every_setting_is_an_option_and_the_record_is_printed(
     tiny: Settings, tmp_path: Path
 ) -> None:
-    process = start(*arguments(replace(tiny, steps=10), tmp_path / "out"), "--json")
+    settings = replace(tiny, steps=10, recompute=True, schedule="wsd", decay=3, optimizer="muon")
+    process = start(*arguments(settings, tmp_path / "out"), "--json")
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
     assert json.loads(stdout) == json.loads((tmp_path / "out" / "record.json").read_text())
@@ -48,7 +54,7 @@ def test_an_interrupt_saves_and_resume_finishes(tiny: Settings, tmp_path: Path) 
     settings = replace(tiny, steps=100_000, save_every=5, eval_every=100_000)
     process = start(*arguments(settings, out))
     deadline = time.monotonic() + 120
-    while not (out / "training" / "state.safetensors").exists():
+    while not list((out / "training").glob("states/step-*5")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -1,15 +1,14 @@
-"""What is read, what is held out, and that batches depend on nothing but their number."""
+"""What is read, what is held out, and what is refused, by file and line."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-import torch
 
 from ossia.errors import OssiaError
-from ossia.train import data, tokenizer
-from ossia.train.data import Batches, Document
+from ossia.train import data
+from ossia.train.data import Document
 
 
 def test_the_library_is_split_by_module() -> None:
@@ -60,48 +59,40 @@ def test_bad_text_is_named(tmp_path: Path, content: bytes | None, message: str) 
     assert "bad.txt" in str(error.value)
 
 
-def test_documents_follow_a_separator_and_their_ids_come_back_from_the_file(tmp_path: Path) -> None:
-    vocabulary = tokenizer.learn(["abc abc"], tokenizer.SMALLEST_VOCABULARY)
-    end = tokenizer.control_id(vocabulary, tokenizer.END_OF_TEXT)
-    tokens = data.encode([Document("a", "ab"), Document("b", "<|endoftext|>")], vocabulary, end)
-    assert tokens[0] == end
-    assert tokens[3] == end
-    assert vocabulary.decode(tokens[1:3].tolist()) == "ab"
-    data.write_tokens(tokens, tmp_path / "tokens")
-    assert torch.equal(data.map_tokens(tmp_path / "tokens", len(tokens)), tokens)
-
-
 def test_limited_keeps_whole_documents_or_the_beginning_of_the_first() -> None:
     documents = [Document("a", "aaaa"), Document("b", "bbbbbbbb"), Document("c", "cc")]
     assert [d.name for d in data.limited(documents, 6)] == ["a", "c"]
     assert data.limited([Document("ü", "üüü")], 3) == [Document("ü", "ü")]
 
 
-def test_batches_depend_only_on_their_number() -> None:
-    tokens = torch.arange(1000, dtype=torch.int32)
-    batches = Batches(tokens, 4, 16, seed=1)
-    in_order = [batches(i)[0] for i in range(40)]
-    for number in (39, 0, 17):
-        assert torch.equal(Batches(tokens, 4, 16, seed=1)(number)[0], in_order[number])
-    assert not torch.equal(Batches(tokens, 4, 16, seed=2)(0)[0], in_order[0])
+def test_each_line_of_a_jsonl_file_is_a_document(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one\\ntwo", "id": 7}\n\n{"text": "drei"}\n')
+    (tmp_path / "b.txt").write_text("four")
+    corpus = data.read(str(tmp_path))
+    found = {document.name: document.text for document in (*corpus.train, *corpus.held_out)}
+    assert found == {"a.jsonl:1": "one\ntwo", "a.jsonl:3": "drei", "b.txt": "four"}
 
 
-def test_one_pass_reads_every_window_once_and_targets_are_one_ahead() -> None:
-    tokens = torch.arange(1000, dtype=torch.int32)
-    batches = Batches(tokens, 1, 16, seed=0)
-    passes = [
-        torch.cat([batches(i)[0] for i in range(n * batches.windows, (n + 1) * batches.windows)])
-        for n in range(2)
-    ]
-    for windows in passes:
-        seen = windows.flatten().sort().values
-        assert torch.equal(seen, torch.arange(int(seen[0]), int(seen[0]) + len(seen)))
-        assert len(seen) >= len(tokens) - 2 * 16
-    assert not torch.equal(*passes)
-    inputs, targets = batches(0)
-    assert torch.equal(inputs + 1, targets)
-
-
-def test_too_little_text_for_a_window_is_refused() -> None:
-    with pytest.raises(OssiaError, match="32 tokens, too few for windows of 16"):
-        Batches(torch.zeros(32, dtype=torch.int32), 1, 16, seed=0)
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"text": "open', "line 3: not JSON"),
+        (b'{"texts": "a"}', 'line 3: not an object whose "text" is a string'),
+        (b'{"text": 5}', 'line 3: not an object whose "text" is a string'),
+        (b"null", 'line 3: not an object whose "text" is a string'),
+        (b"[" * 100_000, "line 3: not JSON"),
+        (b'{"text": "\xff"}', r"line 3: not UTF-8 text \(byte 10\)"),
+        (b'{"text": "\\ud800"}', "line 3: its text has a lone surrogate"),
+        (b'{"text": "' + b"x" * 2000 + b'"}', "line 3: longer than"),
+    ],
+)
+def test_a_bad_line_is_named_with_its_file(
+    tmp_path: Path, line: bytes, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if b"xxx" in line:
+        monkeypatch.setattr(data, "_LONGEST_LINE", 1000)
+    file = tmp_path / "bad.jsonl"
+    file.write_bytes(b'{"text": "good"}\n\n' + line + b"\n")
+    with pytest.raises(OssiaError, match=message) as error:
+        data.read(str(file))
+    assert "bad.jsonl" in str(error.value)

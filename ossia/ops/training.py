@@ -1,0 +1,177 @@
+"""The training backend: the reference's operations, with attention whose memory is linear in the
+length, forwards and backwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ossia.ops import reference
+from ossia.ops.backend import REFERENCE
+
+# Torch's tiled kernel (FlashAttention-2, Dao 2023, https://arxiv.org/abs/2307.08691) and its
+# gradient. Called by their own names, as the public function hides the log-sum-exp.
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+_SMALLEST_BLOCK = 32  # queries of a sliding layer at a time; below it calls cost more than products
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    window: int | None = None,
+    sinks: Tensor | None = None,
+    dropout: float = 0.0,
+    documents: Tensor | None = None,
+) -> Tensor:
+    """As `reference.attention`, in the dtype of v, for as many queries as keys and `documents` that
+    do not decrease along a row.
+
+    No scores outlive a tile, and the mask of a window is that of one block, so memory grows with
+    the length. With dropout, and off the CPU, the reference does it.
+    """
+    fused = q.device.type == "cpu" and not dropout and q.shape[1] == k.shape[1] and q.numel()
+    if not fused:
+        return reference.attention(
+            q, k, v, window=window, sinks=sinks, dropout=dropout, documents=documents
+        )
+    return _Attention.apply(q.to(v.dtype), k.to(v.dtype), v, sinks, window, documents)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Queries and the keys that some of them see: the same positions, or a band of `window`."""
+
+    rows: slice
+    queries: slice
+    keys: slice
+    mask: Tensor | None  # added to the scores; None is plain causal
+
+
+def _pieces(
+    length: int, window: int | None, documents: Tensor | None, like: Tensor
+) -> Iterator[_Piece]:
+    """What together is all of attention: each document, and of a longer one than the window
+    block after block.
+    """
+    for rows, start, stop in _documents(length, documents):
+        first = stop if window is None else min(stop, start + window)
+        yield _Piece(rows, slice(start, first), slice(start, first), None)
+        if window is not None and first < stop:
+            step = max(window, _SMALLEST_BLOCK)
+            mask = _band(min(step, stop - first), window, like)
+            for i in range(first, stop, step):
+                count = min(step, stop - i)
+                keys = slice(i - window + 1, i + count)
+                yield _Piece(rows, slice(i, i + count), keys, mask[:count, : count + window - 1])
+
+
+def _documents(length: int, documents: Tensor | None) -> Iterator[tuple[slice, int, int]]:
+    """(rows, start, stop) of every document; neighbouring rows with the same bounds go together."""
+    if documents is None:
+        yield slice(None), 0, length
+        return
+    bounds: list[list[int]] = [[0] for _ in range(len(documents))]
+    for row, place in documents.diff(dim=1).nonzero().tolist():
+        bounds[row].append(place + 1)
+    first = 0
+    for row in range(1, len(bounds) + 1):
+        if row == len(bounds) or bounds[row] != bounds[first]:
+            own = bounds[first]
+            for start, stop in zip(own, [*own[1:], length], strict=True):
+                yield slice(first, row), start, stop
+            first = row
+
+
+def _band(queries: int, window: int, like: Tensor) -> Tensor:
+    """(queries, queries + window - 1): query i sees the `window` keys from key i on."""
+    distance = torch.arange(queries + window - 1) - torch.arange(queries)[:, None]
+    hidden = (distance < 0) | (distance >= window)
+    return torch.zeros(hidden.shape, dtype=like.dtype).masked_fill_(hidden, float("-inf"))
+
+
+class _Attention(torch.autograd.Function):
+    """Attention piece by piece, and the sinks by their share of each softmax.
+
+    With s the sink's logit and L = logaddexp(lse, s), every probability is exp(score - L): the
+    output is that without sinks times exp(lse - L), and the kernel's own gradient is exact once it
+    is given that output and L. The sink's column has no value, so its gradient is what the
+    softmax's takes away: -exp(s - L) * (gradient . output).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        sinks: Tensor | None,
+        window: int | None,
+        documents: Tensor | None,
+    ) -> Tensor:
+        batch, length, heads, _ = q.shape
+        out = torch.empty_like(q)
+        wide = torch.promote_types(q.dtype, torch.float32)
+        total = torch.empty(batch, heads, length, dtype=wide)
+        ctx.pieces = list(_pieces(length, window, documents, q))
+        for piece in ctx.pieces:
+            queries, keys, values = _taken(piece, q, k, v)
+            part, lse = _flash(
+                queries, keys, values, is_causal=piece.mask is None, attn_mask=piece.mask
+            )
+            out[piece.rows, piece.queries] = part.transpose(1, 2)
+            total[piece.rows, :, piece.queries] = lse
+        if sinks is not None:
+            joined = torch.logaddexp(total, sinks.to(wide)[:, None])
+            out.mul_((total - joined).exp_().transpose(1, 2)[..., None])
+            total = joined
+        ctx.save_for_backward(q, k, v, sinks, out, total)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, sinks, out, total = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        # Only the bands of a sliding layer share keys.
+        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for piece in ctx.pieces:
+            queries, keys, values = _taken(piece, q, k, v)
+            own = (gradient[piece.rows, piece.queries], out[piece.rows, piece.queries])
+            parts = _flash_backward(
+                own[0].transpose(1, 2),
+                queries,
+                keys,
+                values,
+                own[1].transpose(1, 2),
+                total[piece.rows, :, piece.queries],
+                0.0,
+                piece.mask is None,
+                attn_mask=piece.mask,
+            )
+            dq[piece.rows, piece.queries] = parts[0].transpose(1, 2)
+            dk[piece.rows, piece.keys] += parts[1].transpose(1, 2)
+            dv[piece.rows, piece.keys] += parts[2].transpose(1, 2)
+        if sinks is None or not ctx.needs_input_grad[3]:
+            return dq, dk, dv, None, None, None
+        share = (sinks.to(total.dtype)[:, None] - total).exp_().transpose(1, 2)
+        taken = (gradient * out).sum(-1, dtype=total.dtype)  # (batch, length, heads)
+        return dq, dk, dv, -(share * taken).sum((0, 1)).to(sinks.dtype), None, None
+
+
+def _taken(piece: _Piece, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+    """The piece of each, (rows, heads, positions, head_dim)."""
+    rows, queries, keys = piece.rows, piece.queries, piece.keys
+    return tuple(x.transpose(1, 2) for x in (q[rows, queries], k[rows, keys], v[rows, keys]))
+
+
+TRAINING = replace(REFERENCE, name="training", attention=attention)

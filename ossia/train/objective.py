@@ -1,0 +1,67 @@
+"""What training minimises: a decoder and its losses as one module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ossia.model import Decoder
+from ossia.train.balance import RouterLog
+from ossia.train.loss import linear_cross_entropy
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Of a part of a batch, in proportion to its tokens: the parts add up to the batch."""
+
+    total: Tensor  # to be minimised
+    cross_entropy: Tensor  # nats a token, without gradient
+    balance: Tensor | None  # the mean over the layers, without gradient; None without experts
+
+
+class Objective(nn.Module):
+    """From tokens to losses. One module, so that what wraps modules sees all uses of a weight."""
+
+    def __init__(self, decoder: Decoder, *, balance: float, z_loss: float) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.balance, self.z_loss = balance, z_loss
+        self.routers = RouterLog(decoder, decoder.config)
+
+    def forward(
+        self, inputs: Tensor, targets: Tensor, documents: Tensor | None, count: int
+    ) -> Losses:
+        """int64 (rows, length) each; the whole batch has `count` tokens.
+
+        `documents` numbers the texts packed in a row, none of which sees another.
+        """
+        with self.routers.listening() as balances:
+            hidden = self.decoder.hidden_states(inputs, documents=documents)
+        weight = (self.decoder.unembedding or self.decoder.embedding).weight
+        total, cross_entropy = linear_cross_entropy(
+            hidden.flatten(0, -2), weight, targets.flatten(), count, self.z_loss
+        )
+        if not balances:
+            return Losses(total, cross_entropy, None)
+        balance = sum(balances[1:], balances[0]) / len(balances) * (inputs.numel() / count)
+        return Losses(total + self.balance * balance, cross_entropy, balance.detach())
+
+
+def recompute_layers(decoder: Decoder) -> None:
+    """Keep only what enters a layer, and run it again in the backward pass (Chen et al. 2016,
+    https://arxiv.org/abs/1604.06174).
+    """
+    for layer in decoder.layers:
+        layer.forward = _recomputed(layer.forward)  # type: ignore[method-assign]
+
+
+def _recomputed(forward):
+    def run(*arguments):
+        if not torch.is_grad_enabled():
+            return forward(*arguments)
+        return checkpoint(forward, *arguments, use_reentrant=False)
+
+    return run

@@ -1,0 +1,52 @@
+"""Which optimizer moves which parameter."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ossia.train.settings import Optimizer, Settings
+
+_BETAS = (0.9, 0.95)
+
+
+def build_optimizers(decoder: nn.Module, settings: Settings) -> list[torch.optim.Optimizer]:
+    """AdamW for everything, or Muon for the hidden matrices and AdamW for the rest.
+
+    AdamW (Loshchilov & Hutter 2017, https://arxiv.org/abs/1711.05101) decays matrices, not biases,
+    norms or sinks. Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon) is torch's, which
+    takes 2-D matrices: those that act between hidden states. Embeddings, the unembedding and the
+    routers turn indices or hidden states into one another, not hidden states into hidden states,
+    and experts are stacked in three dimensions: AdamW moves them. Muon's update is scaled to the
+    size of AdamW's (Liu et al. 2025, https://arxiv.org/abs/2502.16982), so one learning rate
+    serves both.
+    """
+    orthogonal: list[Tensor] = []
+    matrices: list[Tensor] = []
+    others: list[Tensor] = []
+    for name, parameter in decoder.named_parameters():
+        if not (name.endswith(".weight") and parameter.ndim >= 2):
+            others.append(parameter)
+        elif settings.optimizer == Optimizer.MUON and _is_hidden(name, parameter):
+            orthogonal.append(parameter)
+        else:
+            matrices.append(parameter)
+    groups = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    rate = settings.learning_rate
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=rate, betas=_BETAS, fused=True)
+    ]
+    if orthogonal:
+        decay = settings.weight_decay
+        muon = torch.optim.Muon(
+            orthogonal, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
+        )
+        optimizers.append(muon)
+    return optimizers
+
+
+def _is_hidden(name: str, parameter: Tensor) -> bool:
+    return name.startswith("layers.") and parameter.ndim == 2 and ".router." not in name

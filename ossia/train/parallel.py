@@ -1,0 +1,169 @@
+"""Training on several processes: sharded parameters (FSDP2), experts of their own, and what holds
+for one process alike.
+
+`torchrun` starts the processes and names them; each trains on its rows of every batch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed._functional_collectives import all_to_all_single_autograd
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+from ossia.errors import OssiaError
+from ossia.model.decoder import Decoder
+from ossia.model.feedforward import MoE
+from ossia.ops.backend import Op
+
+Value = TypeVar("Value")
+
+
+def join() -> None:
+    """Meet the other processes, if torchrun started this one among several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("gloo")
+
+
+def leave() -> None:
+    """End what `join` began."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def size() -> int:
+    """The number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def first_says(question: Callable[[], Value]) -> Value:
+    """The first process's answer, on all."""
+    answers: list[Any] = [question() if rank() == 0 else None]
+    if dist.is_initialized():
+        dist.broadcast_object_list(answers)
+    return answers[0]
+
+
+def mean(value: Tensor) -> Tensor:
+    """Over all processes."""
+    if not dist.is_initialized():
+        return value
+    value = value.clone()
+    dist.all_reduce(value)
+    return value / size()
+
+
+def own_rows(batch: Tensor) -> Tensor:
+    """This process's share of the rows, which the number of processes divides."""
+    return batch.chunk(size())[rank()]
+
+
+def shard(root: nn.Module, decoder: Decoder, *, experts: bool) -> None:
+    """Divide the parameters of `root`, which holds the decoder, among the processes.
+
+    FSDP2 gathers a layer's weights when it is their turn (Zhao et al. 2023,
+    https://arxiv.org/abs/2304.11277). With `experts` each process holds whole experts instead, and
+    tokens travel to them. Gradients are means over the processes.
+    """
+    if not dist.is_initialized():
+        return
+    mesh = init_device_mesh(decoder.device.type, (size(),))
+    own: set[nn.Parameter] = set()
+    if experts:
+        for module in decoder.modules():
+            if isinstance(module, MoE):
+                own |= _divide_experts(module, mesh)
+    for layer in decoder.layers:
+        fully_shard(layer, mesh=mesh, ignored_params=own)
+    fully_shard(root, mesh=mesh, ignored_params=own)
+
+
+def gathered(decoder: nn.Module) -> dict[str, Tensor]:
+    """The whole weights by name; all processes must ask."""
+    return {
+        name: p.full_tensor() if isinstance(p, DTensor) else p.detach()
+        for name, p in decoder.state_dict().items()
+    }
+
+
+def _divide_experts(moe: MoE, mesh: DeviceMesh) -> set[nn.Parameter]:
+    count = moe.config.num_experts
+    if count % mesh.size():
+        raise OssiaError(
+            f"--expert-parallel: {count} experts do not divide among {mesh.size()} processes"
+        )
+    for part in (moe.gate_up, moe.down):
+        for name, parameter in list(part.named_parameters()):
+            own = nn.Parameter(distribute_tensor(parameter.data, mesh, [Shard(0)]))
+            # Each process's loss is a mean over its own tokens, and all of them come here.
+            own.register_hook(lambda gradient: gradient / mesh.size())
+            setattr(part, name, own)
+    moe.ops = replace(moe.ops, moe=partial(_exchange, moe.ops.moe))
+    return {p for part in (moe.gate_up, moe.down) for p in part.parameters()}
+
+
+def _exchange(
+    inner: Op,
+    x: Tensor,
+    experts: Tensor,
+    expert_weights: Tensor,
+    *matrices: Tensor | None,
+    clamp: tuple[float, float] | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """`ops.moe` over experts that several processes hold: a token goes to each process that has an
+    expert of its choice, and the results come back to be weighted here.
+
+    Exchanged all to all, with as many rows as were chosen: gathering every token everywhere would
+    be simpler, and cost each process the traffic and the memory of all.
+    """
+    local = [m.to_local() if isinstance(m, DTensor) else m for m in matrices]
+    assert local[0] is not None
+    each, chosen = len(local[0]), experts.shape[1]
+    order = experts.flatten().argsort(stable=True)  # by expert, and so by process
+    wanted = experts.flatten()[order]
+    sent = torch.bincount(wanted // each, minlength=size())
+    received = torch.empty_like(sent)
+    dist.all_to_all_single(received, sent)
+    counts = received.tolist(), sent.tolist()
+    numbers = torch.empty(sum(counts[0]), dtype=wanted.dtype, device=wanted.device)
+    dist.all_to_all_single(numbers, wanted, *counts)
+    rows = _travel(x[order // chosen], *counts)
+    local_experts = (numbers - rank() * each)[:, None]
+    if not len(rows):  # a row that nobody reads: the gradient's way back needs all processes
+        rows, local_experts = x.new_zeros(1, x.shape[1]) + rows.sum(), local_experts.new_zeros(1, 1)
+    ones = torch.ones(len(rows), 1, dtype=expert_weights.dtype, device=rows.device)
+    done = inner(rows, local_experts, ones, *local, clamp=clamp)[: len(numbers)]
+    back = _travel(done, counts[1], counts[0])[order.argsort()]
+    wide = torch.promote_types(x.dtype, torch.float32)
+    out = back.view(*experts.shape, -1).to(wide) * expert_weights[..., None].to(wide)
+    out = out.sum(1).to(x.dtype)
+    return out if residual is None else residual + out
+
+
+def _travel(rows: Tensor, received: list[int], sent: list[int]) -> Tensor:
+    """Rows to the processes in their order, `sent` of them to each, and those that came."""
+    group = dist.group.WORLD
+    assert group is not None
+    moved = all_to_all_single_autograd(rows.contiguous(), received, sent, group)
+    return torch.ops._c10d_functional.wait_tensor(moved)

@@ -1,0 +1,135 @@
+"""All that decides what a run computes, checked when it is made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ossia.config import ExpertFormat
+from ossia.errors import OssiaError
+
+_LARGEST_SEED = 2**32 - 1  # others are derived from it by multiplying
+
+
+class Precision(StrEnum):
+    """Of the matrix products; weights, moments and sums are float32 in either."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+class Schedule(StrEnum):
+    """How the learning rate falls after its rise."""
+
+    COSINE = "cosine"  # half a cosine, to zero
+    WSD = "wsd"  # stays, then falls in a straight line over the last `decay` steps, to zero
+
+
+class Optimizer(StrEnum):
+    ADAMW = "adamw"
+    MUON = "muon"  # for the hidden matrices, AdamW for all else
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A step is one batch; a run is the same however often it is stopped, on however many
+    processes.
+    """
+
+    data: str = "stdlib"
+    config: str = "small-gpt-oss"
+    vocab_size: int = 2048
+    steps: int = 2000
+    batch_size: int = 16  # sequences
+    accumulate: int = 1  # parts of a batch, one forward and backward pass each
+    length: int = 256  # tokens
+    long_length: int = 0  # of the last `long_steps` steps, whose batches have fewer sequences
+    long_steps: int = 0
+    optimizer: str = Optimizer.ADAMW.value
+    learning_rate: float = 2e-3
+    warmup: int = 100  # steps
+    schedule: str = Schedule.COSINE.value
+    decay: int = 0  # steps, of `wsd`; 0 is a fifth of all
+    weight_decay: float = 0.1  # of matrices only
+    clip: float = 1.0  # largest norm of the gradient
+    balance: float = 0.01  # weight of the routers' load-balancing loss
+    z_loss: float = 0.0  # weight of the squared log-sum-exp of the logits
+    mxfp4_steps: int = 0  # the last steps see the experts' weights as MXFP4 will round them
+    seed: int = 0
+    experts: str = ExpertFormat.MXFP4.value  # how the checkpoint holds them
+    dtype: str = Precision.FLOAT32.value
+    recompute: bool = False  # layers in the backward pass, for their memory
+    expert_parallel: bool = False  # on several processes each holds whole experts
+    eval_every: int = 250
+    save_every: int = 250
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "length", "eval_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise OssiaError(f"{option(name)} must be at least 1, not {getattr(self, name)}")
+        for name in ("warmup", "long_length", "seed"):
+            if getattr(self, name) < 0:
+                raise OssiaError(f"{option(name)} must not be negative, not {getattr(self, name)}")
+        if self.seed > _LARGEST_SEED:
+            raise OssiaError(f"--seed must be at most {_LARGEST_SEED}, not {self.seed}")
+        for name in ("weight_decay", "balance", "z_loss"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise OssiaError(f"{option(name)} must be 0 or more, not {getattr(self, name)}")
+        for name in ("learning_rate", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise OssiaError(f"{option(name)} must be above 0, not {getattr(self, name)}")
+        for name in ("long_steps", "mxfp4_steps", "decay"):
+            if not 0 <= getattr(self, name) <= self.steps:
+                raise OssiaError(f"{option(name)} must lie between 0 and --steps {self.steps}")
+        if bool(self.long_length) != bool(self.long_steps):
+            raise OssiaError("--long-length and --long-steps go together")
+        if self.long_length and (self.batch_size * self.length) % self.long_length:
+            raise OssiaError(
+                f"--long-length {self.long_length} does not divide a batch of "
+                f"{self.batch_size} x {self.length} tokens"
+            )
+        for rows in self.rows:
+            if rows % self.accumulate:
+                raise OssiaError(
+                    f"--accumulate {self.accumulate} does not divide a batch of {rows} sequences"
+                )
+        if self.decay and self.schedule != Schedule.WSD:
+            raise OssiaError("--decay is of --schedule wsd")
+        choices = (
+            ("experts", ExpertFormat),
+            ("dtype", Precision),
+            ("schedule", Schedule),
+            ("optimizer", Optimizer),
+        )
+        for name, kind in choices:
+            if getattr(self, name) not in list(kind):
+                values = " or ".join(kind)
+                raise OssiaError(f"{option(name)} must be {values}, not {getattr(self, name)}")
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Sequences in a batch, of each length that the run has."""
+        if not self.long_length:
+            return (self.batch_size,)
+        return self.batch_size, self.batch_size * self.length // self.long_length
+
+
+def option(name: str) -> str:
+    """How the command line spells a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def learning_rate(settings: Settings, step: int) -> float:
+    """Of step 0, 1, ...: a linear rise over `warmup` steps, then the schedule's fall, which
+    reaches zero after the last step.
+
+    WSD is warm-up, stable, decay: Hu et al. 2024, https://arxiv.org/abs/2404.06395.
+    """
+    if step < settings.warmup:
+        return settings.learning_rate * (step + 1) / settings.warmup
+    if settings.schedule == Schedule.WSD:
+        decay = settings.decay or max(1, settings.steps // 5)
+        return settings.learning_rate * min(1.0, (settings.steps - step) / decay)
+    done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+    return settings.learning_rate * (1 + math.cos(math.pi * done)) / 2

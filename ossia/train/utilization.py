@@ -1,0 +1,49 @@
+"""How much of the machine's arithmetic a run puts to use."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from ossia.compare.counts import forward_flops
+from ossia.config import ModelConfig
+from ossia.train import parallel
+from ossia.train.loop import DTYPES, StepReport
+from ossia.train.settings import Precision, Settings
+
+_SIZE = 2048  # of the matrices that measure the peak
+_TRIES = 3
+
+
+class Utilization:
+    """Model FLOPs utilization (Chowdhery et al. 2022, appendix B, https://arxiv.org/abs/2204.02311):
+    the arithmetic that the model needs, over what the machine does at best.
+
+    Recomputed layers do not count as needed. The peak is measured when the object is made: the
+    fastest product of two large matrices in the run's precision, times the number of processes,
+    which each are taken to have cores of their own.
+    """
+
+    def __init__(self, config: ModelConfig, settings: Settings) -> None:
+        self.peak = measured_peak(DTYPES[Precision(settings.dtype)]) * parallel.size()
+        self._short = settings.steps - settings.long_steps
+        lengths = (settings.length, settings.long_length or settings.length)
+        # The backward pass multiplies twice for each product of the forward pass.
+        self._flops = [3 * forward_flops(config, length) / length for length in lengths]
+
+    def of(self, report: StepReport) -> float:
+        """From 0 to about 1."""
+        per_token = self._flops[report.step > self._short]
+        return report.tokens_per_second * per_token / self.peak
+
+
+def measured_peak(dtype: torch.dtype) -> float:
+    """Multiplications and additions a second, of the fastest of some products of matrices."""
+    a, b = torch.ones(2, _SIZE, _SIZE, dtype=dtype)
+    seconds = []
+    for _ in range(_TRIES):
+        start = time.perf_counter()
+        torch.mm(a, b)
+        seconds.append(time.perf_counter() - start)
+    return 2 * _SIZE**3 / min(seconds)

@@ -1,0 +1,136 @@
+"""Training by our objective is training by transformers: losses and gradients, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GptOssConfig,
+    GptOssForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
+
+from ossia import checkpoint
+from ossia.model import Decoder
+from ossia.ops.training import TRAINING
+from ossia.train.objective import Objective, recompute_layers
+
+VOCAB, LENGTH, STEPS, RATE = 97, 40, 4, 0.05
+
+
+def gpt2():
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=VOCAB,
+            n_positions=64,
+            n_embd=48,
+            n_layer=2,
+            n_head=3,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    )
+
+
+def gpt_oss():
+    return GptOssForCausalLM(
+        GptOssConfig(
+            vocab_size=VOCAB,
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=16,
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            sliding_window=8,
+            max_position_embeddings=128,
+            rope_parameters={
+                "rope_type": "yarn",
+                "rope_theta": 10_000.0,
+                "factor": 4.0,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "original_max_position_embeddings": 32,
+                "truncate": False,
+            },
+            pad_token_id=VOCAB - 1,  # whose embedding transformers never moves
+            eos_token_id=0,
+            attn_implementation="eager",
+        )
+    )
+
+
+def qwen3_moe():
+    return Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(
+            vocab_size=VOCAB,
+            hidden_size=32,
+            intermediate_size=64,
+            moe_intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=16,
+            num_experts=4,
+            num_experts_per_tok=2,
+            norm_topk_prob=True,
+            max_position_embeddings=128,
+        )
+    )
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("build", [gpt2, gpt_oss, qwen3_moe])
+def test_losses_and_weights_agree_after_every_step(
+    build: Callable, recomputed: bool, tmp_path
+) -> None:
+    """Plain gradient descent, so that the weights show the gradients themselves: an optimizer that
+    divides by their size would hide a wrong factor.
+    """
+    torch.manual_seed(0)
+    theirs = build().train()
+    theirs.save_pretrained(tmp_path / "theirs")
+    loaded = checkpoint.load(tmp_path / "theirs", dtype=torch.float32)
+    ours = Decoder(loaded.config, TRAINING)
+    ours.load_state_dict(loaded.state_dict())
+    if recomputed:
+        recompute_layers(ours)
+    objective = Objective(ours, balance=0.0, z_loss=0.0).train()
+    for _ in range(STEPS):
+        tokens = torch.randint(VOCAB - 1, (3, LENGTH))
+        inputs, targets = tokens[:, :-1], tokens[:, 1:]
+        losses = objective(inputs, targets, None, targets.numel())
+        expected = theirs(tokens, labels=tokens).loss
+        torch.testing.assert_close(losses.cross_entropy, expected, rtol=2e-6, atol=0)
+        descend(ours, losses.total)
+        descend(theirs, expected)
+    found, true = weights(ours, tmp_path / "ours"), dict(theirs.state_dict())
+    for name, value in found.items():
+        torch.testing.assert_close(value, true[name], rtol=1e-4, atol=2e-6, msg=name)
+
+
+def descend(model: torch.nn.Module, loss: Tensor) -> None:
+    loss.backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter -= RATE * parameter.grad
+                parameter.grad = None
+
+
+def weights(ours, folder) -> dict[str, Tensor]:
+    """Ours under their names, as transformers reads what we save."""
+    checkpoint.save(ours, folder)
+    return dict(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict())
