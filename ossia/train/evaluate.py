@@ -34,6 +34,7 @@ def loss_of(decoder: Decoder) -> SummedLoss:
     def loss(inputs: Tensor, targets: Tensor) -> Tensor:
         hidden = decoder.hidden_states(inputs).flatten(0, -2)
         weight = (decoder.unembedding or decoder.embedding).weight
+        assert isinstance(weight, Tensor)
         return linear_cross_entropy(hidden, weight, targets.flatten(), count=1)[1]
 
     return loss

@@ -41,6 +41,7 @@ class Objective(nn.Module):
         with self.routers.listening() as balances:
             hidden = self.decoder.hidden_states(inputs, documents=documents)
         weight = (self.decoder.unembedding or self.decoder.embedding).weight
+        assert isinstance(weight, Tensor)
         total, cross_entropy = linear_cross_entropy(
             hidden.flatten(0, -2), weight, targets.flatten(), count, self.z_loss
         )
