@@ -41,11 +41,13 @@ MEMORY_PROMPT = 4096  # tokens that ours also reads, once, to see what memory it
 PROGRAMS = {
     "gpt-oss-20b": (
         ("ossia", "bfloat16"),
+        ("ossia", "int8"),
         ("llama.cpp", "Q8_0"),
         ("transformers", "bfloat16"),
     ),
     "qwen3-0.6b": (
         ("ossia", "bfloat16"),
+        ("ossia", "int8"),
         ("llama.cpp", "bfloat16"),
         ("llama.cpp", "Q8_0"),
         ("transformers", "bfloat16"),
@@ -57,6 +59,7 @@ PROGRAMS = {
         ("transformers", "bfloat16"),
     ),
 }
+_ALIKE = {"Q8_0": "int8"}  # both round dense weights to 8 bits
 BATCHES = {"qwen3-0.6b": (1, 8)}  # of ours; peers decode one sequence
 
 
@@ -284,8 +287,9 @@ def _brief(entry: Entry) -> str:
 
 def _rival(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
     """Which of ours a peer is compared with: the one of its precision, else the first."""
+    precision = _ALIKE.get(entry.precision, entry.precision)
     ours = [other for other in entries if other.program == "ossia" and other.runs]
-    alike = [other for other in ours if other.precision == entry.precision]
+    alike = [other for other in ours if other.precision == precision]
     return next(iter(alike or ours), None)
 
 

@@ -39,7 +39,7 @@ class Job:
 
 
 # Bytes that an element of a dense matrix takes.
-ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "Q8_0": 34 / 32}
+ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1 + 4 / 128, "Q8_0": 34 / 32}
 
 
 def main() -> None:
@@ -78,9 +78,9 @@ def _loader(job: Job, folder: Path, config: ModelConfig) -> Callable[[], Model]:
             raise ValueError(f"it unpacks to {size / 1e9:.0f} GB, more than the machine has")
         return lambda: Transformers(folder, job.precision)
     batch = max(job.batches)
-    return lambda: EngineModel(
-        Engine(checkpoint.load(folder, dtype=job.precision), max_batch=batch)
-    )
+    int8 = job.precision == "int8"
+    precision = {"dense": "int8"} if int8 else {"dtype": job.precision}
+    return lambda: EngineModel(Engine(checkpoint.load(folder, **precision), max_batch=batch))
 
 
 def bytes_per_token(config: ModelConfig, precision: str) -> float:
