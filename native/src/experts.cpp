@@ -76,9 +76,6 @@ void expert_rows(const Kernels& kernels, const Machine::Experts& m, Type type, c
     kernels.packed(matrix, words.data(), scales.data(), vectors, to.data(), begin, end);
     for (long i = slots; i < vectors; ++i)
         for (long r = 0; r < rows; ++r) to[i - slots][r] += to[i][r];
-    // The scale byte 255 is NaN, but as an exponent infinity, which a clamp would hide.
-    for (long i = 0; i < slots; ++i)
-        for (long r = 0; r < rows; ++r) to[i][r] += to[i][r] - to[i][r];
     if (!m.bias) return;
     for (long i = 0; i < slots; ++i)
         for (long r = 0; r < rows; ++r) to[i][r] += read(m.bias, type, group.expert * m.rows + begin + r);

@@ -105,8 +105,8 @@ def test_one_build_runs_on_older_processors(pair, processor, isa):
     machine = Remote("qemu-x86_64", "-cpu", processor, *worker, "2", "", "end")
     assert machine.isa() == isa
     with cpu.using(machine), noting_addresses():
-        found = paged_logits(pair.decoder, tokens(1, LENGTH)[0])
-    assert token_error(found, pair.exact) <= 1.1 * pair.error
+        found = paged_logits(pair.decoder, tokens(1, LENGTH)[0, :30], (0, 28, 29, 30))
+    assert token_error(found, pair.exact[:30]) <= 1.5 * pair.error  # of fewer tokens
 
 
 @torch.no_grad()
