@@ -31,7 +31,7 @@ class Machine {
         Type y_type;
     };
 
-    // For each matrix, of the same x (tokens, cols) of type `type`: y = x times the matrix, plus bias, plus residual.
+    // For each matrix, all of one type and lie, of the same x (tokens, cols) of type `type`: y = x times the matrix, plus bias, plus residual.
     void linear(const std::vector<Linear>& matrices, const void* x, Type type, long tokens);
 
     // y (rows, size): x over its root mean square, times the weight; all of type `type`.
@@ -102,6 +102,8 @@ class Machine {
         }
     }
     int threads_for(long elements) const { return elements < (1L << 17) ? 1 : pool_.size(); }
+
+    void linear_transposed(const std::vector<Linear>& matrices, const float* x, long tokens);
 
     template <class Element>
     void paged_attention_of(const Paged& p, const Element* q, const Element* k, const Element* v, Element* y, long tokens);
