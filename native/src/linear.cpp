@@ -7,14 +7,13 @@ namespace ossia {
 
 namespace {
 
-constexpr long kGrain = 16;  // rows
+constexpr long kGrain = 16;    // rows
+constexpr long kColumns = 96;  // of a transposed matrix that are summed at a time
 
 long size_of(Type type) { return type == Type::int8 ? 1 : type == Type::bf16 ? 2 : 4; }
 
-// Rows that one thread takes at a time: 128 KB, which memory delivers in ten times what taking costs. Of a transposed matrix each its
-// whole share, as a column's part in it is what lies together.
+// Rows that one thread takes at a time: 128 KB, which memory delivers in ten times what taking costs.
 long piece(const Machine::Linear& w) {
-    if (w.transposed) return std::max(w.rows, 1L);
     const long rows = (1L << 17) / (size_of(w.weight_type) * std::max(w.cols, 1L));
     return std::max(rows / kGrain * kGrain, kGrain);
 }
@@ -45,12 +44,85 @@ void linear_rows(const Kernels& kernels, const Machine::Linear& w, const float* 
     }
 }
 
+// The transposed matrix that begins at `first` and goes on in those after it, as GPT-2's queries, keys and values lie: its rows.
+template <class Weight>
+long rows_together(const std::vector<Machine::Linear>& matrices, std::size_t first, std::size_t* last) {
+    const Machine::Linear& w = matrices[first];
+    long rows = 0;
+    for (*last = first; *last < matrices.size(); ++*last) {
+        const Machine::Linear& next = matrices[*last];
+        if (next.weight != static_cast<const Weight*>(w.weight) + rows || next.stride != w.stride) break;
+        rows += next.rows;
+    }
+    return rows;
+}
+
+// sums (rows) = columns [first, first + count) of the matrices, one below the other, times those of x.
+template <class Weight>
+void add_columns(const Kernels& kernels, const std::vector<Machine::Linear>& matrices, const float* x, long first, long count,
+                 float* sums) {
+    for (std::size_t i = 0, last = 0; i < matrices.size(); i = last) {
+        const Machine::Linear& w = matrices[i];
+        const long rows = rows_together<Weight>(matrices, i, &last);
+        const Dense<Weight> part{static_cast<const Weight*>(w.weight) + first * w.stride, w.stride, count, true};
+        if constexpr (sizeof(Weight) == sizeof(bf16)) {
+            kernels.dense_bf16(part, x + first, 1, sums, rows, 0, rows);
+        } else {
+            kernels.dense_f32(part, x + first, 1, sums, rows, 0, rows);
+        }
+        sums += rows;
+    }
+}
+
 }  // namespace
+
+// Of a transposed matrix a column is what lies together: the threads take columns, a fixed number at a time, and what these come
+// to is added up in their order, whichever thread took them.
+void Machine::linear_transposed(const std::vector<Linear>& matrices, const float* x, long tokens) {
+    const long cols = matrices.front().cols, parts = (cols + kColumns - 1) / kColumns;
+    long rows = 0;
+    for (const Linear& w : matrices) rows += w.rows;
+    const std::unique_ptr<float[]> sums(new float[parts * tokens * rows]);
+    Pieces pieces(parts, 1, 1, threads_for(rows * cols));
+    run_if_large(rows * cols, [&](int thread, int) {
+        pieces.take(thread, [&](long part, long) {
+            const long first = part * kColumns, count = std::min(kColumns, cols - first);
+            for (long t = 0; t < tokens; ++t) {
+                float* to = sums.get() + (part * tokens + t) * rows;
+                if (matrices.front().weight_type == Type::bf16) {
+                    add_columns<bf16>(kernels_, matrices, x + t * cols, first, count, to);
+                } else {
+                    add_columns<float>(kernels_, matrices, x + t * cols, first, count, to);
+                }
+            }
+        });
+    });
+    run_if_large(rows * cols, [&](int thread, int threads) {
+        long above = 0;
+        for (const Linear& w : matrices) {
+            const Share mine = share(w.rows, kGrain, thread, threads);
+            for (long t = 0; t < tokens; ++t) {
+                float* total = sums.get() + t * rows + above + mine.begin;
+                for (long part = 1; part < parts; ++part)
+                    for (long r = 0; r < mine.end - mine.begin; ++r) total[r] += total[part * tokens * rows + r];
+                with_type(w.y_type, [&](auto element) {
+                    using Out = decltype(element);
+                    const long at = t * w.rows + mine.begin;
+                    const Out *bias = static_cast<const Out*>(w.bias), *residual = static_cast<const Out*>(w.residual);
+                    kernels_.rowwise(&element).finish(total, bias ? bias + mine.begin : nullptr, residual ? residual + at : nullptr,
+                                                      static_cast<Out*>(w.y) + at, mine.end - mine.begin);
+                });
+            }
+            above += w.rows;
+        }
+    });
+}
 
 void Machine::linear(const std::vector<Linear>& matrices, const void* x, Type type, long tokens) {
     if (tokens > kFewTokens) return linear_many(matrices, x, type, tokens);
     std::vector<float> storage;
     const float* wide = floats(x, type, tokens * matrices.front().cols, storage);
+    if (matrices.front().transposed) return linear_transposed(matrices, wide, tokens);
     // The products, which float32 takes as they are.
     long elements = 0, size = 0;
     for (const Linear& w : matrices) {

@@ -41,7 +41,7 @@ class Machine {
         long group = 1;  // of int8 codes: columns of a scale, a multiple of 32
     };
 
-    // For each matrix, of the same x (tokens, cols) of type `type`: y = x times the matrix, plus bias, plus residual.
+    // For each matrix, all of one type and lie, of the same x (tokens, cols) of type `type`: y = x times the matrix, plus bias, plus residual.
     void linear(const std::vector<Linear>& matrices, const void* x, Type type, long tokens);
 
     // y (rows, size): x over its root mean square, times the weight; all of type `type`.
@@ -127,6 +127,8 @@ class Machine {
         }
     }
     int threads_for(long elements) const { return elements < (1L << 17) ? 1 : pool_.size(); }
+
+    void linear_transposed(const std::vector<Linear>& matrices, const float* x, long tokens);
 
     template <class Element, class Stored>
     void paged_attention_of(const Paged& p, const Attend<Stored>& attend,
