@@ -6,6 +6,7 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "experts.hpp"
 #include "numbers.hpp"
 
 namespace ossia {
@@ -54,25 +55,6 @@ class Quantized {
     std::vector<float> scales_;
 };
 
-// The slots (token * chosen + choice) that chose one expert.
-struct Group {
-    long expert;
-    std::vector<long> slots;
-};
-
-std::vector<Group> by_expert(const std::int64_t* ids, long slots, long experts) {
-    std::vector<long> order(slots);
-    std::iota(order.begin(), order.end(), 0L);
-    std::stable_sort(order.begin(), order.end(), [&](long a, long b) { return ids[a] < ids[b]; });
-    std::vector<Group> groups;
-    for (long slot : order) {
-        if (ids[slot] < 0 || ids[slot] >= experts) throw std::out_of_range("an expert id is outside the experts");
-        if (groups.empty() || groups.back().expert != ids[slot]) groups.push_back({static_cast<long>(ids[slot]), {}});
-        groups.back().slots.push_back(slot);
-    }
-    return groups;
-}
-
 // Rows [begin, end) of one expert times the quantized vectors of some slots, plus bias, into out[slot][row - begin].
 void expert_rows(const Kernels& kernels, const Machine::Experts& m, Type type, const Group& group, const Quantized& x,
                  long x_per_slot, long begin, long end, std::vector<float>& out) {
@@ -89,7 +71,8 @@ void expert_rows(const Kernels& kernels, const Machine::Experts& m, Type type, c
         scales[i] = x.scale(part, source);
         to[i] = out.data() + i * rows;
     }
-    const Packed matrix{m.blocks + group.expert * m.rows * blocks * 16, m.scales + group.expert * m.rows * blocks, m.cols};
+    const auto* bytes = static_cast<const std::uint8_t*>(m.weights);
+    const Packed matrix{bytes + group.expert * m.rows * blocks * 16, m.scales + group.expert * m.rows * blocks, m.cols};
     kernels.packed(matrix, words.data(), scales.data(), vectors, to.data(), begin, end);
     for (long i = slots; i < vectors; ++i)
         for (long r = 0; r < rows; ++r) to[i - slots][r] += to[i][r];
@@ -103,8 +86,22 @@ void expert_rows(const Kernels& kernels, const Machine::Experts& m, Type type, c
 
 }  // namespace
 
+std::vector<Group> by_expert(const std::int64_t* ids, long slots, long experts) {
+    std::vector<long> order(slots);
+    std::iota(order.begin(), order.end(), 0L);
+    std::stable_sort(order.begin(), order.end(), [&](long a, long b) { return ids[a] < ids[b]; });
+    std::vector<Group> groups;
+    for (long slot : order) {
+        if (ids[slot] < 0 || ids[slot] >= experts) throw std::out_of_range("an expert id is outside the experts");
+        if (groups.empty() || groups.back().expert != ids[slot]) groups.push_back({static_cast<long>(ids[slot]), {}});
+        groups.back().slots.push_back(slot);
+    }
+    return groups;
+}
+
 void Machine::moe(const MoE& m, const void* x, const std::int64_t* ids, const float* weights, const void* residual, void* y,
                   Type type, Type y_type, long tokens) {
+    if (tokens > kFewTokens || !m.gate_up.scales) return moe_many(m, x, ids, weights, residual, y, type, y_type, tokens);
     const long hidden = m.gate_up.cols, inter = m.down.cols, slots = tokens * m.chosen;
     const std::vector<Group> groups = by_expert(ids, slots, m.experts);
     std::vector<float> storage;

@@ -42,6 +42,7 @@ void linear_rows(const Kernels& kernels, const Machine::Linear& w, const float* 
 }  // namespace
 
 void Machine::linear(const std::vector<Linear>& matrices, const void* x, Type type, long tokens) {
+    if (tokens > kFewTokens) return linear_many(matrices, x, type, tokens);
     std::vector<float> storage;
     const float* wide = floats(x, type, tokens * matrices.front().cols, storage);
     // The products, which float32 takes as they are.

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "gemm.hpp"
 #include "kernels.hpp"
 #include "pool.hpp"
 
@@ -16,7 +17,14 @@ class Machine {
     // `isa` is empty for the best that this processor has. Throws std::invalid_argument for one it lacks.
     Machine(int threads, const std::string& isa);
 
-    std::string isa() const { return kernels_.name; }
+    // An instruction set's kernels.
+    struct Form {
+        const char* name;
+        const Kernels& kernels;
+        const Gemm& gemm;
+    };
+
+    std::string isa() const { return name_; }
     int threads() const { return pool_.size(); }
     void pin() { pool_.pin(); }
 
@@ -56,10 +64,13 @@ class Machine {
                bool softmax_first, bool renormalize);
 
     struct Experts {
-        const std::uint8_t* blocks;  // (experts, rows, cols/32, 16)
-        const std::uint8_t* scales;  // (experts, rows, cols/32)
+        const void* weights;         // MXFP4: bytes (experts, rows, cols/32, 16); dense: of `type`
+        const std::uint8_t* scales;  // MXFP4: (experts, rows, cols/32); dense: null
         const void* bias;            // (experts, rows) of `type`, or null
         long rows, cols;
+        // Of dense matrices: elements from one to the next, and from row to row, or from column to column if transposed.
+        long expert_stride, stride;
+        bool transposed;
     };
 
     struct MoE {
@@ -96,6 +107,14 @@ class Machine {
     std::uint64_t sum(const std::uint64_t* words, long count);
 
   private:
+    Machine(int threads, const Form& form);
+
+    // Up to so many tokens a weight is multiplied as it lies; beyond, it pays to unpack it for all of them.
+    static constexpr long kFewTokens = 16;
+    void linear_many(const std::vector<Linear>& matrices, const void* x, Type type, long tokens);
+    void moe_many(const MoE& m, const void* x, const std::int64_t* ids, const float* weights, const void* residual, void* y, Type type,
+                  Type y_type, long tokens);
+
     // Small tasks cost less than handing them out.
     template <class Task>
     void run_if_large(long elements, const Task& task) {
@@ -112,7 +131,9 @@ class Machine {
                             void (*turn)(const Element*, const float*, const float*, long, float, float*), const void* q,
                             const void* k, const void* v, void* y, long tokens);
 
+    const char* name_;
     const Kernels& kernels_;
+    const Gemm& gemm_;
     Pool pool_;
 };
 

@@ -18,8 +18,10 @@ T* at(Address address) {
     return reinterpret_cast<T*>(address);
 }
 
-Machine::Experts experts(Address blocks, Address scales, Address bias, long rows, long cols) {
-    return {at<const std::uint8_t>(blocks), at<const std::uint8_t>(scales), at<const void>(bias), rows, cols};
+Machine::Experts experts(Address weights, Address scales, long expert_stride, long stride, bool transposed, Address bias, long rows,
+                         long cols) {
+    return {at<const void>(weights), at<const std::uint8_t>(scales), at<const void>(bias), rows, cols, expert_stride, stride,
+            transposed};
 }
 
 }  // namespace
@@ -111,12 +113,15 @@ NB_MODULE(_native, m) {
             nb::call_guard<nb::gil_scoped_release>())
         .def(
             "moe",
-            [](Machine& machine, Address gate_up_blocks, Address gate_up_scales, Address gate_up_bias, Address down_blocks,
-               Address down_scales, Address down_bias, long experts_count, long chosen, long hidden, long inter, bool clamped,
+            [](Machine& machine, Address gate_up, Address gate_up_scales, long gate_up_expert, long gate_up_stride,
+               bool gate_up_transposed, Address gate_up_bias, Address down, Address down_scales, long down_expert, long down_stride,
+               bool down_transposed, Address down_bias, long experts_count, long chosen, long hidden, long inter, bool clamped,
                float limit, float alpha, Address x, Address ids, Address weights, Address residual, Address y, Type type, Type y_type,
                long tokens) {
-                const Machine::MoE moe{experts(gate_up_blocks, gate_up_scales, gate_up_bias, 2 * inter, hidden),
-                                       experts(down_blocks, down_scales, down_bias, hidden, inter),
+                const Machine::MoE moe{experts(gate_up, gate_up_scales, gate_up_expert, gate_up_stride, gate_up_transposed,
+                                               gate_up_bias, 2 * inter, hidden),
+                                       experts(down, down_scales, down_expert, down_stride, down_transposed, down_bias, hidden,
+                                               inter),
                                        experts_count,
                                        chosen,
                                        clamped,

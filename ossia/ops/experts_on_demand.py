@@ -322,8 +322,9 @@ def moe(
 ) -> Tensor:
     """As `reference.moe`, by another backend's `moe`: its stack of experts is the store's slots.
 
-    The result has the bits that native kernels give with all experts in memory: where they come one
-    after another their parts are kept in float32, and added in the order of each token's choices.
+    Where they come one after another their parts are kept in float32, and added in the order of
+    each token's choices: the result of few tokens has the bits that native kernels give with all
+    experts in memory. Of many it may differ by rounding: fewer at once may take another kernel.
     """
     if not isinstance(gate_up, StoredExperts) or not x.numel():
         return inner(

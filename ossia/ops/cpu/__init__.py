@@ -1,11 +1,11 @@
 """The native CPU backend: weights are read as they lie in the checkpoint, at the speed of memory.
 
-Native are linear layers of few tokens, experts in MXFP4, attention over pages, and the small
-operations between them.
-The rest (training, float16, large dense products) the reference does.
+Native are linear layers, experts in MXFP4 and dense ones, attention over pages, and the small
+operations between them. The rest (training, float16) the reference does.
 
-Activations in bfloat16 meet MXFP4 weights as int16 with one scale for each token, an error of 3e-5,
-a hundredth of bfloat16's own; those in float32 as the sum of two such vectors, an error of 1e-7.
+Where integers are multiplied (MXFP4 weights, and bfloat16 weights of more than 16 tokens), numbers
+in bfloat16 become words that share a scale: an error of 3e-5 to 3e-4, a tenth of bfloat16's own or
+less. Activations in float32 are the sum of two such vectors, an error of 1e-7.
 """
 
 from __future__ import annotations

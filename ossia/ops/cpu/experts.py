@@ -52,11 +52,12 @@ def moe(
     wide: bool = False,
 ) -> Tensor:
     """As `reference.moe`."""
+    dense = [weight for weight in (gate_up, down) if isinstance(weight, Tensor)]
     native = (
-        isinstance(gate_up, MXFP4)
-        and isinstance(down, MXFP4)
-        and is_native(x, gate_up_bias, down_bias, residual)
+        len(dense) != 1
+        and is_native(x, gate_up_bias, down_bias, residual, *dense)
         and not wants_gradient(expert_weights)
+        and all(1 in weight.stride()[1:] for weight in dense)
     )
     if not native or not x.numel():
         return reference.moe(
@@ -71,8 +72,6 @@ def moe(
             residual=residual,
             wide=wide,
         )
-    assert isinstance(gate_up, MXFP4)
-    assert isinstance(down, MXFP4)
     count, hidden, inter = down.shape
     tokens, chosen = experts.shape
     assert gate_up.shape == (count, 2 * inter, hidden)
@@ -84,19 +83,16 @@ def moe(
     # Names keep what may have been copied alive for the length of the call.
     x, experts = x.contiguous(), experts.long().contiguous()
     expert_weights = expert_weights.float().contiguous()
-    blocks, scales = gate_up.blocks.contiguous(), gate_up.scales.contiguous()
-    down_blocks, down_scales = down.blocks.contiguous(), down.scales.contiguous()
+    gate_up, down = _kept(gate_up), _kept(down)
     bias = None if gate_up_bias is None else gate_up_bias.contiguous()
     last_bias = None if down_bias is None else down_bias.contiguous()
     residual = None if residual is None else residual.contiguous()
     limit, alpha = clamp or (0.0, 0.0)
     out = torch.empty_like(x, dtype=torch.float32 if wide else x.dtype)
     machine().moe(
-        blocks.data_ptr(),
-        scales.data_ptr(),
+        *_layout(gate_up),
         address(bias),
-        down_blocks.data_ptr(),
-        down_scales.data_ptr(),
+        *_layout(down),
         address(last_bias),
         count,
         chosen,
@@ -115,3 +111,21 @@ def moe(
         tokens,
     )
     return out
+
+
+def _kept(weight: Weight) -> Weight:
+    """The stack with packed matrices one after another."""
+    if isinstance(weight, MXFP4):
+        return MXFP4(weight.blocks.contiguous(), weight.scales.contiguous())
+    return weight
+
+
+def _layout(weight: Weight) -> tuple[int, int, int, int, bool]:
+    """Where matrices and scales lie, and of dense ones: elements from matrix to matrix, from row to
+    row, or from column to column if the last is true, as in gpt-oss's bfloat16 checkpoints.
+    """
+    if isinstance(weight, MXFP4):
+        return weight.blocks.data_ptr(), weight.scales.data_ptr(), 0, 0, False
+    each, row, column = weight.stride()
+    transposed = column != 1
+    return weight.data_ptr(), 0, each, column if transposed else row, transposed

@@ -1,4 +1,4 @@
-"""Dense matrices times few vectors."""
+"""Dense matrices times vectors."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from torch import Tensor
 from ossia.ops import reference
 from ossia.ops.cpu.native import TYPES, address, is_native, machine
 from ossia.ops.reference import Weight
-
-# Beyond these a matrix product is bound by arithmetic, and torch's is the faster one.
-_LINEAR_TOKENS = 16
 
 
 def linear(
@@ -29,7 +26,7 @@ def linear(
         not isinstance(weight, Tensor)
         or not is_native(x, weight, bias, residual)
         or not weight.numel()
-        or not 0 < (tokens := x.numel() // weight.shape[1]) <= _LINEAR_TOKENS
+        or not (tokens := x.numel() // weight.shape[1])
         # A wider result is the sums themselves, and nothing is added to them.
         or not (out_dtype is x.dtype or (out_dtype is torch.float32 and bias is residual is None))
         or 1 not in weight.stride()
@@ -70,12 +67,9 @@ def linears(
 ) -> tuple[Tensor, ...]:
     """As `reference.linears`; two or three matrices that lie alike in one call."""
     cols = x.shape[-1]
-    if (
-        not x.numel()
-        or (tokens := x.numel() // cols) > _LINEAR_TOKENS
-        or not 2 <= len(weights) <= 3
-    ):
+    if not x.numel() or not 2 <= len(weights) <= 3:
         return _one_by_one(x, weights, biases)
+    tokens = x.numel() // cols
     x = x.contiguous()
     transposed = None
     outs, arguments, kept = [], [], []

@@ -1,5 +1,6 @@
-"""Dense matrices times few vectors."""
+"""Dense matrices times vectors."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from tests.ops.cpu.common import DTYPES, FEW, RESULT_ERROR, cpu, normal
 @given(
     rows=st.integers(1, 70),
     cols=st.integers(1, 200),
-    tokens=st.integers(1, 16),
+    tokens=st.integers(1, 16) | st.sampled_from([17, 31, 48, 300]),
     dtype=DTYPES,
     bias=st.booleans(),
     residual=st.booleans(),
@@ -86,3 +87,57 @@ def test_what_the_kernels_do_not_do_the_reference_does():
     scattered = normal(8, 12)[:, ::2]
     x = normal(2, 6, seed=1)
     assert torch.equal(cpu.linear(x, scattered), reference.linear(x, scattered))
+
+
+@FEW
+@given(
+    spread=st.sampled_from([0.0, 3.0, 20.0]),
+    largest=st.sampled_from([1.0, 1e-30, 1e30, 1e-36]),
+    transposed=st.booleans(),
+)
+def test_words_lose_little_of_numbers_of_any_size(form, spread, largest, transposed):
+    def numbers(*shape, seed):
+        """With exponents from 0 down to -spread, relative to the largest."""
+        exponents = torch.rand(shape, generator=torch.Generator().manual_seed(seed + 1)) * -spread
+        return (normal(*shape, seed=seed).clamp(-3, 3) / 3 * 2**exponents).bfloat16()
+
+    x, weight = numbers(40, 100, seed=1) * largest, numbers(30, 100, seed=2)
+    matrix = weight.T.contiguous().T if transposed else weight
+    found = form(cpu.linear, x, matrix).double()
+    expected = x.double() @ weight.double().T
+    sizes = x.double().norm(dim=1)[:, None] * weight.double().norm(dim=1)
+    # Half of 2**-12 of a block's largest, on both sides, and what rounding the result costs;
+    # the smallest a word can be worth is 2**-126.
+    assert ((found - expected).abs() <= sizes * 2**-12 + expected.abs() * 2**-8 + 1e-37).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_of_many_tokens_each_gets_the_same_bits_among_any_others(form, dtype):
+    x, weight = normal(300, 100, dtype=dtype), normal(70, 100, seed=1, dtype=dtype)
+    everything = form(cpu.linear, x, weight)
+    for first, last in ((0, 17), (5, 40), (31, 300)):
+        assert torch.equal(form(cpu.linear, x[first:last], weight), everything[first:last])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_what_is_not_finite_spoils_its_token_or_its_row_only(form, dtype, bad, transposed):
+    x, weight = normal(20, 70, dtype=dtype), normal(80, 70, seed=1, dtype=dtype)
+
+    def linear(x, weight):
+        return form(cpu.linear, x, weight.T.contiguous().T if transposed else weight)
+
+    healthy = linear(x, weight)
+    sick = x.clone()
+    sick[3, 69] = bad
+    found = linear(sick, weight)
+    others = [t for t in range(20) if t != 3]
+    assert not found[3].isfinite().any()
+    assert torch.equal(found[others], healthy[others])
+    sick = weight.clone()
+    sick[71, 2] = bad
+    found = linear(x, sick)
+    others = [r for r in range(80) if r != 71]
+    assert not found[:, 71].isfinite().any()
+    assert torch.equal(found[:, others], healthy[:, others])

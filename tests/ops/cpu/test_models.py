@@ -21,7 +21,7 @@ from ossia.model import Decoder
 from ossia.ops import _native
 from ossia.ops.paged import LayerKind, PagedKV, PagePool
 from ossia.text import load_tokenizer
-from tests.ops.cpu.common import cpu, relative_error
+from tests.ops.cpu.common import cpu
 from tests.ops.cpu.remote import Remote, noting_addresses
 from tests.test_parity import CONFIGS, GPT_OSS, random_model, tokens
 
@@ -42,6 +42,14 @@ class Pair:
     error: float
 
 
+def token_error(found: Tensor, expected: Tensor) -> float:
+    """The median of the tokens' relative errors: where a router's choices nearly tie, rounding
+    decides, in any bfloat16 model, and that token's logits are others.
+    """
+    distance = (found.double() - expected.double()).norm(dim=-1)
+    return float((distance / expected.double().norm(dim=-1)).median())
+
+
 @pytest.fixture(scope="module", params=[*CONFIGS, "gpt-oss, packed"])
 def pair(request, tmp_path_factory) -> Pair:
     folder = tmp_path_factory.mktemp("model")
@@ -60,7 +68,7 @@ def pair(request, tmp_path_factory) -> Pair:
     with torch.no_grad():
         theirs = model(text).logits.float()
         exact = model.float()(text).logits
-    return Pair(decoder, exact[0], relative_error(theirs, exact))
+    return Pair(decoder, exact[0], token_error(theirs[0], exact[0]))
 
 
 @torch.no_grad()
@@ -82,7 +90,7 @@ def paged_logits(decoder: Decoder, text: Tensor, steps: Sequence[int] = STEPS) -
 def test_in_bfloat16_logits_are_as_near_to_the_float32_models_as_theirs(form, pair):
     assert pair.decoder.ops is cpu.CPU
     found = form(paged_logits, pair.decoder, tokens(1, LENGTH)[0])
-    assert relative_error(found, pair.exact) <= 1.1 * pair.error
+    assert token_error(found, pair.exact) <= 1.1 * pair.error
 
 
 @pytest.mark.parametrize("pair", ["gpt2", "gpt-oss, packed"], indirect=True)
@@ -98,7 +106,7 @@ def test_one_build_runs_on_older_processors(pair, processor, isa):
     assert machine.isa() == isa
     with cpu.using(machine), noting_addresses():
         found = paged_logits(pair.decoder, tokens(1, LENGTH)[0])
-    assert relative_error(found, pair.exact) <= 1.1 * pair.error
+    assert token_error(found, pair.exact) <= 1.1 * pair.error
 
 
 @torch.no_grad()

@@ -1,0 +1,268 @@
+// Linear layers and experts over many tokens, by the products of gemm.hpp; experts in bfloat16 and float32 over few tokens, too.
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <type_traits>
+
+#include "experts.hpp"
+#include "gemm.hpp"
+#include "numbers.hpp"
+
+namespace ossia {
+
+namespace {
+
+// Tokens whose products are held at a time: with a panel they stay in the second cache, and beside so many unpacking costs little.
+constexpr long kTileTokens = 256;
+
+struct Scratch {
+    alignas(64) char panel[kPanelBytes];
+    float tile[kTileTokens * kPanelRows];
+    const void* tokens[kTileTokens];
+    float bias[kPanelRows];
+};
+
+// Calls task(item, scratch) for each item, whoever of the threads is free.
+template <class Task>
+void each(Pool& pool, long items, const Task& task) {
+    std::atomic<long> next{0};
+    pool.run([&](int, int) {
+        std::unique_ptr<Scratch> scratch;
+        for (long item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) {
+            if (!scratch) scratch.reset(new Scratch);
+            task(item, *scratch);
+        }
+    });
+}
+
+constexpr long pieces(long count, long size) { return (count + size - 1) / size; }
+
+// Vectors as a product reads them: words, of float32 also the words of what rounding them left, or floats as they are.
+enum class Format { words, two_words, floats };
+
+class Vectors {
+  public:
+    Vectors(const Gemm& gemm, Format format, long count, long cols)
+        : gemm_(gemm),
+          format_(format),
+          count_(count),
+          cols_(cols),
+          size_(format == Format::floats ? cols * static_cast<long>(sizeof(float)) : words_size(cols)),
+          own_(new char[parts() * count * size_]),
+          data_(own_.get()) {}
+
+    // Floats that lie one after another already.
+    Vectors(const Gemm& gemm, const float* x, long count, long cols)
+        : gemm_(gemm),
+          format_(Format::floats),
+          count_(count),
+          cols_(cols),
+          size_(cols * static_cast<long>(sizeof(float))),
+          data_(reinterpret_cast<const char*>(x)) {}
+
+    int parts() const { return format_ == Format::two_words ? 2 : 1; }
+    const void* at(int part, long i) const { return data_ + (part * count_ + i) * size_; }
+
+    // Elements [column, column + count) of vector i; `column` is a multiple of kWordBlock, and so is `count` except at the end.
+    template <class Element>
+    void set(long i, long column, const Element* x, long count) {
+        const long block = column / kWordBlock;
+        if (format_ == Format::floats) {
+            float* to = reinterpret_cast<float*>(to_part(0, i)) + column;
+            for (long c = 0; c < count; ++c) to[c] = widen(x[c]);
+        } else if (format_ == Format::words) {
+            quantize(x, count, block, to_part(0, i), nullptr);
+        } else {
+            std::unique_ptr<float[]> rest(new float[count]);
+            quantize(x, count, block, to_part(0, i), rest.get());
+            quantize(rest.get(), count, block, to_part(1, i), nullptr);
+        }
+    }
+
+  private:
+    char* to_part(int part, long i) { return own_.get() + (part * count_ + i) * size_; }
+    void quantize(const bf16* x, long count, long block, void* to, float* rest) {
+        gemm_.quantize_bf16(x, count, cols_, block, to, rest);
+    }
+    void quantize(const float* x, long count, long block, void* to, float* rest) {
+        gemm_.quantize_f32(x, count, cols_, block, to, rest);
+    }
+
+    const Gemm& gemm_;
+    Format format_;
+    long count_, cols_, size_;
+    std::unique_ptr<char[]> own_;
+    const char* data_;
+};
+
+// The vectors x (tokens, cols) of type `type`.
+Vectors vectors_of(Pool& pool, const Gemm& gemm, Format format, const void* x, Type type, long tokens, long cols) {
+    if (format == Format::floats && type == Type::f32) return {gemm, static_cast<const float*>(x), tokens, cols};
+    Vectors vectors(gemm, format, tokens, cols);
+    constexpr long kTokens = 8;
+    each(pool, pieces(tokens, kTokens), [&](long item, Scratch&) {
+        for (long t = item * kTokens; t < std::min(tokens, (item + 1) * kTokens); ++t) {
+            if (type == Type::bf16) {
+                vectors.set(t, 0, static_cast<const bf16*>(x) + t * cols, cols);
+            } else {
+                vectors.set(t, 0, static_cast<const float*>(x) + t * cols, cols);
+            }
+        }
+    });
+    return vectors;
+}
+
+auto product(const Gemm& gemm, const Packed&) { return gemm.packed; }
+auto product(const Gemm& gemm, const Dense<bf16>&) { return gemm.bf16_words; }
+auto product(const Gemm& gemm, const Dense<float>&) { return gemm.f32_floats; }
+
+// scratch.tile gets rows [begin, end) of the matrix times vectors of(0) to of(count - 1).
+template <class Of>
+void multiply(const Gemm& gemm, const Matrix& matrix, const Vectors& x, long count, const Of& of, long begin, long end,
+              Scratch& scratch) {
+    for (int part = 0; part < x.parts(); ++part) {
+        for (long i = 0; i < count; ++i) scratch.tokens[i] = x.at(part, of(i));
+        std::visit(
+            [&](const auto& w) {
+                product(gemm, w)(w, scratch.tokens, count, begin, end, part > 0, scratch.panel, scratch.tile);
+            },
+            matrix);
+    }
+}
+
+// The same by the kernels for few tokens, which read dense weights as they lie: faster until a weight is used often.
+template <class Of>
+void multiply_few(const Kernels& kernels, const Matrix& matrix, const Vectors& x, long count, const Of& of, long begin, long end,
+                  Scratch& scratch) {
+    const auto dense = [&](const auto& w, auto kernel) {
+        auto rows = w;
+        rows.data += begin * (w.transposed ? 1 : w.stride);
+        for (long i = 0; i < count; ++i)
+            kernel(rows, static_cast<const float*>(x.at(0, of(i))), 1, scratch.tile + i * kPanelRows, kPanelRows, 0, end - begin);
+    };
+    if (const auto* narrow = std::get_if<Dense<bf16>>(&matrix)) dense(*narrow, kernels.dense_bf16);
+    if (const auto* wide = std::get_if<Dense<float>>(&matrix)) dense(*wide, kernels.dense_f32);
+}
+
+// y[at + i] = x[i] + bias[i] + residual[at + i] for i below count, where they are.
+void finish(const Kernels& kernels, const float* x, const void* bias, const void* residual, long count, void* y, Type y_type,
+            long at) {
+    const auto as = [&](auto* out) {
+        using Element = std::remove_pointer_t<decltype(out)>;
+        const auto *own = static_cast<const Element*>(bias), *added = static_cast<const Element*>(residual);
+        kernels.rowwise(out).finish(x, own, added ? added + at : nullptr, out + at, count);
+    };
+    if (y_type == Type::bf16) {
+        as(static_cast<bf16*>(y));
+    } else {
+        as(static_cast<float*>(y));
+    }
+}
+
+// Elements [begin, end) of a bias, zeros if there is none.
+void read_bias(const void* bias, Type type, long begin, long end, float* out) {
+    std::fill_n(out, kPanelRows, 0.0f);
+    for (long i = begin; bias && i < end; ++i) out[i - begin] = read(bias, type, i);
+}
+
+}  // namespace
+
+void Machine::linear_many(const std::vector<Linear>& matrices, const void* x, Type type, long tokens) {
+    const bool narrow = type == Type::bf16;
+    const long cols = matrices.front().cols;
+    const Vectors inputs = vectors_of(pool_, gemm_, narrow ? Format::words : Format::floats, x, type, tokens, cols);
+    struct Panel {
+        const Linear& w;
+        long begin;
+    };
+    std::vector<Panel> panels;
+    for (const Linear& w : matrices)
+        for (long begin = 0; begin < w.rows; begin += kPanelRows) panels.push_back({w, begin});
+    // A few items for each thread, where there are so many tokens.
+    const long count = static_cast<long>(panels.size());
+    const long size = std::clamp(pieces(tokens, pieces(4L * pool_.size(), count)), 24L, kTileTokens);
+    each(pool_, count * pieces(tokens, size), [&](long item, Scratch& scratch) {
+        const auto& [w, begin] = panels[item % count];
+        const long rows = std::min(kPanelRows, w.rows - begin);
+        const long first = item / count * size, some = std::min(size, tokens - first);
+        const Matrix matrix = narrow ? Matrix(Dense<bf16>{static_cast<const bf16*>(w.weight), w.stride, cols, w.transposed})
+                                     : Matrix(Dense<float>{static_cast<const float*>(w.weight), w.stride, cols, w.transposed});
+        multiply(gemm_, matrix, inputs, some, [&](long i) { return first + i; }, begin, begin + rows, scratch);
+        const char* bias = static_cast<const char*>(w.bias);
+        if (bias) bias += begin * (w.y_type == Type::bf16 ? sizeof(bf16) : sizeof(float));
+        for (long i = 0; i < some; ++i)
+            finish(kernels_, scratch.tile + i * kPanelRows, bias, w.residual, rows, w.y, w.y_type, (first + i) * w.rows + begin);
+    });
+}
+
+void Machine::moe_many(const MoE& m, const void* x, const std::int64_t* ids, const float* weights, const void* residual, void* y,
+                       Type type, Type y_type, long tokens) {
+    const long hidden = m.gate_up.cols, inter = m.down.cols, slots = tokens * m.chosen;
+    const std::vector<Group> groups = by_expert(ids, slots, m.experts);
+    const bool packed = m.gate_up.scales, few = !packed && tokens <= kFewTokens;
+    const Format format = few || (!packed && type == Type::f32) ? Format::floats
+                          : type == Type::f32                   ? Format::two_words
+                                                                : Format::words;
+    const auto matrix_of = [&](const Experts& e, long expert) -> Matrix {
+        const auto* bytes = static_cast<const std::uint8_t*>(e.weights);
+        const long blocks = e.cols / kWordBlock, at = expert * e.rows * blocks, element = expert * e.expert_stride;
+        if (packed) return Packed{bytes + at * 16, e.scales + at, e.cols};
+        if (type == Type::bf16) return Dense<bf16>{static_cast<const bf16*>(e.weights) + element, e.stride, e.cols, e.transposed};
+        return Dense<float>{static_cast<const float*>(e.weights) + element, e.stride, e.cols, e.transposed};
+    };
+    const auto multiply_group = [&](const Experts& e, const Vectors& vectors, const Group& group, long first, long count,
+                                    long chosen, long begin, long end, Scratch& scratch) {
+        const auto of = [&](long i) { return group.slots[first + i] / chosen; };
+        if (few) {
+            multiply_few(kernels_, matrix_of(e, group.expert), vectors, count, of, begin, end, scratch);
+        } else {
+            multiply(gemm_, matrix_of(e, group.expert), vectors, count, of, begin, end, scratch);
+        }
+        read_bias(e.bias, type, group.expert * e.rows + begin, group.expert * e.rows + end, scratch.bias);
+    };
+    const auto tiles = [](const Group& group, const auto& task) {
+        const long count = static_cast<long>(group.slots.size());
+        for (long first = 0; first < count; first += kTileTokens) task(first, std::min(kTileTokens, count - first));
+    };
+
+    const Vectors inputs = vectors_of(pool_, gemm_, format, x, type, tokens, hidden);
+    Vectors middles(gemm_, format, slots, inter);
+
+    // Gate and up lie in alternate rows: a panel of them makes one block of the hidden units.
+    const Activation activation{m.clamped, m.limit, m.alpha};
+    const long panels = pieces(2 * inter, kPanelRows);
+    each(pool_, static_cast<long>(groups.size()) * panels, [&](long item, Scratch& scratch) {
+        const Group& group = groups[item / panels];
+        const long begin = item % panels * kPanelRows, end = std::min(2 * inter, begin + kPanelRows);
+        tiles(group, [&](long first, long count) {
+            multiply_group(m.gate_up, inputs, group, first, count, m.chosen, begin, end, scratch);
+            for (long i = 0; i < count; ++i) {
+                float units[kWordBlock];
+                gemm_.gate(activation, scratch.tile + i * kPanelRows, scratch.bias, units);
+                middles.set(group.slots[first + i], begin / 2, units, (end - begin) / 2);
+            }
+        });
+    });
+
+    // Whoever has a panel of the result sums all experts' parts of it, in the order of their ids.
+    each(pool_, pieces(hidden, kPanelRows), [&](long item, Scratch& scratch) {
+        const long begin = item * kPanelRows, end = std::min(hidden, begin + kPanelRows);
+        std::vector<float> sums(tokens * kPanelRows);
+        for (const Group& group : groups)
+            tiles(group, [&](long first, long count) {
+                multiply_group(m.down, middles, group, first, count, 1, begin, end, scratch);
+                for (long i = 0; i < count; ++i) {
+                    const long slot = group.slots[first + i];
+                    gemm_.accumulate(scratch.tile + i * kPanelRows, scratch.bias, weights[slot],
+                                     sums.data() + slot / m.chosen * kPanelRows);
+                }
+            });
+        for (long t = 0; t < tokens; ++t) {
+            float* sum = sums.data() + t * kPanelRows;
+            for (long r = 0; residual && r < end - begin; ++r) sum[r] += read(residual, type, t * hidden + begin + r);
+            finish(kernels_, sum, nullptr, nullptr, end - begin, y, y_type, t * hidden + begin);
+        }
+    });
+}
+
+}  // namespace ossia
