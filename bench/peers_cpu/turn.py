@@ -21,7 +21,7 @@ from ossia.config import ExpertFormat, ModelConfig, with_expert_format
 from ossia.engine import Engine
 from ossia.measure import memory
 from ossia.measure.model import measure_run, weight_files
-from ossia.measure.speed import SHORT_PROMPT, EngineModel, Model
+from ossia.measure.speed import SHORT_PROMPT, UNTIMED, EngineModel, Model
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,9 @@ def _loader(job: Job, folder: Path, config: ModelConfig) -> Callable[[], Model]:
     batch = max(job.batches)
     int8 = job.precision == "int8"
     precision = {"dense": "int8"} if int8 else {"dtype": job.precision}
-    return lambda: EngineModel(Engine(checkpoint.load(folder, **precision), max_batch=batch))
+    return lambda: EngineModel(
+        Engine(checkpoint.load(folder, **precision), max_batch=batch), job.tokens + UNTIMED
+    )
 
 
 def bytes_per_token(config: ModelConfig, precision: str) -> float:

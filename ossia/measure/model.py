@@ -16,7 +16,7 @@ from ossia.errors import OssiaError
 from ossia.measure import memory
 from ossia.measure.machine import BUFFER_BYTES, Bandwidth
 from ossia.measure.random_weights import random_decoder
-from ossia.measure.speed import SHORT_PROMPT, EngineModel, Model, Speed, measure
+from ossia.measure.speed import SHORT_PROMPT, UNTIMED, EngineModel, Model, Speed, measure
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def measure_model(
     """
     config = source if isinstance(source, ModelConfig) else checkpoint.read_config(source)
     config = replace(config, dtype=dtype or config.dtype)
-    _check_context(config, max(*prompts, SHORT_PROMPT + tokens + 2))
+    _check_context(config, max(*prompts, SHORT_PROMPT + tokens + UNTIMED))
     counts = count(config)
     if isinstance(source, ModelConfig):
         _check_memory(counts.checkpoint_bytes)
@@ -111,7 +111,7 @@ def measure_model(
             decoder = random_decoder(config, chosen)
         else:
             decoder = checkpoint.load(source, dtype=dtype, backend=chosen.name)
-        return EngineModel(Engine(decoder, max_batch=max(batches)))
+        return EngineModel(Engine(decoder, max_batch=max(batches)), tokens + UNTIMED)
 
     run = measure_run(
         load,

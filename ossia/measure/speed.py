@@ -17,6 +17,7 @@ from typing import Protocol
 from ossia.engine import Engine, Request, SamplingParams
 
 SHORT_PROMPT = 32  # tokens read before decoding is timed
+UNTIMED = 2  # tokens made before: the prompt's, and one more
 
 
 class Model(Protocol):
@@ -34,17 +35,19 @@ class Model(Protocol):
 
 
 class EngineModel:
-    """Our engine as a Model; greedy."""
+    """Our engine as a Model; greedy. After a prompt it makes at most `max_tokens`: the engine
+    reserves pages for all of them, and of sequences that could fill the context few fit together.
+    """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, max_tokens: int) -> None:
         self.vocab_size = engine.config.vocab_size
         self._engine, self._ids = engine, list[int]()
+        self._sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens)
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> None:
         for request_id in self._ids:
             self._engine.abort(request_id)
-        greedy = SamplingParams(temperature=0.0)
-        self._ids = [self._engine.add(Request(list(prompt), greedy)) for prompt in prompts]
+        self._ids = [self._engine.add(Request(list(prompt), self._sampling)) for prompt in prompts]
         waiting = set(self._ids)
         while waiting:
             waiting -= {output.request_id for output in self._engine.step()}

@@ -1,9 +1,10 @@
-"""What the format of keys and values does to the logits of the model inside the package.
+"""What the formats of dense weights, keys and values do to the logits of the model inside the
+package.
 
-    python bench/kv.py [--texts N]
+    python bench/precision.py [--texts N]
 
 Reads Python files of this project's tests, a kind of text that the model knows and has not seen,
-with keys and values in float32, in bfloat16 and in int8. Prints one JSON line for each: the loss,
+with everything in float32 and with parts in other formats. Prints one JSON line for each: the loss,
 the KL divergence from float32, how often the likeliest token is the same, and the relative error
 of the logits.
 """
@@ -24,10 +25,18 @@ from ossia.model import Decoder
 from ossia.ops.paged import PagedKV, PagePool
 
 CHUNK = 512
+FORMATS = {  # of the model, of dense matrices, of keys and values
+    "float32": ("float32", None, torch.float32),
+    "kv bfloat16": ("float32", None, torch.bfloat16),
+    "kv int8": ("float32", None, torch.int8),
+    "dense int8": ("float32", "int8", torch.float32),
+    "bfloat16": ("bfloat16", None, torch.bfloat16),
+    "bfloat16, dense int8": ("bfloat16", "int8", torch.bfloat16),
+}
 TESTS = Path(__file__).parent.parent / "tests" / "engine"
 
 
-def logits(decoder: Decoder, ids: list[int], dtype: torch.dtype) -> Tensor:
+def logits(decoder: Decoder, dtype: torch.dtype, ids: list[int]) -> Tensor:
     kinds = decoder.layer_kinds
     pages = -(-len(ids) // 16)
     pool = PagePool(kinds, dict.fromkeys(kinds, pages), page_size=16, dtype=dtype)
@@ -47,20 +56,23 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=6, help="of one full context each")
     options = parser.parse_args()
     folder = packaged_model()
-    decoder = ossia.load_model(str(folder), dtype="float32")
+    decoders = {
+        name: (ossia.load_model(str(folder), dtype=dtype, dense=dense), kv)
+        for name, (dtype, dense, kv) in FORMATS.items()
+    }
     tokenizer = text.load_tokenizer(folder)
     ids = tokenizer.encode(
         "".join(p.read_text(encoding="utf-8") for p in sorted(TESTS.glob("*.py")))
     )
-    length = decoder.config.context_length
+    length = decoders["float32"][0].config.context_length
     count = min(options.texts, len(ids) // length)
-    sums = {name: torch.zeros(5, dtype=torch.float64) for name in ("float32", "bfloat16", "int8")}
+    sums = {name: torch.zeros(5, dtype=torch.float64) for name in FORMATS}
     for i in range(count):
         own = ids[i * length : (i + 1) * length]
-        exact = logits(decoder, own, torch.float32)
+        exact = logits(*decoders["float32"], own)
         log_exact = exact.log_softmax(-1)
         for name, total in sums.items():
-            found = logits(decoder, own, getattr(torch, name))
+            found = logits(*decoders[name], own)
             log_found = found.log_softmax(-1)
             total += torch.stack(
                 [
@@ -76,7 +88,7 @@ def main() -> None:
         print(
             json.dumps(
                 {
-                    "kv": name,
+                    "formats": name,
                     "loss": round(loss, 4),
                     "kl_divergence": round(divergence, 6),
                     "same_likeliest": round(same, 4),
