@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from ossia import checkpoint
+from ossia.engine import Engine
 from ossia.families import PRESETS
 from ossia.measure import memory
 from ossia.measure.model import measure_run, weight_files
 from ossia.measure.random_weights import random_decoder
-from ossia.measure.speed import SHORT_PROMPT, Spread, measure
+from ossia.measure.speed import SHORT_PROMPT, EngineModel, Spread, measure
 
 
 class Clock:
@@ -132,3 +133,12 @@ def small(name):
         for layer in config.layers[:2]
     )
     return replace(config, layers=layers, vocab_size=96, hidden_size=64, context_length=64)
+
+
+def test_sequences_of_a_batch_are_at_work_together():
+    engine = Engine(random_decoder(small("gpt2")), max_batch=8, max_tokens_kv=8 * 48)
+    model = EngineModel(engine, max_tokens=10)
+    model.prefill(
+        [[1] * SHORT_PROMPT for _ in range(8)]
+    )  # with a whole context each, one would fit
+    assert len(engine.step()) == 8
