@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
-#include <type_traits>
 
 #include "experts.hpp"
 #include "gemm.hpp"
@@ -148,16 +147,12 @@ void multiply_few(const Kernels& kernels, const Matrix& matrix, const Vectors& x
 // y[at + i] = x[i] + bias[i] + residual[at + i] for i below count, where they are.
 void finish(const Kernels& kernels, const float* x, const void* bias, const void* residual, long count, void* y, Type y_type,
             long at) {
-    const auto as = [&](auto* out) {
-        using Element = std::remove_pointer_t<decltype(out)>;
+    with_type(y_type, [&](auto element) {
+        using Element = decltype(element);
         const auto *own = static_cast<const Element*>(bias), *added = static_cast<const Element*>(residual);
-        kernels.rowwise(out).finish(x, own, added ? added + at : nullptr, out + at, count);
-    };
-    if (y_type == Type::bf16) {
-        as(static_cast<bf16*>(y));
-    } else {
-        as(static_cast<float*>(y));
-    }
+        Element* out = static_cast<Element*>(y) + at;
+        kernels.rowwise(out).finish(x, own, added ? added + at : nullptr, out, count);
+    });
 }
 
 // Elements [begin, end) of a bias, zeros if there is none.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ossia.cli.options import BackendOption, DtypeOption
+from ossia.cli.options import BackendOption, DtypeOption, ThreadsOption, set_threads
 from ossia.errors import OssiaError
 
 if TYPE_CHECKING:
@@ -29,10 +29,6 @@ bench = typer.Typer(
 )
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-ThreadsOption = Annotated[
-    int | None,
-    typer.Option("--threads", min=1, metavar="N", help="Threads to compute on. [default: all]"),
-]
 TurnsOption = Annotated[
     int, typer.Option("--turns", min=1, metavar="N", help="Times to measure; the median counts.")
 ]
@@ -50,7 +46,7 @@ def machine(
     These bound what a model can do: memory the making of tokens, arithmetic the reading of prompts.
     """
     with _progress("measuring", 3) as advance:
-        _set_threads(threads)
+        set_threads(threads)
         from ossia.measure import machine as measuring
 
         record = measuring.describe()
@@ -120,7 +116,7 @@ def cpu(
     prompts, batches = _list("--prompt", prompt), _list("--batch", batch)
     name, source = _find(model)
     with _progress(name, turns * (len(prompts) + len(batches)) + 1) as advance:
-        _set_threads(threads)
+        set_threads(threads)
         from ossia.measure.machine import describe
         from ossia.measure.model import measure_model
 
@@ -189,13 +185,6 @@ def _list(option: str, text: str) -> list[int]:
     if not all(part.strip().isdecimal() and int(part) for part in parts):
         raise OssiaError(f"{option} {text}: must be positive numbers with commas between them")
     return list(dict.fromkeys(map(int, parts)))
-
-
-def _set_threads(threads: int | None) -> None:
-    import torch
-
-    if threads is not None:
-        torch.set_num_threads(threads)  # the native kernels take as many
 
 
 @contextmanager

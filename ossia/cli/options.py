@@ -137,6 +137,14 @@ StopOption = Annotated[
 ]
 
 
+def set_threads(threads: int | None) -> None:
+    """As many for torch, and so for the native kernels; None leaves them as they are."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
 def open_llm(
     model: str | None,
     dtype: Dtype | None,
@@ -163,10 +171,7 @@ def open_llm(
             status.stop()  # a download shows progress bars of its own
             folder = packaged_model() if model is None else checkpoint.find(model)
             status.start()
-            if threads is not None:
-                import torch
-
-                torch.set_num_threads(threads)
+            set_threads(threads)
             return LLM(
                 folder,
                 dtype=None if dtype is None else dtype.value,
