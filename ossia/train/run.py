@@ -7,6 +7,7 @@ end, then the checkpoint and `record.json`.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -29,6 +30,7 @@ from ossia.errors import OssiaError
 from ossia.model import Decoder
 from ossia.ops.training import TRAINING
 from ossia.train import data, parallel, presets, quantized, shards, tokenizer
+from ossia.train.chat_words import chat_words
 from ossia.train.evaluate import HeldOut, bits_per_byte, loss_of
 from ossia.train.loop import StepReport, Trainer
 from ossia.train.settings import Settings, option
@@ -181,7 +183,8 @@ def _check_folder(out: Path) -> None:
 def _prepare(settings: Settings) -> Callable[[Path], None]:
     """Read and check everything; what it returns writes a run into a new folder."""
     corpus = data.read(settings.data)
-    vocabulary = tokenizer.learn((d.text for d in corpus.train), settings.vocab_size)
+    texts = itertools.chain((d.text for d in corpus.train), chat_words())
+    vocabulary = tokenizer.learn(texts, settings.vocab_size)
     config = presets.architecture(settings.config, vocabulary)
     longest = max(settings.length, settings.long_length)
     if longest > config.context_length:
