@@ -18,6 +18,7 @@ import typer
 from ossia import __version__
 from ossia.cli.bench import bench
 from ossia.cli.chat import chat
+from ossia.cli.dialogues import dialogues
 from ossia.cli.generate import generate
 from ossia.cli.inspect import inspect
 from ossia.cli.train import train
@@ -63,6 +64,7 @@ for command, example in (
 ):
     app.command(epilog=f"Example: {example}")(command)
 app.add_typer(bench, name="bench")
+app.add_typer(dialogues, name="dialogues")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
