@@ -6,7 +6,6 @@ end, then the checkpoint and `record.json`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -28,8 +27,8 @@ from ossia.config import ExpertFormat, ModelConfig, MoEConfig, with_expert_forma
 from ossia.errors import OssiaError
 from ossia.model import Decoder
 from ossia.ops.training import TRAINING
-from ossia.train import data, parallel, presets, quantized, shards, tokenizer
-from ossia.train.evaluate import HeldOut, bits_per_byte, loss_of
+from ossia.train import data, parallel, presets, quantized, shards, texts, tokenizer
+from ossia.train.evaluate import bits_per_byte, loss_of
 from ossia.train.loop import StepReport, Trainer
 from ossia.train.settings import Settings, option
 
@@ -56,14 +55,8 @@ class Run:
             self.settings = Settings(**described["settings"])
             self.text: dict[str, Any] = described["text"]
             self.config = families.from_hf(described["config"], str(file))
-            sizes = [document["tokens"] for document in self.text["held_out"]]
-            tokens = torch.cat([ids.int() for ids in shards.read(folder / "held_out")])
-            self.held_out = [
-                HeldOut(document["name"], ids, document["bytes"])
-                for document, ids in zip(self.text["held_out"], tokens.split(sizes), strict=True)
-            ]
+            train, self.held_out = texts.read(folder, self.text)
             separator = int(self.text["separator"])
-            train = shards.read(folder / "train")
         except OssiaError:
             raise
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -196,40 +189,18 @@ def _prepare(settings: Settings) -> Callable[[Path], None]:
     if has_experts and settings.experts == ExpertFormat.MXFP4:
         # An error now, not after hours.
         families.to_hf(with_expert_format(config, ExpertFormat.MXFP4))
-    separator = tokenizer.control_id(vocabulary, tokenizer.END_OF_TEXT)
-    held_out = data.limited(corpus.held_out, _MOST_HELD_OUT_BYTES)
-    held_out_ids = [shards.encode([document], vocabulary, separator) for document in held_out]
 
     def write(out: Path) -> None:
         folder = out / "training"
         folder.mkdir(parents=True)
         tokenizer.write(vocabulary, out, config.context_length)
-        parts = shards.encode_in_parts(corpus.train, vocabulary, separator)
-        count = shards.write(folder / "train", parts, config.vocab_size)
-        shards.write(folder / "held_out", held_out_ids, config.vocab_size)
-        train = shards.read(folder / "train")
-        shards.Batches(train, settings.batch_size, longest, settings.seed)  # refuses too little
         described = {
             "settings": asdict(settings),
             "config": families.to_hf(config),
-            "text": {
-                "separator": separator,
-                "train": {
-                    "documents": len(corpus.train),
-                    "bytes": sum(d.num_bytes for d in corpus.train),
-                    "tokens": count,
-                },
-                "held_out": [
-                    {
-                        "name": document.name,
-                        "bytes": document.num_bytes,
-                        "tokens": len(ids),
-                        "sha256": hashlib.sha256(document.text.encode()).hexdigest(),
-                    }
-                    for document, ids in zip(held_out, held_out_ids, strict=True)
-                ],
-            },
+            "text": texts.write(folder, corpus, vocabulary, _MOST_HELD_OUT_BYTES),
         }
+        train, _ = texts.read(folder, described["text"])
+        shards.Batches(train, settings.batch_size, longest, settings.seed)  # refuses too little
         _write_json(folder / "run.json", described)  # last: a folder without it is no run
 
     return write
