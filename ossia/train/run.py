@@ -4,7 +4,6 @@ record of its making left in a folder.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from ossia.config import ExpertFormat, ModelConfig, MoEConfig, with_expert_forma
 from ossia.errors import OssiaError
 from ossia.model import Decoder
 from ossia.ops.training import TRAINING
-from ossia.train import data, parallel, presets, quantized, shards, tokenizer
-from ossia.train.evaluate import HeldOut, SummedLoss, bits_per_byte, loss_of
+from ossia.train import data, parallel, presets, quantized, shards, texts, tokenizer
+from ossia.train.evaluate import SummedLoss, bits_per_byte, loss_of
 from ossia.train.folder import FolderRun, Prepared, write_json, writing
 from ossia.train.loop import Trainer
 from ossia.train.settings import Settings
@@ -41,37 +40,17 @@ class Run(FolderRun):
         vocabulary = tokenizer.learn((d.text for d in corpus.train), settings.vocab_size)
         config = presets.architecture(settings.config, vocabulary)
         _check(settings, config)
-        separator = tokenizer.control_id(vocabulary, tokenizer.END_OF_TEXT)
-        held_out = data.limited(corpus.held_out, _MOST_HELD_OUT_BYTES)
-        held_out_ids = [shards.encode([document], vocabulary, separator) for document in held_out]
 
         def write(out: Path) -> dict[str, Any]:
             folder = out / "training"
             tokenizer.write(vocabulary, out, config.context_length)
-            parts = shards.encode_in_parts(corpus.train, vocabulary, separator)
-            count = shards.write(folder / "train", parts, config.vocab_size)
-            shards.write(folder / "held_out", held_out_ids, config.vocab_size)
-            shards.TextBatches(shards.read(folder / "train"), settings, separator)  # or too little
+            text = texts.write(folder, corpus, vocabulary, _MOST_HELD_OUT_BYTES)
+            train, _ = texts.read(folder, text)
+            shards.TextBatches(train, settings, text["separator"])  # refuses too little
             return {
                 "settings": asdict(settings),
                 "config": families.to_hf(config),
-                "text": {
-                    "separator": separator,
-                    "train": {
-                        "documents": len(corpus.train),
-                        "bytes": sum(d.num_bytes for d in corpus.train),
-                        "tokens": count,
-                    },
-                    "held_out": [
-                        {
-                            "name": document.name,
-                            "bytes": document.num_bytes,
-                            "tokens": len(ids),
-                            "sha256": hashlib.sha256(document.text.encode()).hexdigest(),
-                        }
-                        for document, ids in zip(held_out, held_out_ids, strict=True)
-                    ],
-                },
+                "text": text,
             }
 
         return write
@@ -80,14 +59,8 @@ class Run(FolderRun):
         self.settings = Settings(**described["settings"])
         self.text: dict[str, Any] = described["text"]
         self.config = families.from_hf(described["config"], str(self.folder / "run.json"))
-        sizes = [document["tokens"] for document in self.text["held_out"]]
-        tokens = torch.cat([ids.int() for ids in shards.read(self.folder / "held_out")])
-        self.held_out = [
-            HeldOut(document["name"], ids, document["bytes"])
-            for document, ids in zip(self.text["held_out"], tokens.split(sizes), strict=True)
-        ]
+        self._shards, self.held_out = texts.read(self.folder, self.text)
         self._separator = int(self.text["separator"])
-        self._shards = shards.read(self.folder / "train")
 
     def build(self) -> None:
         try:
