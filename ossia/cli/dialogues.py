@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -91,29 +91,26 @@ def score(
     runs = track(
         run_all(llm, chats), "answering", len(chats), console=Console(stderr=True), transient=True
     )
-    results = list(runs)
+    results = [result for _, result in sorted(runs, key=lambda run: run[0])]
     report = summary(results) | {"seconds": round(time.perf_counter() - start, 1)}
     if wrong is not None:
         _write_lines(wrong, (json.dumps(r, ensure_ascii=False) for r in results if not r["right"]))
     print(json.dumps(report) if as_json else _table(report))
 
 
-def run_all(llm: LLM, chats: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Each chat's result as it is ready, several in the engine at once."""
-    waiting = iter(chats)
-    running: list[Iterator[dict[str, Any] | None]] = []
+def run_all(llm: LLM, chats: list[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The number of each chat and its result, as it is ready; several are in the engine at once."""
+    waiting = enumerate(chats)
+    running: dict[int, Iterator[dict[str, Any] | None]] = {}
     while True:
-        while len(running) < _AT_ONCE and (chat := next(waiting, None)) is not None:
-            running.append(_run(llm, chat))
+        for number, chat in islice(waiting, _AT_ONCE - len(running)):
+            running[number] = _run(llm, chat)
         if not running:
             return
-        going = []
-        for run in running:
-            if (result := next(run)) is None:
-                going.append(run)
-            else:
-                yield result
-        running = going
+        for number, run in list(running.items()):
+            if (result := next(run)) is not None:
+                del running[number]
+                yield number, result
 
 
 def _run(llm: LLM, chat: dict[str, Any]) -> Iterator[dict[str, Any] | None]:
@@ -201,7 +198,8 @@ def _is_well_formed(llm: LLM, ids: list[int], reply: Reply) -> bool:
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
     """The shares of right answers by task and effort, and what the efforts cost."""
     efforts = list(dict.fromkeys(result["effort"] for result in results))
-    tasks = list(dict.fromkeys(result["task"] for result in results))
+    kinds = dict.fromkeys((result["task"], result["effort"]) for result in results)
+    accuracy: dict[str, dict[str, float]] = {}
 
     def mean(key: str, task: str | None, effort: str | None) -> float:
         values = [
@@ -211,12 +209,12 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
         ]
         return round(sum(values) / len(values), 4)
 
+    for task, effort in kinds:
+        accuracy.setdefault(task, {})[effort] = mean("right", task, effort)
     return {
         "chats": len(results),
         "well_formed": mean("well_formed", None, None),
-        "accuracy": {
-            task: {effort: mean("right", task, effort) for effort in efforts} for task in tasks
-        },
+        "accuracy": accuracy,
         "mean_accuracy": {effort: mean("right", None, effort) for effort in efforts},
         "mean_reasoning_tokens": {
             effort: mean("reasoning_tokens", None, effort) for effort in efforts
@@ -229,7 +227,10 @@ def _table(report: dict[str, Any]) -> str:
     efforts = list(report["mean_accuracy"])
     rows = [*report["accuracy"].items(), ("all", report["mean_accuracy"])]
     lines = [" " * 18 + "".join(f"{effort:>8}" for effort in efforts)]
-    lines += [f"{name:<18}" + "".join(f"{row[e]:8.0%}" for e in efforts) for name, row in rows]
+    lines += [
+        f"{name:<18}" + "".join(f"{row[e]:8.0%}" if e in row else " " * 8 for e in efforts)
+        for name, row in rows
+    ]
     lines.append(f"well-formed {report['well_formed']:.1%} of {report['chats']:,} chats")
     return "\n".join(lines)
 
