@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ossia.train.dialogues import Dialogue
 
 dialogues = typer.Typer(
-    help="Dialogues for a small model to learn from, made up by a seed: write them, and score a "
-    "model on them.",
+    help="Write dialogues to learn from, and score models on them.",
+    epilog="Example: ossia dialogues write --out dialogues",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -37,14 +37,19 @@ def write(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FOLDER", help="A new folder for both files.")
     ],
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
-    count: Annotated[int, typer.Option(min=1, help="Chats to train on.")] = 60_000,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of all that is drawn.")] = 0,
+    count: Annotated[int, typer.Option(min=1, metavar="N", help="Chats to train on.")] = 40_000,
     held_out: Annotated[
-        int, typer.Option(min=1, help="Questions never trained on, of each task; three chats each.")
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Questions of each task never trained on; three chats each."
+        ),
     ] = 40,
 ) -> None:
-    """Write train.jsonl and held_out.jsonl: a chat a line, with its tools, its reasoning effort and
-    its date. The same Python and seed give the same bytes.
+    """Write chats to train on, and others that are held out.
+
+    A chat is a line of JSON, with its tools, its reasoning effort and its date. The same Python and
+    the same seed give the same bytes.
     """
     from ossia.train import dialogues as made
 
@@ -67,7 +72,8 @@ def score(
     ],
     model: ModelOption = None,
     count: Annotated[
-        int | None, typer.Option(min=1, help="Questions of each task; all if not given.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Questions of each task. [default: all]"),
     ] = None,
     threads: ThreadsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -75,7 +81,7 @@ def score(
         Path | None, typer.Option(metavar="FILE", help="Write what was answered wrongly there.")
     ] = None,
 ) -> None:
-    """Let a model answer, at temperature 0 and with the tools run, and count the right answers.
+    """Count a model's right answers, at temperature 0 and with the tools run.
 
     Right is an answer equal to the one on file. Well-formed is a reply that a strict parser reads
     and that ends as its kind must.
