@@ -81,9 +81,9 @@ def score(
         Path | None, typer.Option(metavar="FILE", help="Write what was answered wrongly there.")
     ] = None,
 ) -> None:
-    """Count a model's right answers, at temperature 0 and with the tools run.
+    """Count a model's right answers.
 
-    Right is an answer equal to the one on file. Well-formed is a reply that a strict parser reads
+    It answers at temperature 0, and the tools that it calls are run. Right is an answer equal to the one on file. Well-formed is a reply that a strict parser reads
     and that ends as its kind must.
     """
     from rich.console import Console
