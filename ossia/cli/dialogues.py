@@ -83,8 +83,9 @@ def score(
 ) -> None:
     """Count a model's right answers.
 
-    It answers at temperature 0, and the tools that it calls are run. Right is an answer equal to the one on file. Well-formed is a reply that a strict parser reads
-    and that ends as its kind must.
+    It answers at temperature 0, and the tools that it calls are run. Right is an answer equal to
+    the one on file. Well-formed is a reply that a strict parser reads and that ends as its kind
+    must.
     """
     from rich.console import Console
     from rich.progress import track
