@@ -1,11 +1,11 @@
-# make run: text from the model inside the package. make test: everything CI checks.
+# make run: the model inside the package reasons, calls a tool and answers. make test: everything CI checks.
 PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: run test lint format sanitize clean
 
 run: .venv/ossia.installed
-	$(BIN)/ossia generate --max-tokens 200 "def read_lines(path):"
+	echo "What is 48213 * 977?" | $(BIN)/ossia chat --reasoning-effort high --show-reasoning
 
 test: lint
 	$(BIN)/pytest -n 2

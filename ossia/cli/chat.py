@@ -26,6 +26,7 @@ from ossia.cli.options import (
     LoadOption,
     MaxTokensOption,
     MinPOption,
+    ModelOption,
     SeedOption,
     StopOption,
     TemperatureOption,
@@ -51,26 +52,8 @@ class Effort(StrEnum):
     high = "high"
 
 
-# Until the model inside the package is trained on dialogue; then this goes, and the option becomes
-# `options.ModelOption` again.
-_NO_MODEL = (
-    "the model inside the package continues text and was never trained to chat: "
-    "give --model, or continue a text with `ossia generate`"
-)
-ChatModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="PATH_OR_HUB_NAME",
-        help="Checkpoint folder, or a name on the Hugging Face hub. Needed: the model inside the "
-        "package cannot chat.",
-    ),
-]
-
-
 def chat(
-    model: ChatModelOption = None,
+    model: ModelOption = None,
     system: Annotated[
         str | None,
         typer.Option(
@@ -84,13 +67,14 @@ def chat(
         bool, typer.Option("--thinking/--no-thinking", help="Whether Qwen3 thinks first.")
     ] = True,
     tools: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--tools/--no-tools",
             help="Let the model call `calculate` and `documentation`, which run here and change "
-            "nothing.",
+            "nothing. [default: for the model inside the package]",
+            show_default=False,
         ),
-    ] = False,
+    ] = None,
     hide_reasoning: Annotated[
         bool | None,
         typer.Option(
@@ -132,8 +116,6 @@ def chat(
     from ossia.cli.reply_view import PlainView, TerminalView, terminal_console
     from ossia.tools import BUILT_IN
 
-    if model is None:
-        raise OssiaError(_NO_MODEL)
     if save is not None:
         check_writable(save)
     sampling: Sampling = {
@@ -150,7 +132,7 @@ def chat(
         sampling,
         system=system,
         thinking=thinking,
-        tools=BUILT_IN if tools else (),
+        tools=BUILT_IN if tools or (tools is None and model is None) else (),
     )
     if reasoning_effort is not None:
         conversation.set_effort(reasoning_effort)

@@ -109,11 +109,6 @@ class TestOptions:
     def test_a_place_where_nothing_can_be_saved(self, fails, tmp_path, place):
         assert "cannot write" in fails("chat", "--model", "scripted", "--save", tmp_path / place)
 
-    def test_a_chat_without_a_model_to_chat_with(self, fails):
-        line = fails("chat")
-        assert "never trained to chat" in line
-        assert "give --model" in line
-
 
 class TestInspect:
     def test_neither_preset_nor_folder(self, fails):

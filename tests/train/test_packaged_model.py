@@ -1,4 +1,4 @@
-"""The model inside the package is what its record says: size, architecture and held-out loss."""
+"""The model inside the package is what its records say: size, architecture, loss and answers."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import pytest
 
 import ossia
 from ossia import checkpoint, text
+from ossia.cli.dialogues import run_all, summary
 from ossia.config import ExpertFormat, MoEConfig
 from ossia.model import Decoder
-from ossia.train.data import STDLIB_HELD_OUT, Document
-from ossia.train.evaluate import HeldOut, bits_per_byte, loss_of
-from ossia.train.shards import encode
-from ossia.train.tokenizer import CONTROL_TOKENS, END_OF_TEXT
+from ossia.train import conversations, packing
+from ossia.train.evaluate import loss_of
+from ossia.train.tokenizer import CONTROL_TOKENS
 
 MODEL = Path(ossia.__file__).parent / "models" / "ossia-stdlib"
-HELD_OUT = Path(__file__).parents[1] / "fixtures" / "stdlib" / "held_out.json.xz"
+HELD_OUT = Path(__file__).parents[1] / "fixtures" / "dialogues" / "held_out.jsonl.xz"
+ARITHMETIC = ("addition", "subtraction", "multiplication", "comparison", "sorting")
 
 
 @pytest.fixture(scope="module")
@@ -28,39 +29,60 @@ def record() -> dict:
 
 
 @pytest.fixture(scope="module")
+def scores() -> dict:
+    return json.loads((MODEL / "scores.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
 def decoder() -> Decoder:
     return checkpoint.load(MODEL)
 
 
 @pytest.fixture(scope="module")
-def documents() -> dict[str, str]:
-    return json.loads(lzma.decompress(HELD_OUT.read_bytes()))
+def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("dialogues") / "held_out.jsonl"
+    file.write_bytes(lzma.decompress(HELD_OUT.read_bytes()))
+    return file
 
 
 def test_its_held_out_loss_is_what_the_record_says(
-    record: dict, decoder: Decoder, documents: dict[str, str]
+    record: dict, decoder: Decoder, chats: Path, tmp_path: Path
 ) -> None:
-    recorded = {document["name"]: document for document in record["text"]["held_out"]}
-    assert tuple(recorded) == STDLIB_HELD_OUT
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
-    end = tokenizer.token_to_id(END_OF_TEXT)
-    held_out = []
-    for name, source in documents.items():
-        assert hashlib.sha256(source.encode()).hexdigest() == recorded[name]["sha256"]
-        tokens = encode([Document(name, source)], tokenizer, end)
-        assert len(tokens) == recorded[name]["tokens"]
-        held_out.append(HeldOut(name, tokens, recorded[name]["bytes"]))
-    bits = bits_per_byte(loss_of(decoder), held_out, record["settings"]["length"])
-    for name in documents:
-        # Sums of bfloat16 products differ in their last digits from one processor to another.
-        assert bits[name] == pytest.approx(recorded[name]["bits_per_byte"], rel=5e-3)
+    assert hashlib.sha256(chats.read_bytes()).hexdigest() == record["data"]["held_out"]["sha256"]
+    chat_format = text.load_format(MODEL, text.load_tokenizer(MODEL))
+    examples = [
+        example
+        for conversation in conversations.read(str(chats), "--eval-data")
+        for example in conversations.render(conversation, chat_format, "2026-01-01")
+    ]
+    length = record["settings"]["length"]
+    packing.write(tmp_path / "rows", examples, length)
+    loss = packing.nats_per_token(loss_of(decoder), packing.Rows(tmp_path / "rows", length))
+    # Sums of bfloat16 products differ in their last digits from one processor to another.
+    assert loss == pytest.approx(record["held_out_loss"]["as_saved"], rel=1e-2)
 
 
-def test_rounding_to_mxfp4_costs_less_than_one_per_cent(record: dict) -> None:
-    bits = record["held_out_bits_per_byte"]
-    assert bits["as_saved"] == pytest.approx(bits["as_trained"], rel=0.01)
+def test_rounding_to_mxfp4_costs_little(record: dict) -> None:
+    loss = record["held_out_loss"]
+    assert loss["as_saved"] == pytest.approx(loss["as_trained"], rel=0.05)
+
+
+def test_it_answers_as_well_as_its_scores_say(scores: dict, chats: Path) -> None:
+    lines = [json.loads(line) for line in chats.read_text().splitlines()]
+    asked = [line for line in lines if line["reasoning_effort"] == "high"][::2]
+    results = [result for _, result in run_all(ossia.LLM(), asked)]
+    found = summary(results)["mean_accuracy"]["high"]
+    # Of some forty chats, where the score is of hundreds.
+    assert found == pytest.approx(scores["mean_accuracy"]["high"], abs=0.25)
+    assert sum(result["well_formed"] for result in results) >= 0.9 * len(results)
+
+
+def test_a_longer_analysis_helps_where_there_is_something_to_work_out(scores: dict) -> None:
+    low, medium, high = (
+        sum(scores["accuracy"][task][effort] for task in ARITHMETIC)
+        for effort in ("low", "medium", "high")
+    )
+    assert low < medium < high
 
 
 def test_it_has_the_architecture_of_gpt_oss_and_weighs_under_8_mb(decoder: Decoder) -> None:
