@@ -84,7 +84,8 @@ def test_moe_of_dense_experts(
     down = normal(count, hidden, inter, seed=5, dtype=dtype) / inter**0.5
     if transposed:  # as in gpt-oss's checkpoints
         gate_up, down = (w.mT.contiguous().mT for w in (gate_up, down))
-    error = 2e-6 if dtype is torch.float32 else 2**-11
+    # Where outputs are few their terms may cancel in most of them.
+    error = 2e-6 if dtype is torch.float32 else 2**-11 if hidden > 8 else 2**-9
     check(form, x, choices, gate_up, down, bias, clamp, residual, error)
 
 
