@@ -5,20 +5,42 @@
 // A group's products are summed without error: 2^15 * 2^7 of each of at most 256 columns.
 
 template <class Element>
+inline std::int32_t largest_bits(const Element* x, long count) {
+    std::int32_t largest = 0;
+    for (long i = 0; i < count; ++i) {
+        const std::int32_t magnitude = bits_of(widen(x[i])) & 0x7FFFFFFF;
+        largest = magnitude > largest ? magnitude : largest;
+    }
+    return largest;
+}
+
+constexpr std::int32_t kInfinite = 0x7F800000;
+constexpr float kToWhole = 0x1.8p23f;  // added, it leaves an integer in the low bits
+
+template <class Element>
+inline bool to_codes(const Element* x, long cols, long group, std::int8_t* codes, float* scales) {
+    constexpr float kLargest = 127;
+    for (long begin = 0; begin < cols; begin += group) {
+        const long count = cols - begin < group ? cols - begin : group;
+        const std::int32_t bits = largest_bits(x + begin, count);
+        if (bits >= kInfinite) return false;
+        const float largest = float_of(bits), most = std::numeric_limits<float>::max();
+        const float steps = largest > 0 ? kLargest / largest : 0, inverse = steps < most ? steps : most;
+        scales[begin / group] = largest / kLargest;
+        for (long c = begin; c < begin + count; ++c) codes[c] = static_cast<std::int8_t>(bits_of(widen(x[c]) * inverse + kToWhole));
+    }
+    return true;
+}
+
+template <class Element>
 inline void to_words(const Element* x, long cols, long group, std::int16_t* words, float* scales, float* rest) {
-    constexpr float kToWhole = 0x1.8p23f;  // added, it leaves an integer in the low bits
     constexpr int kBits = 14;              // after the first of a group's largest
     for (long begin = 0; begin < cols; begin += group) {
         const long end = cols - begin < group ? cols : begin + group;
-        std::int32_t largest = 0;
-        for (long c = begin; c < end; ++c) {
-            const std::int32_t magnitude = bits_of(widen(x[c])) & 0x7FFFFFFF;
-            largest = magnitude > largest ? magnitude : largest;
-        }
-        const std::int32_t exponent = largest & 0x7F800000, smallest = (kBits + 1) << 23;
+        const std::int32_t exponent = largest_bits(x + begin, end - begin) & kInfinite, smallest = (kBits + 1) << 23;
         const std::int32_t clamped = exponent < smallest ? smallest : exponent;
         const float scale = float_of(clamped - (kBits << 23)), inverse = float_of(((254 + kBits) << 23) - clamped);
-        scales[begin / group] = exponent == 0x7F800000 ? std::numeric_limits<float>::quiet_NaN() : scale;
+        scales[begin / group] = exponent == kInfinite ? std::numeric_limits<float>::quiet_NaN() : scale;
         for (long c = begin; c < end; ++c) {
             const float value = widen(x[c]), steps = value * inverse;
             const float whole = (steps < 32767.0f ? steps : 32767.0f) + kToWhole;

@@ -107,6 +107,10 @@ struct Kernels {
     void (*words_bf16)(const bf16* x, long cols, long group, std::int16_t* words, float* scales, float* rest);
     void (*words_f32)(const float* x, long cols, long group, std::int16_t* words, float* scales, float* rest);
 
+    // A row's nearest codes and scales; false, and something, if it holds NaN or infinity.
+    bool (*codes_bf16)(const bf16* x, long cols, long group, std::int8_t* codes, float* scales);
+    bool (*codes_f32)(const float* x, long cols, long group, std::int8_t* codes, float* scales);
+
     std::uint64_t (*sum)(const std::uint64_t* words, long count);
 
     // Activations as the packed kernel reads them: int16 with one scale a token, in a form of its own, `quantized_size(cols)`

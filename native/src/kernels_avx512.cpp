@@ -285,8 +285,9 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
 }  // namespace
 
 const Kernels& kernels_avx512() {
-    static const Kernels kernels{"avx512", dense<bf16>, dense<float>, dense_int8, to_words<bf16>, to_words<float>, sum_words, quantized_size, quantize, packed,
-                                 turn<bf16>, turn<float>, attend_scratch, kAttend<bf16>, kAttend<float>, kAttend<std::int8_t>,
+    static const Kernels kernels{"avx512", dense<bf16>, dense<float>, dense_int8, to_words<bf16>, to_words<float>,
+                                 to_codes<bf16>, to_codes<float>, sum_words, quantized_size, quantize, packed, turn<bf16>,
+                                 turn<float>, attend_scratch, kAttend<bf16>, kAttend<float>, kAttend<std::int8_t>,
                                  kRowwise<bf16>, kRowwise<float>};
     return kernels;
 }

@@ -170,6 +170,8 @@ const Kernels& kernels_neon() {
         form.dense_int8 = dense_int8;
         form.words_bf16 = to_words<bf16>;
         form.words_f32 = to_words<float>;
+        form.codes_bf16 = to_codes<bf16>;
+        form.codes_f32 = to_codes<float>;
         form.packed = packed;
         form.turn_bf16 = turn<bf16>;
         form.turn_f32 = turn<float>;

@@ -105,6 +105,13 @@ NB_MODULE(_native, m) {
             },
             nb::call_guard<nb::gil_scoped_release>())
         .def(
+            "quantize_int8",
+            [](Machine& machine, Address weight, Type type, long rows, long cols, long stride, long group, Address codes,
+               Address scales) {
+                machine.quantize_int8(at<const void>(weight), type, rows, cols, stride, group, at<std::int8_t>(codes), at<float>(scales));
+            },
+            nb::call_guard<nb::gil_scoped_release>())
+        .def(
             "rms_norm",
             operation(+[](Machine& machine, Address x, Address weight, Address y, Type type, long rows, long size, float eps,
                bool round_before_weight) {

@@ -21,6 +21,7 @@ from ossia.ops.cpu.linear import linear, linears
 from ossia.ops.cpu.native import Machine, machine, using
 from ossia.ops.cpu.norm import layer_norm, rms_norm, rotate
 from ossia.ops.cpu.processors import usable
+from ossia.ops.cpu.quantize import quantize
 
 __all__ = ["CPU", "Machine", "machine", "usable", "using"]
 
@@ -29,6 +30,7 @@ CPU = replace(
     name="cpu",
     linear=linear,
     linears=linears,
+    quantize=quantize,
     layer_norm=layer_norm,
     rms_norm=rms_norm,
     rotate=rotate,
