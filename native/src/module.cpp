@@ -91,7 +91,7 @@ NB_MODULE(_native, m) {
             nb::call_guard<nb::gil_scoped_release>())
         .def(
             "linears_int8",  // as linears
-            [](Machine& machine, Address x, Type type, long tokens, long cols, long group, Address codes, Address scales, Address bias,
+            operation(+[](Machine& machine, Address x, Type type, long tokens, long cols, long group, Address codes, Address scales, Address bias,
                long rows, Address y, Address codes_2, Address scales_2, Address bias_2, long rows_2, Address y_2, Address codes_3,
                Address scales_3, Address bias_3, long rows_3, Address y_3) {
                 const auto matrix = [&](Address codes, Address scales, Address bias, long rows, Address y) -> Machine::Linear {
@@ -102,7 +102,7 @@ NB_MODULE(_native, m) {
                                                       matrix(codes_2, scales_2, bias_2, rows_2, y_2)};
                 if (rows_3) matrices.push_back(matrix(codes_3, scales_3, bias_3, rows_3, y_3));
                 machine.linear(matrices, at<const void>(x), type, tokens);
-            },
+            }),
             nb::call_guard<nb::gil_scoped_release>())
         .def(
             "quantize_int8",
