@@ -39,7 +39,8 @@ inline void to_words(const Element* x, long cols, long group, std::int16_t* word
         const long end = cols - begin < group ? cols : begin + group;
         const std::int32_t exponent = largest_bits(x + begin, end - begin) & kInfinite, smallest = (kBits + 1) << 23;
         const std::int32_t clamped = exponent < smallest ? smallest : exponent;
-        const float scale = float_of(clamped - (kBits << 23)), inverse = float_of(((254 + kBits) << 23) - clamped);
+        const std::uint32_t inverse_bits = ((254u + kBits) << 23) - static_cast<std::uint32_t>(clamped);
+        const float scale = float_of(clamped - (kBits << 23)), inverse = float_of(static_cast<std::int32_t>(inverse_bits));
         scales[begin / group] = exponent == kInfinite ? std::numeric_limits<float>::quiet_NaN() : scale;
         for (long c = begin; c < end; ++c) {
             const float value = widen(x[c]), steps = value * inverse;
