@@ -16,15 +16,16 @@ import torch
 
 from ossia import checkpoint, families, text
 from ossia.checkpoint.load import DENSE_DTYPES
+from ossia.compare.counts import count
 from ossia.config import ExpertFormat, ModelConfig, MoEConfig, with_expert_format
 from ossia.errors import OssiaError
 from ossia.model import Decoder
 from ossia.model.feedforward import MoE
 from ossia.ops.training import TRAINING
-from ossia.train import conversations, memory, packing, parallel, quantized
+from ossia.train import adapters, conversations, lora, memory, packing, parallel, quantized
 from ossia.train.conversations import Conversation, Example
 from ossia.train.evaluate import loss_of
-from ossia.train.folder import FolderRun, Prepared, parameters
+from ossia.train.folder import FolderRun, Prepared
 from ossia.train.loop import Trainer
 from ossia.train.settings import FineTuneSettings, TooLong
 
@@ -113,9 +114,14 @@ class FineTuning(FolderRun):
         self.estimate = estimate(self.stored, self.settings)
         self.estimate.refuse_more_than_there_is()
         self.notes = [f"training takes {self.estimate}"]
-        self.decoder = dense(self.base)
-        if not self.settings.train_router:
-            freeze_routers(self.decoder)
+        if self.settings.lora:
+            self.decoder = lora.load_base(self.base)
+            generator = torch.Generator().manual_seed(self.settings.seed)
+            lora.attach(self.decoder, _lora(self.settings), generator)
+        else:
+            self.decoder = dense(self.base)
+            if not self.settings.train_router:
+                freeze_routers(self.decoder)
         self.trainer = Trainer(
             self.decoder, self._rows, self._figures, self.settings, self.folder / "states"
         )
@@ -132,16 +138,30 @@ class FineTuning(FolderRun):
         return super().train(report, stopped)
 
     def export(self) -> dict[str, Any]:
-        weights = parallel.gathered(self.decoder)
-        if parallel.rank() != 0:
-            return {}
         dtype = DENSE_DTYPES[self.stored.dtype]
         experts = ExpertFormat(self.settings.experts or ExpertFormat.DENSE)
-        saved = quantized.to_save(weights, self.decoder.config, experts, dtype)
+        if self.settings.lora:
+            saved, errors = lora.merged(self.decoder, experts, dtype)
+        else:
+            weights = parallel.gathered(self.decoder)
+            if parallel.rank() != 0:
+                return {}
+            saved = quantized.to_save(weights, self.decoder.config, experts, dtype)
+            errors = quantized.errors(weights, saved)
         checkpoint.save(saved, self.out, extra_files=self._beside())
+        if self.settings.lora:
+            folder = self.out / "adapter"
+            adapters.save(self.decoder, folder, _lora(self.settings), self.settings.model)
+        trained = sum(p.numel() for p in self.decoder.parameters() if p.requires_grad)
+        counts = count(saved.config)
         record = {
             **self.circumstances(),
-            "parameters": parameters(self.decoder),
+            "parameters": {
+                "total": counts.parameters,
+                "active": counts.active_parameters,
+                "trained": trained,
+            },
+            "quantization_error": errors,
             "memory": vars(self.estimate),
             "model": self.model,
             "data": self.data,
@@ -165,8 +185,14 @@ class FineTuning(FolderRun):
 
 def estimate(stored: ModelConfig, settings: FineTuneSettings) -> memory.Estimate:
     """The memory that fine-tuning of a checkpoint takes."""
-    config = with_expert_format(stored, ExpertFormat.DENSE)
-    return memory.full(config, settings)
+    if settings.lora:
+        return memory.adapters(stored, settings, _lora(settings))
+    return memory.full(with_expert_format(stored, ExpertFormat.DENSE), settings)
+
+
+def _lora(settings: FineTuneSettings) -> lora.LoRA:
+    targets = (*settings.targets.split(","), *(("router",) if settings.train_router else ()))
+    return lora.LoRA(settings.rank, settings.alpha, settings.lora_dropout, targets)
 
 
 def dense(folder: Path) -> Decoder:
@@ -213,6 +239,8 @@ def _settled(settings: FineTuneSettings, stored: ModelConfig) -> FineTuneSetting
         raise OssiaError("--mxfp4-steps needs experts that are saved as mxfp4")
     if settings.expert_parallel and not experts:
         raise OssiaError("--expert-parallel needs a model with experts")
+    if settings.lora and parallel.size() > 1:
+        raise OssiaError("--lora trains on one process")
     if experts:
         families.to_hf(with_expert_format(stored, ExpertFormat(experts)))  # or an error now
     return replace(

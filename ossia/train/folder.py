@@ -24,9 +24,7 @@ import tokenizers
 import torch
 
 from ossia.checkpoint.files import read_json
-from ossia.config import MoEConfig
 from ossia.errors import OssiaError
-from ossia.model import Decoder
 from ossia.train import parallel
 from ossia.train.loop import StepReport, Trainer
 from ossia.train.settings import Training, option
@@ -159,21 +157,6 @@ def command(name: str, settings: Training, out: Path) -> str:
         elif value != field.default:
             words += [option(field.name), str(value)]
     return shlex.join([*words, "--out", out.name])
-
-
-def parameters(decoder: Decoder) -> dict[str, int]:
-    """All parameters, and those that one token passes through: of experts only the chosen."""
-    total = sum(p.numel() for p in decoder.parameters())
-    idle = 0
-    for i, layer in enumerate(decoder.config.layers):
-        moe = layer.feedforward
-        if isinstance(moe, MoEConfig):
-            module = decoder.get_submodule(f"layers.{i}.feedforward")
-            router = module.get_submodule("router")
-            experts = sum(p.numel() for p in module.parameters())
-            experts -= sum(p.numel() for p in router.parameters())
-            idle += experts // moe.num_experts * (moe.num_experts - moe.experts_per_token)
-    return {"total": total, "active": total - idle}
 
 
 def write_json(file: Path, value: Any) -> None:
