@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ossia import checkpoint, families, text
+from ossia import checkpoint, text
 from ossia.checkpoint.load import DENSE_DTYPES
 from ossia.compare.counts import count
 from ossia.config import ExpertFormat, ModelConfig, MoEConfig, with_expert_format
@@ -25,23 +25,12 @@ from ossia.ops.training import TRAINING
 from ossia.train import adapters, conversations, lora, memory, packing, parallel, quantized
 from ossia.train.conversations import Conversation, Example
 from ossia.train.evaluate import loss_of
-from ossia.train.folder import FolderRun, Prepared
+from ossia.train.folder import FolderRun, Prepared, beside
 from ossia.train.loop import Trainer
 from ossia.train.settings import FineTuneSettings, TooLong
 
 _LENGTH = 2048  # of a row, where the context allows it: most conversations are shorter
 
-# What a checkpoint has beside its weights that the fine-tuned one needs too.
-_BESIDE = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-)
 _SAMPLED = 1 << 20  # bytes at either end of a file that its fingerprint looks at
 
 
@@ -148,7 +137,7 @@ class FineTuning(FolderRun):
                 return {}
             saved = quantized.to_save(weights, self.decoder.config, experts, dtype)
             errors = quantized.errors(weights, saved)
-        checkpoint.save(saved, self.out, extra_files=self._beside())
+        checkpoint.save(saved, self.out, extra_files=beside(self.base))
         if self.settings.lora:
             folder = self.out / "adapter"
             adapters.save(self.decoder, folder, _lora(self.settings), self.settings.model)
@@ -177,10 +166,6 @@ class FineTuning(FolderRun):
             }
         self.finish(record)
         return record
-
-    def _beside(self) -> list[Path]:
-        folder = checkpoint.text_folder(self.base)
-        return [folder / name for name in _BESIDE if (folder / name).is_file()]
 
 
 def estimate(stored: ModelConfig, settings: FineTuneSettings) -> memory.Estimate:
@@ -242,7 +227,7 @@ def _settled(settings: FineTuneSettings, stored: ModelConfig) -> FineTuneSetting
     if settings.lora and parallel.size() > 1:
         raise OssiaError("--lora trains on one process")
     if experts:
-        families.to_hf(with_expert_format(stored, ExpertFormat(experts)))  # or an error now
+        quantized.check_format(stored, ExpertFormat(experts))
     return replace(
         settings,
         experts=experts,

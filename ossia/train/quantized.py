@@ -10,12 +10,24 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from ossia import families
 from ossia.config import ExpertFormat, ModelConfig, MoEConfig, with_expert_format
+from ossia.errors import OssiaError
 from ossia.model import Decoder
 from ossia.model.feedforward import MoE
 from ossia.ops import mxfp4
 from ossia.ops.backend import Op
 from ossia.ops.low_rank import LowRank
+
+
+def check_format(config: ModelConfig, experts: ExpertFormat) -> None:
+    """Raise OssiaError, before there is anything to lose, if no checkpoint of this model can hold
+    its experts so.
+    """
+    try:
+        families.to_hf(with_expert_format(config, experts))
+    except ValueError as error:
+        raise OssiaError(f"the experts cannot be saved as {experts}: {error}") from error
 
 
 def expert_names(config: ModelConfig) -> list[str]:
