@@ -78,7 +78,7 @@ def places(config: ModelConfig) -> dict[str, Place]:
 
 
 def save(decoder: Decoder, folder: Path, settings: lora.LoRA, base: str) -> None:
-    """Write the updates of a decoder into a new folder, as `PeftModel.from_pretrained` reads it."""
+    """Write the updates of a decoder into a folder, as `PeftModel.from_pretrained` reads it."""
     where = places(decoder.config)
     groups: dict[tuple[str, str | None], list[tuple[Place, LowRank]]] = {}
     for name, weight in lora.updates(decoder):
@@ -113,7 +113,7 @@ def save(decoder: Decoder, folder: Path, settings: lora.LoRA, base: str) -> None
         "fan_in_fan_out": any(p.transposed for parts in groups.values() for p, _ in parts),
         "bias": "none",
     }
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

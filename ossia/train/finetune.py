@@ -24,13 +24,12 @@ from ossia.model.feedforward import MoE
 from ossia.ops.training import TRAINING
 from ossia.train import adapters, conversations, lora, memory, packing, parallel, quantized
 from ossia.train.conversations import Conversation, Example
-from ossia.train.evaluate import loss_of
-from ossia.train.folder import FolderRun, Prepared, beside
+from ossia.train.evaluate import SummedLoss, loss_of
+from ossia.train.folder import FolderRun, Prepared, beside, writing
 from ossia.train.loop import Trainer
 from ossia.train.settings import FineTuneSettings, TooLong
 
 _LENGTH = 2048  # of a row, where the context allows it: most conversations are shorter
-
 _SAMPLED = 1 << 20  # bytes at either end of a file that its fingerprint looks at
 
 
@@ -46,8 +45,8 @@ class FineTuning(FolderRun):
         stored = checkpoint.read_config(model)
         settings = _settled(settings, stored)
         estimate(stored, settings).refuse_more_than_there_is()
-        beside = checkpoint.text_folder(model)
-        chat_format = text.load_format(beside, text.load_tokenizer(beside))
+        where = checkpoint.text_folder(model)
+        chat_format = text.load_format(where, text.load_tokenizer(where))
         train, held_out = _read(settings)
         texts = {
             name: _fitting(_examples(part, chat_format, settings, stored), settings)
@@ -115,7 +114,7 @@ class FineTuning(FolderRun):
             self.decoder, self._rows, self._figures, self.settings, self.folder / "states"
         )
 
-    def _figures(self, loss) -> dict[str, float]:
+    def _figures(self, loss: SummedLoss) -> dict[str, float]:
         if self._held_out is None:
             return {}
         return {"held_out_loss": packing.nats_per_token(loss, self._held_out)}
@@ -139,8 +138,9 @@ class FineTuning(FolderRun):
             errors = quantized.errors(weights, saved)
         checkpoint.save(saved, self.out, extra_files=beside(self.base))
         if self.settings.lora:
-            folder = self.out / "adapter"
-            adapters.save(self.decoder, folder, _lora(self.settings), self.settings.model)
+            with writing(self.out):
+                folder = self.out / "adapter"
+                adapters.save(self.decoder, folder, _lora(self.settings), self.settings.model)
         trained = sum(p.numel() for p in self.decoder.parameters() if p.requires_grad)
         counts = count(saved.config)
         record = {
