@@ -4,7 +4,17 @@ import re
 
 import pytest
 
-COMMANDS = ("generate", "chat", "inspect", "train", "finetune", "bench", "dialogues")
+COMMANDS = (
+    "generate",
+    "chat",
+    "inspect",
+    "train",
+    "finetune",
+    "quantize",
+    "merge",
+    "bench",
+    "dialogues",
+)
 SUBCOMMANDS = ("bench machine", "bench cpu", "dialogues write", "dialogues score")
 
 
