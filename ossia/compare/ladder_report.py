@@ -214,21 +214,20 @@ def _lengths(results: dict[str, Any]) -> str:
         "Learned positions have vectors there that were never trained; YaRN is set when the model "
         "is read, without further training, to the factor of the longer text.</p>",
     ]
-    if "rope" in rungs:
-        before, rope = rungs[names[names.index("rope") - 1]], rungs["rope"]
-        series = [
-            _by_position("learned", before, "as trained"),
-            _by_position("RoPE", rope, "as trained"),
-            _by_position("RoPE + YaRN", rope, "yarn"),
-        ]
-        parts.append(_position_figure("positions", "Positions", series, results))
-    if "sinks" in rungs:
-        before, sinks = rungs[names[names.index("sinks") - 1]], rungs["sinks"]
-        series = [
-            _by_position("without sinks", before, "as trained"),
-            _by_position("with sinks", sinks, "as trained"),
-        ]
-        parts.append(_position_figure("sinks", "Sinks", series, results))
+    for name, title, after in (
+        (
+            "rope",
+            "RoPE against learned positions",
+            [("RoPE", "as trained"), ("RoPE + YaRN", "yarn")],
+        ),
+        ("sinks", "Attention sinks against none", [("sinks", "as trained")]),
+    ):
+        if name in rungs:
+            before = rungs[names[names.index(name) - 1]]
+            series = [
+                Line(label, _change_by_position(rungs[name], way, before)) for label, way in after
+            ]
+            parts.append(_position_figure(name, title, series, results))
     parts.append(_length_table(results["rungs"]))
     if asked:
         listed = "".join(f"<li>{_answer(c)}</li>" for c in asked)
@@ -236,25 +235,36 @@ def _lengths(results: dict[str, Any]) -> str:
     return "".join(parts)
 
 
-def _by_position(name: str, rung: dict[str, Any], way: str) -> Line:
-    points = rung["longer"][way]["by_position"]
-    return Line(name, [(sum(p["positions"]) / 2, p["bits_per_byte"]) for p in points])
+def _change_by_position(
+    rung: dict[str, Any], way: str, before: dict[str, Any]
+) -> list[tuple[float, float]]:
+    """At the middle of each stretch of positions: bits per byte beyond the rung before, as it was
+    trained.
+    """
+    points = zip(
+        rung["longer"][way]["by_position"],
+        before["longer"]["as trained"]["by_position"],
+        strict=True,
+    )
+    return [(sum(a["positions"]) / 2, a["bits_per_byte"] - b["bits_per_byte"]) for a, b in points]
 
 
 def _position_figure(name: str, title: str, series: Sequence[Line], results: dict[str, Any]) -> str:
-    length = results["plan"]["length"]
     ends = ", ".join(f"{s.name} {_plain(s.points[-1][1])}" for s in series)
     return _figure(
         plot.lines(
             name,
-            f"{title}: bits per byte by position",
+            f"{title}: change in bits per byte by position",
             f"At the last positions: {ends}.",
             series,
-            ("position in the text, tokens", "held-out bits per byte"),
-            marks=[(length, "trained to here")],
+            ("position in the text, tokens", "change in held-out bits per byte"),
+            marks=[(results["plan"]["length"], "trained to here")],
+            zero=True,
+            height=220,
         ),
-        "Each stretch of positions in windows four times as long as those of training, all over "
-        "the same windows; mean of the seeds.",
+        f"{title}, by position in windows four times as long as those of training: mean of the "
+        "seeds, below zero is better. Both read the same tokens, so that what is easy or hard in "
+        "the text cancels.",
     )
 
 
@@ -368,13 +378,13 @@ def _method(results: dict[str, Any]) -> str:
         f"model or vocabulary: {number(size, 0)} bytes of {len(held_out)} texts, the same for all; "
         "that this text was chosen and no other is in no interval.</li>"
         "<li>A seed decides the first weights, the batches and the dropout. Rungs of a seed share "
-        "their batches; their weights are drawn alike only where their shapes are.</li>"
+        "their batches; their first weights are alike as far as their shapes are.</li>"
         f"<li>One recipe for all: AdamW, {plan['steps']} steps of {plan['batch_size']} x "
         f"{plan['length']} tokens, learning rate {plan['learning_rate']:g} after a warm-up over a "
         "tenth of the steps, then a cosine to zero. It was tuned for none of them, and a rung that "
         "wants another one is wronged.</li>"
-        "<li>Dropout guards against reading the same text again and again. Here "
-        f"{_passes(results)}, and it has so much to guard against.</li>"
+        f"<li>Dropout guards against reading the same text again and again. {_passes(results)}"
+        "</li>"
         "<li>Training operations are three times those of a forward pass: two for each active "
         "parameter and token, four times head_dim for each score that a query sees. Boundaries of "
         "documents within a batch are not counted.</li>"
@@ -471,5 +481,8 @@ def _counted(count: int) -> str:
 def _passes(results: dict[str, Any]) -> str:
     share = results["tokens"] / results["text"]["train"]["tokens"]
     if share <= 1:
-        return f"{number(100 * share, 0)} % of the text is read once"
-    return f"the text is read {number(share, 1)} times"
+        part = number(100 * share, 0)
+        return (
+            f"A run reads {part} % of the text and nothing twice: it has little to guard against."
+        )
+    return f"A run reads the text {number(share, 1)} times."

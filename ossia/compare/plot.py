@@ -140,12 +140,15 @@ def lines(
     axes: tuple[str, str],
     *,
     marks: Sequence[tuple[float, str]] = (),
+    zero: bool = False,
     height: int = 280,
 ) -> str:
-    """Lines over two axes, each named at its right end; `marks` are places on the first axis."""
+    """Lines over two axes, each named at its right end; `marks` are places on the first axis, and
+    `zero` draws that of the second.
+    """
     top, bottom, right = 2 * _LINE, height - 3 * _LINE, WIDTH - 118
     x = _Scale([p[0] for s in series for p in s.points], 44, right)
-    y = _Scale([p[1] for s in series for p in s.points], bottom, top)
+    y = _Scale([*([0.0] if zero else []), *(p[1] for s in series for p in s.points)], bottom, top)
     parts = [_text(0, _LINE - 3, axes[1], "quiet", "start")]
     parts += [
         _line(44, y(at), right, y(at), "grid") + _text(38, y(at) + 4, label, "quiet", "end")
@@ -155,6 +158,8 @@ def lines(
         _text(x(at), bottom + _LINE + 2, label, "quiet", "middle") for at, label in x.ticks(4)
     ]
     parts.append(_text((44 + right) / 2, bottom + 2 * _LINE + 8, axes[0], "quiet", "middle"))
+    if zero:
+        parts.append(_line(44, y(0), right, y(0), "zero"))
     for at, label in marks:
         parts.append(_line(x(at), top, x(at), bottom, "zero"))
         parts.append(_text(x(at), top - 4, label, "quiet", "middle"))
