@@ -122,6 +122,8 @@ def _train(ablation: Ablation) -> bool:
         TextColumn("{task.fields[speed]:,.0f} tokens/s"),
         TimeRemainingColumn(),
     )
+    if not ablation.unfinished:
+        return True
     steps = ablation.plan.steps
     places = {(rung.name, seed): i for i, (rung, _, seed) in enumerate(ablation.runs)}
     with until_interrupted() as stopped, Progress(*columns, console=console) as progress:

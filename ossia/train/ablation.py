@@ -147,17 +147,20 @@ class Ablation:
             (rung, config, seed) for seed in range(self.plan.seeds) for rung, config in self.rungs
         ]
 
+    @property
+    def unfinished(self) -> list[tuple[Rung, ModelConfig, int]]:
+        """Those of `runs` that have no results yet."""
+        return [run for run in self.runs if not self._file(run[0], run[2]).is_file()]
+
     def train(
         self,
         report: Callable[[Rung, int, StepReport], None] = lambda *_: None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> bool:
-        """Finish the runs that are not. True when all are; False when `stopped()` said so, with the
+        """Finish what is not. True when all are; False when `stopped()` said so, with the
         state of the run at hand saved.
         """
-        for rung, config, seed in self.runs:
-            if self._file(rung, seed).is_file():
-                continue
+        for rung, config, seed in self.unfinished:
             states = self._file(rung, seed).with_suffix("")
             settings = self.plan.settings(packed=is_packed(config), seed=seed)
             trainer = self.trainer(config, settings, states)
