@@ -56,6 +56,7 @@ def ours(case: Case, dtype: str, recipe: str) -> Callable[[], None]:
     from ossia.ops.training import TRAINING
     from ossia.train.loop import Trainer
     from ossia.train.settings import Settings
+    from ossia.train.shards import TextBatches
 
     attention = AttentionConfig(case.heads, case.heads, case.hidden // case.heads, bias=True)
     layer = LayerConfig(attention, MLPConfig(4 * case.hidden, GELU(), bias=True))
@@ -80,7 +81,8 @@ def ours(case: Case, dtype: str, recipe: str) -> Callable[[], None]:
         optimizer=recipe,
     )
     text = torch.randint(case.vocab, (100 * case.rows * case.length,), dtype=torch.int32)
-    trainer = Trainer(decoder, [text], [], settings, Path(tempfile.gettempdir()), separator=-1)
+    batches = TextBatches([text], settings, separator=-1)
+    trainer = Trainer(decoder, batches, lambda _: {}, settings, Path(tempfile.gettempdir()))
     return trainer.step  # type: ignore[return-value]
 
 

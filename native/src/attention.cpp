@@ -90,7 +90,7 @@ class PagedAttention {
                    const Element* k, const Element* v, Element* y, long tokens)
         : p_(p), kernels_(kernels), attend_(attend), turn_(turn), q_(q), k_(k), v_(v), y_(y),
           group_(p.heads / p.kv_heads), sequences_(sequences(p, tokens)), sinks_(p.sinks ? p.heads : 0) {
-        for (std::size_t h = 0; h < sinks_.size(); ++h) sinks_[h] = p.sinks[h] * kLog2E;
+        for (std::size_t h = 0; h < sinks_.size(); ++h) sinks_[h] = read(p.sinks, p.sinks_type, static_cast<long>(h)) * kLog2E;
         long part = 0;
         for (const Sequence& sequence : sequences_) part = add_tasks(sequence, part);
         // The dearest first: whoever is done takes the next, and all end together.

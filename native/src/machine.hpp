@@ -98,8 +98,9 @@ class Machine {
         const std::int64_t* lengths;     // (sequences,)
         const std::int64_t* query_lengths;
         long pages, page_size, columns, sequences, heads, kv_heads, head_dim;
-        long window;         // 0: none
-        const float* sinks;    // (heads,) or null
+        long window;        // 0: none
+        const void* sinks;  // (heads,) or null
+        Type sinks_type;
         const float* cosines;  // (tokens, head_dim/2), or null: q and k stand turned already
         const float* sines;
     };

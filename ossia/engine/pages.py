@@ -130,9 +130,9 @@ class PageAllocator:
         self.page_size = page_size
         self.chunk = chunk
         self.num_pages = dict(num_pages)
-        columns = -(-context_length // page_size)
+        self.columns = -(-context_length // page_size)  # of a table that holds a whole context
         self.kinds = {
-            kind: KindPages(count, max_sequences, columns) for kind, count in num_pages.items()
+            kind: KindPages(count, max_sequences, self.columns) for kind, count in num_pages.items()
         }
         self._rows: dict[int, int] = {}
         self._reserved: dict[int, dict[LayerKind, int]] = {}
@@ -141,8 +141,7 @@ class PageAllocator:
     @property
     def most_positions(self) -> int:
         """The longest sequence that the pool could hold if it were alone."""
-        columns = next(iter(self.kinds.values())).table.shape[1]
-        longest = columns * self.page_size
+        longest = self.columns * self.page_size
         for kind, count in self.num_pages.items():
             if pages_for(kind, longest, self.page_size, self.chunk) > count:
                 longest = count * self.page_size

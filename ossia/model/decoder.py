@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -129,12 +130,27 @@ class Decoder(nn.Module):
             positions = torch.arange(length, device=tokens.device)
             if documents is not None:
                 positions = positions_within(documents)
+        return self.transform(
+            self.embed(tokens, positions), self.rotations(positions), kv, documents
+        )
+
+    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """What the first layer reads, (..., hidden)."""
         x = self.embedding(tokens)
         if self.positions is not None:
             x = x + self.positions(positions)
         if self.training and self.config.dropout.embedding:
             x = F.dropout(x, self.config.dropout.embedding)
-        rotations = self._rotations(positions)
+        return x
+
+    def transform(
+        self,
+        x: Tensor,
+        rotations: Mapping[int, Rotation],
+        kv: PagedKV | None = None,
+        documents: Tensor | None = None,
+    ) -> Tensor:
+        """All layers and the last norm, of what `embed` and `rotations` made."""
         for config, layer in zip(self.config.layers, self.layers, strict=True):
             x = layer(x, rotations.get(config.attention.head_dim), kv, documents)
         return self.norm(x)
@@ -144,7 +160,7 @@ class Decoder(nn.Module):
         weight = (self.unembedding or self.embedding).weight
         return self.ops.linear(hidden, weight, dtype=torch.float32)
 
-    def _rotations(self, positions: Tensor) -> dict[int, Rotation]:
+    def rotations(self, positions: Tensor) -> dict[int, Rotation]:
         """Cosines and sines for each head_dim among the layers; none without RoPE."""
         if not isinstance(self.config.position, RoPE):
             return {}

@@ -6,6 +6,18 @@ class Type(Enum):
     bf16 = ...
     f32 = ...
 
+class Recording:
+    """Machines' operations, kept between `begin` and `end` on one thread, to be run again."""
+
+    def __init__(self) -> None: ...
+    def begin(self) -> None:
+        """Raises ValueError if a recording is under way on this thread."""
+    def end(self) -> None: ...
+    def run(self) -> None:
+        """All of them, on the same memory."""
+    @property
+    def size(self) -> int: ...
+
 class Machine:
     """Kernels of one instruction set and the threads they run on."""
 

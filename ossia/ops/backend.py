@@ -14,6 +14,7 @@ from ossia.ops import reference
 
 Op = Callable[..., Tensor]
 Ops = Callable[..., tuple]
+Capture = Callable[[Callable[[], Tensor]], tuple[Tensor, Callable[[], None] | None]]
 
 _log = logging.getLogger(__name__)
 
@@ -22,6 +23,10 @@ _log = logging.getLogger(__name__)
 class Backend:
     """The operations a model is made of. A value, so that a model can be copied and pickled, and a
     backend that is fast at some operations takes the others from another by `dataclasses.replace`.
+
+    capture: runs a function and returns its result, with what does the same work again in the same
+        memory at less cost, or None where the function does what cannot be recorded. As with a CUDA
+        graph, what differs from one time to the next must lie in tensors that were there before.
     """
 
     name: str
@@ -37,6 +42,7 @@ class Backend:
     paged_attention: Op
     route: Ops
     moe: Op
+    capture: Capture | None = None
 
 
 REFERENCE = Backend(

@@ -303,7 +303,7 @@ class ExpertStore:
 
 def on_demand(backend: Backend) -> Backend:
     """The backend, its `moe` taking StoredExperts too."""
-    return replace(backend, moe=partial(moe, backend.moe))
+    return replace(backend, moe=partial(moe, backend.moe), capture=None)
 
 
 def moe(

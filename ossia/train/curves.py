@@ -34,7 +34,9 @@ class Curves:
         if report.balance is not None:
             figures["experts/balance_loss"] = report.balance
         if report.evaluation is not None:
-            figures["held_out/bits_per_byte"] = report.evaluation["held_out_bits_per_byte"]
+            for name, value in report.evaluation.items():
+                if name.startswith("held_out_"):
+                    figures[f"held_out/{name.removeprefix('held_out_')}"] = value
             for layer, shares in report.evaluation.get("expert_shares", {}).items():
                 for expert, share in enumerate(shares):
                     figures[f"experts_layer_{layer}/{expert}"] = share

@@ -15,8 +15,9 @@ from ossia.train.loss import IGNORED, linear_cross_entropy
 
 _TOKENS_AT_ONCE = 4096
 
-# int64 inputs and targets (rows, length) -> the summed loss in nats of targets not IGNORED
-SummedLoss = Callable[[Tensor, Tensor], Tensor]
+# int64 inputs and targets (rows, length) -> the summed loss in nats of targets not IGNORED; a third
+# tensor may number the documents packed in each row.
+SummedLoss = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class HeldOut:
 def loss_of(decoder: Decoder) -> SummedLoss:
     """A decoder's, without the logits of all tokens at once."""
 
-    def loss(inputs: Tensor, targets: Tensor) -> Tensor:
-        hidden = decoder.hidden_states(inputs).flatten(0, -2)
+    def loss(inputs: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
+        hidden = decoder.hidden_states(inputs, documents=documents).flatten(0, -2)
         weight = (decoder.unembedding or decoder.embedding).weight
         assert isinstance(weight, Tensor)
         return linear_cross_entropy(hidden, weight, targets.flatten(), count=1)[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,12 @@ from ossia.errors import OssiaError
 from ossia.model import Decoder
 from ossia.train import parallel, quantized, state
 from ossia.train.balance import shares
-from ossia.train.evaluate import HeldOut, bits_per_byte
+from ossia.train.evaluate import SummedLoss
+from ossia.train.loss import IGNORED
 from ossia.train.objective import Losses, Objective, recompute_layers
 from ossia.train.optimizer import build_optimizers
-from ossia.train.settings import Precision, Settings, learning_rate
-from ossia.train.shards import Batches, documents_in
+from ossia.train.settings import Precision, Training, learning_rate
+from ossia.train.shards import Batch
 from ossia.train.state import Progress
 
 DTYPES = {Precision.FLOAT32: torch.float32, Precision.BFLOAT16: torch.bfloat16}
@@ -46,16 +47,20 @@ class StepReport:
 
 
 class Trainer:
-    """Trains `decoder` in place; its state is saved under `folder`, where `resume` finds it."""
+    """Trains `decoder` in place on the batch of each step; its state is saved under `folder`, where
+    `resume` finds it.
+
+    Parameters that require no gradient stay as they are. `evaluate` makes the figures of the curve
+    from the loss of the weights as they are.
+    """
 
     def __init__(
         self,
         decoder: Decoder,
-        shards: Sequence[Tensor],
-        held_out: Sequence[HeldOut],
-        settings: Settings,
+        batches: Callable[[int], Batch],
+        evaluate: Callable[[SummedLoss], dict[str, float]],
+        settings: Training,
         folder: Path,
-        separator: int,
     ) -> None:
         for rows in settings.rows:
             if rows % (settings.accumulate * parallel.size()):
@@ -63,8 +68,8 @@ class Trainer:
                     f"{parallel.size()} processes times --accumulate {settings.accumulate} do not "
                     f"divide a batch of {rows} sequences"
                 )
-        self.decoder, self.settings, self.held_out = decoder, settings, held_out
-        self.folder, self.separator = folder, separator
+        self.decoder, self.settings, self.folder = decoder, settings, folder
+        self._batches, self._evaluate = batches, evaluate
         self.progress = Progress()
         self._saved_step: int | None = None
         self._rounded = quantized.attach(decoder)
@@ -73,10 +78,6 @@ class Trainer:
             recompute_layers(decoder)
         parallel.shard(self._objective, decoder, experts=settings.expert_parallel)
         self.optimizers = build_optimizers(decoder, settings)
-        self._batches = Batches(shards, settings.batch_size, settings.length, settings.seed)
-        if settings.long_length:
-            rows = settings.rows[1]
-            self._long = Batches(shards, rows, settings.long_length, settings.seed + 1)
 
     def resume(self) -> None:
         """Continue from the newest whole state, bit for bit, or from the first step if there is
@@ -122,37 +123,50 @@ class Trainer:
         progress.seconds += seconds
         evaluation = None
         if progress.step == settings.steps or progress.step % settings.eval_every == 0:
-            evaluation = self._evaluate(loss)
-            progress.curve.append(evaluation)
+            evaluation = self.evaluate(loss)
         return StepReport(
             progress.step, settings.steps, loss, balance, norm, rate, tokens / seconds, evaluation
         )
 
-    def bits_per_byte(self, length: int) -> dict[str, float]:
-        """Of the held-out texts, by the weights as they are; see `evaluate.bits_per_byte`."""
+    def summed_loss(
+        self, inputs: Tensor, targets: Tensor, documents: Tensor | None = None
+    ) -> Tensor:
+        """Of the weights as they are, without dropout; a `SummedLoss`."""
         self._objective.eval()
+        return self._objective(inputs, targets, documents, 1).cross_entropy
 
-        def loss(inputs: Tensor, targets: Tensor) -> Tensor:
-            return self._objective(inputs, targets, None, 1).cross_entropy
-
-        return bits_per_byte(loss, self.held_out, length)
+    def evaluate(self, loss: float | None) -> dict[str, Any]:
+        """The curve's new entry, of the weights as they are; `loss` is the step's."""
+        with self._objective.routers.counting() as counts:
+            figures = self._evaluate(self.summed_loss)
+        entry: dict[str, Any] = {
+            "step": self.progress.step,
+            "seconds": round(self.progress.seconds, 1),
+            "loss": loss,
+            **figures,
+        }
+        if counts:
+            entry["expert_shares"] = shares(counts)
+        self.progress.curve.append(entry)
+        return entry
 
     def _update(self, step: int, rate: float) -> tuple[float, float | None, float, int]:
         """Loss and balance before the update, the gradient's norm, and the tokens learned from."""
         settings = self.settings
         # Dropout too is a function of the step.
         torch.manual_seed((settings.seed * 1_000_003 + step) * parallel.size() + parallel.rank())
-        inputs, targets = self._batch(step)
-        documents = documents_in(inputs, self.separator)
-        # Each process divides by its own tokens, and FSDP takes the mean over the processes.
-        count = inputs.numel() // parallel.size()
+        batch = self._batches(step)
+        # FSDP takes the mean over the processes, so each divides by its share of the targets.
+        count = int((batch.targets != IGNORED).sum()) / parallel.size()
+        share = 1 / settings.accumulate
         self._objective.train()
         self._rounded.on = step >= settings.steps - settings.mxfp4_steps
-        parts = [x.chunk(settings.accumulate) for x in (inputs, targets, documents)]
+        tensors = batch.inputs, batch.targets, batch.documents
+        parts = [tensor.chunk(settings.accumulate) for tensor in tensors]
         losses: list[Losses] = []
         for part in zip(*parts, strict=True):
             with autocast(settings.dtype):
-                losses.append(self._objective(*map(parallel.own_rows, part), count))
+                losses.append(self._objective(*map(parallel.own_rows, part), count, share))
             losses[-1].total.backward()
         self._rounded.on = False
         loss = parallel.mean(torch.stack([part.cross_entropy for part in losses]).sum()).item()
@@ -166,11 +180,7 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         balances = [part.balance for part in losses if part.balance is not None]
         balance = parallel.mean(torch.stack(balances).sum()).item() if balances else None
-        return loss, balance, norm, inputs.numel()
-
-    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
-        short = self.settings.steps - self.settings.long_steps
-        return self._batches(step) if step < short else self._long(step - short)
+        return loss, balance, norm, batch.inputs.numel()
 
     def _refuse_nonsense(self, step: int, loss: float, norm: float) -> None:
         """Raise OssiaError rather than let a step that went wrong reach the weights."""
@@ -191,19 +201,6 @@ class Trainer:
             f"{problem} at step {step + 1}; {where}: start in another folder with a lower "
             "--learning-rate"
         )
-
-    def _evaluate(self, loss: float) -> dict[str, Any]:
-        with self._objective.routers.counting() as counts:
-            bits = self.bits_per_byte(self.settings.length)
-        entry: dict[str, Any] = {
-            "step": self.progress.step,
-            "seconds": round(self.progress.seconds, 1),
-            "loss": loss,
-            "held_out_bits_per_byte": bits[""],
-        }
-        if counts:
-            entry["expert_shares"] = shares(counts)
-        return entry
 
 
 @contextmanager

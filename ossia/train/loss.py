@@ -15,7 +15,7 @@ _LOGITS = 1 << 24  # at a time, in elements: enough for fast products, 64 MB in 
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, count: int, z_loss: float = 0.0
+    hidden: Tensor, weight: Tensor, targets: Tensor, count: float, z_loss: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """The summed cross-entropy of hidden @ weight.T over `count`, with z-loss and without.
 
@@ -44,7 +44,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         targets: Tensor,
-        count: int,
+        count: float,
         z_loss: float,
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:

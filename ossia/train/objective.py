@@ -32,9 +32,14 @@ class Objective(nn.Module):
         self.routers = RouterLog(decoder, decoder.config)
 
     def forward(
-        self, inputs: Tensor, targets: Tensor, documents: Tensor | None, count: int
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        documents: Tensor | None,
+        count: float,
+        share: float = 1.0,
     ) -> Losses:
-        """int64 (rows, length) each; the whole batch has `count` tokens.
+        """int64 (rows, length) each: a `share` of the batch, in which `count` targets are learned.
 
         `documents` numbers the texts packed in a row, none of which sees another.
         """
@@ -47,7 +52,7 @@ class Objective(nn.Module):
         )
         if not balances:
             return Losses(total, cross_entropy, None)
-        balance = sum(balances[1:], balances[0]) / len(balances) * (inputs.numel() / count)
+        balance = sum(balances[1:], balances[0]) / len(balances) * share
         return Losses(total + self.balance * balance, cross_entropy, balance.detach())
 
 

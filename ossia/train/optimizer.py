@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ossia.train.settings import Optimizer, Settings
+from ossia.train.settings import Optimizer, Training
 
 _BETAS = (0.9, 0.95)
 
 
-def build_optimizers(decoder: nn.Module, settings: Settings) -> list[torch.optim.Optimizer]:
+def build_optimizers(decoder: nn.Module, settings: Training) -> list[torch.optim.Optimizer]:
     """AdamW for everything, or Muon for the hidden matrices and AdamW for the rest.
 
     AdamW (Loshchilov & Hutter 2017, https://arxiv.org/abs/1711.05101) decays matrices, not biases,
@@ -20,11 +20,14 @@ def build_optimizers(decoder: nn.Module, settings: Settings) -> list[torch.optim
     and experts are stacked in three dimensions: AdamW moves them. Muon's update is scaled to the
     size of AdamW's (Liu et al. 2025, https://arxiv.org/abs/2502.16982), so one learning rate
     serves both.
+    Frozen parameters are nobody's.
     """
     orthogonal: list[Tensor] = []
     matrices: list[Tensor] = []
     others: list[Tensor] = []
     for name, parameter in decoder.named_parameters():
+        if not parameter.requires_grad:
+            continue
         if not (name.endswith(".weight") and parameter.ndim >= 2):
             others.append(parameter)
         elif settings.optimizer == Optimizer.MUON and _is_hidden(name, parameter):

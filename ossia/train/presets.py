@@ -121,6 +121,11 @@ def architecture(name: str, tokenizer: Tokenizer) -> ModelConfig:
         config = families.from_hf(read_json(Path(name)), name)
     else:
         raise OssiaError(f"--config {name}: neither a config.json nor one of {', '.join(PRESETS)}")
+    return with_vocabulary(config, tokenizer)
+
+
+def with_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+    """The same architecture over the ids of `tokenizer`, which `tokenizer.learn` made."""
     end = control_id(tokenizer, END_OF_TEXT)
     return replace(
         config,

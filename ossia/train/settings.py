@@ -32,20 +32,15 @@ class Optimizer(StrEnum):
 
 
 @dataclass(frozen=True)
-class Settings:
-    """A step is one batch; a run is the same however often it is stopped, on however many
-    processes.
+class Training:
+    """What the loop obeys, whatever it trains on. A step is one batch; a run is the same however
+    often it is stopped, on however many processes.
     """
 
-    data: str = "stdlib"
-    config: str = "small-gpt-oss"
-    vocab_size: int = 2048
     steps: int = 2000
     batch_size: int = 16  # sequences
     accumulate: int = 1  # parts of a batch, one forward and backward pass each
     length: int = 256  # tokens
-    long_length: int = 0  # of the last `long_steps` steps, whose batches have fewer sequences
-    long_steps: int = 0
     optimizer: str = Optimizer.ADAMW.value
     learning_rate: float = 2e-3
     warmup: int = 100  # steps
@@ -65,12 +60,12 @@ class Settings:
     save_every: int = 250
 
     def __post_init__(self) -> None:
+        """Raise OssiaError for a value that cannot be."""
         for name in ("steps", "batch_size", "accumulate", "length", "eval_every", "save_every"):
             if getattr(self, name) < 1:
                 raise OssiaError(f"{option(name)} must be at least 1, not {getattr(self, name)}")
-        for name in ("warmup", "long_length", "seed"):
-            if getattr(self, name) < 0:
-                raise OssiaError(f"{option(name)} must not be negative, not {getattr(self, name)}")
+        for name in ("warmup", "seed"):
+            _refuse_negative(self, name)
         if self.seed > _LARGEST_SEED:
             raise OssiaError(f"--seed must be at most {_LARGEST_SEED}, not {self.seed}")
         for name in ("weight_decay", "balance", "z_loss"):
@@ -79,16 +74,8 @@ class Settings:
         for name in ("learning_rate", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise OssiaError(f"{option(name)} must be above 0, not {getattr(self, name)}")
-        for name in ("long_steps", "mxfp4_steps", "decay"):
-            if not 0 <= getattr(self, name) <= self.steps:
-                raise OssiaError(f"{option(name)} must lie between 0 and --steps {self.steps}")
-        if bool(self.long_length) != bool(self.long_steps):
-            raise OssiaError("--long-length and --long-steps go together")
-        if self.long_length and (self.batch_size * self.length) % self.long_length:
-            raise OssiaError(
-                f"--long-length {self.long_length} does not divide a batch of "
-                f"{self.batch_size} x {self.length} tokens"
-            )
+        for name in ("mxfp4_steps", "decay"):
+            _refuse_more_than_steps(self, name)
         for rows in self.rows:
             if rows % self.accumulate:
                 raise OssiaError(
@@ -110,9 +97,46 @@ class Settings:
     @property
     def rows(self) -> tuple[int, ...]:
         """Sequences in a batch, of each length that the run has."""
+        return (self.batch_size,)
+
+
+@dataclass(frozen=True)
+class Settings(Training):
+    """Of `ossia train`: a model from a text."""
+
+    data: str = "stdlib"
+    config: str = "small-gpt-oss"
+    vocab_size: int = 2048
+    long_length: int = 0  # of the last `long_steps` steps, whose batches have fewer sequences
+    long_steps: int = 0
+
+    def __post_init__(self) -> None:
+        _refuse_negative(self, "long_length")
+        _refuse_more_than_steps(self, "long_steps")
+        if bool(self.long_length) != bool(self.long_steps):
+            raise OssiaError("--long-length and --long-steps go together")
+        if self.long_length and (self.batch_size * self.length) % self.long_length:
+            raise OssiaError(
+                f"--long-length {self.long_length} does not divide a batch of "
+                f"{self.batch_size} x {self.length} tokens"
+            )
+        super().__post_init__()
+
+    @property
+    def rows(self) -> tuple[int, ...]:
         if not self.long_length:
             return (self.batch_size,)
         return self.batch_size, self.batch_size * self.length // self.long_length
+
+
+def _refuse_negative(settings: Training, name: str) -> None:
+    if getattr(settings, name) < 0:
+        raise OssiaError(f"{option(name)} must not be negative, not {getattr(settings, name)}")
+
+
+def _refuse_more_than_steps(settings: Training, name: str) -> None:
+    if not 0 <= getattr(settings, name) <= settings.steps:
+        raise OssiaError(f"{option(name)} must lie between 0 and --steps {settings.steps}")
 
 
 def option(name: str) -> str:
@@ -120,7 +144,7 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def learning_rate(settings: Settings, step: int) -> float:
+def learning_rate(settings: Training, step: int) -> float:
     """Of step 0, 1, ...: a linear rise over `warmup` steps, then the schedule's fall, which
     reaches zero after the last step.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ossia.errors import OssiaError
 from ossia.train.data import Document
+from ossia.train.settings import Settings
 
 _SHARD_TOKENS = 1 << 27  # about: a shard ends with a document
 _CHARACTERS_AT_ONCE = 1 << 22  # of text, encoded on all cores
@@ -56,6 +58,7 @@ def write(folder: Path, parts: Iterable[Tensor], vocab_size: int) -> int:
     folder.mkdir()
     shards: list[dict[str, int | str]] = []
     held: list[Tensor] = []
+    size = 0
 
     def flush() -> None:
         ids = torch.cat(held).to(_TYPES[kind])
@@ -66,8 +69,10 @@ def write(folder: Path, parts: Iterable[Tensor], vocab_size: int) -> int:
 
     for part in parts:
         held.append(part)
-        if sum(map(len, held)) >= _SHARD_TOKENS:
+        size += len(part)
+        if size >= _SHARD_TOKENS:
             flush()
+            size = 0
     if held:
         flush()
     write_bytes(
@@ -109,6 +114,35 @@ def documents_in(tokens: Tensor, separator: int) -> Tensor:
     `separator`.
     """
     return (tokens == separator).cumsum(1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """int64 (rows, length) each: targets are one token ahead of inputs, or IGNORED; `documents`
+    numbers the texts packed in a row.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    documents: Tensor
+
+
+class TextBatches:
+    """The batch of each step of a run over a text: of `length` tokens, at its end of `long_length`.
+    Each document in the shards begins with `separator`.
+    """
+
+    def __init__(self, shards: Sequence[Tensor], settings: Settings, separator: int) -> None:
+        self._separator, self._short_steps = separator, settings.steps - settings.long_steps
+        self._short = Batches(shards, settings.batch_size, settings.length, settings.seed)
+        if settings.long_length:
+            rows = settings.rows[1]
+            self._long = Batches(shards, rows, settings.long_length, settings.seed + 1)
+
+    def __call__(self, step: int) -> Batch:
+        late = step - self._short_steps
+        inputs, targets = self._short(step) if late < 0 else self._long(late)
+        return Batch(inputs, targets, documents_in(inputs, self._separator))
 
 
 class Batches:

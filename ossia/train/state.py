@@ -119,7 +119,9 @@ def newest(folder: Path) -> Path | None:
 
 
 def _tensors(decoder: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    tensors = {f"weight.{name}": p.detach() for name, p in decoder.named_parameters()}
+    """What training changes: frozen weights are where they came from."""
+    trained = [(name, p) for name, p in decoder.named_parameters() if p.requires_grad]
+    tensors = {f"weight.{name}": p.detach() for name, p in trained}
     for optimizer in optimizers:
         for name, parameter in _parameters(decoder, optimizer):
             for key, value in optimizer.state[parameter].items():

@@ -197,11 +197,11 @@ def test_threads_and_files_go_with_the_model(folder: Path) -> None:
 
 def test_a_file_may_vanish_but_not_shrink(tmp_path: Path) -> None:
     file = write(tmp_path / "a", CONFIG, gpt_oss_tensors(EXPERTS)) / "model.safetensors"
-    tokens = torch.tensor(prompts(30))
+    tokens = torch.tensor(prompts(6))  # so few have the same bits each time
     decoder = with_slots(tmp_path / "a", 4)
     expected = decoder(tokens)
     moved = file.rename(tmp_path / "elsewhere")
-    assert_near(decoder(tokens), expected, 2**-7)
+    assert torch.equal(decoder(tokens), expected)
     # The embedding, which stays mapped, lies in front of the experts.
     os.truncate(moved, moved.stat().st_size // 2)
     with pytest.raises(OssiaError) as caught:

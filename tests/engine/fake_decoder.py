@@ -23,6 +23,7 @@ from ossia.config import (
     MLPConfig,
     ModelConfig,
 )
+from ossia.ops import REFERENCE
 from ossia.ops.paged import LayerKind, LayerKV, PagedKV
 
 VOCAB = 97
@@ -60,6 +61,7 @@ class FakeDecoder:
 
     device = torch.device("cpu")
     dtype = torch.float32
+    ops = REFERENCE
 
     def __init__(self, windows: tuple[int | None, ...] = (None, 5), context_length: int = 200):
         self.config = config(windows, context_length)

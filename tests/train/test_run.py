@@ -21,7 +21,8 @@ from ossia import checkpoint, text
 from ossia.errors import OssiaError
 from ossia.train import quantized
 from ossia.train.evaluate import bits_per_byte, loss_of
-from ossia.train.run import Run, command
+from ossia.train.folder import command
+from ossia.train.run import Run
 from ossia.train.settings import Settings, learning_rate
 
 
@@ -266,7 +267,7 @@ def test_wsd_stays_and_then_falls_in_a_line() -> None:
 
 def test_the_record_repeats_the_command() -> None:
     settings = Settings(steps=5, learning_rate=1e-3, recompute=True)
-    assert command(settings, Path("a/my model")) == (
+    assert command("train", settings, Path("a/my model")) == (
         "ossia train --steps 5 --learning-rate 0.001 --recompute --out 'my model'"
     )
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from ossia.ops.backend import REFERENCE
 from ossia.ops.cpu.activation import clamped_swiglu, gelu, swiglu
 from ossia.ops.cpu.attention import paged_attention
+from ossia.ops.cpu.capture import capture
 from ossia.ops.cpu.experts import moe, route
 from ossia.ops.cpu.linear import linear, linears
 from ossia.ops.cpu.native import Machine, machine, using
@@ -37,4 +38,5 @@ CPU = replace(
     paged_attention=paged_attention,
     route=route,
     moe=moe,
+    capture=capture,
 )

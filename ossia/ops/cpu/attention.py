@@ -29,6 +29,7 @@ def paged_attention(
         or kv.keys.dtype not in (q.dtype, torch.int8)
         or kv.values.dtype != kv.keys.dtype
         or wants_gradient(sinks)
+        or (sinks is not None and (sinks.dtype not in TYPES or not sinks.is_cpu))
         or (cos is not None and cos.dtype is not torch.float32)
     ):
         return reference.paged_attention(q, k, v, kv, sinks=sinks, rotation=rotation)
@@ -38,7 +39,7 @@ def paged_attention(
     table = tables.page_table.int().contiguous()
     lengths = tables.lengths.long().contiguous()
     query_lengths = tables.query_lengths.long().contiguous()
-    sinks = None if sinks is None else sinks.detach().float().contiguous()
+    sinks = None if sinks is None else sinks.contiguous()
     if cos is not None and sin is not None:
         cos, sin = cos.contiguous(), sin.contiguous()
         assert cos.shape == sin.shape == (tokens, head_dim // 2)
@@ -72,6 +73,7 @@ def paged_attention(
         head_dim,
         tables.window or 0,
         address(sinks),
+        TYPES[q.dtype if sinks is None else sinks.dtype],
         address(cos),
         address(sin),
         q.data_ptr(),

@@ -90,7 +90,9 @@ def test_moe_of_dense_experts(
     down = normal(count, hidden, inter, seed=5, dtype=dtype) / inter**0.5
     if transposed:  # as in gpt-oss's checkpoints
         gate_up, down = (w.mT.contiguous().mT for w in (gate_up, down))
-    check(form, x, choices, gate_up, down, bias, clamp, residual, moe_error(form, dtype))
+    # Where outputs are few their terms may cancel in most of them.
+    error = moe_error(form, dtype) * (1 if hidden > 8 or dtype is torch.float32 else 4)
+    check(form, x, choices, gate_up, down, bias, clamp, residual, error)
 
 
 def test_experts_among_which_nobody_chose_some(form):

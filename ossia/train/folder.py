@@ -1,0 +1,192 @@
+"""The folder of a run, from the first check to the finished checkpoint: what `ossia train` and
+`ossia finetune` share.
+
+It holds `training/` (settings, tokens, states) until the end, then the checkpoint and
+`record.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import tokenizers
+import torch
+
+from ossia.checkpoint.files import read_json
+from ossia.errors import OssiaError
+from ossia.train import parallel
+from ossia.train.loop import StepReport, Trainer
+from ossia.train.settings import Training, option
+from ossia.train.shards import write_bytes
+
+# What a run writes into its new folder; what it returns describes the run, in run.json.
+Prepared = Callable[[Path], dict[str, Any]]
+
+
+class FolderRun(ABC):
+    """A run that can be trained, stopped, resumed and exported; made by `start` or `resume`."""
+
+    COMMAND: ClassVar[str]  # of `ossia`, that starts such runs
+
+    settings: Training
+    trainer: Trainer
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.folder = out, out / "training"
+        if (out / "record.json").exists():
+            raise OssiaError(f"{out} holds a finished run; there is nothing to resume")
+        file = self.folder / "run.json"
+        if not file.is_file():
+            raise OssiaError(f"{out} holds no run to resume")
+        described = read_json(file)
+        command = described.get("command", self.COMMAND)
+        if command != self.COMMAND:
+            raise OssiaError(f"{out} holds a run of ossia {command}; resume it with that")
+        try:
+            self.read(described)
+        except OssiaError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise OssiaError(f"{file}: not the description of a run ({error})") from error
+        self.build()
+
+    @classmethod
+    @abstractmethod
+    def prepare(cls, settings: Any) -> Prepared:
+        """Read and check everything; what it returns writes the run into a new folder."""
+
+    @abstractmethod
+    def read(self, described: dict[str, Any]) -> None:
+        """Take up what `prepare` described and wrote."""
+
+    @abstractmethod
+    def build(self) -> None:
+        """Make the decoder and its trainer."""
+
+    @abstractmethod
+    def export(self) -> dict[str, Any]:
+        """Write the checkpoint, evaluate it as a user will load it, write and return the record; of
+        several processes the first does it, and the others return nothing.
+        """
+
+    @classmethod
+    def start(cls, settings: Training, out: Path) -> Self:
+        """Read the data and write a new run into the folder `out`; of several processes the first
+        does it.
+
+        Raises OssiaError for a folder in use and for data, sizes or formats that cannot work.
+        """
+        if parallel.rank() != 0:
+            parallel.wait()
+            return cls(out)
+        _check_folder(out)
+        prepared = cls.prepare(settings)
+        with writing(out), _removed_on_failure(out):
+            (out / "training").mkdir(parents=True)
+            described = {"command": cls.COMMAND, **prepared(out)}
+            # Last: a folder without it is no run.
+            write_json(out / "training" / "run.json", described)
+            parallel.wait()
+            return cls(out)
+
+    @classmethod
+    def resume(cls, out: Path) -> Self:
+        """Continue the run in `out` from its last saved state, or from its first step."""
+        run = cls(out)
+        run.trainer.resume()
+        return run
+
+    def train(
+        self,
+        report: Callable[[StepReport], None] = lambda _: None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Train on: True at the last step, False if `stopped()` said so; the state is saved."""
+        return self.trainer.run(report, stopped)
+
+    def circumstances(self) -> dict[str, Any]:
+        """What every record says of how the run went."""
+        progress = self.trainer.progress
+        return {
+            "command": command(self.COMMAND, self.settings, self.out),
+            "versions": {
+                "ossia": version("ossia"),
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "tokenizers": tokenizers.__version__,
+            },
+            "threads": torch.get_num_threads(),
+            "processes": parallel.size(),
+            "seconds": round(progress.seconds, 1),
+            "steps": progress.step,
+            "tokens": progress.tokens,
+            "bytes": sum(f.stat().st_size for f in self.out.iterdir() if f.is_file()),
+        }
+
+    def finish(self, record: dict[str, Any]) -> None:
+        """Write the record; what only the training needed goes."""
+        with writing(self.out):
+            write_json(self.out / "record.json", record)
+        shutil.rmtree(self.folder)
+
+
+def command(name: str, settings: Training, out: Path) -> str:
+    """The `ossia` command that repeats the run: every setting that is not the default."""
+    words = ["ossia", name]
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if value is True:
+            words.append(option(field.name))
+        elif value != field.default:
+            words += [option(field.name), str(value)]
+    return shlex.join([*words, "--out", out.name])
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write it as people read it, whole or not at all."""
+    write_bytes(file, (json.dumps(value, indent=1) + "\n").encode())
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """What the system refuses becomes an OssiaError that names the run's folder."""
+    try:
+        yield
+    except OSError as error:
+        raise OssiaError(f"cannot write to {out}: {error.strerror or error}") from error
+
+
+def _check_folder(out: Path) -> None:
+    """Raise OssiaError for a folder in use, or one that the checkpoint could not replace."""
+    if (out / "training" / "run.json").exists():
+        raise OssiaError(f"{out} holds an unfinished run; continue it with --resume")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OssiaError(f"--out {out}: exists and is not an empty folder")
+    parent = out.resolve().parent
+    if out.exists() and (os.path.ismount(out) or not os.access(parent, os.W_OK)):
+        # `checkpoint.save` would say so too, after the training.
+        raise OssiaError(f"--out {out}: cannot be replaced; give a new folder inside it")
+
+
+@contextmanager
+def _removed_on_failure(out: Path) -> Iterator[None]:
+    """`out`, absent or empty before, is so again if the block does not end well."""
+    existed = out.exists()
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        if existed:
+            out.mkdir(exist_ok=True)
+        raise

@@ -1,0 +1,199 @@
+"""The ladder from GPT-2 to gpt-oss: each rung changes one choice of the config below it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from ossia.config import (
+    GELU,
+    AttentionConfig,
+    ClampedSwiGLU,
+    Dropout,
+    ExpertFormat,
+    LayerConfig,
+    LayerNorm,
+    LearnedPositions,
+    MLPConfig,
+    ModelConfig,
+    MoEConfig,
+    RMSNorm,
+    RoPE,
+    Rounding,
+    Router,
+    with_expert_format,
+)
+from ossia.errors import OssiaError
+
+REACH = 4  # contexts of training length that every rung can be asked to read
+
+_HEAD_DIM = 32
+_GROUP = 3  # query heads that share a key and value head, from the rung "gqa" on
+_EXPERTS, _CHOSEN = 8, 2
+_WINDOWS = 4  # of a sliding layer, in the training length
+_MULTIPLE = 96  # of the hidden size: whole groups of heads, and experts of whole MXFP4 blocks
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One choice: `change` replaces `field`, and nothing else, in any config that has climbed the
+    rungs it `needs`.
+
+    `field` is the dotted place in a ModelConfig; what follows "layers." is meant in each layer.
+    """
+
+    name: str
+    title: str
+    field: str
+    change: Callable[[ModelConfig], ModelConfig]
+    needs: tuple[str, ...] = ()
+
+
+def gpt2(*, layers: int, hidden: int, length: int, vocab_size: int) -> ModelConfig:
+    """The foot of the ladder: GPT-2's architecture, trained on `length` tokens.
+
+    Its positions reach `REACH` times further, so that one can ask what it makes of vectors that
+    were never trained. Raises OssiaError for a size that some rung could not divide.
+    """
+    for name, value in (("layers", layers), ("length", length)):
+        if value < 1:
+            raise OssiaError(f"--{name} must be at least 1, not {value}")
+    if hidden < 1 or hidden % _MULTIPLE:
+        raise OssiaError(f"--hidden must be a multiple of {_MULTIPLE}, not {hidden}")
+    heads = hidden // _HEAD_DIM
+    layer = LayerConfig(
+        AttentionConfig(heads, heads, _HEAD_DIM, bias=True),
+        MLPConfig(4 * hidden, GELU(), bias=True),
+    )
+    return ModelConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden,
+        context_length=REACH * length,
+        layers=(layer,) * layers,
+        position=LearnedPositions(),
+        norm=LayerNorm(),
+        tied_embeddings=True,
+        dropout=Dropout(embedding=0.1, attention=0.1, residual=0.1),
+    )
+
+
+def _dropout(config: ModelConfig) -> ModelConfig:
+    return replace(config, dropout=Dropout())
+
+
+def _rope(config: ModelConfig) -> ModelConfig:
+    return replace(config, position=RoPE(theta=150_000.0))
+
+
+def _swiglu(config: ModelConfig) -> ModelConfig:
+    """Three matrices in the place of two, each two thirds as large."""
+    inner = 8 * config.hidden_size // 3
+    return _in_layers(
+        config, lambda _: {"feedforward": MLPConfig(inner, ClampedSwiGLU(), bias=True)}
+    )
+
+
+def _moe(config: ModelConfig) -> ModelConfig:
+    """The chosen experts together are as large as the network they replace."""
+
+    def mixture(layer: LayerConfig) -> dict[str, object]:
+        dense = layer.feedforward
+        assert isinstance(dense, MLPConfig)
+        assert not isinstance(dense.activation, GELU)
+        return {
+            "feedforward": MoEConfig(
+                num_experts=_EXPERTS,
+                experts_per_token=_CHOSEN,
+                intermediate_size=dense.intermediate_size // _CHOSEN,
+                activation=dense.activation,
+                router=Router.TOP_K_THEN_SOFTMAX,
+                bias=dense.bias,
+            )
+        }
+
+    return _in_layers(config, mixture)
+
+
+def _gqa(config: ModelConfig) -> ModelConfig:
+    return _in_attention(config, lambda a, _: {"num_kv_heads": a.num_heads // _GROUP})
+
+
+def _windows(config: ModelConfig) -> ModelConfig:
+    """Every other layer, from the first on, sees a part of the training length."""
+    window = max(1, config.context_length // REACH // _WINDOWS)
+    return _in_attention(config, lambda _, i: {"window": window if i % 2 == 0 else None})
+
+
+def _rmsnorm(config: ModelConfig) -> ModelConfig:
+    return replace(config, norm=RMSNorm(eps=1e-5, rounding=Rounding.AFTER_WEIGHT))
+
+
+def _sinks(config: ModelConfig) -> ModelConfig:
+    return _in_attention(config, lambda *_: {"sinks": True})
+
+
+def _mxfp4(config: ModelConfig) -> ModelConfig:
+    return with_expert_format(config, ExpertFormat.MXFP4)
+
+
+# From the foot up. What gpt-oss also does and GPT-2 does not, but no rung changes: an unembedding
+# of its own, and YaRN, which is for texts longer than those of training.
+RUNGS = (
+    Rung("dropout", "No dropout", "dropout", _dropout),
+    Rung("rope", "RoPE for learned positions", "position", _rope),
+    Rung("swiglu", "SwiGLU for GELU", "layers.feedforward", _swiglu),
+    Rung("moe", "Mixture of experts", "layers.feedforward", _moe, needs=("swiglu",)),
+    Rung("gqa", "Grouped-query attention", "layers.attention.num_kv_heads", _gqa),
+    Rung("windows", "Sliding windows", "layers.attention.window", _windows),
+    Rung("rmsnorm", "RMSNorm for LayerNorm", "norm", _rmsnorm),
+    Rung("sinks", "Attention sinks", "layers.attention.sinks", _sinks),
+    Rung("mxfp4", "MXFP4 experts", "layers.feedforward.format", _mxfp4, needs=("moe",)),
+)
+FOOT = Rung("gpt2", "GPT-2", "", lambda config: config)
+
+
+def chosen(names: str) -> tuple[Rung, ...]:
+    """The rungs of a comma-separated list, or "all", in the ladder's order.
+
+    Raises OssiaError for a name that is none, and for a rung without those it needs.
+    """
+    if names == "all":
+        return RUNGS
+    wanted = [name.strip() for name in names.split(",")]
+    known = [rung.name for rung in RUNGS]
+    for name in wanted:
+        if name not in known:
+            raise OssiaError(f"--rungs {names}: {name!r} is none of {', '.join(known)}, nor all")
+    rungs = tuple(rung for rung in RUNGS if rung.name in wanted)
+    for rung in rungs:
+        for need in rung.needs:
+            if need not in wanted:
+                raise OssiaError(f"--rungs {names}: {rung.name} needs {need}")
+    return rungs
+
+
+def climb(foot: ModelConfig, rungs: Sequence[Rung]) -> list[tuple[Rung, ModelConfig]]:
+    """Each rung with its config, which is the last one's with one field replaced; first the foot's
+    own.
+    """
+    steps = [(FOOT, foot)]
+    for rung in rungs:
+        steps.append((rung, rung.change(steps[-1][1])))
+    return steps
+
+
+def _in_layers(
+    config: ModelConfig, values: Callable[[LayerConfig], dict[str, object]]
+) -> ModelConfig:
+    layers = tuple(replace(layer, **values(layer)) for layer in config.layers)
+    return replace(config, layers=layers)
+
+
+def _in_attention(
+    config: ModelConfig, values: Callable[[AttentionConfig, int], dict[str, object]]
+) -> ModelConfig:
+    layers = tuple(
+        replace(layer, attention=replace(layer.attention, **values(layer.attention, i)))
+        for i, layer in enumerate(config.layers)
+    )
+    return replace(config, layers=layers)
