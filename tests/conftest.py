@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ossia.text import Tokenizer, load_tokenizer
+from tests.text.harmony_reference import write_o200k
 
 # Tiny models gain nothing from threads, and with several test processes they fight over the cores.
 torch.set_num_threads(1)
@@ -71,3 +72,14 @@ def golden() -> Callable[[str], Any]:
         return json.loads(lzma.decompress((FIXTURES / "golden" / f"{name}.json.xz").read_bytes()))
 
     return read
+
+
+@pytest.fixture(scope="session")
+def reference(gpt_oss_tokenizer, tmp_path_factory):
+    """openai_harmony's encoding of gpt-oss: the independent reference for harmony, offline."""
+    openai_harmony = pytest.importorskip("openai_harmony")
+    folder = tmp_path_factory.mktemp("o200k")
+    write_o200k(gpt_oss_tokenizer, folder / "o200k_base.tiktoken")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIKTOKEN_ENCODINGS_BASE", str(folder))
+        return openai_harmony.load_harmony_encoding("HarmonyGptOss")

@@ -74,7 +74,7 @@ class LLM:
         kv: str | None = None,
     ) -> None:
         folder = packaged_model() if path_or_hub_name is None else checkpoint.find(path_or_hub_name)
-        beside = _text_folder(folder)
+        beside = checkpoint.text_folder(folder)
         # Before the weights: what is missing is known at once.
         tokenizer = text.load_tokenizer(beside)
         chat_format = text.load_format(beside, tokenizer)
@@ -238,12 +238,6 @@ class LLM:
         values: dict[str, Any] = {**self._defaults, **given, "stop_ids": stop_ids}
         strings = (stop,) if isinstance(stop, str) else tuple(stop)  # type: ignore[arg-type]
         return SamplingParams(**values), strings
-
-
-def _text_folder(folder: Path) -> Path:
-    """Where the tokenizer lies: gpt-oss's `original/` has its own beside it, not in it."""
-    within = folder.name == "original" and not (folder / "tokenizer.json").exists()
-    return folder.parent if within else folder
 
 
 def packaged_model() -> Path:

@@ -74,6 +74,12 @@ def find(path_or_hub_name: str | os.PathLike[str]) -> Path:
     return _download(hub_name)
 
 
+def text_folder(folder: Path) -> Path:
+    """Where the tokenizer lies: gpt-oss's `original/` has its own beside it, not in it."""
+    within = folder.name == "original" and not (folder / "tokenizer.json").exists()
+    return folder.parent if within else folder
+
+
 def _checkpoint_folder(folder: Path) -> Path:
     """The folder itself, or its `original/` if only that holds weights."""
 

@@ -18,6 +18,7 @@ import typer
 from ossia import __version__
 from ossia.cli.bench import bench
 from ossia.cli.chat import chat
+from ossia.cli.finetune import finetune
 from ossia.cli.generate import generate
 from ossia.cli.inspect import inspect
 from ossia.cli.train import train
@@ -60,6 +61,7 @@ for command, example in (
     (chat, "ossia chat --model openai/gpt-oss-20b --reasoning-effort high"),
     (inspect, "ossia inspect gpt-oss-20b"),
     (train, "ossia train --data book.txt --steps 500 --out my-model"),
+    (finetune, "ossia finetune --model Qwen/Qwen3-0.6B --data chats.jsonl --out my-chat"),
 ):
     app.command(epilog=f"Example: {example}")(command)
 app.add_typer(bench, name="bench")

@@ -16,6 +16,10 @@ REASONING_EFFORTS = ("low", "medium", "high")
 REASONING_KEYS = ("reasoning", "reasoning_content", "thinking")
 
 
+# What the model reads, and what it writes then, up to the id that stops it.
+Turn = tuple[list[int], list[int]]
+
+
 class Parser(Protocol):
     """One completion's ids to events. A stop id may be pushed or left out; it is never shown."""
 
@@ -56,6 +60,22 @@ class ChatFormat(Protocol):
         `reasoning`. `reasoning_effort` is low, medium or high (None: the model's default), `date`
         is YYYY-MM-DD (None: today). Text in them is ordinary text. Raises OssiaError for a message
         that no chat can hold.
+        """
+        ...
+
+    def render_turns(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        reasoning_effort: str | None = None,
+        date: str | None = None,
+    ) -> list[Turn]:
+        """The last message, an assistant's, as the model is to write it: the prompt that `render`
+        makes of those before it and the reply to that. A format whose replies end with a tool call
+        has a turn for each call.
+
+        Raises OssiaError for a message that `render` cannot hold, or the reply cannot.
         """
         ...
 

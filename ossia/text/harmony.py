@@ -6,10 +6,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ossia.text.chat import Turn, read_messages
 from ossia.text.events import Channel, Event, TextDelta, ToolCallDelta, ToolCallStart
-from ossia.text.harmony_messages import FUNCTIONS, from_chat
+from ossia.text.harmony_messages import FUNCTIONS, Role, from_chat, from_reply
 from ossia.text.harmony_parse import CONSTRAIN_MARK
-from ossia.text.harmony_render import CONTROL_TOKENS, render_for_completion
+from ossia.text.harmony_render import (
+    CONTROL_TOKENS,
+    render_for_completion,
+    render_for_training,
+)
 from ossia.text.tokenizer import Tokenizer
 
 CHANNELS = {
@@ -62,6 +67,30 @@ class HarmonyFormat:
             messages, tools=tools, reasoning_effort=reasoning_effort, date=date
         )
         return render_for_completion(conversation, self._tokenizer, auto_drop_analysis=False)
+
+    def render_turns(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        reasoning_effort: str | None = None,
+        date: str | None = None,
+    ) -> list[Turn]:
+        """See ChatFormat.render_turns. A call stops the model; a next one is a turn of its own."""
+        prompt = self.render(
+            messages[:-1], tools=tools, reasoning_effort=reasoning_effort, date=date
+        )
+        begin = [self._tokenizer.control["<|start|>"], *self._tokenizer.encode(Role.ASSISTANT)]
+        parts = from_reply(read_messages(messages)[-1])
+        turns: list[Turn] = []
+        written: list[int] = []
+        for part in parts:
+            written += render_for_training([part], self._tokenizer)
+            if part.recipient is not None or part is parts[-1]:
+                turns.append((prompt, written[len(begin) :]))
+                prompt = prompt[: -len(begin)] + written + begin
+                written = []
+        return turns
 
     def parser(self, prompt: Sequence[int] = ()) -> HarmonyParser:
         """A parser of a reply. Every prompt ends with <|start|>assistant, so none is needed."""

@@ -150,6 +150,11 @@ def from_chat(
     return rendered
 
 
+def from_reply(message: ChatMessage) -> list[Message]:
+    """The harmony messages of an assistant's one, as the model writes them: with its reasoning."""
+    return _assistant(message, keep_reasoning=True)
+
+
 def _is_final(message: ChatMessage) -> bool:
     return message.role == Role.ASSISTANT and bool(message.content) and not message.tool_calls
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ossia.errors import OssiaError
-from ossia.text.chat import read_messages
+from ossia.text.chat import Turn, read_messages
 from ossia.text.events import Channel, Event, TextDelta
 from ossia.text.tokenizer import Tokenizer
 
@@ -43,6 +43,25 @@ class PlainFormat:
                 text += "\n"
             text += message.content
         return self._tokenizer.encode(text)
+
+    def render_turns(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        reasoning_effort: str | None = None,
+        date: str | None = None,
+    ) -> list[Turn]:
+        """See ChatFormat.render_turns. The reply is its content and the end of the text."""
+        message = read_messages(messages)[-1]
+        if message.reasoning or message.tool_calls:
+            raise OssiaError(
+                "this model has no chat format, so its replies have no reasoning and no tool calls"
+            )
+        if not self.stop_ids:
+            raise OssiaError("this model has no id that ends a text, so no reply of it ends")
+        prompt = self.render(messages[:-1], tools=tools)
+        return [(prompt, [*self._tokenizer.encode(message.content), min(self.stop_ids)])]
 
     def parser(self, prompt: Sequence[int] = ()) -> PlainParser:
         """A parser that takes every token for text of the answer."""

@@ -13,7 +13,7 @@ import jinja2.ext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ossia.errors import OssiaError
-from ossia.text.chat import ChatMessage, read_messages, read_reasoning_effort, read_tools
+from ossia.text.chat import ChatMessage, Turn, read_messages, read_reasoning_effort, read_tools
 from ossia.text.tags import END_THINK, THINK, TagParser
 from ossia.text.tokenizer import Tokenizer
 
@@ -62,11 +62,38 @@ class TemplateFormat:
         date: str | None = None,
     ) -> list[int]:
         """See ChatFormat.render. `thinking` is the template's `enable_thinking`."""
-        variables: dict[str, Any] = {"enable_thinking": thinking}
-        if read_reasoning_effort(reasoning_effort) is not None:
-            variables["reasoning_effort"] = reasoning_effort
+        variables = _variables(thinking, reasoning_effort)
         text, breaker = self.render_text(messages, tools=tools, date=date, variables=variables)
         return self._tokenizer.encode_control(text, breaker=breaker)
+
+    def render_turns(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        reasoning_effort: str | None = None,
+        date: str | None = None,
+    ) -> list[Turn]:
+        """See ChatFormat.render_turns. A reply without reasoning is one to `thinking=False`."""
+        message = read_messages(messages)[-1]
+        thinks = bool(message.reasoning) or message.content.startswith(THINK)
+        given: dict[str, Any] = {
+            "tools": tools,
+            "date": date,
+            "variables": _variables(thinks, reasoning_effort),
+        }
+        whole, breaker = self.render_text(messages, add_generation_prompt=False, **given)
+        prompt, _ = self.render_text(messages[:-1], breaker=breaker, **given)
+        reply = whole.removeprefix(prompt)
+        if reply == whole:
+            raise OssiaError(f"{self._source}: begins a reply otherwise than its own prompt does")
+        if message.reasoning and self._break(message.reasoning.strip(), breaker) not in reply:
+            raise OssiaError(f"{self._source}: has no place for a reply's reasoning")
+        ids = self._tokenizer.encode_control(reply, breaker=breaker)
+        stop = next((n for n, id in enumerate(ids) if id in self.stop_ids), None)
+        if stop is None:
+            raise OssiaError(f"{self._source}: ends a reply with no id that stops the model")
+        return [(self._tokenizer.encode_control(prompt, breaker=breaker), ids[: stop + 1])]
 
     def render_text(
         self,
@@ -76,9 +103,10 @@ class TemplateFormat:
         add_generation_prompt: bool = True,
         date: str | None = None,
         variables: Mapping[str, Any] | None = None,
+        breaker: str | None = None,
     ) -> tuple[str, str]:
         """The rendered text, and the character that stands in it wherever untrusted text was kept
-        apart.
+        apart: one that these messages do not hold, unless it is given.
 
         The breaker follows each character of the messages and tools that a control token could
         begin with, so none can form from them, whatever the template cuts or joins. It is a
@@ -87,7 +115,7 @@ class TemplateFormat:
         """
         history = [self._message(message) for message in read_messages(messages)]
         offered = [tool.source for tool in read_tools(tools)] or None
-        breaker = self._unused_character(history, offered)
+        breaker = breaker or self._unused_character(history, offered)
         context = {
             **self._variables,
             "messages": [self._break_message(message, breaker) for message in history],
@@ -162,6 +190,13 @@ class TemplateFormat:
             case list() | tuple():
                 return [self._break(item, breaker) for item in value]
         return value
+
+
+def _variables(thinking: bool, reasoning_effort: str | None) -> dict[str, Any]:
+    variables: dict[str, Any] = {"enable_thinking": thinking}
+    if read_reasoning_effort(reasoning_effort) is not None:
+        variables["reasoning_effort"] = reasoning_effort
+    return variables
 
 
 def _environment() -> jinja2.Environment:

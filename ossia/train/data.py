@@ -8,6 +8,7 @@ import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ossia.errors import OssiaError
 
@@ -158,6 +159,18 @@ def _documents(file: Path, name: str) -> Iterator[Document]:
 
 def _json_lines(file: Path, name: str) -> Iterator[Document]:
     """A document for each line that is not blank."""
+    for number, value in json_lines(file):
+        where = f"{file}, line {number}"
+        if not isinstance(value, dict) or not isinstance(value.get("text"), str):
+            raise OssiaError(f'{where}: not an object whose "text" is a string')
+        # A lone surrogate is JSON, but no text.
+        if not _is_unicode(value["text"]):
+            raise OssiaError(f"{where}: its text has a lone surrogate, which UTF-8 cannot hold")
+        yield Document(f"{name}:{number}", value["text"])
+
+
+def json_lines(file: Path) -> Iterator[tuple[int, Any]]:
+    """Number and value of each line that is not blank; OssiaError names one that is not JSON."""
     number = 0
     with file.open("rb") as lines:
         while line := lines.readline(_LONGEST_LINE + 1):
@@ -171,14 +184,8 @@ def _json_lines(file: Path, name: str) -> Iterator[Document]:
                 raise OssiaError(f"{where}: not UTF-8 text (byte {error.start})") from error
             except (ValueError, RecursionError) as error:
                 raise OssiaError(f"{where}: not JSON ({error})") from error
-            if value is None and not line.strip():
-                continue
-            if not isinstance(value, dict) or not isinstance(value.get("text"), str):
-                raise OssiaError(f'{where}: not an object whose "text" is a string')
-            # A lone surrogate is JSON, but no text.
-            if not _is_unicode(value["text"]):
-                raise OssiaError(f"{where}: its text has a lone surrogate, which UTF-8 cannot hold")
-            yield Document(f"{name}:{number}", value["text"])
+            if line.strip():
+                yield number, value
 
 
 def _is_unicode(text: str) -> bool:

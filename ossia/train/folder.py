@@ -13,7 +13,7 @@ import platform
 import shlex
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from importlib.metadata import version
@@ -24,11 +24,14 @@ import tokenizers
 import torch
 
 from ossia.checkpoint.files import read_json
+from ossia.config import MoEConfig
 from ossia.errors import OssiaError
+from ossia.model import Decoder
 from ossia.train import parallel
 from ossia.train.loop import StepReport, Trainer
 from ossia.train.settings import Training, option
 from ossia.train.shards import write_bytes
+from ossia.train.utilization import Utilization
 
 # What a run writes into its new folder; what it returns describes the run, in run.json.
 Prepared = Callable[[Path], dict[str, Any]]
@@ -41,6 +44,7 @@ class FolderRun(ABC):
 
     settings: Training
     trainer: Trainer
+    notes: Sequence[str] = ()  # what to tell before training starts
 
     def __init__(self, out: Path) -> None:
         self.out, self.folder = out, out / "training"
@@ -115,6 +119,10 @@ class FolderRun(ABC):
         """Train on: True at the last step, False if `stopped()` said so; the state is saved."""
         return self.trainer.run(report, stopped)
 
+    def utilization(self) -> Utilization | None:
+        """Measures how busy the machine is, if this kind of run knows the arithmetic it needs."""
+        return None
+
     def circumstances(self) -> dict[str, Any]:
         """What every record says of how the run went."""
         progress = self.trainer.progress
@@ -151,6 +159,21 @@ def command(name: str, settings: Training, out: Path) -> str:
         elif value != field.default:
             words += [option(field.name), str(value)]
     return shlex.join([*words, "--out", out.name])
+
+
+def parameters(decoder: Decoder) -> dict[str, int]:
+    """All parameters, and those that one token passes through: of experts only the chosen."""
+    total = sum(p.numel() for p in decoder.parameters())
+    idle = 0
+    for i, layer in enumerate(decoder.config.layers):
+        moe = layer.feedforward
+        if isinstance(moe, MoEConfig):
+            module = decoder.get_submodule(f"layers.{i}.feedforward")
+            router = module.get_submodule("router")
+            experts = sum(p.numel() for p in module.parameters())
+            experts -= sum(p.numel() for p in router.parameters())
+            idle += experts // moe.num_experts * (moe.num_experts - moe.experts_per_token)
+    return {"total": total, "active": total - idle}
 
 
 def write_json(file: Path, value: Any) -> None:

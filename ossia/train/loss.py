@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 IGNORED = -100  # torch's own mark for a target that does not count
 
-_LOGITS = 1 << 24  # at a time, in elements: enough for fast products, 64 MB in float32
+CHUNK = 1 << 24  # at a time, in elements: enough for fast products, 64 MB in float32
 
 
 def linear_cross_entropy(
@@ -54,7 +54,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         differs = any(ctx.needs_input_grad[:2])
         d_hidden = torch.empty_like(hidden) if differs else None
         d_weight = torch.zeros_like(weight) if differs else None
-        step = max(1, _LOGITS // len(weight))
+        step = max(1, CHUNK // len(weight))
         for start in range(0, len(hidden), step):
             chunk = hidden[start : start + step].to(dtype)
             target = targets[start : start + step, None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -68,11 +68,29 @@ def attach(decoder: Decoder) -> Rounded:
     return rounded
 
 
-def to_save(weights: Mapping[str, Tensor], config: ModelConfig, experts: ExpertFormat) -> Decoder:
-    """A decoder of the weights for inference: the experts in that format, everything else in
-    bfloat16.
+def unpacked(weights: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """The weights of those names in memory of their own, packed experts in float32."""
+    dense = {}
+    for name in names:
+        stem = name.removesuffix(".weight")
+        if name in weights:
+            dense[name] = weights[name].clone(memory_format=torch.contiguous_format)
+        else:
+            packed = mxfp4.MXFP4(weights[f"{stem}.blocks"], weights[f"{stem}.scales"])
+            dense[name] = mxfp4.unpack(packed, torch.float32)
+    return dense
 
-    Experts are quantized from the weights as trained, not from their bfloat16 rounding.
+
+def to_save(
+    weights: Mapping[str, Tensor],
+    config: ModelConfig,
+    experts: ExpertFormat,
+    dtype: torch.dtype = torch.bfloat16,
+) -> Decoder:
+    """A decoder of the weights for inference: the experts in that format, everything else in
+    `dtype`.
+
+    Experts are quantized from the weights as trained, not from their rounding to `dtype`.
     """
     packs = experts is ExpertFormat.MXFP4
     config = with_expert_format(config, experts)
@@ -84,7 +102,7 @@ def to_save(weights: Mapping[str, Tensor], config: ModelConfig, experts: ExpertF
             value = mxfp4.quantize(weight)
             narrow[f"{stem}.blocks"], narrow[f"{stem}.scales"] = value.blocks, value.scales
         else:
-            narrow[name] = weight.to(torch.bfloat16)
+            narrow[name] = weight.to(dtype)
     with torch.device("meta"):
         decoder = Decoder(config)
     decoder.load_state_dict(narrow, assign=True)

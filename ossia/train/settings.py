@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import ClassVar
 
 from ossia.config import ExpertFormat
 from ossia.errors import OssiaError
 
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _LARGEST_SEED = 2**32 - 1  # others are derived from it by multiplying
 
 
@@ -31,11 +34,27 @@ class Optimizer(StrEnum):
     MUON = "muon"  # for the hidden matrices, AdamW for all else
 
 
+class TooLong(StrEnum):
+    """What becomes of a conversation longer than a row."""
+
+    ERROR = "error"
+    TRUNCATE = "truncate"  # its end goes
+    SKIP = "skip"
+
+
 @dataclass(frozen=True)
 class Training:
     """What the loop obeys, whatever it trains on. A step is one batch; a run is the same however
     often it is stopped, on however many processes.
     """
+
+    POSITIVE: ClassVar = ("steps", "batch_size", "accumulate", "length", "eval_every", "save_every")
+    CHOICES: ClassVar = {
+        "experts": ExpertFormat,
+        "dtype": Precision,
+        "schedule": Schedule,
+        "optimizer": Optimizer,
+    }
 
     steps: int = 2000
     batch_size: int = 16  # sequences
@@ -61,7 +80,7 @@ class Training:
 
     def __post_init__(self) -> None:
         """Raise OssiaError for a value that cannot be."""
-        for name in ("steps", "batch_size", "accumulate", "length", "eval_every", "save_every"):
+        for name in self.POSITIVE:
             if getattr(self, name) < 1:
                 raise OssiaError(f"{option(name)} must be at least 1, not {getattr(self, name)}")
         for name in ("warmup", "seed"):
@@ -83,13 +102,7 @@ class Training:
                 )
         if self.decay and self.schedule != Schedule.WSD:
             raise OssiaError("--decay is of --schedule wsd")
-        choices = (
-            ("experts", ExpertFormat),
-            ("dtype", Precision),
-            ("schedule", Schedule),
-            ("optimizer", Optimizer),
-        )
-        for name, kind in choices:
+        for name, kind in self.CHOICES.items():
             if getattr(self, name) not in list(kind):
                 values = " or ".join(kind)
                 raise OssiaError(f"{option(name)} must be {values}, not {getattr(self, name)}")
@@ -129,13 +142,63 @@ class Settings(Training):
         return self.batch_size, self.batch_size * self.length // self.long_length
 
 
+@dataclass(frozen=True)
+class FineTuneSettings(Training):
+    """Of `ossia finetune`: a checkpoint and conversations."""
+
+    POSITIVE: ClassVar = ("batch_size", "accumulate", "eval_every", "save_every")
+    CHOICES: ClassVar = {
+        "experts": ("", *ExpertFormat),
+        "dtype": Precision,
+        "schedule": Schedule,
+        "optimizer": Optimizer,
+        "too_long": TooLong,
+    }
+
+    model: str = ""  # a folder, or a name on the hub
+    data: str = ""
+    eval_data: str = ""  # "" holds a share of the data out
+    eval_share: float = 0.05  # of the conversations; 0 is none
+    epochs: float = 3.0
+    steps: int = 0  # 0 is as many as the epochs make
+    batch_size: int = 8  # rows
+    length: int = 0  # of a row; 0 is the model's context, of that at most 2048
+    too_long: str = TooLong.ERROR.value
+    date: str = ""  # that prompts say where a conversation has none; "" is the day of the start
+    train_router: bool = False
+    learning_rate: float = 2e-5
+    warmup: int = 10
+    weight_decay: float = 0.0
+    balance: float = 0.0
+    experts: str = ""  # "" is as the checkpoint has them
+    eval_every: int = 50
+    save_every: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("model", "data"):
+            if not getattr(self, name):
+                raise OssiaError(f"{option(name)} is needed")
+        for name in ("steps", "length"):
+            _refuse_negative(self, name)
+        if not 0 <= self.eval_share < 1:
+            raise OssiaError(f"--eval-share must be 0 or more and less than 1: {self.eval_share}")
+        if not 0 < self.epochs < math.inf:
+            raise OssiaError(f"--epochs must be above 0, not {self.epochs}")
+        if self.date and not _DATE.fullmatch(self.date):
+            raise OssiaError(f"--date must be YYYY-MM-DD, not {self.date}")
+        if self.balance and not self.train_router:
+            raise OssiaError("--balance moves routers: it needs --train-router")
+        super().__post_init__()
+
+
 def _refuse_negative(settings: Training, name: str) -> None:
     if getattr(settings, name) < 0:
         raise OssiaError(f"{option(name)} must not be negative, not {getattr(settings, name)}")
 
 
 def _refuse_more_than_steps(settings: Training, name: str) -> None:
-    if not 0 <= getattr(settings, name) <= settings.steps:
+    most = settings.steps or math.inf  # not known yet, where 0 stands for what the data makes
+    if not 0 <= getattr(settings, name) <= most:
         raise OssiaError(f"{option(name)} must lie between 0 and --steps {settings.steps}")
 
 

@@ -49,12 +49,13 @@ def encode_in_parts(
         yield encode(part, tokenizer, separator)
 
 
-def write(folder: Path, parts: Iterable[Tensor], vocab_size: int) -> int:
+def write(folder: Path, parts: Iterable[Tensor], vocab_size: int | None) -> int:
     """Write ids into a new folder as raw little-endian shards and an index; returns their number.
+    Without `vocab_size` they are any numbers of 32 bits.
 
-    The index comes last: a folder without one is not whole.
+    The index comes last: a folder without one is not whole. No part is divided.
     """
-    kind = "uint16" if vocab_size <= 1 << 16 else "int32"
+    kind = "uint16" if vocab_size is not None and vocab_size <= 1 << 16 else "int32"
     folder.mkdir()
     shards: list[dict[str, int | str]] = []
     held: list[Tensor] = []

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-COMMANDS = ("generate", "chat", "inspect", "train", "bench")
+COMMANDS = ("generate", "chat", "inspect", "train", "finetune", "bench")
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "bench machine", "bench cpu"])

@@ -1,0 +1,171 @@
+"""What `ossia train` and `ossia finetune` share: starting or resuming a run, its progress bar, and
+the record printed at its end.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ossia.errors import OssiaError
+
+if TYPE_CHECKING:
+    from ossia.train.curves import Curves
+    from ossia.train.folder import FolderRun
+    from ossia.train.loop import StepReport
+    from ossia.train.settings import Training
+
+_INTERRUPTED = 130
+
+
+class Experts(StrEnum):
+    mxfp4 = "mxfp4"
+    dense = "dense"
+
+
+class Precision(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Schedule(StrEnum):
+    cosine = "cosine"
+    wsd = "wsd"
+
+
+class Optimizer(StrEnum):
+    adamw = "adamw"
+    muon = "muon"
+
+
+def number(help: str, *names: str, metavar: str = "N") -> Any:
+    """An option that is a number."""
+    return typer.Option(*names, metavar=metavar, help=help)
+
+
+def follow(
+    run_type: type[FolderRun],
+    settings_type: type[Training],
+    context: typer.Context,
+    *,
+    describe: Callable[[dict[str, Any]], str],
+    summary: Callable[[dict[str, Any], Any], str],
+) -> None:
+    """Start or resume the run that the command's options describe, train and export it.
+
+    `describe` says what an evaluation found, `summary` is the last line. Ctrl-C saves and the exit
+    code is 130.
+    """
+    from ossia.train import parallel
+    from ossia.train.curves import Curves
+
+    options = context.params
+    out, tensorboard = options["out"], options["tensorboard"]
+    parallel.join()
+    try:
+        curves = Curves(tensorboard) if tensorboard and parallel.rank() == 0 else None
+        if options["resume"]:
+            run = run_type.resume(out)
+            _refuse_changes(context, run.settings)
+        else:
+            with _console().status("reading the data"):
+                run = run_type.start(settings_type(**_given(context, settings_type)), out)
+        if not _train(run, curves, describe):
+            again = f"ossia {run.COMMAND} --resume --out {out}"
+            print(f"stopped and saved; continue with: {again}", file=sys.stderr)
+            raise typer.Exit(_INTERRUPTED)
+        record = run.export()
+        if record:
+            print(json.dumps(record) if options["as_json"] else summary(record, out))
+    finally:
+        parallel.leave()
+
+
+def _given(context: typer.Context, settings_type: type[Training]) -> dict[str, Any]:
+    """The value of each setting, which all are options of the same name."""
+    values = {field.name: context.params[field.name] for field in fields(settings_type)}
+    return {
+        name: value.value if isinstance(value, StrEnum) else value
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _refuse_changes(context: typer.Context, settings: Training) -> None:
+    """Raise OssiaError for an option that is not what the run began with: it would do nothing."""
+    from ossia.train.settings import option
+
+    for name, began in asdict(settings).items():
+        source, given = context.get_parameter_source(name), context.params[name]
+        if source is not None and source.name == "COMMANDLINE" and given != began:
+            raise OssiaError(
+                f"{option(name)} {given}: the run began with {began}, and --resume keeps what it "
+                f"began with; leave {option(name)} out, or start anew"
+            )
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    from ossia.train import parallel
+
+    return Console(stderr=True, highlight=False, quiet=parallel.rank() != 0)
+
+
+def _train(
+    run: FolderRun, curves: Curves | None, describe: Callable[[dict[str, Any]], str]
+) -> bool:
+    """Train under a progress bar, on stderr; the first Ctrl-C stops after the step it falls in."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = _console()
+    for note in run.notes:
+        console.print(note, soft_wrap=True)
+    utilization = run.utilization()
+    interrupted = []
+    previous = {}
+
+    def stop(number: int, frame: Any) -> None:
+        interrupted.append(number)
+        signal.signal(number, previous[number])  # a second one does not wait
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, stop)
+    columns = (
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} steps"),
+        TextColumn("loss {task.fields[loss]:.3f}"),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+    )
+    try:
+        with Progress(*columns, console=console) as progress:
+            done, nan = run.trainer.progress.step, float("nan")
+            task = progress.add_task(
+                "", total=run.settings.steps, completed=done, loss=nan, speed=""
+            )
+
+            def report(step: StepReport) -> None:
+                speed = f"{step.tokens_per_second:,.0f} tokens/s"
+                if utilization is not None:
+                    speed += f", {utilization.of(step):.0%} MFU"
+                progress.update(task, completed=step.step, loss=step.loss, speed=speed)
+                if curves is not None:
+                    curves.add(step)
+                if step.evaluation is not None:
+                    found = f"loss {step.loss:.3f}, {describe(step.evaluation)}{speed}"
+                    progress.console.print(f"step {step.step}: {found}")
+
+            return run.train(report, lambda: bool(interrupted))
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        if curves is not None:
+            curves.close()
