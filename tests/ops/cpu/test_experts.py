@@ -188,6 +188,15 @@ def test_the_smallest_scale_is_a_number_and_the_largest_byte_is_nan(form):
     assert found[1].isnan().nonzero().tolist() == [[5]]
 
 
+@pytest.mark.parametrize("code", [0, 0x77])
+def test_of_many_tokens_a_scale_of_nan_spoils_its_row_only(form, code):
+    gate_up, down = packed(2, 64, 96, seed=4), packed(2, 96, 32, seed=5)
+    down.scales[1, 5, 0], down.blocks[1, 5, 0] = NAN_SCALE, code
+    x, experts = normal(40, 96, dtype=torch.bfloat16), torch.arange(40)[:, None] % 2
+    found = form(cpu.moe, x, experts, torch.ones(40, 1), gate_up, None, down, None)
+    assert found.isnan().nonzero().tolist() == [[token, 5] for token in range(1, 40, 2)]
+
+
 @pytest.mark.parametrize("least", [0, 1, 60, 200, 251])
 def test_of_many_tokens_weights_of_any_size_count(form, least):
     """Down to those that only subnormals can hold, beside blocks of zeros, whose scale is 0."""
