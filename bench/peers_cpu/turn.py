@@ -16,12 +16,13 @@ import torch
 
 from bench.peers_cpu.peers import LlamaCpp, Transformers
 from ossia import checkpoint
-from ossia.compare.counts import count, tensors
+from ossia.compare.counts import bytes_per_token, count
 from ossia.config import ExpertFormat, ModelConfig, with_expert_format
 from ossia.engine import Engine
 from ossia.measure import memory
 from ossia.measure.model import measure_run, weight_files
 from ossia.measure.speed import SHORT_PROMPT, UNTIMED, EngineModel, Model
+from ossia.ops.int8 import ELEMENT_BYTES as INT8_ELEMENT_BYTES
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Job:
 
 
 # Bytes that an element of a dense matrix takes.
-ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1 + 4 / 128, "Q8_0": 34 / 32}
+ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "int8": INT8_ELEMENT_BYTES, "Q8_0": 34 / 32}
 
 
 def main() -> None:
@@ -55,7 +56,7 @@ def measured(job: Job) -> dict[str, object]:
         memory.warm([Path(job.file)] if job.file else weight_files(folder))
         run = measure_run(
             load,
-            bytes_per_token(config, job.precision),
+            bytes_per_token(config, ELEMENT_BYTES[job.precision]),
             prompts=job.prompts,
             tokens=job.tokens,
             batches=job.batches,
@@ -82,16 +83,6 @@ def _loader(job: Job, folder: Path, config: ModelConfig) -> Callable[[], Model]:
     precision = {"dense": "int8"} if int8 else {"dtype": job.precision}
     return lambda: EngineModel(
         Engine(checkpoint.load(folder, **precision), max_batch=batch), job.tokens + UNTIMED
-    )
-
-
-def bytes_per_token(config: ModelConfig, precision: str) -> float:
-    """Bytes of weights read to make one token, with dense matrices in that precision."""
-    element = ELEMENT_BYTES[precision]
-    return sum(
-        float(t.share)
-        * (t.num_bytes if t.dtype == "uint8" or len(t.shape) < 2 else t.parameters * element)
-        for t in tensors(config)
     )
 
 

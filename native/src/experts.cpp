@@ -1,8 +1,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <memory>
-#include <new>
 #include <numeric>
 #include <stdexcept>
 
@@ -23,7 +21,7 @@ class Quantized {
           count_(count),
           cols_(cols),
           size_((kernels.quantized_size(cols) + 31) / 32 * 32),
-          words_(new (kLine) std::int16_t[parts_ * count * size_]),
+          words_(lines<std::int16_t>(parts_ * count * size_)),
           scales_(parts_ * count) {}
 
     int parts() const { return parts_; }
@@ -43,15 +41,10 @@ class Quantized {
         kernels_.quantize(x, cols_, words_.get() + vector * size_, &scales_[vector], rest);
     }
 
-    struct Free {
-        void operator()(std::int16_t* words) const { ::operator delete[](words, kLine); }
-    };
-    static constexpr std::align_val_t kLine{64};
-
     const Kernels& kernels_;
     int parts_;
     long count_, cols_, size_;
-    std::unique_ptr<std::int16_t[], Free> words_;
+    Lines<std::int16_t> words_;
     std::vector<float> scales_;
 };
 

@@ -10,14 +10,19 @@ namespace ossia {
 using bf16 = std::uint16_t;  // the upper half of a float32
 
 // Static, so that each form has its own: a shared one could be compiled with instructions that another's processor lacks.
+static inline std::int32_t bits_of(float value) {
+    std::int32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+static inline float float_of(std::int32_t bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
 static inline float widen(float value) { return value; }
 static inline float widen(std::int8_t value) { return value; }
-static inline float widen(bf16 value) {
-    const std::uint32_t bits = static_cast<std::uint32_t>(value) << 16;
-    float result;
-    std::memcpy(&result, &bits, sizeof result);
-    return result;
-}
+static inline float widen(bf16 value) { return float_of(static_cast<std::int32_t>(static_cast<std::uint32_t>(value) << 16)); }
 
 // A dense matrix: element (r, c) at r * stride + c, or at c * stride + r if it lies transposed, as GPT-2's do on disk.
 template <class Weight>
@@ -34,6 +39,15 @@ struct Int8 {
     const float* scales;
     long cols, group, groups;
 };
+
+// Tokens as the int8 kernels read them: words that count a power of two, one for each group of columns, so that a bfloat16 is exact
+// unless it is 128 times smaller than its group's largest.
+struct Words {
+    const std::int16_t* words;  // (tokens, stride) at a multiple of 64 bytes, zeros behind each token's columns
+    const float* scales;        // (tokens, groups), NaN where the group holds NaN or infinity
+    long stride, groups;
+};
+constexpr long kWordsAtOnce = 32;  // a stride is a multiple of it
 
 // Rows of an MXFP4 matrix: cols/2 bytes of codes and cols/32 bytes of scales each.
 struct Packed {
@@ -85,7 +99,17 @@ struct Kernels {
     void (*dense_bf16)(const Dense<bf16>&, const float* x, long tokens, float* y, long y_stride, long begin, long end);
     void (*dense_f32)(const Dense<float>&, const float* x, long tokens, float* y, long y_stride, long begin, long end);
 
-    void (*dense_int8)(const Int8&, const float* x, long tokens, float* y, long y_stride, long begin, long end);
+    // The same of words in the groups of the matrix, or, if `add`, y gains it.
+    void (*dense_int8)(const Int8&, const Words& x, long tokens, bool add, float* y, long y_stride, long begin, long end);
+
+    // A token's words, up to the next multiple of kWordsAtOnce, and its scales. What rounding leaves goes to `rest` (cols,), unless
+    // that is null.
+    void (*words_bf16)(const bf16* x, long cols, long group, std::int16_t* words, float* scales, float* rest);
+    void (*words_f32)(const float* x, long cols, long group, std::int16_t* words, float* scales, float* rest);
+
+    // A row's nearest codes and scales; false, and something, if it holds NaN or infinity.
+    bool (*codes_bf16)(const bf16* x, long cols, long group, std::int8_t* codes, float* scales);
+    bool (*codes_f32)(const float* x, long cols, long group, std::int8_t* codes, float* scales);
 
     std::uint64_t (*sum)(const std::uint64_t* words, long count);
 

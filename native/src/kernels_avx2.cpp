@@ -61,8 +61,30 @@ inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
 inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
 
+struct Codes {
+    static constexpr int kCount = 16;
+    __m256i words;
+
+    static Codes load(const std::int8_t* p) {
+        return {_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+    }
+};
+
+struct Dots {
+    static constexpr int kSums = 4;
+    __m256i v;
+
+    static Dots zero() { return {_mm256_setzero_si256()}; }
+    void add(Codes codes, const std::int16_t* words) {
+        const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
+        v = _mm256_add_epi32(v, _mm256_madd_epi16(codes.words, x));
+    }
+    Vec floats() const { return {_mm256_cvtepi32_ps(v)}; }
+};
+
 #include "exp.inl"
 #include "dense.inl"
+#include "int8.inl"
 #include "packed.inl"
 #include "attend.inl"
 #include "rowwise.inl"
@@ -127,9 +149,10 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
 }  // namespace
 
 const Kernels& kernels_avx2() {
-    static const Kernels kernels{"avx2", dense<bf16>, dense<float>, dense_int8, sum_words, quantized_size, quantize, packed,
-                                 turn<bf16>, turn<float>, attend_scratch, kAttend<bf16>, kAttend<float>, kAttend<std::int8_t>,
-                                 kRowwise<bf16>, kRowwise<float>};
+    static const Kernels kernels{"avx2", dense<bf16>, dense<float>, dense_int8, to_words<bf16>, to_words<float>, to_codes<bf16>,
+                                 to_codes<float>, sum_words, quantized_size, quantize, packed, turn<bf16>, turn<float>,
+                                 attend_scratch, kAttend<bf16>, kAttend<float>, kAttend<std::int8_t>, kRowwise<bf16>,
+                                 kRowwise<float>};
     return kernels;
 }
 

@@ -69,8 +69,34 @@ inline Vec operator+(Vec a, Vec b) { return {vaddq_f32(a.low, b.low), vaddq_f32(
 inline Vec operator-(Vec a, Vec b) { return {vsubq_f32(a.low, b.low), vsubq_f32(a.high, b.high)}; }
 inline Vec operator*(Vec a, Vec b) { return {vmulq_f32(a.low, b.low), vmulq_f32(a.high, b.high)}; }
 
+struct Codes {
+    static constexpr int kCount = 16;
+    int16x8_t first, last;
+
+    static Codes load(const std::int8_t* p) {
+        const int8x16_t codes = vld1q_s8(p);
+        return {vmovl_s8(vget_low_s8(codes)), vmovl_high_s8(codes)};
+    }
+};
+
+struct Dots {
+    static constexpr int kSums = 4;
+    int32x4_t low, high;
+
+    static Dots zero() { return {vdupq_n_s32(0), vdupq_n_s32(0)}; }
+    void add(const Codes& codes, const std::int16_t* words) {
+        const int16x8_t x = vld1q_s16(words), rest = vld1q_s16(words + 8);
+        low = vmlal_s16(low, vget_low_s16(codes.first), vget_low_s16(x));
+        high = vmlal_high_s16(high, codes.first, x);
+        low = vmlal_s16(low, vget_low_s16(codes.last), vget_low_s16(rest));
+        high = vmlal_high_s16(high, codes.last, rest);
+    }
+    Vec floats() const { return {vcvtq_f32_s32(low), vcvtq_f32_s32(high)}; }
+};
+
 #include "exp.inl"
 #include "dense.inl"
+#include "int8.inl"
 #include "packed.inl"
 #include "attend.inl"
 #include "rowwise.inl"
@@ -142,6 +168,10 @@ const Kernels& kernels_neon() {
         form.dense_bf16 = dense<bf16>;
         form.dense_f32 = dense<float>;
         form.dense_int8 = dense_int8;
+        form.words_bf16 = to_words<bf16>;
+        form.words_f32 = to_words<float>;
+        form.codes_bf16 = to_codes<bf16>;
+        form.codes_f32 = to_codes<float>;
         form.packed = packed;
         form.turn_bf16 = turn<bf16>;
         form.turn_f32 = turn<float>;

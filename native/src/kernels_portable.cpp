@@ -57,8 +57,34 @@ inline Vec operator+(Vec a, Vec b) { return {a.lanes + b.lanes}; }
 inline Vec operator-(Vec a, Vec b) { return {a.lanes - b.lanes}; }
 inline Vec operator*(Vec a, Vec b) { return {a.lanes * b.lanes}; }
 
+struct Codes {
+    static constexpr int kCount = 16;
+    std::int16_t words[kCount];
+
+    static Codes load(const std::int8_t* p) {
+        Codes codes;
+        for (int i = 0; i < kCount; ++i) codes.words[i] = p[i];
+        return codes;
+    }
+};
+
+struct Dots {
+    static constexpr int kSums = 4;
+    std::int32_t lanes[4];
+
+    static Dots zero() { return {}; }
+    void add(const Codes& codes, const std::int16_t* x) {
+        for (int i = 0; i < Codes::kCount; ++i) lanes[i / 2 % 4] += codes.words[i] * x[i];
+    }
+    Vec floats() const {
+        return {Vec::Lanes{static_cast<float>(lanes[0]), static_cast<float>(lanes[1]), static_cast<float>(lanes[2]),
+                           static_cast<float>(lanes[3])}};
+    }
+};
+
 #include "exp.inl"
 #include "dense.inl"
+#include "int8.inl"
 #include "packed.inl"
 #include "attend.inl"
 #include "rowwise.inl"
@@ -93,8 +119,9 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
 }  // namespace
 
 const Kernels& kernels_portable() {
-    static const Kernels kernels{"portable", dense<bf16>, dense<float>, dense_int8, sum_words, quantized_size, quantize, packed,
-                                 turn<bf16>, turn<float>, attend_scratch, kAttend<bf16>, kAttend<float>, kAttend<std::int8_t>,
+    static const Kernels kernels{"portable", dense<bf16>, dense<float>, dense_int8, to_words<bf16>, to_words<float>,
+                                 to_codes<bf16>, to_codes<float>, sum_words, quantized_size, quantize, packed, turn<bf16>,
+                                 turn<float>, attend_scratch, kAttend<bf16>, kAttend<float>, kAttend<std::int8_t>,
                                  kRowwise<bf16>, kRowwise<float>};
     return kernels;
 }

@@ -18,9 +18,53 @@ long piece(const Machine::Linear& w) {
     return std::max(rows / kGrain * kGrain, kGrain);
 }
 
-void products_of(const Kernels& kernels, const Machine::Linear& w, const float* x, float* products, long tokens, Share rows) {
+// Few tokens as the kernels read them: floats, or words where weights are int8. Words are finer than bfloat16, but not than float32: of
+// float32 what remains is made words too, and its products are added.
+class Inputs {
+  public:
+    Inputs(const Kernels& kernels, const Machine::Linear& w, const void* x, Type type, long tokens) {
+        if (w.weight_type != Type::int8) {
+            floats_ = floats(x, type, tokens * w.cols, storage_);
+            return;
+        }
+        const long groups = int8_of(w).groups, stride = (w.cols + kWordsAtOnce - 1) / kWordsAtOnce * kWordsAtOnce;
+        const int parts = type == Type::f32 ? 2 : 1;
+        words_ = lines<std::int16_t>(parts * tokens * stride);
+        scales_.reset(new float[parts * tokens * groups]);
+        for (int part = 0; part < parts; ++part)
+            words_of_.push_back({words_.get() + part * tokens * stride, scales_.get() + part * tokens * groups, stride, groups});
+        if (type == Type::f32) storage_.resize(w.cols);
+        for (long t = 0; t < tokens; ++t) {
+            std::int16_t* const words = words_.get() + t * stride;
+            float* const scales = scales_.get() + t * groups;
+            if (type == Type::bf16) {
+                kernels.words_bf16(static_cast<const bf16*>(x) + t * w.cols, w.cols, w.group, words, scales, nullptr);
+                continue;
+            }
+            kernels.words_f32(static_cast<const float*>(x) + t * w.cols, w.cols, w.group, words, scales, storage_.data());
+            kernels.words_f32(storage_.data(), w.cols, w.group, words + tokens * stride, scales + tokens * groups, nullptr);
+        }
+    }
+
+    const float* as_floats() const { return floats_; }
+    const std::vector<Words>& words() const { return words_of_; }
+
+  private:
+    std::vector<float> storage_;
+    const float* floats_ = nullptr;
+    Lines<std::int16_t> words_;
+    std::unique_ptr<float[]> scales_;
+    std::vector<Words> words_of_;
+};
+
+void products_of(const Kernels& kernels, const Machine::Linear& w, const Inputs& inputs, float* products, long tokens, Share rows) {
+    const float* x = inputs.as_floats();
     if (w.weight_type == Type::int8) {
-        kernels.dense_int8(int8_of(w), x, tokens, products, w.rows, rows.begin, rows.end);
+        bool add = false;
+        for (const Words& words : inputs.words()) {
+            kernels.dense_int8(int8_of(w), words, tokens, add, products, w.rows, rows.begin, rows.end);
+            add = true;
+        }
     } else if (w.weight_type == Type::bf16) {
         const Dense<bf16> matrix{static_cast<const bf16*>(w.weight), w.stride, w.cols, w.transposed};
         kernels.dense_bf16(matrix, x, tokens, products, w.rows, rows.begin, rows.end);
@@ -32,7 +76,7 @@ void products_of(const Kernels& kernels, const Machine::Linear& w, const float* 
 
 // Rows [begin, end) of y = x w + bias + residual.
 template <class Out>
-void linear_rows(const Kernels& kernels, const Machine::Linear& w, const float* x, float* products, long tokens, Share rows) {
+void linear_rows(const Kernels& kernels, const Machine::Linear& w, const Inputs& x, float* products, long tokens, Share rows) {
     products_of(kernels, w, x, products, tokens, rows);
     Out* y = static_cast<Out*>(w.y);
     if (static_cast<void*>(products) == w.y && !w.bias && !w.residual) return;
@@ -120,9 +164,8 @@ void Machine::linear_transposed(const std::vector<Linear>& matrices, const float
 
 void Machine::linear(const std::vector<Linear>& matrices, const void* x, Type type, long tokens) {
     if (tokens > kFewTokens) return linear_many(matrices, x, type, tokens);
-    std::vector<float> storage;
-    const float* wide = floats(x, type, tokens * matrices.front().cols, storage);
-    if (matrices.front().transposed) return linear_transposed(matrices, wide, tokens);
+    const Inputs inputs(kernels_, matrices.front(), x, type, tokens);
+    if (matrices.front().transposed) return linear_transposed(matrices, inputs.as_floats(), tokens);
     // The products, which float32 takes as they are.
     long elements = 0, size = 0;
     for (const Linear& w : matrices) {
@@ -144,9 +187,9 @@ void Machine::linear(const std::vector<Linear>& matrices, const void* x, Type ty
             }
             pieces[i].take(thread, [&](long begin, long end) {
                 if (w.y_type == Type::bf16) {
-                    linear_rows<bf16>(kernels_, w, wide, own, tokens, {begin, end});
+                    linear_rows<bf16>(kernels_, w, inputs, own, tokens, {begin, end});
                 } else {
-                    linear_rows<float>(kernels_, w, wide, own, tokens, {begin, end});
+                    linear_rows<float>(kernels_, w, inputs, own, tokens, {begin, end});
                 }
             });
         }

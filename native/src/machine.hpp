@@ -46,6 +46,10 @@ class Machine {
     // For each matrix, all of one type and lie, of the same x (tokens, cols) of type `type`: y = x times the matrix, plus bias, plus residual.
     void linear(const std::vector<Linear>& matrices, const void* x, Type type, long tokens);
 
+    // Codes (rows, cols) and scales (rows, ceil(cols / group)) of the weight (rows, cols) of type `type`, rows `stride` elements apart.
+    // Throws std::invalid_argument for NaN or infinity.
+    void quantize_int8(const void* weight, Type type, long rows, long cols, long stride, long group, std::int8_t* codes, float* scales);
+
     // y (rows, size): x over its root mean square, times the weight; all of type `type`.
     void rms_norm(const void* x, const void* weight, void* y, Type type, long rows, long size, float eps,
                   bool round_before_weight);

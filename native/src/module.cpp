@@ -91,6 +91,28 @@ NB_MODULE(_native, m) {
             }),
             nb::call_guard<nb::gil_scoped_release>())
         .def(
+            "linears_int8",  // as linears
+            operation(+[](Machine& machine, Address x, Type type, long tokens, long cols, long group, Address codes, Address scales, Address bias,
+               long rows, Address y, Address codes_2, Address scales_2, Address bias_2, long rows_2, Address y_2, Address codes_3,
+               Address scales_3, Address bias_3, long rows_3, Address y_3) {
+                const auto matrix = [&](Address codes, Address scales, Address bias, long rows, Address y) -> Machine::Linear {
+                    return {at<const void>(codes), Type::int8, at<const void>(bias), nullptr, rows, cols, cols, false,
+                            at<void>(y),           type,       at<const float>(scales), group};
+                };
+                std::vector<Machine::Linear> matrices{matrix(codes, scales, bias, rows, y),
+                                                      matrix(codes_2, scales_2, bias_2, rows_2, y_2)};
+                if (rows_3) matrices.push_back(matrix(codes_3, scales_3, bias_3, rows_3, y_3));
+                machine.linear(matrices, at<const void>(x), type, tokens);
+            }),
+            nb::call_guard<nb::gil_scoped_release>())
+        .def(
+            "quantize_int8",
+            [](Machine& machine, Address weight, Type type, long rows, long cols, long stride, long group, Address codes,
+               Address scales) {
+                machine.quantize_int8(at<const void>(weight), type, rows, cols, stride, group, at<std::int8_t>(codes), at<float>(scales));
+            },
+            nb::call_guard<nb::gil_scoped_release>())
+        .def(
             "rms_norm",
             operation(+[](Machine& machine, Address x, Address weight, Address y, Type type, long rows, long size, float eps,
                bool round_before_weight) {

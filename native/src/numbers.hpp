@@ -3,6 +3,8 @@
 
 #include <cmath>
 #include <cstring>
+#include <memory>
+#include <new>
 #include <vector>
 
 #include "machine.hpp"
@@ -44,6 +46,18 @@ inline const float* floats(const void* data, Type type, long count, std::vector<
     storage.resize(count);
     for (long i = 0; i < count; ++i) storage[i] = widen(static_cast<const bf16*>(data)[i]);
     return storage.data();
+}
+
+// Memory that begins with a line of the caches.
+constexpr std::align_val_t kLine{64};
+struct FreeLines {
+    void operator()(void* memory) const { ::operator delete[](memory, kLine); }
+};
+template <class T>
+using Lines = std::unique_ptr<T[], FreeLines>;
+template <class T>
+inline Lines<T> lines(long count) {
+    return Lines<T>(new (kLine) T[count]);
 }
 
 inline Int8 int8_of(const Machine::Linear& w) {

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ossia.cli.options import BackendOption, DtypeOption, ThreadsOption, set_threads
+from ossia.cli.options import (
+    BackendOption,
+    DenseOption,
+    DtypeOption,
+    KVOption,
+    ThreadsOption,
+    set_threads,
+)
 from ossia.errors import OssiaError
 
 if TYPE_CHECKING:
@@ -104,6 +111,8 @@ def cpu(
     ] = "1,2,4,8",
     threads: ThreadsOption = None,
     dtype: DtypeOption = None,
+    dense: DenseOption = None,
+    kv: KVOption = None,
     backend: BackendOption = "auto",
     turns: TurnsOption = 5,
     as_json: JsonOption = False,
@@ -128,6 +137,8 @@ def cpu(
             batches=batches,
             turns=turns,
             dtype=None if dtype is None else dtype.value,
+            dense=None if dense is None else dense.value,
+            kv=None if kv is None else kv.value,
             backend=backend,
             progress=advance,
         )
@@ -139,8 +150,11 @@ def cpu(
 
 def _print_report(name: str, machine: dict[str, Any], report: Report) -> None:
     run, speed = report.run, report.run.speed
+    formats = report.dtype
+    formats += f", dense weights in {report.dense}" if report.dense else ""
+    formats += f", keys and values in {report.kv}" if report.kv else ""
     facts = {
-        "model": f"{name}, {report.dtype}, {report.checkpoint_bytes / 1e9:.2f} GB",
+        "model": f"{name}, {formats}, {report.checkpoint_bytes / 1e9:.2f} GB",
         "backend": f"{report.backend} ({machine['kernels']}), {machine['threads']} threads",
     }
     if not report.random_weights:

@@ -67,9 +67,26 @@ def count(config: ModelConfig) -> Counts:
         parameters=sum(t.parameters for t in everything),
         active_parameters=sum(int(t.parameters * t.share) for t in everything if not t.is_lookup),
         checkpoint_bytes=sum(t.num_bytes for t in everything),
-        bytes_per_token=sum(int(t.num_bytes * t.share) for t in everything),
+        bytes_per_token=bytes_per_token(config),
         kv_bytes_per_token=kv_bytes(config, 1),
     )
+
+
+def bytes_per_token(config: ModelConfig, element_bytes: float | None = None) -> int:
+    """Bytes of weights read to decode one token of one sequence.
+
+    element_bytes: what an element takes of the dense matrices of attention and MLPs and of the
+    unembedding, which can be quantized when they are loaded; by default that of the config's dtype.
+    """
+    total = 0
+    for tensor in tensors(config):
+        size: float = tensor.num_bytes
+        matrix = len(tensor.shape) == 2 and tensor.name.endswith(".weight")
+        kept = tensor.is_lookup or tensor.name.endswith(".router.weight")
+        if element_bytes is not None and matrix and not kept:
+            size = tensor.parameters * element_bytes
+        total += int(size * tensor.share)
+    return total
 
 
 def kv_bytes(config: ModelConfig, length: int, *, int8: bool = False) -> int:

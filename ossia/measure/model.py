@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ossia import checkpoint, ops
 from ossia.checkpoint.files import read_tensors
-from ossia.compare.counts import count
+from ossia.compare.counts import bytes_per_token, count
 from ossia.config import ModelConfig
 from ossia.engine import Engine
 from ossia.errors import OssiaError
@@ -17,6 +17,7 @@ from ossia.measure import memory
 from ossia.measure.machine import BUFFER_BYTES, Bandwidth
 from ossia.measure.random_weights import random_decoder
 from ossia.measure.speed import SHORT_PROMPT, UNTIMED, EngineModel, Model, Speed, measure
+from ossia.ops import int8
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Report:
     """What `measure_model` found. Loading says nothing, and memory much, of random weights."""
 
     dtype: str
+    dense: str | None
+    kv: str | None
     backend: str
     checkpoint_bytes: int
     bytes_per_token: int
@@ -88,12 +91,15 @@ def measure_model(
     batches: Sequence[int] = (1,),
     turns: int = 5,
     dtype: str | None = None,
+    dense: str | None = None,
+    kv: str | None = None,
     backend: str = "auto",
     progress: Callable[[], None] = lambda: None,
 ) -> Report:
     """Measure our engine on a checkpoint's folder, its files in the page cache, or on a config with
     random weights.
 
+    dense, kv: "int8" quantizes the dense matrices as they are loaded, or keys and values.
     Raises OssiaError for what cannot be loaded, and for prompts that do not fit the context.
     """
     config = source if isinstance(source, ModelConfig) else checkpoint.read_config(source)
@@ -109,13 +115,17 @@ def measure_model(
     def load() -> EngineModel:
         if isinstance(source, ModelConfig):
             decoder = random_decoder(config, chosen)
+            if dense == "int8":
+                decoder.to_int8()
         else:
-            decoder = checkpoint.load(source, dtype=dtype, backend=chosen.name)
-        return EngineModel(Engine(decoder, max_batch=max(batches)), tokens + UNTIMED)
+            decoder = checkpoint.load(source, dtype=dtype, dense=dense, backend=chosen.name)
+        return EngineModel(Engine(decoder, max_batch=max(batches), kv=kv), tokens + UNTIMED)
+
+    read = bytes_per_token(config, int8.ELEMENT_BYTES if dense == "int8" else None)
 
     run = measure_run(
         load,
-        counts.bytes_per_token,
+        read,
         prompts=prompts,
         tokens=tokens,
         batches=batches,
@@ -124,9 +134,11 @@ def measure_model(
     )
     return Report(
         config.dtype,
+        dense,
+        kv,
         chosen.name,
         counts.checkpoint_bytes,
-        counts.bytes_per_token,
+        read,
         isinstance(source, ModelConfig),
         run,
     )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ossia.config import ExpertFormat
-from ossia.ops import Backend, int8
+from ossia.ops import Backend
 from ossia.ops.experts_on_demand import StoredExperts
 from ossia.ops.mxfp4 import BLOCK, MXFP4
 from ossia.ops.reference import Weight
@@ -26,7 +26,7 @@ class Linear(nn.Module):
         dense = self.weight
         assert isinstance(dense, Tensor)
         del self.weight
-        self.weight = int8.quantize(dense)
+        self.weight = self.ops.quantize(dense)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         return self.ops.linear(x, self.weight, self.bias, residual=residual)

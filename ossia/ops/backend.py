@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ossia.errors import OssiaError
-from ossia.ops import reference
+from ossia.ops import int8, reference
+from ossia.ops.int8 import Int8
 
 Op = Callable[..., Tensor]
 Ops = Callable[..., tuple]
@@ -32,6 +33,7 @@ class Backend:
     name: str
     linear: Op
     linears: Ops
+    quantize: Callable[[Tensor], Int8]
     layer_norm: Op
     rms_norm: Op
     rotate: Op
@@ -49,6 +51,7 @@ REFERENCE = Backend(
     name="reference",
     linear=reference.linear,
     linears=reference.linears,
+    quantize=int8.quantize,
     layer_norm=reference.layer_norm,
     rms_norm=reference.rms_norm,
     rotate=reference.rotate,

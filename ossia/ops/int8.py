@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 GROUP = 128
+ELEMENT_BYTES = 1 + 4 / GROUP  # with its part of a scale
 _LARGEST = 127
 _PIECE = 1 << 18  # elements that are quantized at a time
 
@@ -65,7 +66,8 @@ def quantize(weight: Tensor) -> Int8:
             raise ValueError("int8 cannot hold NaN or infinity")
         scales[piece] = largest / _LARGEST
         # Of a group of zeros the scale is zero, and so is every code.
-        inverse = torch.where(largest > 0, _LARGEST / largest, 0.0).clamp(max=_FINITE)
+        steps = torch.tensor(float(_LARGEST)) / largest  # a number over it would be rounded twice
+        inverse = torch.where(largest > 0, steps, 0.0).clamp(max=_FINITE)
         whole = (grouped * inverse[..., None]).round().clamp(-_LARGEST, _LARGEST)
         codes[piece] = whole.view(len(values), -1)[:, :cols].to(torch.int8)
     return Int8(codes, scales)

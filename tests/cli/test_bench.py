@@ -56,6 +56,17 @@ def test_a_preset_has_random_weights(ossia_command, monkeypatch):
     assert result.err == ""
 
 
+def test_formats_are_those_asked_for(ossia_command, model_folder):
+    arguments = ("bench", "cpu", model_folder, *SHORT, "--batch", "1")
+    plain = json.loads(ossia_command(*arguments, "--json").out)
+    record = json.loads(ossia_command(*arguments, "--dense", "int8", "--kv", "int8", "--json").out)
+    assert (plain["dense"], plain["kv"]) == (None, None)
+    assert (record["dense"], record["kv"]) == ("int8", "int8")
+    assert record["bytes_per_token"] < plain["bytes_per_token"]
+    words = ossia_command(*arguments, "--dense", "int8", "--kv", "int8").out
+    assert "dense weights in int8, keys and values in int8" in words
+
+
 def test_the_packaged_model_is_the_default(ossia_command):
     result = ossia_command("bench", "cpu", *SHORT, "--batch", "1", "--threads", "1")
     assert result.code == 0

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ossia import families
-from ossia.compare.counts import count, forward_flops, kv_bytes, tensors
+from ossia.compare.counts import bytes_per_token, count, forward_flops, kv_bytes, tensors
 from ossia.config import ExpertFormat
 from ossia.model import Decoder
 
@@ -49,6 +49,19 @@ def test_gpt_oss_has_the_published_figures(name, total, active, on_disk, per_tok
     assert round(counts.active_parameters / 1e9, 1) == active
     assert round(counts.checkpoint_bytes / 1e9, 2) == on_disk
     assert round(counts.bytes_per_token / 1e9, 2) == per_token
+
+
+def test_dense_matrices_of_other_sizes_are_read_as_those():
+    """In Q8_0, two bytes of scale for 32 of codes, gpt-oss-20b reads 2.57 GB."""
+    config = families.PRESETS["gpt-oss-20b"]
+    read = bytes_per_token(config, 34 / 32)
+    assert round(read / 1e9, 2) == 2.57
+    assert bytes_per_token(config) == bytes_per_token(config, 2) == count(config).bytes_per_token
+    layer = 2880 * (4096 + 2 * 512 + 4096)
+    dense = 24 * layer + 2880 * 201088
+    assert bytes_per_token(config) - read == pytest.approx(
+        dense * (1 - 2 / 32), abs=200
+    )  # not routers
 
 
 def test_active_parameters_of_a_mixture_without_its_embedding():

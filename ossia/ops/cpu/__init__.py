@@ -3,9 +3,9 @@
 Native are linear layers, experts in MXFP4 and dense ones, attention over pages, and the small
 operations between them. The rest (training, float16) the reference does.
 
-Where integers are multiplied (MXFP4 weights, and bfloat16 weights of more than 16 tokens), numbers
-in bfloat16 become words that share a scale: an error of 3e-5 to 3e-4, a tenth of bfloat16's own or
-less. Activations in float32 are the sum of two such vectors, an error of 1e-7.
+Where integers are multiplied (MXFP4 and int8 weights, and bfloat16 weights of more than 16 tokens),
+numbers in bfloat16 become words that share a scale: an error of 1e-5 to 3e-4, a tenth of bfloat16's
+own or less. Activations in float32 are the sum of two such vectors, an error of 1e-7.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ossia.ops.cpu.linear import linear, linears
 from ossia.ops.cpu.native import Machine, machine, using
 from ossia.ops.cpu.norm import layer_norm, rms_norm, rotate
 from ossia.ops.cpu.processors import usable
+from ossia.ops.cpu.quantize import quantize
 
 __all__ = ["CPU", "Machine", "machine", "usable", "using"]
 
@@ -29,6 +30,7 @@ CPU = replace(
     name="cpu",
     linear=linear,
     linears=linears,
+    quantize=quantize,
     layer_norm=layer_norm,
     rms_norm=rms_norm,
     rotate=rotate,

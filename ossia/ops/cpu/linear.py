@@ -44,9 +44,7 @@ def linear(
     out = torch.empty(shape, dtype=out_dtype)
     kind = TYPES[x.dtype]
     if isinstance(weight, Int8):
-        codes, scales = weight.codes.contiguous(), weight.scales.contiguous()
-        assert scales.dtype is torch.float32
-        assert scales.shape == (rows, -(-cols // GROUP))
+        codes, scales = _whole(weight)
         machine().linear_int8(
             codes.data_ptr(),
             scales.data_ptr(),
@@ -86,9 +84,11 @@ def linears(
     x: Tensor, weights: Sequence[Weight], biases: Sequence[Tensor | None]
 ) -> tuple[Tensor, ...]:
     """As `reference.linears`; two or three matrices that lie alike in one call."""
-    cols = x.shape[-1]
     if not x.numel() or not 2 <= len(weights) <= 3:
         return _one_by_one(x, weights, biases)
+    if isinstance(weights[0], Int8):
+        return _linears_int8(x, weights, biases)
+    cols = x.shape[-1]
     tokens = x.numel() // cols
     x = x.contiguous()
     transposed = None
@@ -116,6 +116,44 @@ def linears(
         arguments += (0, 0, 0, 0, 0)
     machine().linears(x.data_ptr(), TYPES[x.dtype], tokens, cols, bool(transposed), *arguments)
     return tuple(outs)
+
+
+def _linears_int8(
+    x: Tensor, weights: Sequence[Weight], biases: Sequence[Tensor | None]
+) -> tuple[Tensor, ...]:
+    cols = x.shape[-1]
+    x = x.contiguous()
+    outs, arguments, kept = [], [], []
+    for weight, bias in zip(weights, biases, strict=True):
+        if (
+            not isinstance(weight, Int8)
+            or not weight.codes.is_cpu
+            or not is_native(x, bias)
+            or 0 in weight.shape
+        ):
+            return _one_by_one(x, weights, biases)
+        rows, width = weight.shape
+        codes, scales = _whole(weight)
+        bias = None if bias is None else bias.contiguous()
+        assert width == cols
+        assert bias is None or bias.shape == (rows,)
+        out = torch.empty((*x.shape[:-1], rows), dtype=x.dtype)
+        outs.append(out)
+        kept += (codes, scales, bias)
+        arguments += (codes.data_ptr(), scales.data_ptr(), address(bias), rows, out.data_ptr())
+    if len(weights) == 2:
+        arguments += (0, 0, 0, 0, 0)
+    tokens = x.numel() // cols
+    machine().linears_int8(x.data_ptr(), TYPES[x.dtype], tokens, cols, GROUP, *arguments)
+    return tuple(outs)
+
+
+def _whole(weight: Int8) -> tuple[Tensor, Tensor]:
+    """Codes and scales, without gaps."""
+    rows, cols = weight.shape
+    assert weight.scales.dtype is torch.float32
+    assert weight.scales.shape == (rows, -(-cols // GROUP))
+    return weight.codes.contiguous(), weight.scales.contiguous()
 
 
 def _is_native_weight(x: Tensor, weight: Weight) -> bool:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ossia.ops import reference
+from ossia.ops.int8 import Int8, quantize
 from ossia.ops.mxfp4 import unpack
 from ossia.ops.paged import LayerKind, LayerKV, PagedKV, PagePool
 from tests.ops.cpu.common import cpu, normal, packed, relative_error
@@ -59,6 +60,40 @@ def test_activations_that_are_no_numbers_spoil_their_own_token(form, dtype):
     found = form(cpu.linear, x, weight)
     assert not found[::2].isfinite().any()
     assert torch.equal(found[1::2], healthy[1::2])
+
+
+@BOTH
+@pytest.mark.parametrize("tokens", [6, 20])
+def test_int8_of_what_are_no_numbers_spoils_its_own_token_or_row(form, dtype, tokens):
+    weight, x = quantize(normal(37, 150)), normal(tokens, 150, seed=1, dtype=dtype)
+    healthy = form(cpu.linear, x, weight)
+    for token, bad in enumerate(SPOILS):
+        x[2 * token, 149] = bad
+    found = form(cpu.linear, x, weight)
+    assert not found[:6:2].isfinite().any()
+    assert torch.equal(found[1::2], healthy[1::2])
+    for row, bad in zip((0, 16, 36), SPOILS, strict=True):
+        weight.scales[row, row % 2] = bad
+    found = form(cpu.linear, x, weight)
+    sick = [0, 16, 36]
+    well = [row for row in range(37) if row not in sick]
+    assert not found[:, sick].isfinite().any()
+    assert torch.equal(found[1::2, well], healthy[1::2, well])
+
+
+@BOTH
+def test_int8_whose_parts_do_not_fit_is_refused(form, dtype):
+    weight, x = quantize(normal(8, 150)), normal(2, 150, dtype=dtype)
+    for wrong in (
+        Int8(weight.codes, weight.scales[:, :1]),
+        Int8(weight.codes, weight.scales[:7]),
+        Int8(weight.codes, weight.scales.bfloat16()),
+        Int8(weight.codes[:, :128], weight.scales),
+    ):
+        refuses(form, cpu.linear, x, wrong)
+        refuses(form, cpu.linears, x, [weight, wrong], [None, None])
+    refuses(form, cpu.linears, x, [weight, weight], [None, normal(7, dtype=dtype)])
+    refuses(form, cpu.linears, x[:, :149], [weight, weight], [None, None])
 
 
 @BOTH

@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ossia.ops import reference
-from ossia.ops.int8 import GROUP, dequantize, quantize
+from ossia.ops.int8 import GROUP, Int8, dequantize, quantize
 from tests.ops.cpu.common import DTYPES, FEW, RESULT_ERROR, cpu, normal, relative_error
 
 
@@ -56,6 +56,23 @@ def test_linears_are_the_bits_of_each_linear(form, rows, cols, tokens, dtype, bi
     assert torch.equal(found, torch.cat(each, dim=-1))
 
 
+@FEW
+@given(
+    rows=st.lists(st.integers(1, 90), min_size=1, max_size=3),
+    cols=st.integers(1, 300),
+    tokens=st.sampled_from([1, 3, 16, 20]),
+    dtype=DTYPES,
+    bias=st.booleans(),
+)
+def test_linears_in_int8_are_the_bits_of_each_linear(form, rows, cols, tokens, dtype, bias):
+    x = normal(tokens, cols, dtype=dtype)
+    weights = [quantize(normal(n, cols, seed=i)) for i, n in enumerate(rows)]
+    biases = [normal(n, seed=i, dtype=dtype) if bias else None for i, n in enumerate(rows)]
+    found = form(lambda: torch.cat(cpu.linears(x, weights, biases), dim=-1))
+    each = [form(cpu.linear, x, w, b) for w, b in zip(weights, biases, strict=True)]
+    assert torch.equal(found, torch.cat(each, dim=-1))
+
+
 def test_a_wider_result_is_the_sums_before_they_are_rounded(form):
     x, weight = normal(3, 200, dtype=torch.bfloat16), normal(70, 200, seed=1, dtype=torch.bfloat16)
     sums = form(cpu.linear, x, weight, dtype=torch.float32)
@@ -67,9 +84,12 @@ def test_a_wider_result_is_the_sums_before_they_are_rounded(form):
 
 def test_linears_of_unlike_weights_are_done_one_by_one(form):
     x, dense, scattered = normal(2, 64), normal(5, 64, seed=1), normal(3, 128, seed=2)[:, ::2]
-    found = form(lambda: torch.cat(cpu.linears(x, [dense, scattered], [None, None]), dim=-1))
-    expected = x.double() @ torch.cat([dense, scattered]).double().T
-    assert (found.double() - expected).norm() <= 1e-6 * expected.norm()
+    codes = quantize(normal(4, 64, seed=3))
+    for pair in ((dense, scattered), (codes, dense), (dense, codes)):
+        found = form(lambda pair=pair: torch.cat(cpu.linears(x, pair, [None, None]), dim=-1))
+        wide = [dequantize(weight) if weight is codes else weight for weight in pair]
+        expected = x.double() @ torch.cat(wide).double().T
+        assert (found.double() - expected).norm() <= 1e-6 * expected.norm()
 
 
 def test_a_batch_gives_each_token_the_bits_it_gets_alone(form):
@@ -110,7 +130,8 @@ def test_int8(form, rows, cols, tokens, dtype, bias, residual):
         expected = expected if addend is None else expected + addend.double()
     found = form(cpu.linear, x, weight, b, residual=added)
     assert found.dtype is dtype
-    sums = 1e-6 * x.double().norm() * dense.norm()
+    # In float32, and of what words hold of bfloat16: large terms may cancel.
+    sums = (1e-6 if dtype is torch.float32 else 3e-5) * x.double().norm() * dense.norm()
     assert (found.double() - expected).norm() <= RESULT_ERROR[dtype] * expected.norm() + sums
     if tokens <= 16:  # the kernels for few
         alone = torch.cat([form(cpu.linear, row[None], weight) for row in x])
@@ -118,6 +139,41 @@ def test_int8(form, rows, cols, tokens, dtype, bias, residual):
     if not bias and added is None:
         sums_alone = form(cpu.linear, x, weight, dtype=torch.float32)
         assert relative_error(sums_alone, x.double() @ dense.T) <= 3e-4
+
+
+@FEW
+@given(
+    cols=st.integers(1, 3 * GROUP),
+    tokens=st.sampled_from([1, 2, 9]),
+    spread=st.sampled_from([0.0, 8.0, 30.0]),
+    largest=st.sampled_from([1.0, 1e-30, 1e30, 1e-36, 1e-40]),
+    dtype=DTYPES,
+)
+def test_int8_loses_of_an_activation_what_16_bits_do(form, cols, tokens, spread, largest, dtype):
+    generator = torch.Generator().manual_seed(cols)
+    exponents = torch.rand(tokens, cols, generator=generator) * -spread
+    x = (normal(tokens, cols).clamp(-3, 3) / 3 * 2**exponents * largest).to(dtype)
+    weight = quantize(normal(20, cols, seed=1))
+    dense = dequantize(weight).double()
+    found = form(cpu.linear, x, weight, dtype=torch.float32).double()
+    error = (found - x.double() @ dense.T).abs()
+    # Of sums in float32; and two scales' product below 2**-126 loses 2**-150 for each of the steps,
+    # 2**22 at most, that a column counts.
+    allowed = 1e-6 * (x.double().abs() @ dense.abs().T) + 2**-128 * cols
+    for part, of_part in zip(x.double().split(GROUP, 1), dense.split(GROUP, 1), strict=True):
+        # Half of what a word counts: 15 bits below the group's largest, 2**-126 at the least.
+        step = (part.abs().amax(1) * 2**-14).clamp(min=2**-126)
+        step *= 2**-14 if dtype is torch.float32 else 1.0  # a second word holds the remainder
+        allowed += step.clamp(min=2**-126)[:, None] / 2 * of_part.abs().sum(1)
+    assert (error <= allowed).all()
+
+
+def test_the_largest_sums_that_int8_can_come_to_are_exact(form):
+    for sign in (1.0, -1.0):
+        x = torch.full((3, GROUP), sign * 255 * 2.0**7, dtype=torch.bfloat16)
+        weight = Int8(torch.full((5, GROUP), -128, dtype=torch.int8), torch.ones(5, 1))
+        found = form(cpu.linear, x, weight, dtype=torch.float32)
+        assert torch.equal(found, torch.full((3, 5), -sign * 255 * 2.0**14 * GROUP))
 
 
 @FEW
