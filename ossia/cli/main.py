@@ -18,6 +18,7 @@ import typer
 from ossia import __version__
 from ossia.cli.bench import bench
 from ossia.cli.chat import chat
+from ossia.cli.convert import merge, quantize
 from ossia.cli.finetune import finetune
 from ossia.cli.generate import generate
 from ossia.cli.inspect import inspect
@@ -62,6 +63,8 @@ for command, example in (
     (inspect, "ossia inspect gpt-oss-20b"),
     (train, "ossia train --data book.txt --steps 500 --out my-model"),
     (finetune, "ossia finetune --model Qwen/Qwen3-0.6B --data chats.jsonl --out my-chat"),
+    (quantize, "ossia quantize my-bf16-model my-mxfp4-model --data chats.jsonl"),
+    (merge, "ossia merge openai/gpt-oss-20b my-chat/adapter merged"),
 ):
     app.command(epilog=f"Example: {example}")(command)
 app.add_typer(bench, name="bench")

@@ -23,15 +23,26 @@ from typing import Any, ClassVar, Self
 import tokenizers
 import torch
 
+from ossia import checkpoint
 from ossia.checkpoint.files import read_json
-from ossia.config import MoEConfig
 from ossia.errors import OssiaError
-from ossia.model import Decoder
 from ossia.train import parallel
 from ossia.train.loop import StepReport, Trainer
 from ossia.train.settings import Training, option
 from ossia.train.shards import write_bytes
 from ossia.train.utilization import Utilization
+
+# What a checkpoint has beside its weights that the fine-tuned one needs too.
+_BESIDE = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+)
 
 # What a run writes into its new folder; what it returns describes the run, in run.json.
 Prepared = Callable[[Path], dict[str, Any]]
@@ -94,7 +105,7 @@ class FolderRun(ABC):
         if parallel.rank() != 0:
             parallel.wait()
             return cls(out)
-        _check_folder(out)
+        check_folder(out)
         prepared = cls.prepare(settings)
         with writing(out), _removed_on_failure(out):
             (out / "training").mkdir(parents=True)
@@ -161,19 +172,10 @@ def command(name: str, settings: Training, out: Path) -> str:
     return shlex.join([*words, "--out", out.name])
 
 
-def parameters(decoder: Decoder) -> dict[str, int]:
-    """All parameters, and those that one token passes through: of experts only the chosen."""
-    total = sum(p.numel() for p in decoder.parameters())
-    idle = 0
-    for i, layer in enumerate(decoder.config.layers):
-        moe = layer.feedforward
-        if isinstance(moe, MoEConfig):
-            module = decoder.get_submodule(f"layers.{i}.feedforward")
-            router = module.get_submodule("router")
-            experts = sum(p.numel() for p in module.parameters())
-            experts -= sum(p.numel() for p in router.parameters())
-            idle += experts // moe.num_experts * (moe.num_experts - moe.experts_per_token)
-    return {"total": total, "active": total - idle}
+def beside(folder: Path) -> list[Path]:
+    """The files beside a checkpoint's weights that another made from it needs too."""
+    where = checkpoint.text_folder(folder)
+    return [where / name for name in _BESIDE if (where / name).is_file()]
 
 
 def write_json(file: Path, value: Any) -> None:
@@ -190,7 +192,7 @@ def writing(out: Path) -> Iterator[None]:
         raise OssiaError(f"cannot write to {out}: {error.strerror or error}") from error
 
 
-def _check_folder(out: Path) -> None:
+def check_folder(out: Path) -> None:
     """Raise OssiaError for a folder in use, or one that the checkpoint could not replace."""
     if (out / "training" / "run.json").exists():
         raise OssiaError(f"{out} holds an unfinished run; continue it with --resume")

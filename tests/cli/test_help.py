@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-COMMANDS = ("generate", "chat", "inspect", "train", "finetune", "bench")
+COMMANDS = ("generate", "chat", "inspect", "train", "finetune", "quantize", "merge", "bench")
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "bench machine", "bench cpu"])
