@@ -12,6 +12,7 @@ COMMANDS = (
     "finetune",
     "quantize",
     "merge",
+    "ablate",
     "bench",
     "dialogues",
 )
