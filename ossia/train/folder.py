@@ -107,7 +107,7 @@ class FolderRun(ABC):
             return cls(out)
         check_folder(out)
         prepared = cls.prepare(settings)
-        with writing(out), _removed_on_failure(out):
+        with writing(out), removed_on_failure(out):
             (out / "training").mkdir(parents=True)
             described = {"command": cls.COMMAND, **prepared(out)}
             # Last: a folder without it is no run.
@@ -139,12 +139,7 @@ class FolderRun(ABC):
         progress = self.trainer.progress
         return {
             "command": command(self.COMMAND, self.settings, self.out),
-            "versions": {
-                "ossia": version("ossia"),
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "tokenizers": tokenizers.__version__,
-            },
+            "versions": versions(),
             "threads": torch.get_num_threads(),
             "processes": parallel.size(),
             "seconds": round(progress.seconds, 1),
@@ -160,7 +155,17 @@ class FolderRun(ABC):
         shutil.rmtree(self.folder)
 
 
-def command(name: str, settings: Training, out: Path) -> str:
+def versions() -> dict[str, str]:
+    """Of what decides a run's numbers, beside its settings."""
+    return {
+        "ossia": version("ossia"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "tokenizers": tokenizers.__version__,
+    }
+
+
+def command(name: str, settings: Any, out: Path) -> str:
     """The `ossia` command that repeats the run: every setting that is not the default."""
     words = ["ossia", name]
     for field in fields(settings):
@@ -205,7 +210,7 @@ def check_folder(out: Path) -> None:
 
 
 @contextmanager
-def _removed_on_failure(out: Path) -> Iterator[None]:
+def removed_on_failure(out: Path) -> Iterator[None]:
     """`out`, absent or empty before, is so again if the block does not end well."""
     existed = out.exists()
     try:

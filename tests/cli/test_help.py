@@ -4,7 +4,17 @@ import re
 
 import pytest
 
-COMMANDS = ("generate", "chat", "inspect", "train", "finetune", "quantize", "merge", "bench")
+COMMANDS = (
+    "generate",
+    "chat",
+    "inspect",
+    "train",
+    "finetune",
+    "quantize",
+    "merge",
+    "ablate",
+    "bench",
+)
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "bench machine", "bench cpu"])
