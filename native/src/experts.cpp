@@ -83,7 +83,8 @@ std::vector<Group> by_expert(const std::int64_t* ids, long slots, long experts) 
     std::vector<Group> groups;
     for (long slot : order) {
         if (ids[slot] < 0 || ids[slot] >= experts) throw std::out_of_range("an expert id is outside the experts");
-        if (groups.empty() || groups.back().expert != ids[slot]) groups.push_back({static_cast<long>(ids[slot]), {}});
+        if (groups.empty() || groups.back().expert != ids[slot])
+            groups.push_back({static_cast<long>(ids[slot]), groups.empty() ? 0 : groups.back().end(), {}});
         groups.back().slots.push_back(slot);
     }
     return groups;

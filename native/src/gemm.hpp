@@ -17,6 +17,8 @@ namespace ossia {
 constexpr long kWordBlock = 32;   // columns that share a power of two
 constexpr long kPanelRows = 64;   // rows that are unpacked together: of gate and up, those of one block of hidden units
 constexpr long kPanelBytes = 18432;  // of a panel: more than half of the first cache, which two threads may share, is slower
+constexpr long kManyTokens = 256;  // whose products are held at a time: with a panel they stay in the second cache, and beside so
+                                   // many unpacking costs little
 
 using Matrix = std::variant<Packed, Dense<bf16>, Int8, Dense<float>>;
 
@@ -25,11 +27,32 @@ inline long word_blocks(long cols) { return (cols + kWordBlock - 1) / kWordBlock
 // A token's words and then, as floats, the scales of its blocks: so many bytes.
 inline long words_size(long cols) { return word_blocks(cols) * (kWordBlock * 2 + 4); }
 
+// Tokens as a matrix unit reads them: tiles of kTileTokens, block after block. A block's columns lie two by two, those of all the tokens
+// of a tile side by side. Where the first pair of a token's block begins, in bytes:
+constexpr long kTileTokens = 16;
+inline long place_in_tiles(long token, long block, long blocks) {
+    return (token / kTileTokens * blocks + block) * kTileTokens * kWordBlock * 2 + token % kTileTokens * 4;
+}
+
 // Dense SwiGLU, or gpt-oss's: the gate bounded above, the other factor on both sides and offset by 1.
 struct Activation {
     bool clamped;
     float limit, alpha;
 };
+
+// Products on a matrix unit, of activations in bfloat16.
+struct TileGemm {
+    // `memory` has kTileMemoryBytes bytes and lies at a multiple of 64, and so do the tokens, kManyTokens at most, the first of which
+    // begins a tile. `out` is what `tile` is below.
+    void (*packed)(const Packed&, const void* tokens, long count, long begin, long end, void* memory, float* out);
+    void (*dense)(const Dense<bf16>&, const void* tokens, long count, long begin, long end, void* memory, float* out);
+    void (*int8)(const Int8&, const void* tokens, long count, long begin, long end, void* memory, float* out);
+
+    // Writes a token's block of `count` columns, the last of kWordBlock 0 if it has fewer; floats are rounded.
+    void (*put_bf16)(const bf16* x, long count, void* at);
+    void (*put_f32)(const float* x, long count, void* at);
+};
+constexpr long kTileMemoryBytes = 86016;
 
 struct Gemm {
     // `panel` has kPanelBytes bytes and lies at a multiple of 64. tile (tokens, kPanelRows) gets, or if `add` gains, rows
@@ -51,10 +74,14 @@ struct Gemm {
 
     // sum[r] += weight * (tile[r] + bias[r]) for kPanelRows rows.
     void (*accumulate)(const float* tile, const float* bias, float weight, float* sum);
+
+    const TileGemm* tiles = nullptr;  // where there is a matrix unit
 };
 
 const Gemm& gemm_portable();
 const Gemm& gemm_avx2();
 const Gemm& gemm_avx512();
+const TileGemm& gemm_amx();
+const TileGemm& gemm_amx_emulated();
 
 }  // namespace ossia

@@ -4,6 +4,8 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "amx.hpp"
+
 namespace ossia {
 
 namespace {
@@ -22,14 +24,37 @@ std::vector<Machine::Form> forms() {
     return known;
 }
 
+#if defined(__x86_64__)
+// AVX-512 with a matrix unit for the products of many tokens in bfloat16.
+Gemm with(const TileGemm& tiles) {
+    Gemm gemm = gemm_avx512();
+    gemm.tiles = &tiles;
+    return gemm;
+}
+#endif
+
 Machine::Form choose(const std::string& isa) {
-    const std::vector<Machine::Form> known = forms();
-    if (isa.empty()) return known.back();
-    std::string names;
-    for (const Machine::Form& form : known) {
-        if (isa == form.name) return form;
-        names += std::string(names.empty() ? "" : ", ") + form.name;
+    std::vector<Machine::Form> known = forms();
+    const auto named = [&] {
+        return std::find_if(known.begin(), known.end(), [&](const auto& form) { return isa == form.name; });
+    };
+    if (named() != known.end()) return *named();
+#if defined(__x86_64__)
+    // Only now: who names another form is to be spared what may go wrong with this one.
+    if (known.back().name == std::string("avx512")) {
+        static const Gemm amx = with(gemm_amx()), emulated = with(gemm_amx_emulated());
+        if (isa == "amx-emulated") return {"amx-emulated", kernels_avx512(), emulated};
+        if (amx_state().usable) {
+            known.push_back({"avx512+amx", kernels_avx512(), amx});
+        } else {
+            known.back().remark = amx_state().remark;
+        }
     }
+#endif
+    if (isa.empty()) return known.back();
+    if (named() != known.end()) return *named();
+    std::string names;
+    for (const Machine::Form& form : known) names += std::string(names.empty() ? "" : ", ") + form.name;
     throw std::invalid_argument("OSSIA_CPU_ISA=" + isa + ": this processor runs " + names);
 }
 
@@ -38,7 +63,7 @@ Machine::Form choose(const std::string& isa) {
 Machine::Machine(int threads, const std::string& isa) : Machine(threads, choose(isa)) {}
 
 Machine::Machine(int threads, const Form& form)
-    : name_(form.name), kernels_(form.kernels), gemm_(form.gemm), pool_(std::max(threads, 1)) {}
+    : name_(form.name), remark_(form.remark), kernels_(form.kernels), gemm_(form.gemm), pool_(std::max(threads, 1)) {}
 
 std::uint64_t Machine::sum(const std::uint64_t* words, long count) {
     std::vector<std::uint64_t> sums(pool_.size());

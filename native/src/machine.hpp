@@ -22,9 +22,11 @@ class Machine {
         const char* name;
         const Kernels& kernels;
         const Gemm& gemm;
+        const char* remark = "";
     };
 
     std::string isa() const { return name_; }
+    std::string remark() const { return remark_; }  // why a better one that the processor has is not used, or empty
     int threads() const { return pool_.size(); }
     void pin() { pool_.pin(); }
 
@@ -141,6 +143,7 @@ class Machine {
                             const void* k, const void* v, void* y, long tokens);
 
     const char* name_;
+    const char* remark_;
     const Kernels& kernels_;
     const Gemm& gemm_;
     Pool pool_;

@@ -50,6 +50,7 @@ NB_MODULE(_native, m) {
     nb::class_<Machine>(m, "Machine")
         .def(nb::init<int, std::string>(), "threads"_a, "isa"_a)
         .def_prop_ro("isa", &Machine::isa)
+        .def_prop_ro("remark", &Machine::remark)
         .def_prop_ro("threads", &Machine::threads)
         .def("pin", &Machine::pin)
         .def(

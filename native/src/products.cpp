@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
+#include <new>
+#include <type_traits>
 
 #include "experts.hpp"
 #include "gemm.hpp"
@@ -11,13 +13,10 @@ namespace ossia {
 
 namespace {
 
-// Tokens whose products are held at a time: with a panel they stay in the second cache, and beside so many unpacking costs little.
-constexpr long kTileTokens = 256;
-
 struct Scratch {
-    alignas(64) char panel[kPanelBytes];
-    float tile[kTileTokens * kPanelRows];
-    const void* tokens[kTileTokens];
+    alignas(64) char panel[std::max(kPanelBytes, kTileMemoryBytes)];
+    float tile[kManyTokens * kPanelRows];
+    const void* tokens[kManyTokens];
     float bias[kPanelRows];
 };
 
@@ -36,8 +35,9 @@ void each(Pool& pool, long items, const Task& task) {
 
 constexpr long pieces(long count, long size) { return (count + size - 1) / size; }
 
-// Vectors as a product reads them: words, of float32 also the words of what rounding them left, or floats as they are.
-enum class Format { words, two_words, floats };
+// Vectors as a product reads them: tiles of bfloat16, words, of float32 also the words of what rounding them left, or floats as they are.
+enum class Format { tiles, words, two_words, floats };
+static_assert(kPlaces == kTileTokens);
 
 class Vectors {
   public:
@@ -46,8 +46,10 @@ class Vectors {
           format_(format),
           count_(count),
           cols_(cols),
-          size_(format == Format::floats ? cols * static_cast<long>(sizeof(float)) : words_size(cols)),
-          own_(new char[parts() * count * size_]),
+          size_(format == Format::floats  ? cols * static_cast<long>(sizeof(float))
+                : format == Format::tiles ? word_blocks(cols) * kWordBlock * static_cast<long>(sizeof(bf16))
+                                          : words_size(cols)),
+          own_(new (kLine) char[parts() * pieces(count, kTileTokens) * kTileTokens * size_]),
           data_(own_.get()) {}
 
     // Floats that lie one after another already.
@@ -60,13 +62,18 @@ class Vectors {
           data_(reinterpret_cast<const char*>(x)) {}
 
     int parts() const { return format_ == Format::two_words ? 2 : 1; }
-    const void* at(int part, long i) const { return data_ + (part * count_ + i) * size_; }
+    bool are_tiles() const { return format_ == Format::tiles; }
+    const void* at(int part, long i) const { return data_ + (part * count_ + i) * size_; }  // of tiles, the first of one
 
     // Elements [column, column + count) of vector i; `column` is a multiple of kWordBlock, and so is `count` except at the end.
     template <class Element>
     void set(long i, long column, const Element* x, long count) {
         const long block = column / kWordBlock;
-        if (format_ == Format::floats) {
+        if (format_ == Format::tiles) {
+            for (long c = 0; c < count; c += kWordBlock)
+                put(x + c, std::min(kWordBlock, count - c),
+                    own_.get() + place_in_tiles(i, block + c / kWordBlock, word_blocks(cols_)));
+        } else if (format_ == Format::floats) {
             float* to = reinterpret_cast<float*>(to_part(0, i)) + column;
             for (long c = 0; c < count; ++c) to[c] = widen(x[c]);
         } else if (format_ == Format::words) {
@@ -86,31 +93,52 @@ class Vectors {
     void quantize(const float* x, long count, long block, void* to, float* rest) {
         gemm_.quantize_f32(x, count, cols_, block, to, rest);
     }
+    void put(const bf16* x, long count, void* to) { gemm_.tiles->put_bf16(x, count, to); }
+    void put(const float* x, long count, void* to) { gemm_.tiles->put_f32(x, count, to); }
+
+    struct Free {
+        void operator()(char* data) const { ::operator delete[](data, kLine); }
+    };
+    static constexpr std::align_val_t kLine{64};
 
     const Gemm& gemm_;
     Format format_;
     long count_, cols_, size_;
-    std::unique_ptr<char[]> own_;
+    std::unique_ptr<char[], Free> own_;
     const char* data_;
 };
 
-// The vectors x (tokens, cols) of type `type`.
-Vectors vectors_of(Pool& pool, const Gemm& gemm, Format format, const void* x, Type type, long tokens, long cols) {
-    if (format == Format::floats && type == Type::f32) return {gemm, static_cast<const float*>(x), tokens, cols};
-    Vectors vectors(gemm, format, tokens, cols);
-    constexpr long kTokens = 8;
-    each(pool, pieces(tokens, kTokens), [&](long item, Scratch&) {
-        for (long t = item * kTokens; t < std::min(tokens, (item + 1) * kTokens); ++t) {
-            if (type == Type::bf16) {
-                vectors.set(t, 0, static_cast<const bf16*>(x) + t * cols, cols);
-            } else {
-                vectors.set(t, 0, static_cast<const float*>(x) + t * cols, cols);
+// `count` vectors of `cols` elements of type `type`: the i-th is row `source(i)` of x, and not read where that is negative.
+template <class Source>
+Vectors vectors_of(Pool& pool, const Gemm& gemm, Format format, const void* x, Type type, long count, long cols,
+                   const Source& source) {
+    Vectors vectors(gemm, format, count, cols);
+    const long step = format == Format::tiles ? kWordBlock : cols;  // what a tile's tokens have side by side is written together
+    each(pool, pieces(count, kTileTokens), [&](long item, Scratch&) {
+        const long first = item * kTileTokens, last = std::min(count, first + kTileTokens);
+        for (long column = 0; column < cols; column += step)
+            for (long i = first; i < last; ++i) {
+                const long row = source(i), size = std::min(step, cols - column);
+                if (row < 0) continue;
+                if (type == Type::bf16) {
+                    vectors.set(i, column, static_cast<const bf16*>(x) + row * cols + column, size);
+                } else {
+                    vectors.set(i, column, static_cast<const float*>(x) + row * cols + column, size);
+                }
             }
-        }
     });
     return vectors;
 }
 
+// The vectors x (tokens, cols) of type `type`.
+Vectors vectors_of(Pool& pool, const Gemm& gemm, Format format, const void* x, Type type, long tokens, long cols) {
+    if (format == Format::floats && type == Type::f32) return {gemm, static_cast<const float*>(x), tokens, cols};
+    return vectors_of(pool, gemm, format, x, type, tokens, cols, [](long i) { return i; });
+}
+
+auto product(const TileGemm& gemm, const Packed&) { return gemm.packed; }
+auto product(const TileGemm& gemm, const Dense<bf16>&) { return gemm.dense; }
+auto product(const TileGemm& gemm, const Int8&) { return gemm.int8; }
 auto product(const Gemm& gemm, const Packed&) { return gemm.packed; }
 auto product(const Gemm& gemm, const Dense<bf16>&) { return gemm.bf16_words; }
 auto product(const Gemm& gemm, const Int8&) { return gemm.int8_words; }
@@ -120,6 +148,15 @@ auto product(const Gemm& gemm, const Dense<float>&) { return gemm.f32_floats; }
 template <class Of>
 void multiply(const Gemm& gemm, const Matrix& matrix, const Vectors& x, long count, const Of& of, long begin, long end,
               Scratch& scratch) {
+    if (x.are_tiles()) {
+        std::visit(
+            [&](const auto& w) {
+                if constexpr (!std::is_same_v<decltype(w), const Dense<float>&>)
+                    product(*gemm.tiles, w)(w, x.at(0, of(0)), count, begin, end, scratch.panel, scratch.tile);
+            },
+            matrix);
+        return;
+    }
     for (int part = 0; part < x.parts(); ++part) {
         for (long i = 0; i < count; ++i) scratch.tokens[i] = x.at(part, of(i));
         std::visit(
@@ -172,7 +209,10 @@ Matrix matrix_of(const Machine::Linear& w) {
 void Machine::linear_many(const std::vector<Linear>& matrices, const void* x, Type type, long tokens) {
     const long cols = matrices.front().cols;
     const bool words = type == Type::bf16 || matrices.front().weight_type == Type::int8;
-    const Format format = !words ? Format::floats : type == Type::f32 ? Format::two_words : Format::words;
+    const Format format = !words              ? Format::floats
+                          : type == Type::f32 ? Format::two_words
+                          : gemm_.tiles       ? Format::tiles
+                                              : Format::words;
     const Vectors inputs = vectors_of(pool_, gemm_, format, x, type, tokens, cols);
     struct Panel {
         const Linear& w;
@@ -183,7 +223,8 @@ void Machine::linear_many(const std::vector<Linear>& matrices, const void* x, Ty
         for (long begin = 0; begin < w.rows; begin += kPanelRows) panels.push_back({w, begin});
     // A few items for each thread, where there are so many tokens.
     const long count = static_cast<long>(panels.size());
-    const long size = std::clamp(pieces(tokens, pieces(4L * pool_.size(), count)), 24L, kTileTokens);
+    const long some_tokens = std::clamp(pieces(tokens, pieces(4L * pool_.size(), count)), 24L, kManyTokens);
+    const long size = gemm_.tiles ? pieces(some_tokens, 2 * kTileTokens) * 2 * kTileTokens : some_tokens;
     each(pool_, count * pieces(tokens, size), [&](long item, Scratch& scratch) {
         const auto& [w, begin] = panels[item % count];
         const long rows = std::min(kPanelRows, w.rows - begin);
@@ -203,6 +244,7 @@ void Machine::moe_many(const MoE& m, const void* x, const std::int64_t* ids, con
     const bool packed = m.gate_up.scales, few = !packed && tokens <= kFewTokens;
     const Format format = few || (!packed && type == Type::f32) ? Format::floats
                           : type == Type::f32                   ? Format::two_words
+                          : gemm_.tiles                         ? Format::tiles
                                                                 : Format::words;
     const auto matrix_of = [&](const Experts& e, long expert) -> Matrix {
         const auto* bytes = static_cast<const std::uint8_t*>(e.weights);
@@ -212,8 +254,8 @@ void Machine::moe_many(const MoE& m, const void* x, const std::int64_t* ids, con
         return Dense<float>{static_cast<const float*>(e.weights) + element, e.stride, e.cols, e.transposed};
     };
     const auto multiply_group = [&](const Experts& e, const Vectors& vectors, const Group& group, long first, long count,
-                                    long chosen, long begin, long end, Scratch& scratch) {
-        const auto of = [&](long i) { return group.slots[first + i] / chosen; };
+                                    bool shared, long begin, long end, Scratch& scratch) {
+        const auto of = [&](long i) { return shared ? group.slots[first + i] / m.chosen : group.place + first + i; };
         if (few) {
             multiply_few(kernels_, matrix_of(e, group.expert), vectors, count, of, begin, end, scratch);
         } else {
@@ -223,11 +265,21 @@ void Machine::moe_many(const MoE& m, const void* x, const std::int64_t* ids, con
     };
     const auto tiles = [](const Group& group, const auto& task) {
         const long count = static_cast<long>(group.slots.size());
-        for (long first = 0; first < count; first += kTileTokens) task(first, std::min(kTileTokens, count - first));
+        for (long first = 0; first < count; first += kManyTokens) task(first, std::min(kManyTokens, count - first));
     };
 
-    const Vectors inputs = vectors_of(pool_, gemm_, format, x, type, tokens, hidden);
-    Vectors middles(gemm_, format, slots, inter);
+    // Tiles hold the tokens of one expert, so each expert has its own copy of them. Else all share the tokens.
+    const long places = groups.empty() ? 0 : groups.back().end();
+    std::vector<long> sources;
+    if (format == Format::tiles) {
+        sources.assign(places, -1);
+        for (const Group& group : groups)
+            for (std::size_t i = 0; i < group.slots.size(); ++i) sources[group.place + i] = group.slots[i] / m.chosen;
+    }
+    const bool shared = format != Format::tiles;
+    const Vectors inputs = shared ? vectors_of(pool_, gemm_, format, x, type, tokens, hidden)
+                                  : vectors_of(pool_, gemm_, format, x, type, places, hidden, [&](long i) { return sources[i]; });
+    Vectors middles(gemm_, format, places, inter);
 
     // Gate and up lie in alternate rows: a panel of them makes one block of the hidden units.
     const Activation activation{m.clamped, m.limit, m.alpha};
@@ -236,11 +288,11 @@ void Machine::moe_many(const MoE& m, const void* x, const std::int64_t* ids, con
         const Group& group = groups[item / panels];
         const long begin = item % panels * kPanelRows, end = std::min(2 * inter, begin + kPanelRows);
         tiles(group, [&](long first, long count) {
-            multiply_group(m.gate_up, inputs, group, first, count, m.chosen, begin, end, scratch);
+            multiply_group(m.gate_up, inputs, group, first, count, shared, begin, end, scratch);
             for (long i = 0; i < count; ++i) {
                 float units[kWordBlock];
                 gemm_.gate(activation, scratch.tile + i * kPanelRows, scratch.bias, units);
-                middles.set(group.slots[first + i], begin / 2, units, (end - begin) / 2);
+                middles.set(group.place + first + i, begin / 2, units, (end - begin) / 2);
             }
         });
     });
@@ -251,7 +303,7 @@ void Machine::moe_many(const MoE& m, const void* x, const std::int64_t* ids, con
         std::vector<float> sums(tokens * kPanelRows);
         for (const Group& group : groups)
             tiles(group, [&](long first, long count) {
-                multiply_group(m.down, middles, group, first, count, 1, begin, end, scratch);
+                multiply_group(m.down, middles, group, first, count, false, begin, end, scratch);
                 for (long i = 0; i < count; ++i) {
                     const long slot = group.slots[first + i];
                     gemm_.accumulate(scratch.tile + i * kPanelRows, scratch.bias, weights[slot],

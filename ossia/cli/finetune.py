@@ -73,6 +73,16 @@ def finetune(
     train_router: Annotated[
         bool, typer.Option("--train-router", help="Let routers of experts learn too.")
     ] = False,
+    lora: Annotated[
+        bool,
+        typer.Option("--lora/--full", help="Learn low-rank updates of --targets, or every weight."),
+    ] = False,
+    rank: Annotated[int, number("Of the updates.")] = 16,
+    alpha: Annotated[float, number("Updates are scaled by alpha / rank.", metavar="X")] = 32.0,
+    lora_dropout: Annotated[float, number("Of what updates read.", metavar="P")] = 0.0,
+    targets: Annotated[
+        str, typer.Option(metavar="NAMES", help="Some of attention,mlp,experts.")
+    ] = "attention,mlp,experts",
     optimizer: Annotated[
         Optimizer, typer.Option(help="muon is for hidden matrices, with AdamW for all else.")
     ] = Optimizer.adamw,

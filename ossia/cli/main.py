@@ -16,16 +16,19 @@ from typing import Annotated, cast
 import typer
 
 from ossia import __version__
+from ossia.cli.ablate import ablate
 from ossia.cli.bench import bench
 from ossia.cli.chat import chat
+from ossia.cli.convert import merge, quantize
 from ossia.cli.dialogues import dialogues
 from ossia.cli.finetune import finetune
 from ossia.cli.generate import generate
 from ossia.cli.inspect import inspect
+from ossia.cli.stopping import INTERRUPTED
 from ossia.cli.train import train
 from ossia.errors import OssiaError
 
-USER_ERROR, INTERRUPTED = 2, 130
+USER_ERROR = 2
 
 # The base of all errors in the use of options. typer carried click's at first and its own copy
 # later, and exports only this one of them.
@@ -63,6 +66,9 @@ for command, example in (
     (inspect, "ossia inspect gpt-oss-20b"),
     (train, "ossia train --data book.txt --steps 500 --out my-model"),
     (finetune, "ossia finetune --model Qwen/Qwen3-0.6B --data chats.jsonl --out my-chat"),
+    (quantize, "ossia quantize my-bf16-model my-mxfp4-model --data chats.jsonl"),
+    (merge, "ossia merge openai/gpt-oss-20b my-chat/adapter merged"),
+    (ablate, "ossia ablate --data book.txt --rungs rope,swiglu --seeds 2 --out ladder"),
 ):
     app.command(epilog=f"Example: {example}")(command)
 app.add_typer(bench, name="bench")

@@ -5,7 +5,6 @@ the record printed at its end.
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ossia.cli.stopping import INTERRUPTED, until_interrupted
 from ossia.errors import OssiaError
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from ossia.train.folder import FolderRun
     from ossia.train.loop import StepReport
     from ossia.train.settings import Training
-
-_INTERRUPTED = 130
 
 
 class Experts(StrEnum):
@@ -73,14 +71,14 @@ def follow(
         curves = Curves(tensorboard) if tensorboard and parallel.rank() == 0 else None
         if options["resume"]:
             run = run_type.resume(out)
-            _refuse_changes(context, run.settings)
+            refuse_changes(context, run.settings)
         else:
             with _console().status("reading the data"):
                 run = run_type.start(settings_type(**_given(context, settings_type)), out)
         if not _train(run, curves, describe):
             again = f"ossia {run.COMMAND} --resume --out {out}"
             print(f"stopped and saved; continue with: {again}", file=sys.stderr)
-            raise typer.Exit(_INTERRUPTED)
+            raise typer.Exit(INTERRUPTED)
         record = run.export()
         if record:
             print(json.dumps(record) if options["as_json"] else summary(record, out))
@@ -98,7 +96,7 @@ def _given(context: typer.Context, settings_type: type[Training]) -> dict[str, A
     }
 
 
-def _refuse_changes(context: typer.Context, settings: Training) -> None:
+def refuse_changes(context: typer.Context, settings: Any) -> None:
     """Raise OssiaError for an option that is not what the run began with: it would do nothing."""
     from ossia.train.settings import option
 
@@ -106,7 +104,7 @@ def _refuse_changes(context: typer.Context, settings: Training) -> None:
         source, given = context.get_parameter_source(name), context.params[name]
         if source is not None and source.name == "COMMANDLINE" and given != began:
             raise OssiaError(
-                f"{option(name)} {given}: the run began with {began}, and --resume keeps what it "
+                f"{option(name)} {given}: the run began with {began}, and goes on with what it "
                 f"began with; leave {option(name)} out, or start anew"
             )
 
@@ -129,15 +127,6 @@ def _train(
     for note in run.notes:
         console.print(note, soft_wrap=True)
     utilization = run.utilization()
-    interrupted = []
-    previous = {}
-
-    def stop(number: int, frame: Any) -> None:
-        interrupted.append(number)
-        signal.signal(number, previous[number])  # a second one does not wait
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, stop)
     columns = (
         BarColumn(),
         TextColumn("{task.completed}/{task.total} steps"),
@@ -146,7 +135,7 @@ def _train(
         TimeRemainingColumn(),
     )
     try:
-        with Progress(*columns, console=console) as progress:
+        with until_interrupted() as stopped, Progress(*columns, console=console) as progress:
             done, nan = run.trainer.progress.step, float("nan")
             task = progress.add_task(
                 "", total=run.settings.steps, completed=done, loss=nan, speed=""
@@ -163,9 +152,7 @@ def _train(
                     found = f"loss {step.loss:.3f}, {describe(step.evaluation)}{speed}"
                     progress.console.print(f"step {step.step}: {found}")
 
-            return run.train(report, lambda: bool(interrupted))
+            return run.train(report, stopped)
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
         if curves is not None:
             curves.close()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -129,13 +129,11 @@ def measure(
             firsts[length].append(_seconds(lambda prompt=prompt: model.prefill([prompt])))
             progress()
         for batch in batches:
-            model.prefill([ids(SHORT_PROMPT) for _ in range(batch)])
-            model.step()  # memory for the first pass of this shape is taken now
-            reads.append(bandwidth())
-            seconds = _seconds(lambda: [model.step() for _ in range(tokens)])
-            rates[batch].append(batch * tokens / seconds)
+            starts = [ids(SHORT_PROMPT) for _ in range(batch)]
+            rate = decoding_rate(model, starts, tokens, lambda: reads.append(bandwidth()))
+            rates[batch].append(rate)
             if batch == 1:
-                shares.append(tokens / seconds * bytes_per_token / reads[-1])
+                shares.append(rate * bytes_per_token / reads[-1])
             progress()
     return Speed(
         [
@@ -148,6 +146,37 @@ def measure(
         ],
         Spread.of(reads),
     )
+
+
+def decoding_rate(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    tokens: int,
+    ready: Callable[[], object] = lambda: None,
+) -> float:
+    """Tokens per second of all sequences together, `tokens` each after their prompts; `ready` is
+    called just before the clock is started.
+    """
+    model.prefill(prompts)
+    model.step()  # memory for the first pass of this shape is taken now
+    ready()
+    return len(prompts) * tokens / _seconds(lambda: [model.step() for _ in range(tokens)])
+
+
+def turn_about(
+    works: Mapping[str, Callable[[], float]],
+    turns: int,
+    progress: Callable[[], None] = lambda: None,
+) -> dict[str, Spread]:
+    """What each work returns, one after another, `turns` times over: a machine that drifts so
+    drifts for all. `progress` is called after each.
+    """
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(turns):
+        for name, work in works.items():
+            found[name].append(work())
+            progress()
+    return {name: Spread.of(values) for name, values in found.items()}
 
 
 def _seconds(work: Callable[[], object]) -> float:

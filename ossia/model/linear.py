@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ossia.config import ExpertFormat
 from ossia.ops import Backend
 from ossia.ops.experts_on_demand import StoredExperts
+from ossia.ops.low_rank import LowRank
 from ossia.ops.mxfp4 import BLOCK, MXFP4
 from ossia.ops.reference import Weight
 
@@ -52,7 +53,8 @@ class Experts(nn.Module):
     ) -> None:
         super().__init__()
         self.format = format
-        self.stored: StoredExperts | None = None  # set from outside, if they are read on demand
+        # Set from outside, if they are read on demand, or updates of them are learned.
+        self.stored: StoredExperts | LowRank | None = None
         if format is ExpertFormat.MXFP4:
             groups = cols // BLOCK
             blocks = torch.empty(experts, rows, groups, BLOCK // 2, dtype=torch.uint8)
@@ -63,7 +65,7 @@ class Experts(nn.Module):
         self.bias = nn.Parameter(torch.empty(experts, rows)) if bias else None
 
     @property
-    def matrices(self) -> Tensor | MXFP4 | StoredExperts:
+    def matrices(self) -> Tensor | MXFP4 | StoredExperts | LowRank:
         """The stack (experts, rows, cols) as a value of its own type."""
         if self.stored is not None:
             return self.stored

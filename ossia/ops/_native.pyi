@@ -26,6 +26,9 @@ class Machine:
     @property
     def isa(self) -> str: ...
     @property
+    def remark(self) -> str:
+        """Why a better instruction set that the processor has is not used, or empty."""
+    @property
     def threads(self) -> int: ...
     def pin(self) -> None:
         """Keep each thread but the caller on one processor; nothing where the system cannot."""

@@ -94,5 +94,7 @@ def select(name: str = "auto", device: torch.device | str = "cpu") -> Backend:
         )
         return REFERENCE
     machine = cpu.machine()
+    if machine.remark:
+        _log.warning("%s", machine.remark)
     _log.info("backend: cpu, native kernels (%s, %d threads)", machine.isa, machine.threads)
     return cpu.CPU

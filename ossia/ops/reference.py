@@ -8,17 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ossia.ops import low_rank
 from ossia.ops.int8 import Int8, dequantize
-from ossia.ops.mxfp4 import MXFP4, unpack
+from ossia.ops.low_rank import LowRank
+from ossia.ops.mxfp4 import MXFP4
 from ossia.ops.paged import LayerKV
 
 NAME = "reference"
 
-Weight = Tensor | MXFP4 | Int8
 Stack = Tensor | MXFP4  # the matrices of a layer's experts
+Weight = Stack | Int8 | LowRank
 Rotation = tuple[Tensor, Tensor]  # cosines and sines, float32 (..., tokens, head_dim/2)
 
-# Elements of a packed matrix that are unpacked at a time: few enough to be used from the cache.
+# Elements of an int8 matrix that are unpacked at a time: few enough to be used from the cache.
 _UNPACKED = 1 << 20
 
 # Scores of one block of queries, in elements: long prompts cost time, not memory.
@@ -51,16 +53,22 @@ def linears(
 def _linear(x: Tensor, weight: Weight, bias: Tensor | None) -> Tensor:
     if isinstance(weight, Tensor):
         return F.linear(x, weight, bias)
+    if isinstance(weight, LowRank):
+        out = low_rank.linear(x, weight)
+    elif isinstance(weight, MXFP4):
+        out = low_rank.frozen_linear(x, weight)
+    else:
+        out = _int8_linear(x, weight)
+    return out if bias is None else out + bias
+
+
+def _int8_linear(x: Tensor, weight: Int8) -> Tensor:
+    """Products in float32: a weight's value is not one of bfloat16."""
     rows, cols = weight.shape
     step = max(1, _UNPACKED // cols)
-    slices = [slice(i, i + step) for i in range(0, rows, step)]
-    if isinstance(weight, Int8):  # products in float32: a weight's value is not one of bfloat16
-        wide = x.float()
-        parts = [F.linear(wide, dequantize(weight[piece])).to(x.dtype) for piece in slices]
-    else:
-        parts = [F.linear(x, unpack(weight[piece], x.dtype)) for piece in slices]
-    out = torch.cat(parts, dim=-1)
-    return out if bias is None else out + bias
+    pieces = [weight[i : i + step] for i in range(0, rows, step)]
+    wide = x.float()
+    return torch.cat([F.linear(wide, dequantize(p)).to(x.dtype) for p in pieces], dim=-1)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -236,9 +244,9 @@ def moe(
     x: Tensor,
     experts: Tensor,
     expert_weights: Tensor,
-    gate_up: Stack,
+    gate_up: Stack | LowRank,
     gate_up_bias: Tensor | None,
-    down: Stack,
+    down: Stack | LowRank,
     down_bias: Tensor | None,
     *,
     clamp: tuple[float, float] | None = None,
@@ -274,12 +282,14 @@ def moe(
     return out if residual is None else residual + out
 
 
-def _linear_each(x: Tensor, counts: list[int], weight: Stack, bias: Tensor | None) -> Tensor:
+def _linear_each(
+    x: Tensor, counts: list[int], weight: Stack | LowRank, bias: Tensor | None
+) -> Tensor:
     """The first counts[0] rows of x through the first matrix and bias, the next counts[1] through
     the second, and so on.
     """
     # One `unbind`: in training each index would make a gradient of the size of the whole stack.
-    weights = weight.unbind() if isinstance(weight, Tensor) else weight
+    weights = weight if isinstance(weight, MXFP4) else weight.unbind()
     biases = [None] * len(counts) if bias is None else bias.unbind()
     parts = x.split(counts)
     return torch.cat(

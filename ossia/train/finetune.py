@@ -14,33 +14,22 @@ from typing import Any
 
 import torch
 
-from ossia import checkpoint, families, text
+from ossia import checkpoint, text
 from ossia.checkpoint.load import DENSE_DTYPES
+from ossia.compare.counts import count
 from ossia.config import ExpertFormat, ModelConfig, MoEConfig, with_expert_format
 from ossia.errors import OssiaError
 from ossia.model import Decoder
 from ossia.model.feedforward import MoE
 from ossia.ops.training import TRAINING
-from ossia.train import conversations, memory, packing, parallel, quantized
+from ossia.train import adapters, conversations, lora, memory, packing, parallel, quantized
 from ossia.train.conversations import Conversation, Example
-from ossia.train.evaluate import loss_of
-from ossia.train.folder import FolderRun, Prepared, parameters
+from ossia.train.evaluate import SummedLoss, loss_of
+from ossia.train.folder import FolderRun, Prepared, beside, writing
 from ossia.train.loop import Trainer
 from ossia.train.settings import FineTuneSettings, TooLong
 
 _LENGTH = 2048  # of a row, where the context allows it: most conversations are shorter
-
-# What a checkpoint has beside its weights that the fine-tuned one needs too.
-_BESIDE = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-)
 _SAMPLED = 1 << 20  # bytes at either end of a file that its fingerprint looks at
 
 
@@ -56,8 +45,8 @@ class FineTuning(FolderRun):
         stored = checkpoint.read_config(model)
         settings = _settled(settings, stored)
         estimate(stored, settings).refuse_more_than_there_is()
-        beside = checkpoint.text_folder(model)
-        chat_format = text.load_format(beside, text.load_tokenizer(beside))
+        where = checkpoint.text_folder(model)
+        chat_format = text.load_format(where, text.load_tokenizer(where))
         train, held_out = _read(settings)
         texts = {
             name: _fitting(_examples(part, chat_format, settings, stored), settings)
@@ -113,14 +102,19 @@ class FineTuning(FolderRun):
         self.estimate = estimate(self.stored, self.settings)
         self.estimate.refuse_more_than_there_is()
         self.notes = [f"training takes {self.estimate}"]
-        self.decoder = dense(self.base)
-        if not self.settings.train_router:
-            freeze_routers(self.decoder)
+        if self.settings.lora:
+            self.decoder = lora.load_base(self.base)
+            generator = torch.Generator().manual_seed(self.settings.seed)
+            lora.attach(self.decoder, _lora(self.settings), generator)
+        else:
+            self.decoder = dense(self.base)
+            if not self.settings.train_router:
+                freeze_routers(self.decoder)
         self.trainer = Trainer(
             self.decoder, self._rows, self._figures, self.settings, self.folder / "states"
         )
 
-    def _figures(self, loss) -> dict[str, float]:
+    def _figures(self, loss: SummedLoss) -> dict[str, float]:
         if self._held_out is None:
             return {}
         return {"held_out_loss": packing.nats_per_token(loss, self._held_out)}
@@ -132,16 +126,31 @@ class FineTuning(FolderRun):
         return super().train(report, stopped)
 
     def export(self) -> dict[str, Any]:
-        weights = parallel.gathered(self.decoder)
-        if parallel.rank() != 0:
-            return {}
         dtype = DENSE_DTYPES[self.stored.dtype]
         experts = ExpertFormat(self.settings.experts or ExpertFormat.DENSE)
-        saved = quantized.to_save(weights, self.decoder.config, experts, dtype)
-        checkpoint.save(saved, self.out, extra_files=self._beside())
+        if self.settings.lora:
+            saved, errors = lora.merged(self.decoder, experts, dtype)
+        else:
+            weights = parallel.gathered(self.decoder)
+            if parallel.rank() != 0:
+                return {}
+            saved = quantized.to_save(weights, self.decoder.config, experts, dtype)
+            errors = quantized.errors(weights, saved)
+        checkpoint.save(saved, self.out, extra_files=beside(self.base))
+        if self.settings.lora:
+            with writing(self.out):
+                folder = self.out / "adapter"
+                adapters.save(self.decoder, folder, _lora(self.settings), self.settings.model)
+        trained = sum(p.numel() for p in self.decoder.parameters() if p.requires_grad)
+        counts = count(saved.config)
         record = {
             **self.circumstances(),
-            "parameters": parameters(self.decoder),
+            "parameters": {
+                "total": counts.parameters,
+                "active": counts.active_parameters,
+                "trained": trained,
+            },
+            "quantization_error": errors,
             "memory": vars(self.estimate),
             "model": self.model,
             "data": self.data,
@@ -158,15 +167,17 @@ class FineTuning(FolderRun):
         self.finish(record)
         return record
 
-    def _beside(self) -> list[Path]:
-        folder = checkpoint.text_folder(self.base)
-        return [folder / name for name in _BESIDE if (folder / name).is_file()]
-
 
 def estimate(stored: ModelConfig, settings: FineTuneSettings) -> memory.Estimate:
     """The memory that fine-tuning of a checkpoint takes."""
-    config = with_expert_format(stored, ExpertFormat.DENSE)
-    return memory.full(config, settings)
+    if settings.lora:
+        return memory.adapters(stored, settings, _lora(settings))
+    return memory.full(with_expert_format(stored, ExpertFormat.DENSE), settings)
+
+
+def _lora(settings: FineTuneSettings) -> lora.LoRA:
+    targets = (*settings.targets.split(","), *(("router",) if settings.train_router else ()))
+    return lora.LoRA(settings.rank, settings.alpha, settings.lora_dropout, targets)
 
 
 def dense(folder: Path) -> Decoder:
@@ -213,8 +224,10 @@ def _settled(settings: FineTuneSettings, stored: ModelConfig) -> FineTuneSetting
         raise OssiaError("--mxfp4-steps needs experts that are saved as mxfp4")
     if settings.expert_parallel and not experts:
         raise OssiaError("--expert-parallel needs a model with experts")
+    if settings.lora and parallel.size() > 1:
+        raise OssiaError("--lora trains on one process")
     if experts:
-        families.to_hf(with_expert_format(stored, ExpertFormat(experts)))  # or an error now
+        quantized.check_format(stored, ExpertFormat(experts))
     return replace(
         settings,
         experts=experts,

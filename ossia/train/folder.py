@@ -23,15 +23,26 @@ from typing import Any, ClassVar, Self
 import tokenizers
 import torch
 
+from ossia import checkpoint
 from ossia.checkpoint.files import read_json
-from ossia.config import MoEConfig
 from ossia.errors import OssiaError
-from ossia.model import Decoder
 from ossia.train import parallel
 from ossia.train.loop import StepReport, Trainer
 from ossia.train.settings import Training, option
 from ossia.train.shards import write_bytes
 from ossia.train.utilization import Utilization
+
+# What a checkpoint has beside its weights that the fine-tuned one needs too.
+_BESIDE = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+)
 
 # What a run writes into its new folder; what it returns describes the run, in run.json.
 Prepared = Callable[[Path], dict[str, Any]]
@@ -94,9 +105,9 @@ class FolderRun(ABC):
         if parallel.rank() != 0:
             parallel.wait()
             return cls(out)
-        _check_folder(out)
+        check_folder(out)
         prepared = cls.prepare(settings)
-        with writing(out), _removed_on_failure(out):
+        with writing(out), removed_on_failure(out):
             (out / "training").mkdir(parents=True)
             described = {"command": cls.COMMAND, **prepared(out)}
             # Last: a folder without it is no run.
@@ -128,12 +139,7 @@ class FolderRun(ABC):
         progress = self.trainer.progress
         return {
             "command": command(self.COMMAND, self.settings, self.out),
-            "versions": {
-                "ossia": version("ossia"),
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "tokenizers": tokenizers.__version__,
-            },
+            "versions": versions(),
             "threads": torch.get_num_threads(),
             "processes": parallel.size(),
             "seconds": round(progress.seconds, 1),
@@ -149,7 +155,17 @@ class FolderRun(ABC):
         shutil.rmtree(self.folder)
 
 
-def command(name: str, settings: Training, out: Path) -> str:
+def versions() -> dict[str, str]:
+    """Of what decides a run's numbers, beside its settings."""
+    return {
+        "ossia": version("ossia"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "tokenizers": tokenizers.__version__,
+    }
+
+
+def command(name: str, settings: Any, out: Path) -> str:
     """The `ossia` command that repeats the run: every setting that is not the default."""
     words = ["ossia", name]
     for field in fields(settings):
@@ -161,19 +177,10 @@ def command(name: str, settings: Training, out: Path) -> str:
     return shlex.join([*words, "--out", out.name])
 
 
-def parameters(decoder: Decoder) -> dict[str, int]:
-    """All parameters, and those that one token passes through: of experts only the chosen."""
-    total = sum(p.numel() for p in decoder.parameters())
-    idle = 0
-    for i, layer in enumerate(decoder.config.layers):
-        moe = layer.feedforward
-        if isinstance(moe, MoEConfig):
-            module = decoder.get_submodule(f"layers.{i}.feedforward")
-            router = module.get_submodule("router")
-            experts = sum(p.numel() for p in module.parameters())
-            experts -= sum(p.numel() for p in router.parameters())
-            idle += experts // moe.num_experts * (moe.num_experts - moe.experts_per_token)
-    return {"total": total, "active": total - idle}
+def beside(folder: Path) -> list[Path]:
+    """The files beside a checkpoint's weights that another made from it needs too."""
+    where = checkpoint.text_folder(folder)
+    return [where / name for name in _BESIDE if (where / name).is_file()]
 
 
 def write_json(file: Path, value: Any) -> None:
@@ -190,7 +197,7 @@ def writing(out: Path) -> Iterator[None]:
         raise OssiaError(f"cannot write to {out}: {error.strerror or error}") from error
 
 
-def _check_folder(out: Path) -> None:
+def check_folder(out: Path) -> None:
     """Raise OssiaError for a folder in use, or one that the checkpoint could not replace."""
     if (out / "training" / "run.json").exists():
         raise OssiaError(f"{out} holds an unfinished run; continue it with --resume")
@@ -203,7 +210,7 @@ def _check_folder(out: Path) -> None:
 
 
 @contextmanager
-def _removed_on_failure(out: Path) -> Iterator[None]:
+def removed_on_failure(out: Path) -> Iterator[None]:
     """`out`, absent or empty before, is so again if the block does not end well."""
     existed = out.exists()
     try:

@@ -40,10 +40,12 @@ class Rung:
     rungs it `needs`.
 
     `field` is the dotted place in a ModelConfig; what follows "layers." is meant in each layer.
+    `meaning` says the change in a line.
     """
 
     name: str
     title: str
+    meaning: str
     field: str
     change: Callable[[ModelConfig], ModelConfig]
     needs: tuple[str, ...] = ()
@@ -139,17 +141,55 @@ def _mxfp4(config: ModelConfig) -> ModelConfig:
 # From the foot up. What gpt-oss also does and GPT-2 does not, but no rung changes: an unembedding
 # of its own, and YaRN, which is for texts longer than those of training.
 RUNGS = (
-    Rung("dropout", "No dropout", "dropout", _dropout),
-    Rung("rope", "RoPE for learned positions", "position", _rope),
-    Rung("swiglu", "SwiGLU for GELU", "layers.feedforward", _swiglu),
-    Rung("moe", "Mixture of experts", "layers.feedforward", _moe, needs=("swiglu",)),
-    Rung("gqa", "Grouped-query attention", "layers.attention.num_kv_heads", _gqa),
-    Rung("windows", "Sliding windows", "layers.attention.window", _windows),
-    Rung("rmsnorm", "RMSNorm for LayerNorm", "norm", _rmsnorm),
-    Rung("sinks", "Attention sinks", "layers.attention.sinks", _sinks),
-    Rung("mxfp4", "MXFP4 experts", "layers.feedforward.format", _mxfp4, needs=("moe",)),
+    Rung("dropout", "No dropout", "0.1 before, 0 from here on", "dropout", _dropout),
+    Rung("rope", "RoPE", "rotary positions for learned ones, theta 150,000", "position", _rope),
+    Rung(
+        "swiglu",
+        "SwiGLU",
+        "gpt-oss's clamped SwiGLU for GELU, at two thirds of the width",
+        "layers.feedforward",
+        _swiglu,
+    ),
+    Rung(
+        "moe",
+        "Mixture of experts",
+        f"{_EXPERTS} experts for one network, {_CHOSEN} of them chosen, each half as wide",
+        "layers.feedforward",
+        _moe,
+        needs=("swiglu",),
+    ),
+    Rung(
+        "gqa",
+        "Grouped queries",
+        f"{_GROUP} query heads share a key and value head",
+        "layers.attention.num_kv_heads",
+        _gqa,
+    ),
+    Rung(
+        "windows",
+        "Sliding windows",
+        "every other layer sees a quarter of the training length",
+        "layers.attention.window",
+        _windows,
+    ),
+    Rung("rmsnorm", "RMSNorm", "for LayerNorm", "norm", _rmsnorm),
+    Rung(
+        "sinks",
+        "Attention sinks",
+        "a learned logit a head, which takes its share of each softmax",
+        "layers.attention.sinks",
+        _sinks,
+    ),
+    Rung(
+        "mxfp4",
+        "MXFP4 experts",
+        "rounded to four bits, and seen so in the last quarter of training",
+        "layers.feedforward.format",
+        _mxfp4,
+        needs=("moe",),
+    ),
 )
-FOOT = Rung("gpt2", "GPT-2", "", lambda config: config)
+FOOT = Rung("gpt2", "GPT-2", "its architecture, at this size", "", lambda config: config)
 
 
 def chosen(names: str) -> tuple[Rung, ...]:

@@ -51,9 +51,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         wide = torch.promote_types(dtype, torch.float32)
         narrow = weight.to(dtype)
         sums = torch.zeros(2, dtype=wide, device=hidden.device)  # cross-entropy, squared lse
-        differs = any(ctx.needs_input_grad[:2])
-        d_hidden = torch.empty_like(hidden) if differs else None
-        d_weight = torch.zeros_like(weight) if differs else None
+        d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         step = max(1, CHUNK // len(weight))
         for start in range(0, len(hidden), step):
             chunk = hidden[start : start + step].to(dtype)
@@ -64,7 +63,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             losses = logits.gather(1, target)
             lse = chosen - losses
             sums += torch.stack([-losses.sum(), lse.square().sum()])
-            if d_hidden is None or d_weight is None:
+            if d_hidden is None and d_weight is None:
                 continue
             # Of lse every logit's gradient is its probability.
             slope = logits.exp_()
@@ -72,7 +71,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 slope.mul_(1 + 2 * z_loss * lse)
             slope.scatter_add_(1, target, slope.new_full(target.shape, -1.0))
             slope = slope.mul_(1 / count).to(dtype)
-            d_hidden[start : start + step] = slope @ narrow
+            if d_hidden is not None:
+                d_hidden[start : start + step] = slope @ narrow
+            if d_weight is None:
+                continue
             if d_weight.dtype == dtype:
                 d_weight.addmm_(slope.T, chunk)
             else:
@@ -85,10 +87,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        d_hidden, d_weight = ctx.saved_tensors
+        slopes = [None if d is None else d * gradient.to(d.dtype) for d in ctx.saved_tensors]
         return (
-            d_hidden * gradient.to(d_hidden.dtype),
-            d_weight * gradient.to(d_weight.dtype),
+            *slopes,
             None,
             None,
             None,

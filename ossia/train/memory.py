@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 
+from ossia.checkpoint.load import DENSE_DTYPES
 from ossia.checkpoint.memory import available_memory, format_size
 from ossia.config import (
     GELU,
@@ -19,6 +21,8 @@ from ossia.config import (
 )
 from ossia.errors import OssiaError
 from ossia.model import Decoder
+from ossia.train import lora
+from ossia.train.lora import LoRA
 from ossia.train.loss import CHUNK
 from ossia.train.quantized import expert_names
 from ossia.train.settings import Training
@@ -105,4 +109,30 @@ def full(config: ModelConfig, settings: Training) -> Estimate:
         activations=layers(config, tokens, recompute=settings.recompute)
         + loss(config, tokens)
         + _FLOAT * rounded,
+    )
+
+
+def adapters(stored: ModelConfig, settings: Training, learned: LoRA) -> Estimate:
+    """Of training low-rank updates: the matrices stay as they lie, packed or not, and all else is
+    float32.
+    """
+    with torch.device("meta"):
+        decoder = Decoder(stored)
+    matrices = dict(lora.adaptable(decoder, learned.targets))
+    width = DENSE_DTYPES[stored.dtype].itemsize
+    kept = {f"{name}.{part}" for name in matrices for part in ("weight", "blocks", "scales")}
+    sizes = {
+        name: value.numel() * (width if name in kept else _FLOAT)
+        if value.is_floating_point()
+        else value.nbytes
+        for name, value in decoder.state_dict().items()
+    }
+    shapes = [lora.base_of(module).shape for module in matrices.values()]
+    trained = sum(math.prod(lead) * learned.rank * (r + c) for *lead, r, c in shapes)
+    tokens = settings.batch_size * settings.length // settings.accumulate
+    return Estimate(
+        weights=sum(sizes.values()) + _FLOAT * trained,
+        gradients=_FLOAT * trained,
+        optimizer=2 * _FLOAT * trained,
+        activations=layers(stored, tokens, recompute=settings.recompute) + loss(stored, tokens),
     )

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ossia.train.settings import Optimizer, Training
 
 _BETAS = (0.9, 0.95)
+_MATRICES = (".weight", ".lora_a", ".lora_b")
 
 
 def build_optimizers(decoder: nn.Module, settings: Training) -> list[torch.optim.Optimizer]:
@@ -28,7 +29,7 @@ def build_optimizers(decoder: nn.Module, settings: Training) -> list[torch.optim
     for name, parameter in decoder.named_parameters():
         if not parameter.requires_grad:
             continue
-        if not (name.endswith(".weight") and parameter.ndim >= 2):
+        if not (name.endswith(_MATRICES) and parameter.ndim >= 2):
             others.append(parameter)
         elif settings.optimizer == Optimizer.MUON and _is_hidden(name, parameter):
             orthogonal.append(parameter)

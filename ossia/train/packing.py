@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -64,6 +64,13 @@ def _row(examples: Sequence[Example], length: int) -> tuple[Tensor, Tensor, Tens
     return inputs, targets, documents
 
 
+def batches(examples: Sequence[Example], length: int) -> list[Batch]:
+    """The same rows in memory, one a batch."""
+    packed = pack([len(example) for example in examples], length)
+    rows = (_row([examples[n] for n in row], length) for row in packed)
+    return [Batch(*(column[None] for column in row)) for row in rows]
+
+
 class Rows:
     """What `write` wrote, memory-mapped; batches of it are functions of the step: every pass takes
     all rows in an order drawn from `seed` and the number of the pass.
@@ -91,9 +98,9 @@ class Rows:
         used = int((targets != IGNORED).any(0).nonzero().max()) + 1
         return Batch(inputs[:, :used], targets[:, :used], documents[:, :used])
 
-    def in_order(self, tokens: int = _TOKENS_AT_ONCE) -> Iterator[Batch]:
-        """All rows once, about so many tokens at a time."""
-        count = max(1, tokens // self._columns[0][0].shape[1])
+    def __iter__(self) -> Iterator[Batch]:
+        """All rows once, in order, some thousand tokens at a time."""
+        count = max(1, _TOKENS_AT_ONCE // self._columns[0][0].shape[1])
         for first in range(0, len(self), count):
             yield self.batch(range(first, min(first + count, len(self))))
 
@@ -114,10 +121,10 @@ class Rows:
 
 
 @torch.no_grad()
-def nats_per_token(loss: SummedLoss, rows: Rows) -> float:
+def nats_per_token(loss: SummedLoss, batches: Iterable[Batch]) -> float:
     """The mean loss of all targets."""
     total, count = 0.0, 0
-    for batch in rows.in_order():
+    for batch in batches:
         total += loss(batch.inputs, batch.targets, batch.documents).item()
         count += int((batch.targets != IGNORED).sum())
     return total / count

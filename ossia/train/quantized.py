@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from ossia import families
 from ossia.config import ExpertFormat, ModelConfig, MoEConfig, with_expert_format
+from ossia.errors import OssiaError
 from ossia.model import Decoder
 from ossia.model.feedforward import MoE
 from ossia.ops import mxfp4
 from ossia.ops.backend import Op
+from ossia.ops.low_rank import LowRank
+
+
+def check_format(config: ModelConfig, experts: ExpertFormat) -> None:
+    """Raise OssiaError, before there is anything to lose, if no checkpoint of this model can hold
+    its experts so.
+    """
+    try:
+        families.to_hf(with_expert_format(config, experts))
+    except ValueError as error:
+        raise OssiaError(f"the experts cannot be saved as {experts}: {error}") from error
 
 
 def expert_names(config: ModelConfig) -> list[str]:
@@ -25,10 +40,15 @@ def expert_names(config: ModelConfig) -> list[str]:
     ]
 
 
-def round_trip(weight: Tensor) -> Tensor:
+Trained = TypeVar("Trained", Tensor, LowRank)
+
+
+def round_trip(weight: Trained) -> Trained:
     """The weight as it reads after packing, with the gradient of the identity (straight-through
     estimator, Bengio et al. 2013, https://arxiv.org/abs/1308.3432).
     """
+    if isinstance(weight, LowRank):
+        return replace(weight, rounded=True)
     packed = mxfp4.unpack(mxfp4.quantize(weight), weight.dtype)
     return weight + (packed - weight.detach())
 
@@ -44,9 +64,9 @@ class Rounded:
         x: Tensor,
         experts: Tensor,
         expert_weights: Tensor,
-        gate_up: Tensor,
+        gate_up: Trained,
         gate_up_bias: Tensor | None,
-        down: Tensor,
+        down: Trained,
         down_bias: Tensor | None,
         *,
         clamp: tuple[float, float] | None = None,
@@ -79,6 +99,44 @@ def unpacked(weights: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, T
             packed = mxfp4.MXFP4(weights[f"{stem}.blocks"], weights[f"{stem}.scales"])
             dense[name] = mxfp4.unpack(packed, torch.float32)
     return dense
+
+
+def pack(matrices: Iterable[Tensor]) -> tuple[mxfp4.MXFP4, float]:
+    """A stack of matrices in MXFP4, one made after another, and the relative error of all."""
+    packed: list[mxfp4.MXFP4] = []
+
+    def pairs() -> Iterator[tuple[Tensor, mxfp4.MXFP4]]:
+        for matrix in matrices:
+            packed.append(mxfp4.quantize(matrix))
+            yield matrix, packed[-1]
+
+    error = relative_error(pairs())
+    blocks, scales = zip(*((one.blocks, one.scales) for one in packed), strict=True)
+    return mxfp4.MXFP4(torch.stack(blocks), torch.stack(scales)), error
+
+
+def errors(weights: Mapping[str, Tensor], saved: Decoder) -> dict[str, float]:
+    """Of each stack of experts that was packed to be saved, how far it is from the weights, over
+    their size (root mean square).
+    """
+    state, found = saved.state_dict(), {}
+    for name in expert_names(saved.config):
+        stem = name.removesuffix(".weight")
+        if f"{stem}.blocks" in state:
+            stack = mxfp4.MXFP4(state[f"{stem}.blocks"], state[f"{stem}.scales"])
+            pairs = ((weights[name][i], stack[i]) for i in range(stack.shape[0]))
+            found[stem] = relative_error(pairs)
+    return found
+
+
+def relative_error(pairs: Iterable[tuple[Tensor, mxfp4.MXFP4]]) -> float:
+    """Of matrices as they were and as they are packed."""
+    lost = total = 0.0
+    for matrix, packed in pairs:
+        matrix = matrix.float()
+        lost += float((mxfp4.unpack(packed, torch.float32) - matrix).square().sum())
+        total += float(matrix.square().sum())
+    return math.sqrt(lost / total) if total else 0.0
 
 
 def to_save(

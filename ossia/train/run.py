@@ -19,7 +19,7 @@ from ossia.ops.training import TRAINING
 from ossia.train import data, parallel, presets, quantized, shards, texts, tokenizer
 from ossia.train.chat_words import chat_words
 from ossia.train.evaluate import SummedLoss, bits_per_byte, loss_of
-from ossia.train.folder import FolderRun, Prepared, parameters, write_json, writing
+from ossia.train.folder import FolderRun, Prepared, write_json, writing
 from ossia.train.loop import Trainer
 from ossia.train.settings import Settings
 from ossia.train.utilization import Utilization
@@ -136,6 +136,21 @@ def _check(settings: Settings, config: ModelConfig) -> None:
     if has_experts and settings.experts == ExpertFormat.MXFP4:
         # An error now, not after hours.
         families.to_hf(with_expert_format(config, ExpertFormat.MXFP4))
+
+
+def parameters(decoder: Decoder) -> dict[str, int]:
+    """All parameters, and those that one token passes through: of experts only the chosen."""
+    total = sum(p.numel() for p in decoder.parameters())
+    idle = 0
+    for i, layer in enumerate(decoder.config.layers):
+        moe = layer.feedforward
+        if isinstance(moe, MoEConfig):
+            module = decoder.get_submodule(f"layers.{i}.feedforward")
+            router = module.get_submodule("router")
+            experts = sum(p.numel() for p in module.parameters())
+            experts -= sum(p.numel() for p in router.parameters())
+            idle += experts // moe.num_experts * (moe.num_experts - moe.experts_per_token)
+    return {"total": total, "active": total - idle}
 
 
 def _generation_config(config: ModelConfig) -> dict[str, Any]:

@@ -166,6 +166,11 @@ class FineTuneSettings(Training):
     too_long: str = TooLong.ERROR.value
     date: str = ""  # that prompts say where a conversation has none; "" is the day of the start
     train_router: bool = False
+    lora: bool = False  # updates of this rank of the targets, rather than all weights
+    rank: int = 16
+    alpha: float = 32.0
+    lora_dropout: float = 0.0
+    targets: str = "attention,mlp,experts"
     learning_rate: float = 2e-5
     warmup: int = 10
     weight_decay: float = 0.0
@@ -188,7 +193,29 @@ class FineTuneSettings(Training):
             raise OssiaError(f"--date must be YYYY-MM-DD, not {self.date}")
         if self.balance and not self.train_router:
             raise OssiaError("--balance moves routers: it needs --train-router")
+        self._check_lora()
         super().__post_init__()
+
+    def _check_lora(self) -> None:
+        if not self.lora:
+            return
+        unknown = set(self.targets.split(",")) - {"attention", "mlp", "experts"}
+        if unknown:
+            raise OssiaError(
+                f"--targets must be some of attention, mlp, experts, not {sorted(unknown)[0]!r}"
+            )
+        if self.rank < 1:
+            raise OssiaError(f"--rank must be at least 1, not {self.rank}")
+        if not 0 < self.alpha < math.inf:
+            raise OssiaError(f"--alpha must be above 0, not {self.alpha}")
+        if not 0 <= self.lora_dropout < 1:
+            raise OssiaError(
+                f"--lora-dropout must be 0 or more and less than 1, not {self.lora_dropout}"
+            )
+        if self.optimizer == Optimizer.MUON or self.expert_parallel:
+            raise OssiaError("--lora goes with neither --optimizer muon nor --expert-parallel")
+        if self.mxfp4_steps and "experts" not in self.targets:
+            raise OssiaError("--mxfp4-steps needs experts among --targets")
 
 
 def _refuse_negative(settings: Training, name: str) -> None:

@@ -4,7 +4,18 @@ import re
 
 import pytest
 
-COMMANDS = ("generate", "chat", "inspect", "train", "finetune", "bench", "dialogues")
+COMMANDS = (
+    "generate",
+    "chat",
+    "inspect",
+    "train",
+    "finetune",
+    "quantize",
+    "merge",
+    "ablate",
+    "bench",
+    "dialogues",
+)
 SUBCOMMANDS = ("bench machine", "bench cpu", "dialogues write", "dialogues score")
 
 

@@ -1,14 +1,21 @@
-"""A tiny gpt-oss-like model, a text it can learn in seconds, and one thread: sums in one order."""
+"""Tiny gpt-oss-like models, text and chats they learn in seconds; one thread: sums in one order."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from ossia.train.settings import Settings
+from ossia import checkpoint
+from ossia.config import ExpertFormat
+from ossia.train import quantized
+from ossia.train.settings import FineTuneSettings, Settings
+from tests.scripted import VOCAB_SIZE, write_byte_tokenizer
+from tests.train.models import build, small
 
 TEXT = "".join(f"{i} green bottles hanging on the wall, and if one falls\n" for i in range(300))
 
@@ -55,3 +62,43 @@ def tiny(tmp_path: Path) -> Settings:
         "config": str(tmp_path / "config.json"),
     }
     return Settings(**values)
+
+
+def chats(file: Path, count: int, **more) -> Path:
+    """Questions that a tiny model learns to answer."""
+    lines = []
+    for n in range(count):
+        question = {"role": "user", "content": f"{n % 7}?"}
+        answer = {"role": "assistant", "reasoning": f"{n % 7}.", "content": "ab" * (n % 7)}
+        answer["content"] = answer["content"] or "-"
+        lines.append(json.dumps({"messages": [question, answer], **more}))
+    file.write_text("\n".join(lines))
+    return file
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny gpt-oss with experts in MXFP4, whose tokens are bytes and control tokens."""
+    folder = tmp_path_factory.mktemp("base") / "tiny"
+    config = replace(small(), vocab_size=VOCAB_SIZE, context_length=512, eos_ids=(258,))
+    weights = build(config).state_dict()
+    checkpoint.save(quantized.to_save(weights, config, ExpertFormat.MXFP4), folder)
+    write_byte_tokenizer(folder)
+    (folder / "generation_config.json").write_text('{"eos_token_id": 258}')
+    return folder
+
+
+@pytest.fixture
+def settings(base: Path, tmp_path: Path) -> FineTuneSettings:
+    return FineTuneSettings(
+        model=str(base),
+        data=str(chats(tmp_path / "chats.jsonl", 40)),
+        steps=20,
+        batch_size=2,
+        length=400,
+        learning_rate=5e-3,
+        warmup=2,
+        eval_every=10,
+        save_every=10,
+        date="2026-01-02",
+    )

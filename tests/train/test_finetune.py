@@ -16,7 +16,7 @@ from ossia import checkpoint
 from ossia.config import ExpertFormat, with_expert_format
 from ossia.errors import OssiaError
 from ossia.model import Decoder
-from ossia.train import memory, packing, quantized
+from ossia.train import memory, packing
 from ossia.train.conversations import Example
 from ossia.train.evaluate import loss_of
 from ossia.train.finetune import FineTuning, dense
@@ -24,48 +24,8 @@ from ossia.train.loss import IGNORED
 from ossia.train.objective import Objective
 from ossia.train.packing import Rows, nats_per_token, pack
 from ossia.train.settings import FineTuneSettings
-from tests.scripted import VOCAB_SIZE, write_byte_tokenizer
+from tests.train.conftest import chats
 from tests.train.models import build, small
-
-
-def chats(file: Path, count: int, **more) -> Path:
-    """Questions that a tiny model learns to answer."""
-    lines = []
-    for n in range(count):
-        question = {"role": "user", "content": f"{n % 7}?"}
-        answer = {"role": "assistant", "reasoning": f"{n % 7}.", "content": "ab" * (n % 7)}
-        answer["content"] = answer["content"] or "-"
-        lines.append(json.dumps({"messages": [question, answer], **more}))
-    file.write_text("\n".join(lines))
-    return file
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny gpt-oss with experts in MXFP4, whose tokens are bytes and control tokens."""
-    folder = tmp_path_factory.mktemp("base") / "tiny"
-    config = replace(small(), vocab_size=VOCAB_SIZE, context_length=512, eos_ids=(258,))
-    weights = build(config).state_dict()
-    checkpoint.save(quantized.to_save(weights, config, ExpertFormat.MXFP4), folder)
-    write_byte_tokenizer(folder)
-    (folder / "generation_config.json").write_text('{"eos_token_id": 258}')
-    return folder
-
-
-@pytest.fixture
-def settings(base: Path, tmp_path: Path) -> FineTuneSettings:
-    return FineTuneSettings(
-        model=str(base),
-        data=str(chats(tmp_path / "chats.jsonl", 40)),
-        steps=20,
-        batch_size=2,
-        length=400,
-        learning_rate=5e-3,
-        warmup=2,
-        eval_every=10,
-        save_every=10,
-        date="2026-01-02",
-    )
 
 
 def weights(run: FineTuning) -> dict[str, Tensor]:
@@ -186,10 +146,10 @@ def test_routers_learn_where_asked(settings: FineTuneSettings, tmp_path: Path) -
 def test_a_stopped_run_resumes_bit_for_bit(
     change: dict, settings: FineTuneSettings, tmp_path: Path
 ) -> None:
-    settings = replace(settings, mxfp4_steps=5, **change)
+    settings = replace(settings, steps=8, mxfp4_steps=3, eval_every=4, **change)
     whole = FineTuning.start(settings, tmp_path / "whole")
     whole.train()
-    for stop in (0, 13):
+    for stop in (0, 6):
         run = FineTuning.start(settings, tmp_path / f"parts{stop}")
         run.train(stopped=lambda r=run, s=stop: r.trainer.progress.step == s)
         torch.manual_seed(99)

@@ -44,7 +44,7 @@ def test_loss_and_gradients_are_those_of_all_logits_at_once(
     targets[:ignored] = IGNORED
     count = max(1, tokens - ignored)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loss, "_LOGITS", budget)
+        patch.setattr(loss, "CHUNK", budget)
         total, cross_entropy = linear_cross_entropy(hidden, weight, targets, count, z_loss)
     expected = plain(hidden, weight, targets, count, z_loss)
     torch.testing.assert_close(total, expected)
@@ -78,3 +78,12 @@ def test_without_a_gradient_none_is_computed():
     with torch.no_grad():
         total, _ = linear_cross_entropy(hidden, weight, targets, 8)
     torch.testing.assert_close(total, plain(hidden, weight, targets, 8, 0.0))
+
+
+def test_a_frozen_unembedding_has_no_gradient_and_changes_none() -> None:
+    hidden, weight, targets = inputs(9, 7)
+    plain(hidden, weight, targets, 9, 0.3).backward()
+    alone = hidden.detach().requires_grad_()
+    total, _ = linear_cross_entropy(alone, weight.detach(), targets, 9, 0.3)
+    total.backward()
+    torch.testing.assert_close(alone.grad, hidden.grad)

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from ossia.train.finetune import FineTuning
 from ossia.train.run import Run
-from ossia.train.settings import Settings, option
+from ossia.train.settings import FineTuneSettings, Settings, option
 
 STEPS = 4  # and as many again where the other side goes on
 
@@ -149,6 +150,28 @@ def test_torchrun_trains_and_exports_one_checkpoint(tiny: Settings, tmp_path: Pa
         alone["held_out_bits_per_byte"], rel=1e-2
     )
     assert not (tmp_path / "two" / "training").exists()
+
+
+def test_two_processes_fine_tune_as_one_does(settings: FineTuneSettings, tmp_path: Path) -> None:
+    """With frozen routers, and replies that do not divide evenly between the rows of the two."""
+    settings = replace(settings, steps=3, eval_every=3, mxfp4_steps=1)
+    words = [option(name) + f"={value}" for name, value in asdict(settings).items() if value]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launcher, "-m", "ossia", "finetune", *words, "--out", str(tmp_path / "two"), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    one = FineTuning.start(settings, tmp_path / "one")
+    one.train()
+    alone = one.export()
+    assert record["processes"] == 2
+    assert record["held_out_loss"] == pytest.approx(alone["held_out_loss"], rel=1e-3)
+    assert record["curve"][-1]["loss"] == pytest.approx(alone["curve"][-1]["loss"], rel=1e-4)
 
 
 def test_what_does_not_divide_is_refused(

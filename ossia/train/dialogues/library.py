@@ -15,6 +15,8 @@ from ossia.tools.documentation import MODULES, documentation, find, summary
 from ossia.train.dialogues.item import Call, Effort, Item, chosen_by_hash
 
 _LONGEST = 90  # characters of a sentence
+# By typer, in the process of a command. (torch replaces inspect.getfile, and is not imported here.)
+_REPLACED = {"sys.excepthook"}
 
 # Known by heart: a model of some megabytes has room for few.
 KNOWN = """
@@ -166,7 +168,7 @@ def _names() -> tuple[str, ...]:
     names = set(_members(builtins, "", builtins.__name__))
     for module in MODULES:
         names.update(_members(find(module), f"{module}.", module))
-    return tuple(sorted(filter(_is_short, names)))
+    return tuple(sorted(filter(_is_short, names - _REPLACED)))
 
 
 def _members(owner: Any, prefix: str, module: str) -> Iterator[str]:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -54,6 +55,15 @@ def test_the_native_backend_is_chosen_on_a_cpu_and_another_by_name():
     assert select("reference", "cpu") is REFERENCE
 
 
+def test_what_is_not_used_though_it_is_there_is_said(monkeypatch, caplog):
+    remark = "AMX is not used: the system does not save its tiles"
+    machine = SimpleNamespace(isa="avx512", threads=2, remark=remark)
+    monkeypatch.setattr(cpu, "machine", lambda: machine)
+    assert select("cpu") is cpu.CPU
+    assert remark in caplog.messages
+    assert cpu.Machine(1, "portable").remark == ""
+
+
 def test_an_instruction_set_the_processor_lacks_is_named():
     code = "from ossia.ops import select; select()"
     environment = {**os.environ, "OSSIA_CPU_ISA": "sse9"}
@@ -61,3 +71,4 @@ def test_an_instruction_set_the_processor_lacks_is_named():
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     assert "OSSIA_CPU_ISA=sse9: this processor runs portable" in run.stderr
+    assert "emulated" not in run.stderr

@@ -1,0 +1,198 @@
+"""`ossia ablate`: the ladder from GPT-2 to gpt-oss trained, measured and reported."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ossia.cli.options import ThreadsOption, set_threads
+from ossia.cli.stopping import INTERRUPTED, until_interrupted
+from ossia.cli.training import number, refuse_changes
+
+if TYPE_CHECKING:
+    from ossia.config import ModelConfig
+    from ossia.ops import Backend
+    from ossia.train.ablation import Ablation
+    from ossia.train.ladder import Rung
+    from ossia.train.loop import StepReport
+
+_DECODED = 64  # tokens of a sequence, each time its speed is measured
+
+
+def ablate(
+    context: typer.Context,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="FOLDER", help="A new folder, or that of a ladder."),
+    ],
+    data: Annotated[
+        str,
+        number(
+            "UTF-8 text or .jsonl file, a folder of them, or the word stdlib: this Python's "
+            "library.",
+            metavar="PATH",
+        ),
+    ] = "stdlib",
+    rungs: Annotated[
+        str,
+        number(
+            "all, or some of: dropout, rope, swiglu, moe, gqa, windows, rmsnorm, sinks, mxfp4.",
+            metavar="NAME,...",
+        ),
+    ] = "all",
+    seeds: Annotated[int, number("Runs of each rung; a ladder may be given more later.")] = 3,
+    steps: Annotated[int, number("Batches to train each run on.")] = 250,
+    layers: Annotated[int, number("Of every model.")] = 4,
+    hidden: Annotated[int, number("Of every model: a multiple of 96.")] = 96,
+    vocab_size: Annotated[int, number("Ids of the vocabulary to learn.")] = 1024,
+    length: Annotated[int, number("Tokens in a sequence; it is then read to four times.")] = 256,
+    batch_size: Annotated[int, number("Sequences in a batch.")] = 4,
+    learning_rate: Annotated[float, number("At its peak; falls to 0.", metavar="X")] = 3e-3,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure speeds and memory again.")
+    ] = False,
+    turns: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Times to measure; the median counts.")
+    ] = 7,
+    threads: ThreadsOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Train each rung from GPT-2 to gpt-oss and report what it does.
+
+    Each rung changes one choice of the model below it, and is trained with several seeds on the
+    same text. The folder then holds report.html and results.json. Ctrl-C saves and stops; the same
+    command, or ossia ablate --out FOLDER alone, continues.
+    """
+    from ossia.checkpoint.files import read_json
+    from ossia.compare import ladder_report
+    from ossia.train.folder import write_json, writing
+    from ossia.train.shards import write_bytes
+    from ossia.train.summary import summarize
+
+    set_threads(threads)
+    ablation = _open(context, out)
+    if not _train(ablation):
+        print(f"stopped and saved; continue with: ossia ablate --out {out}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED)
+    file = out / "measured.json"
+    if measure or not file.exists():
+        measured = _measure(ablation, turns)
+        with writing(out):
+            write_json(file, measured)
+    results = {**summarize(ablation), "measured": read_json(file)}
+    with writing(out):
+        write_json(out / "results.json", results)
+        write_bytes(out / "report.html", ladder_report.render(results).encode())
+    if as_json:
+        print(json.dumps(results))
+        return
+    for sentence in ladder_report.findings(results):
+        print(sentence)
+    print(f"{out / 'report.html'} says more.")
+
+
+def _open(context: typer.Context, out: Path) -> Ablation:
+    """The ladder in the folder, or a new one; options that it did not begin with are refused."""
+    from ossia.train.ablation import Ablation, Plan
+
+    if not (out / "ladder.json").is_file():
+        return Ablation.start(Plan(**{f.name: context.params[f.name] for f in fields(Plan)}), out)
+    ablation, seeds = Ablation(out), context.params["seeds"]
+    refuse_changes(context, replace(ablation.plan, seeds=seeds))
+    source = context.get_parameter_source("seeds")
+    asked = source is not None and source.name == "COMMANDLINE"
+    return Ablation(out, seeds=seeds) if asked else ablation
+
+
+def _train(ablation: Ablation) -> bool:
+    """Train what is not trained, under a progress bar; False if interrupted."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, highlight=False)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[speed]:,.0f} tokens/s"),
+        TimeRemainingColumn(),
+    )
+    if not ablation.unfinished:
+        return True
+    steps = ablation.plan.steps
+    places = {(rung.name, seed): i for i, (rung, _, seed) in enumerate(ablation.runs)}
+    with until_interrupted() as stopped, Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=len(places) * steps, speed=0.0)
+
+        def report(rung: Rung, seed: int, step: StepReport) -> None:
+            done = places[rung.name, seed] * steps + step.step
+            speed = step.tokens_per_second
+            name = f"{rung.title}, seed {seed}"
+            progress.update(task, completed=done, description=name, speed=speed)
+            if step.step == steps and step.evaluation is not None:
+                bits = step.evaluation["held_out_bits_per_byte"]
+                progress.console.print(f"{name}: held out {bits:.4f} bits per byte")
+
+        return ablation.train(report, stopped)
+
+
+def _measure(ablation: Ablation, turns: int) -> dict[str, Any]:
+    """Training and decoding speed of every rung, turn about, and what a step keeps in memory."""
+    from datetime import date
+
+    import torch
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from ossia import ops
+    from ossia.measure.machine import describe
+    from ossia.measure.speed import turn_about
+
+    console = Console(stderr=True, highlight=False)
+    backend = ops.select("auto", "cpu")
+    names = [rung.name for rung, _ in ablation.rungs]
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("measuring", total=(2 * turns + 1) * len(names))
+
+        def advance() -> None:
+            progress.advance(task)
+
+        training = {rung.name: ablation.stepper(config) for rung, config in ablation.rungs}
+        for step in training.values():
+            step()  # memory is taken now
+            advance()
+        trained = turn_about(training, turns, advance)
+        decoding = {rung.name: _decoder_speed(config, backend) for rung, config in ablation.rungs}
+        decoded = turn_about(decoding, turns, advance)
+    kept = {rung.name: ablation.activation_bytes(config) for rung, config in ablation.rungs}
+    return {
+        "date": date.today().isoformat(),
+        "machine": describe(),
+        "threads": torch.get_num_threads(),
+        "backend": backend.name,
+        "turns": turns,
+        "rungs": {
+            name: {
+                "training": asdict(trained[name]),
+                "decoding": asdict(decoded[name]),
+                "activation_bytes": kept[name],
+            }
+            for name in names
+        },
+    }
+
+
+def _decoder_speed(config: ModelConfig, backend: Backend) -> Callable[[], float]:
+    """Tokens per second of one sequence, with random weights of the config's shapes."""
+    from ossia.engine import Engine
+    from ossia.measure.random_weights import random_decoder
+    from ossia.measure.speed import SHORT_PROMPT, UNTIMED, EngineModel, decoding_rate
+
+    engine = Engine(random_decoder(config, backend), max_batch=1)
+    model = EngineModel(engine, _DECODED + UNTIMED)
+    return lambda: decoding_rate(model, [range(SHORT_PROMPT)], _DECODED)

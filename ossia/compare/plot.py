@@ -1,0 +1,196 @@
+"""Plots as SVG that stands in a page: no scripts, no fonts to fetch, colours from the page's style.
+
+Drawn 460 units wide, so that its text can still be read on a telephone. Each plot has a title and
+a description for those who do not see it; lines differ in dashes as well as in colour and carry
+their names at their ends.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+
+WIDTH = 460
+_ROW = 26  # height of a row of `intervals`
+_LINE = 15  # of text
+_LABELS = 140  # width of the names beside the rows
+
+# What the classes below mean; a page puts it into its <style> once.
+STYLE = """
+svg.plot { display: block; width: 100%; max-width: 620px; height: auto; font-size: 12px; }
+svg.plot text { fill: var(--ink); }
+svg.plot .quiet { fill: var(--quiet); }
+svg.plot .grid { stroke: var(--grid); stroke-width: 1; }
+svg.plot .zero { stroke: var(--quiet); stroke-width: 1.5; }
+svg.plot .seed { fill: none; stroke: var(--quiet); stroke-width: 1; }
+svg.plot .mean { fill: var(--s0); }
+svg.plot .error { stroke: var(--s0); stroke-width: 2; }
+svg.plot .line { fill: none; stroke-width: 2; stroke-linejoin: round; }
+svg.plot .s0 { stroke: var(--s0); }
+svg.plot .s1 { stroke: var(--s1); stroke-dasharray: 7 3; }
+svg.plot .s2 { stroke: var(--s2); stroke-dasharray: 2 3; }
+svg.plot text.s0 { fill: var(--s0); stroke: none; }
+svg.plot text.s1 { fill: var(--s1); stroke: none; }
+svg.plot text.s2 { fill: var(--s2); stroke: none; }
+"""
+COLOURS_LIGHT = "--grid: #dcdcd8; --s0: #0b5cad; --s1: #b3420a; --s2: #5b7a00;"
+COLOURS_DARK = "--grid: #3a3d42; --s0: #74b3f5; --s1: #f0965f; --s2: #b2d04a;"
+
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A row: a mean with what is known of its error, and the values it is the mean of."""
+
+    name: str
+    mean: float
+    half: float | None  # of the interval; None if unknown
+    values: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Line:
+    """A named line through points (x, y); at most three to a plot."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+
+
+class _Scale:
+    """A stretch of numbers drawn over a stretch of the page."""
+
+    def __init__(self, values: Iterable[float], start: float, stop: float) -> None:
+        found = list(values)
+        margin = 0.04 * ((max(found) - min(found)) or abs(max(found)) or 1.0)
+        self.low, self.high = min(found) - margin, max(found) + margin
+        self.start, self.stop = start, stop
+
+    def __call__(self, value: float) -> float:
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.stop - self.start), 1)
+
+    def ticks(self, most: int) -> list[tuple[float, str]]:
+        """Round numbers within, at most so many, and how they are written."""
+        rough = (self.high - self.low) / most
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)
+        digits = max(0, -math.floor(math.log10(step) + 1e-9))
+        first = math.ceil(self.low / step)
+        found = [i * step for i in range(first, math.floor(self.high / step) + 1)]
+        return [(x, number(x, digits)) for x in found]
+
+
+def number(value: float, digits: int, *, sign: bool = False) -> str:
+    """As the pages write it: thousands set apart, a true minus."""
+    written = f"{value:+,.{digits}f}" if sign else f"{value:,.{digits}f}"
+    if not any(c in "123456789" for c in written):
+        written = written.lstrip("+-")
+    return written.replace("-", "\N{MINUS SIGN}")
+
+
+def power(value: float) -> tuple[float, str]:
+    """A power of a thousand that leaves the value below a thousand, and how it is written."""
+    exponent = 3 * math.floor(math.log10(value) / 3)
+    return 10.0**exponent, "10" + str(exponent).translate(_SUPERSCRIPT)
+
+
+def intervals(
+    name: str, title: str, description: str, rows: Sequence[Interval], axis: str, zero: bool = False
+) -> str:
+    """Rows of means with their error bars, values as rings, and a line at zero if asked for.
+
+    `name` is the plot's own in its page.
+    """
+    height = _ROW * len(rows) + 3 * _LINE
+    bottom = _ROW * len(rows)
+    ends = [r.mean + side * (r.half or 0) for r in rows for side in (-1, 1)]
+    values = [value for row in rows for value in row.values]
+    x = _Scale([*ends, *values, *([0.0] if zero else [])], _LABELS, WIDTH - 14)
+    parts = [
+        _line(x(at), 0, x(at), bottom, "grid")
+        + _text(x(at), bottom + _LINE, label, "quiet", "middle")
+        for at, label in x.ticks(5)
+    ]
+    if zero:
+        parts.append(_line(x(0), 0, x(0), bottom, "zero"))
+    middle = (_LABELS + WIDTH) / 2
+    parts.append(_text(middle, bottom + 2 * _LINE + 4, axis, "quiet", "middle"))
+    for i, row in enumerate(rows):
+        y = _ROW * i + _ROW / 2
+        parts.append(_text(_LABELS - 10, y + 4, row.name, "", "end"))
+        if row.half is not None:
+            left, right = x(row.mean - row.half), x(row.mean + row.half)
+            parts.append(_line(left, y, right, y, "error"))
+            parts += [_line(end, y - 4, end, y + 4, "error") for end in (left, right)]
+        parts += [f'<circle class="seed" cx="{x(v)}" cy="{y}" r="3"/>' for v in row.values]
+        parts.append(f'<circle class="mean" cx="{x(row.mean)}" cy="{y}" r="4.5"/>')
+    return _plot(name, title, description, height, parts)
+
+
+def lines(
+    name: str,
+    title: str,
+    description: str,
+    series: Sequence[Line],
+    axes: tuple[str, str],
+    *,
+    marks: Sequence[tuple[float, str]] = (),
+    zero: bool = False,
+    height: int = 280,
+) -> str:
+    """Lines over two axes, each named at its right end; `marks` are places on the first axis, and
+    `zero` draws that of the second.
+    """
+    top, bottom, right = 2 * _LINE, height - 3 * _LINE, WIDTH - 118
+    x = _Scale([p[0] for s in series for p in s.points], 44, right)
+    y = _Scale([*([0.0] if zero else []), *(p[1] for s in series for p in s.points)], bottom, top)
+    parts = [_text(0, _LINE - 3, axes[1], "quiet", "start")]
+    parts += [
+        _line(44, y(at), right, y(at), "grid") + _text(38, y(at) + 4, label, "quiet", "end")
+        for at, label in y.ticks(5)
+    ]
+    parts += [
+        _text(x(at), bottom + _LINE + 2, label, "quiet", "middle") for at, label in x.ticks(4)
+    ]
+    parts.append(_text((44 + right) / 2, bottom + 2 * _LINE + 8, axes[0], "quiet", "middle"))
+    if zero:
+        parts.append(_line(44, y(0), right, y(0), "zero"))
+    for at, label in marks:
+        parts.append(_line(x(at), top, x(at), bottom, "zero"))
+        parts.append(_text(x(at), top - 4, label, "quiet", "middle"))
+    ends = _apart([y(one.points[-1][1]) for one in series])
+    for i, (one, end) in enumerate(zip(series, ends, strict=True)):
+        points = " ".join(f"{x(a)},{y(b)}" for a, b in one.points)
+        parts.append(f'<polyline class="line s{i}" points="{points}"/>')
+        parts.append(_text(right + 6, end + 4, one.name, f"s{i}", "start"))
+    return _plot(name, title, description, height, parts)
+
+
+def _apart(places: Sequence[float]) -> list[float]:
+    """The places, moved down as far as text there must not overlap."""
+    found = list(places)
+    order = sorted(range(len(found)), key=lambda i: found[i])
+    for above, below in pairwise(order):
+        found[below] = max(found[below], found[above] + _LINE)
+    return found
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    return f'<line class="{kind}" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>'
+
+
+def _text(x: float, y: float, text: str, kind: str, anchor: str) -> str:
+    return f'<text class="{kind}" x="{x}" y="{y}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _plot(name: str, title: str, description: str, height: float, parts: Iterable[str]) -> str:
+    return (
+        f'<svg class="plot" viewBox="0 0 {WIDTH} {height}" role="img" '
+        f'aria-labelledby="{name}t {name}d"><title id="{name}t">{escape(title)}</title>'
+        f'<desc id="{name}d">{escape(description)}</desc>{"".join(parts)}</svg>'
+    )

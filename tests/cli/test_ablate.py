@@ -1,0 +1,109 @@
+"""`ossia ablate` in a shell: a report, an interrupt that loses nothing, one line for bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ossia.cli.main import main
+
+TEXT = "".join(f"{i} green bottles hanging on the wall, and if one falls\n" for i in range(300))
+SMALL = [
+    *("--layers", "1", "--vocab-size", "300", "--length", "16", "--batch-size", "2"),
+    *("--rungs", "rope", "--seeds", "1", "--turns", "1"),
+]
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    (tmp_path / "text.txt").write_text(TEXT)
+    return str(tmp_path / "text.txt")
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "ossia", "ablate", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
+def test_an_interrupted_ladder_goes_on_with_its_own_settings(text: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = [*SMALL, "--data", text, "--out", str(out), "--steps", "60"]
+    process = start(*words)
+    deadline = time.monotonic() + 120
+    while not (out / "runs" / "gpt2-0.json").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert f"ossia ablate --out {out}" in stderr
+    assert "Traceback" not in stderr
+    process = start("--out", str(out), "--json", "--turns", "1")
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    results = json.loads(stdout)
+    assert results == json.loads((out / "results.json").read_text())
+    assert results["plan"]["steps"] == 60
+    assert "--steps 60" in results["command"]
+    rope = results["measured"]["rungs"]["rope"]
+    assert rope["training"]["median"] > 0
+    assert rope["decoding"]["median"] > 0
+    assert rope["activation_bytes"] > 2 * 16 * 96 * 4
+    page = (out / "report.html").read_text()
+    assert f"{rope['decoding']['median']:,.0f}" in page
+    assert "One seed was trained" in page
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "absent.txt"], "--data absent.txt: no such file or folder"),
+        (["--hidden", "100"], "--hidden must be a multiple of 96, not 100"),
+        (["--rungs", "relu"], "'relu' is none of"),
+        (["--seeds", "0"], "--seeds must lie between 1 and 10, not 0"),
+        (["--steps", "0"], "--steps must be at least 1"),
+        (["--data", "short.txt", "--vocab-size", "300"], "too few for windows of 256"),
+        (
+            ["--data", "short.txt", "--vocab-size", "300", "--length", "8"],
+            "more than the 32 tokens",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    words: list[str], message: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("short.txt").write_text("a line\n" * 30)
+    assert main(["ablate", "--out", "new", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not Path("new").exists()
+
+
+def test_a_ladder_keeps_what_it_began_with(text: str, tmp_path: Path, capsys) -> None:
+    from ossia.train.ablation import Ablation, Plan
+
+    out = tmp_path / "out"
+    Ablation.start(Plan(data=text, vocab_size=300, length=16, rungs="rope"), out)
+    assert main(["ablate", "--out", str(out), "--steps", "7"]) == 2
+    assert "--steps 7: the run began with 250" in capsys.readouterr().err
+    assert Ablation(out, seeds=5).plan.seeds == 5
+    assert Ablation(out).plan.seeds == 5
+    assert main(["ablate", "--out", str(tmp_path)]) == 2
+    assert "neither a ladder nor an empty folder" in capsys.readouterr().err

@@ -1,0 +1,114 @@
+"""Low-rank updates beside matrices that stay as they lie: products and gradients in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ossia.ops import low_rank, mxfp4, reference
+from ossia.ops.low_rank import LowRank
+from ossia.ops.mxfp4 import MXFP4
+
+ROWS, COLS, RANK, SCALE = 96, 64, 3, 0.5
+
+
+@pytest.fixture
+def parts() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return {
+        "x": draw(2, 5, COLS),
+        "base": draw(4, ROWS, COLS),
+        "a": draw(4, RANK, COLS),
+        "b": draw(4, ROWS, RANK),
+        "gradient": draw(2, 5, ROWS),
+    }
+
+
+def held(base: Tensor, kind: str) -> Tensor | MXFP4:
+    if kind == "mxfp4":
+        return mxfp4.quantize(base)
+    return base.to(torch.bfloat16) if kind == "bfloat16" else base
+
+
+def dense(base: Tensor | MXFP4) -> Tensor:
+    return (mxfp4.unpack(base, torch.float32) if isinstance(base, MXFP4) else base).double()
+
+
+def gradients(out: Tensor, gradient: Tensor, *of: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(out, of, gradient.to(out.dtype))
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("kind", ["mxfp4", "bfloat16", "float32"])
+def test_the_product_and_its_gradients(kind: str, rounded: bool, parts, monkeypatch) -> None:
+    monkeypatch.setattr(low_rank, "_UNPACKED", 10 * COLS)  # the matrix in several pieces
+    base = held(parts["base"][0], kind)
+    own = [parts[name].clone().requires_grad_() for name in "xab"]
+    x, a, b = own[0], own[1][0], own[2][0]
+    found = reference.linear(x, LowRank(base, a, b, SCALE, rounded=rounded))
+    wide = [parts[name].double().requires_grad_() for name in "xab"]
+    whole = dense(base) + SCALE * wide[2][0] @ wide[1][0]
+    if rounded:
+        seen = mxfp4.unpack(mxfp4.quantize(whole.float()), torch.float32).double()
+        whole = whole + (seen - whole).detach()
+    expected = wide[0] @ whole.T
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+    ours = gradients(found, parts["gradient"], *own)
+    theirs = gradients(expected, parts["gradient"], *wide)
+    for mine, true in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.double(), true, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["mxfp4", "bfloat16"])
+def test_a_frozen_matrix_lets_the_gradient_through(kind: str, parts) -> None:
+    base, x = held(parts["base"][0], kind), parts["x"].clone().requires_grad_()
+    out = low_rank.frozen_linear(x, base)
+    torch.testing.assert_close(out.double(), x.double() @ dense(base).T, rtol=1e-5, atol=1e-4)
+    (found,) = gradients(out, parts["gradient"], x)
+    expected = parts["gradient"].double() @ dense(base)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["mxfp4", "float32"])
+def test_experts_with_updates_are_experts_of_the_sum(kind: str, parts) -> None:
+    """Also the gradients, and experts that no token chose get zeros."""
+    generator = torch.Generator().manual_seed(1)
+    down = torch.randn(4, COLS, ROWS // 2 // 32 * 32, generator=generator)
+    x = parts["x"].flatten(0, 1)
+    chosen = torch.randint(3, (10, 2), generator=generator)  # never the last
+    weights = torch.rand(10, 2, generator=generator)
+    gate_up = parts["base"][:, : 2 * down.shape[2]]
+    a, b = (parts[name].clone().requires_grad_() for name in "ab")
+    base = held(gate_up, kind)
+    update = LowRank(base, a, b[:, : gate_up.shape[1]], SCALE)
+    found = reference.moe(x, chosen, weights, update, None, down, None)
+    wide_a, wide_b = (parts[name].double().requires_grad_() for name in "ab")
+    whole = dense(base) + SCALE * wide_b[:, : gate_up.shape[1]] @ wide_a
+    expected = reference.moe(x.double(), chosen, weights.double(), whole, None, down.double(), None)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-3)
+    upstream = torch.randn(found.shape, generator=generator)
+    ours = gradients(found, upstream, a, b)
+    theirs = gradients(expected, upstream, wide_a, wide_b)
+    for mine, true in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.double(), true, rtol=1e-3, atol=1e-2)
+        assert not mine[3].any()
+
+
+def test_dropout_is_of_the_update_and_of_training_only(parts) -> None:
+    a, b = parts["a"][0].requires_grad_(), parts["b"][0]
+    weight = LowRank(parts["base"][0], a, b, SCALE, dropout=0.5)
+    plain = LowRank(parts["base"][0], a, b, SCALE)
+    x = parts["x"]
+    torch.manual_seed(0)
+    trained = reference.linear(x, weight)
+    torch.manual_seed(0)
+    kept = torch.nn.functional.dropout(x, 0.5)
+    expected = x @ parts["base"][0].T + SCALE * (kept @ a.T) @ b.T
+    torch.testing.assert_close(trained, expected, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(reference.linear(x, weight), reference.linear(x, plain))

@@ -1,0 +1,157 @@
+"""A ladder in a folder: what it measures, against independent sums, and that it continues bit for
+bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ossia.config import LearnedPositions, RoPE
+from ossia.train import tokenizer
+from ossia.train.ablation import Ablation, Plan
+from ossia.train.data import Document
+from ossia.train.evaluate import HeldOut
+from ossia.train.extrapolate import bits_by_position, token_bytes, with_yarn
+from ossia.train.shards import encode
+from tests.train.conftest import TEXT
+from tests.train.models import build, small
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    (tmp_path / "text.txt").write_text(TEXT)
+    return Plan(
+        data=str(tmp_path / "text.txt"),
+        rungs="rope",
+        layers=1,
+        hidden=96,
+        vocab_size=300,
+        length=16,
+        batch_size=2,
+        steps=12,
+        seeds=2,
+    )
+
+
+def files(out: Path) -> dict[str, dict]:
+    found = {path.name: json.loads(path.read_text()) for path in (out / "runs").glob("*.json")}
+    for result in found.values():
+        result.pop("seconds")
+        for point in result["curve"]:
+            point.pop("seconds")
+    return found
+
+
+def test_a_ladder_stopped_anywhere_ends_with_the_same_numbers(plan: Plan, tmp_path: Path) -> None:
+    whole = Ablation.start(plan, tmp_path / "whole")
+    assert whole.train()
+    assert set(files(tmp_path / "whole")) == {
+        "gpt2-0.json",
+        "gpt2-1.json",
+        "rope-0.json",
+        "rope-1.json",
+    }
+    assert not [path for path in (tmp_path / "whole" / "runs").iterdir() if path.is_dir()]
+    Ablation.start(plan, tmp_path / "parts")
+    seen: list[tuple[str, int, int]] = []
+    for stop in (5, 12, 19, 1000):  # within the first run, at its end, within the second
+        seen_before = len(seen)
+        torch.manual_seed(99)  # another process has another random state
+        finished = Ablation(tmp_path / "parts").train(
+            lambda rung, seed, step: seen.append((rung.name, seed, step.step)),
+            lambda stop=stop: len(seen) == stop,
+        )
+        assert finished == (stop == 1000)
+        assert len(seen) > seen_before
+    # No step was made twice, and all of seed 0 before seed 1.
+    runs = [("gpt2", 0), ("rope", 0), ("gpt2", 1), ("rope", 1)]
+    assert seen == [(*run, step) for run in runs for step in range(1, 13)]
+    assert files(tmp_path / "parts") == files(tmp_path / "whole")
+
+
+def test_seeds_differ_and_rungs_share_their_batches(plan: Plan, tmp_path: Path) -> None:
+    ablation = Ablation.start(plan, tmp_path / "out")
+    (_, foot), (_, rope) = ablation.rungs
+    assert isinstance(foot.position, LearnedPositions)
+    assert isinstance(rope.position, RoPE)
+
+    def batch(config, seed):
+        settings = plan.settings(packed=False, seed=seed)
+        return ablation.trainer(config, settings, tmp_path / "states")._batches(3).inputs
+
+    assert torch.equal(batch(foot, 0), batch(rope, 0))
+    assert not torch.equal(batch(foot, 0), batch(foot, 1))
+
+
+def test_a_rung_of_packed_experts_is_judged_as_it_would_be_saved(
+    plan: Plan, tmp_path: Path
+) -> None:
+    ablation = Ablation.start(replace(plan, rungs="swiglu,moe,mxfp4", seeds=1), tmp_path / "out")
+    ablation.train()
+    found = ablation.results()
+    assert set(found["swiglu"][0]["by_format"]) == {"dense"}
+    for name, kind in (("moe", "dense"), ("mxfp4", "mxfp4")):
+        result = found[name][0]
+        assert set(result["by_format"]) == {"dense", "mxfp4"}
+        assert result["bits_per_byte"] == result["by_format"][kind]
+        assert result["curve"][-1]["held_out_bits_per_byte"] == pytest.approx(
+            result["bits_per_byte"], rel=1e-6
+        )
+        assert result["by_format"]["dense"] != result["by_format"]["mxfp4"]
+    # The last quarter alone saw rounded experts.
+    packed, dense = (found[name][0]["curve"] for name in ("mxfp4", "moe"))
+    alike = [a["loss"] == b["loss"] for a, b in zip(packed, dense, strict=True)]
+    steps = [point["step"] for point in packed]
+    assert alike == [step <= 9 for step in steps]
+
+
+def test_bits_by_position_are_those_of_a_plain_sum() -> None:
+    learned = tokenizer.learn([TEXT], 300)
+    end = tokenizer.control_id(learned, tokenizer.END_OF_TEXT)
+    texts = [TEXT[:700], TEXT[900:1000], TEXT[2000:3300]]  # the second is shorter than a window
+    held_out = [
+        HeldOut(str(i), encode([Document(str(i), text)], learned, end), len(text.encode()))
+        for i, text in enumerate(texts)
+    ]
+    config = replace(small(), vocab_size=300)
+    decoder = build(config).eval()
+    length, parts = 64, 4
+    found = bits_by_position(decoder, held_out, length, token_bytes(learned), parts)
+    bits, sizes = [0.0] * parts, [0] * parts
+    windows = 0
+    for document in held_out:
+        ids = document.tokens.tolist()
+        for start in range(0, len(ids) - length, length):
+            windows += 1
+            with torch.no_grad():
+                logits = decoder(torch.tensor([ids[start : start + length]]))[0].double()
+            for position in range(length):
+                target = ids[start + position + 1]
+                surprise = logits[position].logsumexp(0) - logits[position, target]
+                part = position * parts // length
+                bits[part] += surprise.item() / math.log(2)
+                sizes[part] += len(learned.decode([target]).encode())
+    assert windows > 5
+    assert found == pytest.approx([b / s for b, s in zip(bits, sizes, strict=True)], rel=1e-5)
+
+
+def test_the_bytes_of_a_texts_ids_are_its_bytes() -> None:
+    text = "naïve — “π ≈ 3”\n\t家 🙂"
+    learned = tokenizer.learn([TEXT, text * 20], 400)
+    end = tokenizer.control_id(learned, tokenizer.END_OF_TEXT)
+    ids = encode([Document("", text)], learned, end).long()
+    assert token_bytes(learned)[ids].sum() == len(text.encode())
+
+
+def test_yarn_is_read_with_the_training_length_as_its_original_context() -> None:
+    config = with_yarn(replace(small(), position=RoPE(theta=1e4)), 16, 4.0)
+    assert isinstance(config.position, RoPE)
+    yarn = config.position.yarn
+    assert yarn is not None
+    assert (yarn.factor, yarn.original_context, yarn.truncate) == (4.0, 16, False)
