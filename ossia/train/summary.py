@@ -26,6 +26,7 @@ Results = dict[str, list[dict[str, Any]]]  # by rung, of each seed
 def summarize(ablation: Ablation) -> dict[str, Any]:
     """Everything the report shows of the runs, ready for JSON; all must be finished."""
     plan, results = ablation.plan, ablation.results()
+    threads = torch.get_num_threads()
     configs = {rung.name: config for rung, config in ablation.rungs}
     flops = {
         name: training_flops(config, plan.length) * plan.batch_size * plan.length
@@ -74,9 +75,10 @@ def summarize(ablation: Ablation) -> dict[str, Any]:
         rungs.append(found)
         before = rung.name
     return {
-        "command": command("ablate", plan, ablation.out),
+        # Sums are made in another order by another number of threads.
+        "command": f"{command('ablate', plan, ablation.out)} --threads {threads}",
         "versions": versions(),
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "plan": asdict(plan),
         "text": ablation.text,
         "tokens": results[rungs[0]["name"]][0]["tokens"],
