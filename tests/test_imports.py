@@ -20,17 +20,24 @@ ALLOWED = {
     "model": {"config", "ops"},
     "checkpoint": {"config", "families", "model", "ops"},
     "text": set(),
+    "tools": set(),
     "engine": {"config", "model", "ops"},
     "compare": {"config", "families", "model"},
     "measure": {"checkpoint", "compare", "config", "engine", "model", "ops"},
-    "train": {"checkpoint", "compare", "config", "families", "model", "ops", "text"},
+    "train": {"checkpoint", "compare", "config", "families", "model", "ops", "text", "tools"},
     "api": {"checkpoint", "engine", "text"},
     "serve": {"api", "engine", "text"},
 }
 FREE = {"cli", "__init__", "__main__"}  # cli may import anything, and nothing imports it
 
 # Folders that know nothing of tensors, or of text.
-WITHOUT = {"config": {"torch"}, "families": {"torch"}, "text": {"torch"}, "engine": {"tokenizers"}}
+WITHOUT = {
+    "config": {"torch"},
+    "families": {"torch"},
+    "text": {"torch"},
+    "tools": {"torch"},
+    "engine": {"tokenizers"},
+}
 
 
 def folder_of(file: Path) -> str:

@@ -164,11 +164,12 @@ class LLM:
         tools: Sequence[Mapping[str, Any]] | None = None,
         reasoning_effort: str | None = None,
         thinking: bool = True,
+        date: str | None = None,
         **sampling: Unpack[Sampling],
     ) -> Reply:
         """The reply to a conversation; arguments as for `stream`."""
         builder = ReplyBuilder()
-        for event in self.stream(messages, tools, reasoning_effort, thinking, **sampling):
+        for event in self.stream(messages, tools, reasoning_effort, thinking, date, **sampling):
             builder.add(event)
         return builder.reply()
 
@@ -178,19 +179,22 @@ class LLM:
         tools: Sequence[Mapping[str, Any]] | None = None,
         reasoning_effort: str | None = None,
         thinking: bool = True,
+        date: str | None = None,
         **sampling: Unpack[Sampling],
     ) -> Stream:
         """The reply to a conversation as it is made: events, then Finished.
 
         messages, tools: as in OpenAI's Chat Completions; an assistant message may carry "reasoning"
         (`Reply.message` does). reasoning_effort: "low", "medium" or "high" for models that speak
-        harmony. thinking: for models that can go without.
+        harmony. thinking: for models that can go without. date: YYYY-MM-DD, what a prompt that
+        names the day says; today if None.
         """
         prompt = self.chat_format.render(
             [dict(message) for message in messages],
             tools=None if tools is None else [dict(tool) for tool in tools],
             reasoning_effort=reasoning_effort,
             thinking=thinking,
+            date=date,
         )
         self._check_ids(prompt)
         params, stop = self._sampling(sampling, self._eos_ids | self.chat_format.stop_ids)

@@ -83,6 +83,14 @@ def chat(
     thinking: Annotated[
         bool, typer.Option("--thinking/--no-thinking", help="Whether Qwen3 thinks first.")
     ] = True,
+    tools: Annotated[
+        bool,
+        typer.Option(
+            "--tools/--no-tools",
+            help="Let the model call `calculate` and `documentation`, which run here and change "
+            "nothing.",
+        ),
+    ] = False,
     hide_reasoning: Annotated[
         bool | None,
         typer.Option(
@@ -122,6 +130,7 @@ def chat(
     """
     from ossia.cli.conversation import Conversation, check_writable
     from ossia.cli.reply_view import PlainView, TerminalView, terminal_console
+    from ossia.tools import BUILT_IN
 
     if model is None:
         raise OssiaError(_NO_MODEL)
@@ -141,6 +150,7 @@ def chat(
         sampling,
         system=system,
         thinking=thinking,
+        tools=BUILT_IN if tools else (),
     )
     if reasoning_effort is not None:
         conversation.set_effort(reasoning_effort)
@@ -197,10 +207,21 @@ def _take_turn(
     if conversation.is_command(line):
         note(conversation.command(line))
         return
-    stream = conversation.ask(line)
-    view = new_view()
+    stream: Stream | None = conversation.ask(line)
+    while stream is not None:
+        _show_reply(conversation, stream, new_view(), interruptible)
+        stream = conversation.go_on()
+    if save is not None:
+        conversation.save(save)
+
+
+def _show_reply(
+    conversation: Conversation, stream: Stream, view: ReplyView, interruptible: bool
+) -> None:
+    """One reply as it comes, then what the tools that it calls return."""
     try:
         with ExitStack() as stack:
+            stack.callback(view.close)
             stack.enter_context(stream)
             if interruptible:
                 stack.enter_context(_interrupts(stream))
@@ -208,16 +229,15 @@ def _take_turn(
             for event in stream:
                 conversation.hear(event)
                 view.show(event)
+            for result in conversation.run_tools():
+                view.show_result(result)
     except KeyboardInterrupt:
         if not interruptible:
             raise
     finally:
-        view.close()
         remark = conversation.reply_ended()
     if remark:
         note(remark)
-    if save is not None:
-        conversation.save(save)
 
 
 @contextmanager

@@ -6,16 +6,18 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ossia.api import LLM, Finished, ReplyBuilder, Sampling, Stream
 from ossia.errors import OssiaError
 from ossia.text import Event
+from ossia.tools import Tool, call
 
 EFFORTS = ("low", "medium", "high")
 DEFAULT_EFFORT = "medium"  # harmony's
+_MOST_CALLS = 8  # in one turn: a model may ask for the same thing for ever
 _KINDS = {
     "harmony": "harmony chat",
     "template": "chat by the model's own template",
@@ -24,13 +26,26 @@ _KINDS = {
 
 
 class Conversation:
-    """One conversation with a model. Turns are `ask`, `hear` for each event, `reply_ended`."""
+    """One conversation with a model. A turn is `ask`, `hear` for each event, `run_tools`,
+    `reply_ended`; and the same again while `go_on` gives a stream.
+    """
 
     def __init__(
-        self, llm: LLM, sampling: Sampling, *, system: str | None = None, thinking: bool = True
+        self,
+        llm: LLM,
+        sampling: Sampling,
+        *,
+        system: str | None = None,
+        thinking: bool = True,
+        tools: Sequence[Tool] = (),
     ) -> None:
+        if tools and llm.chat_format.name == "plain":
+            raise OssiaError("this model has no chat format, so it cannot call tools")
         self._llm, self._sampling = llm, sampling
-        self.system, self.thinking = system, thinking
+        self.system, self.thinking, self.tools = system, thinking, tools
+        self._turn = 0  # where the messages of this turn begin
+        self._calls = 0  # in this turn
+        self._results: list[str] = []  # of the reply's calls
         self.effort: str | None = None
         self.messages: list[dict[str, Any]] = []
         self.ended = False
@@ -47,7 +62,8 @@ class Conversation:
     @property
     def title(self) -> str:
         kind = _KINDS[self._llm.chat_format.name]
-        return f"{kind}, context {self._llm.config.context_length:,} tokens"
+        tools = f", tools: {', '.join(tool.name for tool in self.tools)}" if self.tools else ""
+        return f"{kind}, context {self._llm.config.context_length:,} tokens{tools}"
 
     @staticmethod
     def is_command(line: str) -> bool:
@@ -66,17 +82,43 @@ class Conversation:
         """Begin the reply to a user's turn. If the model cannot take it (OssiaError), the
         conversation stays as it was.
         """
-        self._reply = ReplyBuilder()
+        self._turn, self._calls = len(self.messages), 0
         self.messages.append({"role": "user", "content": text})
+        return self._stream()
+
+    def run_tools(self) -> list[str]:
+        """What the tools return that the reply calls; nothing without tools, or if the reply did
+        not come to its end.
+        """
+        reply = self._reply.reply()
+        if self.tools and reply.finish_reason == "tool_calls":
+            self._results = [call(self.tools, c.name, c.arguments) for c in reply.tool_calls]
+        return self._results
+
+    def go_on(self) -> Stream | None:
+        """What the model says to the results of its calls; None if there are none. After too many
+        calls the turn is taken back (OssiaError).
+        """
+        if not self._results:
+            return None
+        self._calls += len(self._results)
+        if self._calls > _MOST_CALLS:
+            del self.messages[self._turn :]
+            raise OssiaError(f"more than {_MOST_CALLS} calls without an answer")
+        return self._stream()
+
+    def _stream(self) -> Stream:
+        self._reply, self._results = ReplyBuilder(), []
         try:
             return self._llm.stream(
                 self._all_messages(),
+                [tool.schema() for tool in self.tools] or None,
                 reasoning_effort=self.effort,
                 thinking=self.thinking,
                 **self._sampling,
             )
         except OssiaError as error:
-            self.messages.pop()
+            del self.messages[self._turn :]
             hint = "; /reset begins anew" if self.messages else ""
             raise OssiaError(f"{error}{hint}") from error
 
@@ -91,9 +133,13 @@ class Conversation:
         message = reply.message()
         unanswered = not message["content"] and not reply.tool_calls
         if unanswered and reply.finish_reason == "interrupted":
-            self.messages.pop()
+            del self.messages[self._turn :]
         else:
             self.messages.append(message)
+            self.messages += [
+                {"role": "tool", "tool_call_id": called.id, "name": called.name, "content": result}
+                for called, result in zip(reply.tool_calls, self._results, strict=False)
+            ]
         context = self._llm.config.context_length
         if reply.finish_reason == "interrupted":
             return "(stopped; your turn is taken back)" if unanswered else "(stopped)"
@@ -114,7 +160,10 @@ class Conversation:
 
     def save(self, path: Path) -> None:
         """Write the conversation, whole or not at all."""
-        record = {"reasoning_effort": self.effort, "messages": self._all_messages()}
+        record: dict[str, Any] = {"reasoning_effort": self.effort}
+        if self.tools:
+            record["tools"] = [tool.schema() for tool in self.tools]
+        record["messages"] = self._all_messages()
         content = json.dumps(record, ensure_ascii=False, indent=1) + "\n"
         try:
             descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

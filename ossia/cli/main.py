@@ -20,6 +20,7 @@ from ossia.cli.ablate import ablate
 from ossia.cli.bench import bench
 from ossia.cli.chat import chat
 from ossia.cli.convert import merge, quantize
+from ossia.cli.dialogues import dialogues
 from ossia.cli.finetune import finetune
 from ossia.cli.generate import generate
 from ossia.cli.inspect import inspect
@@ -71,6 +72,7 @@ for command, example in (
 ):
     app.command(epilog=f"Example: {example}")(command)
 app.add_typer(bench, name="bench")
+app.add_typer(dialogues, name="dialogues")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,9 +15,12 @@ from ossia.text import Channel, Event, TextDelta, ToolCallDelta, ToolCallStart
 
 
 class ReplyView(Protocol):
-    """Shows the events of one reply; `close` comes once after the last, however it ends."""
+    """Shows the events of one reply and what its calls returned; `close` comes once after the last,
+    however it ends.
+    """
 
     def show(self, event: Event | Finished) -> None: ...
+    def show_result(self, result: str) -> None: ...
     def close(self) -> None: ...
 
 
@@ -41,9 +44,14 @@ class PlainView:
             case ToolCallDelta(index, arguments):
                 self._write(index, arguments)
 
+    def show_result(self, result: str) -> None:
+        self.close()
+        self._write("result", f"<- {result}")
+
     def close(self) -> None:
         if not self._at_line_start:
             print(flush=True)
+            self._at_line_start = True
 
     def _write(self, section: object, piece: str) -> None:
         """Append to a section; a new one begins on a line of its own."""
@@ -93,6 +101,12 @@ class TerminalView:
                 self._write(f"→ {name} ")
             case ToolCallDelta(arguments=arguments):
                 self._write(arguments)
+
+    def show_result(self, result: str) -> None:
+        self._enter(_Section.CALL)
+        if not self._at_line_start:
+            self._write("\n")
+        self._write(f"← {result}")
 
     def close(self) -> None:
         self._waiting.stop()

@@ -62,6 +62,12 @@ def render_for_training(
     return ids
 
 
+def contents(messages: Sequence[Message]) -> list[str]:
+    """What the messages say, without headers, as `render` encodes it."""
+    functions = has_function_tools(messages)
+    return [_text(content, functions) for message in messages for content in message.content]
+
+
 def _without_stale_analysis(messages: Sequence[Message]) -> Sequence[Message]:
     spoken = [message for message in messages if message.role == Role.ASSISTANT]
     if not spoken or spoken[-1].channel != "final":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import sysconfig
@@ -12,10 +13,10 @@ from typing import Any
 
 from ossia.errors import OssiaError
 
-STDLIB = "stdlib"  # as --data: the source of the running Python's standard library
+STDLIB = "stdlib"  # as --data: source and documentation of the running Python's standard library
 
 # Tests, programs that are not a library, what pip or a distribution adds, and tables of data
-# written as code.
+# written as code (`pydoc_data` among them, whose texts are read as texts).
 _SKIPPED_FOLDERS = {
     "__pycache__",
     "dist-packages",
@@ -28,6 +29,7 @@ _SKIPPED_FOLDERS = {
     "tests",
     "turtledemo",
 }
+_TOPICS = "pydoc_data/topics.py"  # the language reference that `help()` shows
 _SKIPPED_PREFIXES = (
     "_sysconfigdata",
     "encodings/cp",
@@ -116,8 +118,8 @@ def read(source: str) -> Corpus:
 
 
 def stdlib_documents(root: Path | None = None) -> list[Document]:
-    """The modules of the standard library that are worth learning from, by name; `root` is the
-    running Python's unless given.
+    """The modules of the standard library that are worth learning from, by name, and the topics of
+    its language reference; `root` is the running Python's unless given.
     """
     root = root or Path(sysconfig.get_path("stdlib"))
     documents = []
@@ -130,7 +132,18 @@ def stdlib_documents(root: Path | None = None) -> list[Document]:
                 documents.append(Document(name, file.read_text(encoding="utf-8")))
             except UnicodeDecodeError:
                 continue  # a few modules declare another encoding
+    documents += _topics(root / _TOPICS)
     return [document for document in documents if document.text]
+
+
+def _topics(file: Path) -> Iterator[Document]:
+    """The texts of a module that does nothing but assign a dictionary of them to one name."""
+    if not file.is_file():
+        return  # some distributions leave it out
+    (assignment,) = ast.parse(file.read_text(encoding="utf-8")).body
+    assert isinstance(assignment, ast.Assign)
+    for name, text in ast.literal_eval(assignment.value).items():
+        yield Document(f"{_TOPICS}:{name}", text)
 
 
 def _read_stdlib() -> Corpus:

@@ -82,9 +82,9 @@ PRESETS: dict[str, ModelConfig] = {
         experts=16,
         chosen=2,
         intermediate=128,
-        window=64,
+        window=128,
         context=1024,
-        original_context=256,
+        original_context=512,
     ),
     "small-gpt2": ModelConfig(
         vocab_size=_ANY_VOCABULARY,

@@ -5,6 +5,7 @@ record of its making left in a folder.
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ossia.errors import OssiaError
 from ossia.model import Decoder
 from ossia.ops.training import TRAINING
 from ossia.train import data, parallel, presets, quantized, shards, texts, tokenizer
+from ossia.train.chat_words import chat_words
 from ossia.train.evaluate import SummedLoss, bits_per_byte, loss_of
 from ossia.train.folder import FolderRun, Prepared, write_json, writing
 from ossia.train.loop import Trainer
@@ -38,7 +40,8 @@ class Run(FolderRun):
     @classmethod
     def prepare(cls, settings: Settings) -> Prepared:
         corpus = data.read(settings.data)
-        vocabulary = tokenizer.learn((d.text for d in corpus.train), settings.vocab_size)
+        seen = chain((document.text for document in corpus.train), chat_words())
+        vocabulary = tokenizer.learn(seen, settings.vocab_size)
         config = presets.architecture(settings.config, vocabulary)
         _check(settings, config)
 

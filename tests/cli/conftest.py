@@ -74,7 +74,7 @@ def script(monkeypatch, bytes_folder):
 
     def install(*scripts, folder=bytes_folder, **options):
         llm, engine = scripted_llm(folder, scripts, **options)
-        for command in ("generate", "chat"):
+        for command in ("generate", "chat", "dialogues"):
             monkeypatch.setattr(f"ossia.cli.{command}.open_llm", lambda *_: llm)
         return engine
 

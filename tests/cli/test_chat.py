@@ -11,6 +11,7 @@ from ossia.cli.chat import _interrupts, _no_echo
 from ossia.cli.conversation import Conversation
 from ossia.errors import OssiaError
 from ossia.text import Channel, TextDelta, load_tokenizer
+from ossia.tools import BUILT_IN
 from tests.scripted import CONTROL, scripted_llm, write_byte_tokenizer
 
 
@@ -24,6 +25,11 @@ def final(text, analysis="Hm."):
 CALL = (
     "<|channel|>commentary to=functions.weather <|constrain|>json"
     '<|message|>{"city": "Oslo"}<|call|>'
+)
+
+CALCULATE = (
+    "<|channel|>commentary to=functions.calculate <|constrain|>json"
+    '<|message|>{"expression": "6 * 7"}<|call|>'
 )
 
 
@@ -64,6 +70,32 @@ class TestPipe:
         stdin("Weather?\nWell?\n")
         result = ossia_command("chat", "--model", "scripted")
         assert result.out == 'weather {"city": "Oslo"}\nIt rains.\n'
+
+    def test_tools_are_run_and_the_model_answers_their_results(
+        self, ossia_command, script, stdin, bytes_folder, tmp_path
+    ):
+        engine = script(CALCULATE, final("It is 42."), final("Yes."))
+        stdin("6 * 7?\nSure?\n")
+        file = tmp_path / "talk.json"
+        result = ossia_command("chat", "--model", "scripted", "--tools", "--save", file)
+        assert result.out == 'calculate {"expression": "6 * 7"}\n<- 42\nIt is 42.\nYes.\n'
+        prompt = prompt_text(engine, 1, bytes_folder)
+        assert "type documentation = (_: {" in prompt
+        assert prompt.endswith(
+            "<|start|>functions.calculate to=assistant<|channel|>commentary<|message|>42<|end|>"
+            "<|start|>assistant"
+        )
+        saved = json.loads(file.read_text())
+        assert [tool["function"]["name"] for tool in saved["tools"]] == [t.name for t in BUILT_IN]
+        roles = [message["role"] for message in saved["messages"]]
+        assert roles == ["user", "assistant", "tool", "assistant", "user", "assistant"]
+
+    def test_without_tools_nothing_is_run(self, ossia_command, script, stdin, bytes_folder):
+        engine = script(CALCULATE)
+        stdin("6 * 7?\n")
+        ossia_command("chat", "--model", "scripted", "--no-tools")
+        assert len(engine.requests) == 1
+        assert "# Tools" not in prompt_text(engine, 0, bytes_folder)
 
     def test_effort_reaches_the_prompt(self, ossia_command, script, stdin, bytes_folder):
         engine = script(final("a"), final("b"))
@@ -110,16 +142,21 @@ class TestPipe:
 def conversation(bytes_folder):
     def build(*scripts):
         llm, engine = scripted_llm(bytes_folder, scripts)
-        return Conversation(llm, {}), engine
+        return Conversation(llm, {}, tools=BUILT_IN), engine
 
     return build
 
 
 def converse(conversation, text):
-    with conversation.ask(text) as stream:
-        for event in stream:
-            conversation.hear(event)
-    return conversation.reply_ended()
+    stream, remark = conversation.ask(text), ""
+    while stream is not None:
+        with stream:
+            for event in stream:
+                conversation.hear(event)
+        conversation.run_tools()
+        remark = conversation.reply_ended()
+        stream = conversation.go_on()
+    return remark
 
 
 class TestCommands:
@@ -185,6 +222,29 @@ class TestEndings:
         for event in stream:
             talk.hear(event)
         assert "your turn is taken back" in talk.reply_ended()
+        assert talk.messages == []
+
+    def test_a_turn_interrupted_after_a_call_is_taken_back_whole(self, conversation):
+        talk, _ = conversation(final("Hello."), CALCULATE, "<|channel|>analysis<|message|>Hm")
+        converse(talk, "x")
+        before = list(talk.messages)
+        for event in talk.ask("6 * 7?"):
+            talk.hear(event)
+        assert talk.run_tools() == ["42"]
+        talk.reply_ended()
+        stream = talk.go_on()
+        assert stream is not None
+        stream.interrupt()
+        for event in stream:
+            talk.hear(event)
+        assert "your turn is taken back" in talk.reply_ended()
+        assert talk.messages == before
+
+    def test_a_model_that_calls_for_ever_is_stopped(self, conversation):
+        talk, engine = conversation(*[CALCULATE] * 20)
+        with pytest.raises(OssiaError, match="calls without an answer"):
+            converse(talk, "x")
+        assert len(engine.requests) < 12
         assert talk.messages == []
 
     def test_an_empty_answer_says_so(self, conversation):
@@ -255,3 +315,9 @@ def test_preambles_are_part_of_what_is_said(conversation):
 def test_the_title_says_how_the_model_is_talked_to(tmp_path, control, begins):
     llm, _ = scripted_llm(write_byte_tokenizer(tmp_path, control), [])
     assert Conversation(llm, {}).title.startswith(begins)
+
+
+def test_tools_need_a_chat_format(tmp_path):
+    llm, _ = scripted_llm(write_byte_tokenizer(tmp_path, ["<|endoftext|>"]), [])
+    with pytest.raises(OssiaError, match="cannot call tools"):
+        Conversation(llm, {}, tools=BUILT_IN)

@@ -14,16 +14,18 @@ COMMANDS = (
     "merge",
     "ablate",
     "bench",
+    "dialogues",
 )
+SUBCOMMANDS = ("bench machine", "bench cpu", "dialogues write", "dialogues score")
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "bench machine", "bench cpu"])
+@pytest.mark.parametrize("command", [*COMMANDS, *SUBCOMMANDS])
 def test_help_ends_with_an_example_of_the_command(ossia_command, command):
     last = ossia_command(*command.split(), "--help").out.strip().rsplit("\n\n", 1)[-1]
     assert last.strip().startswith(f"Example: ossia {command} ")
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "bench machine", "bench cpu"])
+@pytest.mark.parametrize("command", [*COMMANDS, *SUBCOMMANDS])
 def test_an_option_names_its_value_and_not_a_python_type(ossia_command, command):
     options = ossia_command(*command.split(), "--help").out.partition("\nOptions:")[2]
     assert re.findall(r"<(?:str|int|float|path)>", options) == []

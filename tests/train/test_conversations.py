@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ossia import text
 from ossia.errors import OssiaError
@@ -83,6 +84,11 @@ def harmony(gpt_oss_folder: Path, gpt_oss_tokenizer: Tokenizer) -> ChatFormat:
 @pytest.fixture(scope="module")
 def qwen(qwen3_folder: Path, qwen3_tokenizer: Tokenizer) -> ChatFormat:
     return text.load_format(qwen3_folder, qwen3_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def their_qwen(qwen3_folder: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(qwen3_folder)
 
 
 def conversation(messages: list[dict], tools: list[dict] | None = None) -> Conversation:
@@ -204,12 +210,9 @@ def test_what_only_continues_is_one_text(
 
 @pytest.mark.parametrize("name", ALL)
 def test_qwen_learns_each_reply_after_the_prompt_of_inference(
-    name: str, qwen: ChatFormat, qwen3_tokenizer: Tokenizer, qwen3_folder: Path
+    name: str, qwen: ChatFormat, qwen3_tokenizer: Tokenizer, their_qwen: PreTrainedTokenizerBase
 ) -> None:
     """Prompt and reply together are what transformers renders of the messages up to the reply."""
-    from transformers import AutoTokenizer
-
-    theirs = AutoTokenizer.from_pretrained(qwen3_folder)
     messages, tools = ALL[name], tools_of(ALL[name])
     examples = conversations.render(conversation(messages, tools), qwen, DATE)
     turns = prompts_and_replies(examples)
@@ -228,7 +231,7 @@ def test_qwen_learns_each_reply_after_the_prompt_of_inference(
             else message
             for message in messages[: n + 1]
         ]
-        whole = theirs.apply_chat_template(
+        whole = their_qwen.apply_chat_template(
             known, tools=tools, tokenize=False, enable_thinking=any(reasoning)
         )
         assert qwen3_tokenizer.decode([*prompt, *reply]) + "\n" == whole

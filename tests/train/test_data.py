@@ -17,6 +17,7 @@ def test_the_library_is_split_by_module() -> None:
     assert tuple(document.name for document in corpus.held_out) == data.STDLIB_HELD_OUT
     assert {"json/encoder.py", "dataclasses.py", "asyncio/events.py"} <= trained
     assert not trained & set(data.STDLIB_HELD_OUT)
+    assert any(name.startswith("pydoc_data/topics.py:") for name in trained)
     assert not any(name.startswith(("test/", "idlelib/", "site-packages/")) for name in trained)
 
 

@@ -50,10 +50,18 @@ def test_transformers_reads_the_same_ids(folder: Path) -> None:
     assert theirs.eos_token == "<|return|>"
 
 
-def test_text_is_split_as_o200k_splits_it(gpt_oss_folder: Path) -> None:
+def test_text_is_split_as_o200k_splits_it_but_for_digits(gpt_oss_folder: Path) -> None:
     published = json.loads((gpt_oss_folder / "tokenizer.json").read_text(encoding="utf-8"))
     split = published["pre_tokenizer"]["pretokenizers"][0]
-    assert split["pattern"]["Regex"] == tokenizer.SPLIT_PATTERN
+    digits_alone = split["pattern"]["Regex"].replace(r"\p{N}{1,3}", r"\p{N}")
+    assert digits_alone == tokenizer.SPLIT_PATTERN
+
+
+def test_digits_stand_alone(folder: Path) -> None:
+    ours = text.load_tokenizer(folder)
+    numbers = tokenizer.learn(["x = 1234 + 1234\n" * 50], 320)
+    assert [ours.decode([id]) for id in ours.encode("12345")] == list("12345")
+    assert not any(len(token) > 1 and any(map(str.isdigit, token)) for token in numbers.get_vocab())
 
 
 def test_learning_is_deterministic() -> None:

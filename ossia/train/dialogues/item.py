@@ -1,0 +1,51 @@
+"""One question with its worked answer, before it becomes a chat."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+_HELD_OUT_SHARE = 20
+
+
+class Effort(StrEnum):
+    """How long the analysis is: none or a line, short, step by step."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A tool's name, what the model writes into its one parameter, and what comes back."""
+
+    tool: str
+    parameter: str
+    value: str
+    result: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is asked and how it is answered at every effort.
+
+    is_held_out: whether it is never trained on. questions: ways to ask it. thoughts: the analysis
+    by effort, before the first call if there are calls; an empty one is left out. answer: the final
+    text, put in one way so that right is equal.
+    """
+
+    task: str
+    is_held_out: bool
+    questions: tuple[str, ...]
+    thoughts: dict[Effort, str]
+    answer: str
+    calls: tuple[Call, ...] = ()
+    tools: tuple[dict[str, Any], ...] = ()  # that the question needs
+
+
+def chosen_by_hash(key: str) -> bool:
+    """Whether what goes by this name is held out: one in twenty, the same in every run."""
+    return hashlib.sha256(key.encode()).digest()[0] % _HELD_OUT_SHARE == 0

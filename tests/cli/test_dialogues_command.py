@@ -1,0 +1,150 @@
+"""`ossia dialogues`: files that fine-tuning reads, and scores of a model that follows a script."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+def call(name: str, arguments: str, end: str = "<|call|>") -> str:
+    return f"<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{arguments}{end}"
+
+
+def final(text: str, end: str = "<|return|>") -> str:
+    return f"<|channel|>final<|message|>{text}{end}"
+
+
+def chat(*messages: dict, task: str = "sum", effort: str = "low") -> dict:
+    question = {"role": "user", "content": "?"}
+    return {
+        "task": task,
+        "reasoning_effort": effort,
+        "date": "2031-12-24",
+        "messages": [question, *messages],
+    }
+
+
+def answer(text: str) -> dict:
+    return {"role": "assistant", "content": text}
+
+
+def calling(name: str, arguments: str, result: str) -> tuple[dict, dict]:
+    made = {"id": "1", "type": "function", "function": {"name": name, "arguments": arguments}}
+    return (
+        {"role": "assistant", "content": "", "tool_calls": [made]},
+        {"role": "tool", "tool_call_id": "1", "content": result},
+    )
+
+
+@pytest.fixture
+def score(ossia_command, script, tmp_path):
+    """Score scripts on chats: the report, the engine, and what was wrong."""
+
+    def run(chats, *scripts, options=()):
+        engine = script(*scripts)
+        file, wrong = tmp_path / "chats.jsonl", tmp_path / "wrong.jsonl"
+        file.write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+        options = ("--data", file, "--wrong", wrong, *options)
+        result = ossia_command("dialogues", "score", "--model", "scripted", "--json", *options)
+        assert result.code == 0, result.err
+        return json.loads(result.out), engine, list(map(json.loads, wrong.open()))
+
+    return run
+
+
+def test_files_are_written_whole_and_the_same_each_time(ossia_command, tmp_path):
+    for name in "ab":
+        result = ossia_command(
+            "dialogues", "write", "--out", tmp_path / name, "--count", 20, "--held-out", 1
+        )
+        assert result.code == 0
+        assert "train.jsonl: 20 chats" in result.out
+    for name in ("train.jsonl", "held_out.jsonl"):
+        text = (tmp_path / "a" / name).read_text()
+        assert text == (tmp_path / "b" / name).read_text()
+        assert all(json.loads(line)["messages"] for line in text.splitlines())
+    again = ossia_command("dialogues", "write", "--out", tmp_path / "a")
+    assert (again.code, "not an empty folder" in again.err) == (2, True)
+
+
+def test_right_answers_are_counted_by_task_and_effort(score):
+    chats = [
+        chat(answer("4"), effort="low"),
+        chat(answer("4"), effort="high"),
+        chat(answer("b"), task="letter", effort="high"),
+    ]
+    thinking = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"
+    report, engine, wrong = score(chats, final("5"), thinking + final("4"), thinking + final("b"))
+    assert report["accuracy"] == {"sum": {"low": 0, "high": 1}, "letter": {"high": 1}}
+    assert report["mean_accuracy"] == {"low": 0, "high": 1}
+    assert report["mean_reasoning_tokens"] == {"low": 0, "high": 3}
+    assert report["well_formed"] == 1
+    assert engine.most_at_once == 3
+    assert [one["replied"][-1]["content"] for one in wrong] == ["5"]
+
+
+def test_tools_are_run_and_those_of_the_chat_return_what_is_on_file(score):
+    own = chat(*calling("weather", '{"city": "Oslo"}', "rain"), answer("rain"))
+    built_in = chat(*calling("calculate", '{"expression": "6 * 7"}', "42"), answer("42"))
+    report, engine, wrong = score(
+        [own, built_in, own],
+        call("weather", '{"city": "Oslo"}'),
+        call("calculate", '{"expression": "6 * 7"}'),
+        call("weather", '{"city": "Rome"}'),
+        # In the order in which the calls end: the longest is the second chat's.
+        final("rain"),
+        final("sun"),
+        final("42"),
+    )
+    assert (report["well_formed"], report["accuracy"]["sum"]["low"]) == (1, 0.6667)
+    assert len(engine.requests) == 6
+    assert [message.get("content") for message in wrong[0]["replied"]] == [
+        "?",
+        "",
+        "error: nothing found",
+        "sun",
+    ]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        final("4", end="<|end|>"),
+        "<|message|>4<|return|>",
+        "<|channel|>analysis<|message|>4<|return|>",
+        "<|channel|>final<|message|>4<|end|><|start|>assistant" + final("4"),
+        "<|channel|>poem<|message|>4<|end|><|start|>assistant" + final("4"),
+    ],
+)
+def test_harmony_that_is_not_to_the_letter_is_told(score, reply):
+    report, _, _ = score([chat(answer("4"))], reply)
+    assert report["well_formed"] == 0
+
+
+def test_a_call_that_is_no_json_is_not_well_formed(score):
+    report, _, _ = score([chat(answer("4"))], call("calculate", "6 * 7"), final("4"))
+    assert (report["well_formed"], report["accuracy"]["sum"]["low"]) == (0, 1)
+
+
+def test_a_model_that_calls_for_ever_is_given_up(score):
+    report, engine, _ = score([chat(answer("4"))], *[call("calculate", "{}")] * 20)
+    assert report["accuracy"]["sum"]["low"] == 0
+    assert len(engine.requests) < 10
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        ("{", "line 1: not a chat"),
+        ('{"messages": []}', "line 1: not a chat"),
+        (json.dumps(chat()), "line 1: does not end with the assistant's answer"),
+    ],
+)
+def test_a_file_that_cannot_be_scored_is_named(ossia_command, script, tmp_path, content, message):
+    file = tmp_path / "chats.jsonl"
+    if content is not None:
+        file.write_text(content)
+    result = ossia_command("dialogues", "score", "--data", file, "--model", "scripted")
+    assert (result.code, message in result.err, "chats.jsonl" in result.err) == (2, True, True)

@@ -1,0 +1,158 @@
+"""Dialogues to learn from: worked right, held out by what is asked, the same for a seed."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import islice
+from random import Random
+
+import pytest
+
+from ossia.text.harmony_messages import from_chat
+from ossia.text.harmony_render import contents
+from ossia.tools import BUILT_IN, call
+from ossia.tools.documentation import documentation
+from ossia.train import dialogues
+from ossia.train.dialogues import arithmetic, calls, library, strings, talk
+from ossia.train.dialogues.item import Effort, Item
+
+MODULES = (arithmetic, strings, library, calls, talk)
+TASKS = list(dict.fromkeys(task for module in MODULES for task in module.TASKS))
+
+
+def draw(task, count: int = 200) -> list[Item]:
+    random = Random(1)
+    return [task(random) for _ in range(count)]
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.__name__)
+def test_some_of_every_task_is_held_out_and_never_trained_on(task) -> None:
+    items = draw(task, 1000)
+    assert 0 < sum(item.is_held_out for item in items) < len(items) / 2
+    seen: dict[str, bool] = {}
+    for item in items:
+        for question in item.questions:
+            assert seen.setdefault(question, item.is_held_out) == item.is_held_out
+
+
+def test_the_split_is_by_question() -> None:
+    def asked(chats) -> set[tuple[str, str]]:
+        return {(c.task, c.messages[-2]["content"].lower().rstrip(".?!")) for c in chats}
+
+    held_out = asked(c for c in dialogues.held_out(0, 20) if c.messages[-2]["role"] == "user")
+    assert not held_out & asked(dialogues.training(0, 2500))
+
+
+def test_a_seed_says_everything_and_a_longer_run_begins_like_a_shorter_one() -> None:
+    chats = [chat.line() for chat in dialogues.training(3, 300)]
+    assert chats == [chat.line() for chat in islice(dialogues.training(3, 900), 300)]
+    assert chats != [chat.line() for chat in dialogues.training(4, 300)]
+    held_out = [chat.line() for chat in dialogues.held_out(3, 4)]
+    assert held_out == [chat.line() for chat in dialogues.held_out(3, 4)]
+
+
+def test_efforts_are_asked_the_same_and_think_longer() -> None:
+    chats = list(dialogues.held_out(0, 5))
+    assert len(chats) == 5 * len(Effort) * len({chat.task for chat in chats})
+    for low, medium, high in zip(chats[::3], chats[1::3], chats[2::3], strict=True):
+        assert (low.task, low.tools, low.date) == (medium.task, medium.tools, medium.date)
+        assert low.messages[:2] == high.messages[:2] or low.messages[0] == high.messages[0]
+        thoughts = [
+            " ".join(message.get("reasoning", "") for message in chat.messages)
+            for chat in (low, medium, high)
+        ]
+        assert not thoughts[0].strip()
+        assert 0 < len(thoughts[1]) <= len(thoughts[2])
+
+
+def test_sums_are_right_at_every_line() -> None:
+    """Everything that looks like an equation is one."""
+    tasks = (arithmetic.addition, arithmetic.subtraction, arithmetic.multiplication)
+    for item in (item for task in tasks for item in draw(task)):
+        texts = [item.answer, *item.thoughts.values()]
+        equations = re.findall(r"(?<![\w*+-])([\d ]+(?:[-+*] ?\d+ ?)+)= ?(\d+)", " ".join(texts))
+        assert len(equations) >= 2
+        for left, right in equations:
+            assert eval(re.sub(r"\b0+(?=\d)", "", left)) == int(right), (item, left)
+
+
+def test_digits_and_carries_add_up_to_the_answer() -> None:
+    tasks = (arithmetic.addition, arithmetic.subtraction, arithmetic.multiplication)
+    for item in (item for task in tasks for item in draw(task)):
+        result = re.findall(r"\d+", item.answer)[-1]
+        written = re.findall(r"[Ww]rite (\d)", item.thoughts[Effort.HIGH])
+        assert "".join(reversed(written)).lstrip("0") == result.lstrip("0")
+        assert item.thoughts[Effort.HIGH].endswith(f"{' '.join(reversed(result))}: {result}.")
+
+
+def test_comparing_and_sorting_are_right() -> None:
+    for item in draw(arithmetic.comparison):
+        a, b = map(int, re.findall(r"\d+", item.questions[0]))
+        assert item.answer == f"The larger number is {max(a, b)}."
+    for item in draw(arithmetic.sorting):
+        numbers = list(map(int, re.findall(r"\d+", item.questions[0])))
+        assert list(map(int, re.findall(r"\d+", item.answer))) == sorted(numbers)
+
+
+def test_letters_are_those_of_the_word() -> None:
+    for item in draw(strings.reverse):
+        word, backwards = re.fullmatch(r"The reverse of (\w+) is (\w+)\.", item.answer).groups()
+        assert backwards == word[::-1]
+        assert " ".join(word) in item.thoughts[Effort.MEDIUM]
+    for item in draw(strings.count):
+        letter, times, word = re.fullmatch(
+            r"The letter (\w) appears (\d) times? in (\w+)\.", item.answer
+        ).groups()
+        assert word.count(letter) == int(times)
+    for item in draw(strings.length):
+        word, length = re.fullmatch(r"The word (\w+) has (\d) letters\.", item.answer).groups()
+        assert len(word) == int(length)
+        assert f"{length} {word[-1]}." in item.thoughts[Effort.HIGH]
+    for item in draw(strings.letter):
+        name, word, letter = re.fullmatch(
+            r"(The first letter|The last letter|Letter \d) of (\w+) is (\w)\.", item.answer
+        ).groups()
+        place = {"The first letter": 1, "The last letter": len(word)}.get(name)
+        assert word[(place or int(name[-1])) - 1] == letter
+    for item in draw(strings.uppercase):
+        word, upper = re.fullmatch(r"In uppercase (\w+) is (\w+)\.", item.answer).groups()
+        assert word.upper() == upper
+
+
+def test_results_are_those_of_the_tools_and_make_the_answer() -> None:
+    names = {tool.name for tool in BUILT_IN}
+    for chat in dialogues.training(0, 800):
+        calls = [c for message in chat.messages for c in message.get("tool_calls", ())]
+        results = [m["content"] for m in chat.messages if m["role"] == "tool"]
+        offered = {tool["function"]["name"] for tool in chat.tools}
+        assert len(calls) == len(results)
+        for made, result in zip(calls, results, strict=True):
+            function = made["function"]
+            assert function["name"] in offered
+            if function["name"] in names:
+                assert call(BUILT_IN, function["name"], function["arguments"]) == result
+            else:
+                assert f" is {result}." in chat.messages[-1]["content"]
+
+
+def test_answers_on_the_library_are_its_docstrings() -> None:
+    for item in draw(library.looked_up, 60):
+        name, _, sentence = item.answer.partition(": ")
+        assert sentence in documentation(name)
+        assert item.calls[0].value == name
+    assert "str.upper: Return a copy of the string converted to uppercase." in {
+        item.answer for item in draw(library.by_heart, 1000)
+    }
+
+
+def test_every_chat_can_be_rendered() -> None:
+    for chat in dialogues.held_out(0, 2):
+        value = json.loads(chat.line())
+        messages = from_chat(
+            value["messages"],
+            tools=value.get("tools"),
+            reasoning_effort=value["reasoning_effort"],
+            date=value["date"],
+        )
+        assert f"Current date: {chat.date}" in contents(messages)[0]
