@@ -93,7 +93,7 @@ def test_ctrl_c_ends_with_130_and_no_traceback(model_folder):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, errors
     assert "Traceback" not in errors
 
 
