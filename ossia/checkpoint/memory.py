@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+from ossia.ops.control_groups import groups, read
 from ossia.errors import OssiaError
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
@@ -22,57 +24,39 @@ def format_size(size: float) -> str:
     return f"{size / 10**9:,.1f} GB" if size >= 10**8 else f"{size / 10**6:,.1f} MB"
 
 
-def available_memory(
-    proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")
-) -> int | None:
+def available_memory(root: Path = Path("/")) -> int | None:
     """Bytes that can still be used without swapping; None where the system does not say.
 
     The least of what the machine has and of what each control group that holds this process leaves
-    of its limit (versions 1 and 2). Cached files count as free, as the system drops them.
+    of its limit. Cached files count as free, as the system drops them. root: where proc and
+    sys/fs/cgroup lie, elsewhere in tests.
     """
-    try:
-        meminfo = (proc / "meminfo").read_text(encoding="ascii")
-        groups = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    found = re.search(r"^MemAvailable:\s+(\d+) kB$", meminfo, re.MULTILINE)
+    found = re.search(r"^MemAvailable:\s+(\d+) kB$", read(root / "proc/meminfo"), re.MULTILINE)
     if found is None:
         return None
     left = [int(found[1]) << 10]
-    for line in groups:
-        _, controllers, path = line.split(":", 2)
-        names = controllers.split(",")
-        if "memory" in names:
-            left += _left_in(cgroups / "memory", path, _V1)
-        elif names == [""]:
-            left += _left_in(cgroups, path, _V2)
+    for version, group in groups("memory", root):
+        left += _left_in(group, *_FILES[version])
     return max(0, min(left))
 
 
-# The files of a control group: its limit, what it uses, and in memory.stat the cached files.
-_V1 = (
-    "memory.limit_in_bytes",
-    "memory.usage_in_bytes",
-    ("total_inactive_file", "total_active_file"),
-)
-_V2 = ("memory.max", "memory.current", ("inactive_file", "active_file"))
+# By version, the files of a control group: its limit, what it uses, and in memory.stat the cached
+# files.
+_FILES = {
+    1: (
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        ("total_inactive_file", "total_active_file"),
+    ),
+    2: ("memory.max", "memory.current", ("inactive_file", "active_file")),
+}
 
 
-def _left_in(root: Path, path: str, names: tuple[str, str, tuple[str, str]]) -> list[int]:
-    """What each group from `path` up to the root leaves. In a container the path may be that of the
-    host, and the group lie at the root.
-    """
-    left = []
-    group = root / path.strip("/")
-    for folder in (group, *group.parents):
-        if not folder.is_relative_to(root):
-            break
-        try:
-            limit, used = (int((folder / name).read_text(encoding="ascii")) for name in names[:2])
-            stat = dict(
-                line.split() for line in (folder / "memory.stat").read_text("ascii").splitlines()
-            )
-        except (OSError, ValueError):  # no such group, or no limit: "max"
-            continue
-        left.append(limit - used + sum(int(stat.get(name, 0)) for name in names[2]))
-    return left
+def _left_in(group: Path, limit: str, used: str, cached: tuple[str, str]) -> Iterator[int]:
+    """What a group leaves; nothing where there is no such group, or no limit: "max"."""
+    try:
+        left = int(read(group / limit)) - int(read(group / used))
+        stat = dict(line.split() for line in read(group / "memory.stat").splitlines())
+        yield left + sum(int(stat.get(name, 0)) for name in cached)
+    except ValueError:
+        return

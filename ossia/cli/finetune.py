@@ -8,7 +8,34 @@ from typing import Annotated, Any
 
 import typer
 
-from ossia.cli.training import Experts, Optimizer, Precision, Schedule, follow, number
+from ossia.cli.training import (
+    AccumulateOption,
+    BalanceOption,
+    ClipOption,
+    DecayOption,
+    EvalEveryOption,
+    ExpertParallelOption,
+    Experts,
+    LearningRateOption,
+    MXFP4StepsOption,
+    Optimizer,
+    OptimizerOption,
+    OutOption,
+    Precision,
+    PrecisionOption,
+    RecomputeOption,
+    RecordOption,
+    ResumeOption,
+    SaveEveryOption,
+    Schedule,
+    ScheduleOption,
+    TensorBoardOption,
+    WarmupOption,
+    WeightDecayOption,
+    ZLossOption,
+    follow,
+    number,
+)
 
 
 class TooLong(StrEnum):
@@ -19,15 +46,7 @@ class TooLong(StrEnum):
 
 def finetune(
     context: typer.Context,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FOLDER",
-            help="Where the checkpoint goes: a new folder, or with --resume that of the run.",
-        ),
-    ],
+    out: OutOption,
     model: Annotated[
         str,
         typer.Option(
@@ -44,10 +63,7 @@ def finetune(
             help="Conversations as JSON lines: messages, and maybe tools and reasoning_effort.",
         ),
     ] = "",
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Continue the run in --out with the settings it began with."),
-    ] = False,
+    resume: ResumeOption = False,
     eval_data: Annotated[
         str, typer.Option(metavar="FILE", help="Conversations held out, as --data.")
     ] = "",
@@ -57,7 +73,7 @@ def finetune(
     epochs: Annotated[float, number("Passes over the conversations.", metavar="X")] = 3.0,
     steps: Annotated[int, number("Batches to train on. [default: as many as --epochs make]")] = 0,
     batch_size: Annotated[int, number("Rows of packed conversations in a batch.")] = 8,
-    accumulate: Annotated[int, number("Parts of a batch, computed one after another.")] = 1,
+    accumulate: AccumulateOption = 1,
     length: Annotated[
         int, number("Tokens in a row. [default: the model's context, at most 2048]")
     ] = 0,
@@ -83,48 +99,28 @@ def finetune(
     targets: Annotated[
         str, typer.Option(metavar="NAMES", help="Some of attention,mlp,experts.")
     ] = "attention,mlp,experts",
-    optimizer: Annotated[
-        Optimizer, typer.Option(help="muon is for hidden matrices, with AdamW for all else.")
-    ] = Optimizer.adamw,
-    learning_rate: Annotated[
-        float,
-        number("At its peak; falls to 0.", "--learning-rate", "--lr", metavar="X"),
-    ] = 2e-5,
-    warmup: Annotated[int, number("Steps in which the learning rate rises.")] = 10,
-    schedule: Annotated[
-        Schedule, typer.Option(help="Falls as a cosine, or stays until the last --decay steps.")
-    ] = Schedule.cosine,
-    decay: Annotated[int, number("Steps of wsd's fall; 0 is a fifth of all.")] = 0,
-    weight_decay: Annotated[float, number("Of matrices only.", metavar="X")] = 0.0,
-    clip: Annotated[float, number("Largest norm of the gradient.", metavar="X")] = 1.0,
-    balance: Annotated[
-        float, number("Weight of the experts' load-balancing loss.", metavar="X")
-    ] = 0.0,
-    z_loss: Annotated[float, number("Weight of the logits' squared log-sum.", metavar="X")] = 0.0,
-    mxfp4_steps: Annotated[
-        int, number("Steps at the end that see the experts rounded to MXFP4.")
-    ] = 0,
+    optimizer: OptimizerOption = Optimizer.adamw,
+    learning_rate: LearningRateOption = 2e-5,
+    warmup: WarmupOption = 10,
+    schedule: ScheduleOption = Schedule.cosine,
+    decay: DecayOption = 0,
+    weight_decay: WeightDecayOption = 0.0,
+    clip: ClipOption = 1.0,
+    balance: BalanceOption = 0.0,
+    z_loss: ZLossOption = 0.0,
+    mxfp4_steps: MXFP4StepsOption = 0,
     experts: Annotated[
         Experts | None,
         typer.Option(help="How the checkpoint holds experts. [default: as --model has them]"),
     ] = None,
     seed: Annotated[int, number("Of batches, dropout and what is held out.")] = 0,
-    dtype: Annotated[
-        Precision, typer.Option(help="Of matrix products; bfloat16 is autocast.")
-    ] = Precision.float32,
-    recompute: Annotated[
-        bool, typer.Option("--recompute", help="Save memory: run layers again for the gradient.")
-    ] = False,
-    expert_parallel: Annotated[
-        bool, typer.Option("--expert-parallel", help="Under torchrun: whole experts a process.")
-    ] = False,
-    eval_every: Annotated[int, number("Steps between held-out evaluations.")] = 50,
-    save_every: Annotated[int, number("Steps between saved states.")] = 100,
-    tensorboard: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Write curves there (needs the tensorboard package)."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
+    dtype: PrecisionOption = Precision.float32,
+    recompute: RecomputeOption = False,
+    expert_parallel: ExpertParallelOption = False,
+    eval_every: EvalEveryOption = 50,
+    save_every: SaveEveryOption = 100,
+    tensorboard: TensorBoardOption = None,
+    as_json: RecordOption = False,
 ) -> None:
     """Fine-tune a model on conversations.
 

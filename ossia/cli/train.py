@@ -7,24 +7,40 @@ from typing import Annotated, Any
 
 import typer
 
-from ossia.cli.training import Experts, Optimizer, Precision, Schedule, follow, number
+from ossia.cli.training import (
+    AccumulateOption,
+    BalanceOption,
+    ClipOption,
+    DecayOption,
+    EvalEveryOption,
+    ExpertParallelOption,
+    Experts,
+    LearningRateOption,
+    MXFP4StepsOption,
+    Optimizer,
+    OptimizerOption,
+    OutOption,
+    Precision,
+    PrecisionOption,
+    RecomputeOption,
+    RecordOption,
+    ResumeOption,
+    SaveEveryOption,
+    Schedule,
+    ScheduleOption,
+    TensorBoardOption,
+    WarmupOption,
+    WeightDecayOption,
+    ZLossOption,
+    follow,
+    number,
+)
 
 
 def train(
     context: typer.Context,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FOLDER",
-            help="Where the checkpoint goes: a new folder, or with --resume that of the run.",
-        ),
-    ],
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Continue the run in --out with the settings it began with."),
-    ] = False,
+    out: OutOption,
+    resume: ResumeOption = False,
     data: Annotated[
         str,
         typer.Option(
@@ -43,54 +59,34 @@ def train(
     vocab_size: Annotated[int, number("Ids of the vocabulary to learn.")] = 2048,
     steps: Annotated[int, number("Batches to train on.")] = 2000,
     batch_size: Annotated[int, number("Sequences in a batch.")] = 16,
-    accumulate: Annotated[int, number("Parts of a batch, computed one after another.")] = 1,
+    accumulate: AccumulateOption = 1,
     length: Annotated[int, number("Tokens in a sequence.")] = 256,
     long_length: Annotated[
         int,
         number("Tokens in a sequence of the last --long-steps, in batches of as many tokens."),
     ] = 0,
     long_steps: Annotated[int, number("Steps at the end with long sequences.")] = 0,
-    optimizer: Annotated[
-        Optimizer, typer.Option(help="muon is for hidden matrices, with AdamW for all else.")
-    ] = Optimizer.adamw,
-    learning_rate: Annotated[
-        float,
-        number("At its peak; falls to 0.", "--learning-rate", "--lr", metavar="X"),
-    ] = 2e-3,
-    warmup: Annotated[int, number("Steps in which the learning rate rises.")] = 100,
-    schedule: Annotated[
-        Schedule, typer.Option(help="Falls as a cosine, or stays until the last --decay steps.")
-    ] = Schedule.cosine,
-    decay: Annotated[int, number("Steps of wsd's fall; 0 is a fifth of all.")] = 0,
-    weight_decay: Annotated[float, number("Of matrices only.", metavar="X")] = 0.1,
-    clip: Annotated[float, number("Largest norm of the gradient.", metavar="X")] = 1.0,
-    balance: Annotated[
-        float, number("Weight of the experts' load-balancing loss.", metavar="X")
-    ] = 0.01,
-    z_loss: Annotated[float, number("Weight of the logits' squared log-sum.", metavar="X")] = 0.0,
-    mxfp4_steps: Annotated[
-        int, number("Steps at the end that see the experts rounded to MXFP4.")
-    ] = 0,
+    optimizer: OptimizerOption = Optimizer.adamw,
+    learning_rate: LearningRateOption = 2e-3,
+    warmup: WarmupOption = 100,
+    schedule: ScheduleOption = Schedule.cosine,
+    decay: DecayOption = 0,
+    weight_decay: WeightDecayOption = 0.1,
+    clip: ClipOption = 1.0,
+    balance: BalanceOption = 0.01,
+    z_loss: ZLossOption = 0.0,
+    mxfp4_steps: MXFP4StepsOption = 0,
     experts: Annotated[
         Experts, typer.Option(help="How the checkpoint holds experts.")
     ] = Experts.mxfp4,
     seed: Annotated[int, number("Of weights, batches and dropout.")] = 0,
-    dtype: Annotated[
-        Precision, typer.Option(help="Of matrix products; bfloat16 is autocast.")
-    ] = Precision.float32,
-    recompute: Annotated[
-        bool, typer.Option("--recompute", help="Save memory: run layers again for the gradient.")
-    ] = False,
-    expert_parallel: Annotated[
-        bool, typer.Option("--expert-parallel", help="Under torchrun: whole experts a process.")
-    ] = False,
-    eval_every: Annotated[int, number("Steps between held-out evaluations.")] = 250,
-    save_every: Annotated[int, number("Steps between saved states.")] = 250,
-    tensorboard: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Write curves there (needs the tensorboard package)."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
+    dtype: PrecisionOption = Precision.float32,
+    recompute: RecomputeOption = False,
+    expert_parallel: ExpertParallelOption = False,
+    eval_every: EvalEveryOption = 250,
+    save_every: SaveEveryOption = 250,
+    tensorboard: TensorBoardOption = None,
+    as_json: RecordOption = False,
 ) -> None:
     """Train a model from a text.
 

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -46,6 +47,55 @@ class Optimizer(StrEnum):
 def number(help: str, *names: str, metavar: str = "N") -> Any:
     """An option that is a number."""
     return typer.Option(*names, metavar=metavar, help=help)
+
+
+# The options of the same name of both commands; each has its own default.
+OutOption = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FOLDER",
+        help="Where the checkpoint goes: a new folder, or with --resume that of the run.",
+    ),
+]
+ResumeOption = Annotated[
+    bool,
+    typer.Option("--resume", help="Continue the run in --out with the settings it began with."),
+]
+AccumulateOption = Annotated[int, number("Parts of a batch, computed one after another.")]
+OptimizerOption = Annotated[
+    Optimizer, typer.Option(help="muon is for hidden matrices, with AdamW for all else.")
+]
+LearningRateOption = Annotated[
+    float, number("At its peak; falls to 0.", "--learning-rate", "--lr", metavar="X")
+]
+WarmupOption = Annotated[int, number("Steps in which the learning rate rises.")]
+ScheduleOption = Annotated[
+    Schedule, typer.Option(help="Falls as a cosine, or stays until the last --decay steps.")
+]
+DecayOption = Annotated[int, number("Steps of wsd's fall; 0 is a fifth of all.")]
+WeightDecayOption = Annotated[float, number("Of matrices only.", metavar="X")]
+ClipOption = Annotated[float, number("Largest norm of the gradient.", metavar="X")]
+BalanceOption = Annotated[float, number("Weight of the experts' load-balancing loss.", metavar="X")]
+ZLossOption = Annotated[float, number("Weight of the logits' squared log-sum.", metavar="X")]
+MXFP4StepsOption = Annotated[int, number("Steps at the end that see the experts rounded to MXFP4.")]
+PrecisionOption = Annotated[
+    Precision, typer.Option(help="Of matrix products; bfloat16 is autocast.")
+]
+RecomputeOption = Annotated[
+    bool, typer.Option("--recompute", help="Save memory: run layers again for the gradient.")
+]
+ExpertParallelOption = Annotated[
+    bool, typer.Option("--expert-parallel", help="Under torchrun: whole experts a process.")
+]
+EvalEveryOption = Annotated[int, number("Steps between held-out evaluations.")]
+SaveEveryOption = Annotated[int, number("Steps between saved states.")]
+TensorBoardOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Write curves there (needs the tensorboard package)."),
+]
+RecordOption = Annotated[bool, typer.Option("--json", help="Print the record as JSON.")]
 
 
 def follow(

@@ -79,11 +79,11 @@ def findings(results: dict[str, Any]) -> list[str]:
             said.append(f"{_counted(len(found))} {words}: {listed}.")
         else:
             said.append(f"No rung {words}.")
-    foot, top = rungs[0], rungs[-1]
+    foot, top, climb = rungs[0], rungs[-1], results["climb"]
     said.append(
         f"From {foot['title']} to {top['title']} the mean went from "
         f"{_plain(foot['bits_per_byte']['mean'])} to {_plain(top['bits_per_byte']['mean'])} bits "
-        "per byte."
+        f"per byte ({_signed(climb)}, {_VERDICTS[climb['verdict']]})."
     )
     return said
 
@@ -207,7 +207,7 @@ def _equal_note(results: dict[str, Any]) -> str:
 def _lengths(results: dict[str, Any]) -> str:
     rungs = {r["name"]: r for r in results["rungs"]}
     names = list(rungs)
-    asked = [c for c in results["comparisons"] if "tokens" in c["question"]]
+    asked = [c for c in results["comparisons"] if c["about"] == "length"]
     parts = [
         "<h2>Beyond the length of training</h2>",
         f"<p>Trained on texts of {results['plan']['length']} tokens, asked to read longer ones. "
@@ -231,7 +231,11 @@ def _lengths(results: dict[str, Any]) -> str:
     parts.append(_length_table(results["rungs"]))
     if asked:
         listed = "".join(f"<li>{_answer(c)}</li>" for c in asked)
-        parts.append(f"<p>Paired by seed, in bits per byte:</p><ul>{listed}</ul>")
+        parts.append(
+            "<p>Paired by seed, in bits per byte: how much more a longer text costs over one of "
+            "the training length, so that what was gained there does not count.</p>"
+            f"<ul>{listed}</ul>"
+        )
     return "".join(parts)
 
 
@@ -288,7 +292,7 @@ def _rounding(results: dict[str, Any]) -> str:
         [escape(r["title"]), *(_with_deviation(r["by_format"][k]) for k in ("dense", "mxfp4"))]
         for r in packed
     ]
-    asked = [c for c in results["comparisons"] if "MXFP4" in c["question"]]
+    asked = [c for c in results["comparisons"] if c["about"] == "format"]
     listed = "".join(f"<li>{_answer(c)}</li>" for c in asked)
     return (
         "<h2>Experts in four bits</h2><p>Bits per byte with the experts as they were trained, and "

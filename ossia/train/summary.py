@@ -26,6 +26,7 @@ Results = dict[str, list[dict[str, Any]]]  # by rung, of each seed
 def summarize(ablation: Ablation) -> dict[str, Any]:
     """Everything the report shows of the runs, ready for JSON; all must be finished."""
     plan, results = ablation.plan, ablation.results()
+    threads = torch.get_num_threads()
     configs = {rung.name: config for rung, config in ablation.rungs}
     flops = {
         name: training_flops(config, plan.length) * plan.batch_size * plan.length
@@ -74,14 +75,16 @@ def summarize(ablation: Ablation) -> dict[str, Any]:
         rungs.append(found)
         before = rung.name
     return {
-        "command": command("ablate", plan, ablation.out),
+        # Sums are made in another order by another number of threads.
+        "command": f"{command('ablate', plan, ablation.out)} --threads {threads}",
         "versions": versions(),
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "plan": asdict(plan),
         "text": ablation.text,
         "tokens": results[rungs[0]["name"]][0]["tokens"],
         "equal_flops": budget,
         "rungs": rungs,
+        "climb": difference(_bits(results[rungs[-1]["name"]]), _bits(results[rungs[0]["name"]])),
         "comparisons": _comparisons(list(configs), results, plan.length),
     }
 
@@ -143,41 +146,44 @@ def _longer(runs: Sequence[dict[str, Any]], way: str, length: int) -> dict[str, 
 
 
 def _comparisons(names: list[str], results: Results, length: int) -> list[dict[str, Any]]:
-    """Questions on longer texts and on rounding, each answered by a paired difference."""
+    """Questions on longer texts and on rounding, each answered by a paired difference.
+
+    Of longer texts it is the rise over the bits per byte at the training length: what a model
+    gained there already is no merit of its reach.
+    """
     found: list[dict[str, Any]] = []
 
-    def compare(question: str, after: list[float], before: list[float]) -> None:
-        found.append({"question": question, **difference(after, before)})
+    def compare(about: str, question: str, after: list[float], before: list[float]) -> None:
+        found.append({"about": about, "question": question, **difference(after, before)})
 
-    def longer(name: str, way: str, factor: int) -> list[float]:
-        return [run["longer"][way]["bits_per_byte"][str(factor)] for run in results[name]]
+    def rises(name: str, way: str, factor: int) -> list[float]:
+        return [
+            run["longer"][way]["bits_per_byte"][str(factor)] - run["bits_per_byte"]
+            for run in results[name]
+        ]
 
     def rounded(name: str, kind: str) -> list[float]:
         return [run["by_format"][kind] for run in results[name]]
 
     for factor in FACTORS:
-        tokens = f"in windows of {factor * length} tokens"
+        tokens = f"rise to {factor * length} tokens"
         if "rope" in names:
             last = names[names.index("rope") - 1]
-            now = longer("rope", "as trained", factor)
-            compare(
-                f"RoPE after learned positions, {tokens}", now, longer(last, "as trained", factor)
-            )
-            compare(f"YaRN after plain RoPE, {tokens}", longer("rope", "yarn", factor), now)
+            rope = rises("rope", "as trained", factor)
+            learned = rises(last, "as trained", factor)
+            compare("length", f"{tokens}, RoPE against learned positions", rope, learned)
+            yarn = rises("rope", "yarn", factor)
+            compare("length", f"{tokens}, YaRN against plain RoPE", yarn, rope)
         if "sinks" in names:
             last = names[names.index("sinks") - 1]
-            for way, with_yarn in (("as trained", ""), ("yarn", " with YaRN")):
+            for way, with_yarn in (("as trained", ""), ("yarn", ", both with YaRN")):
                 if way in results[last][0]["longer"]:
-                    now = longer("sinks", way, factor)
-                    question = f"sinks after none{with_yarn}, {tokens}"
-                    compare(question, now, longer(last, way, factor))
+                    sinks, none = rises("sinks", way, factor), rises(last, way, factor)
+                    compare("length", f"{tokens}, sinks against none{with_yarn}", sinks, none)
     if "mxfp4" in names:
         last = names[names.index("mxfp4") - 1]
         dense, plain = rounded(last, "dense"), rounded(last, "mxfp4")
-        compare("rounding to MXFP4 after training without it", plain, dense)
-        compare(
-            "training that sees MXFP4 after training without, both rounded",
-            rounded("mxfp4", "mxfp4"),
-            plain,
-        )
+        compare("format", "rounding after training that never saw it", plain, dense)
+        seen = rounded("mxfp4", "mxfp4")
+        compare("format", "training that saw it against training that did not", seen, plain)
     return found

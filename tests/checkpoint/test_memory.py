@@ -28,7 +28,7 @@ def group(folder: Path, names: tuple[str, str], limit: object, used: int, stat: 
 
 
 def available(folder: Path) -> int | None:
-    return available_memory(folder / "proc", folder / "cgroup")
+    return available_memory(folder)
 
 
 V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")
@@ -41,9 +41,9 @@ def test_the_machine_alone(tmp_path: Path) -> None:
 
 def test_the_tightest_group_of_version_2_counts_and_cached_files_do_not(tmp_path: Path) -> None:
     machine(tmp_path, 50 * GIB, "0::/a/b\n")
-    group(tmp_path / "cgroup/a/b", V2, "max", GIB, "inactive_file 0\nactive_file 0\n")
+    group(tmp_path / "sys/fs/cgroup/a/b", V2, "max", GIB, "inactive_file 0\nactive_file 0\n")
     stat = f"anon 7\ninactive_file {GIB}\nactive_file {GIB // 2}\n"
-    group(tmp_path / "cgroup/a", V2, 8 * GIB, 4 * GIB, stat)
+    group(tmp_path / "sys/fs/cgroup/a", V2, 8 * GIB, 4 * GIB, stat)
     assert available(tmp_path) == 5 * GIB + GIB // 2
 
 
@@ -51,15 +51,15 @@ def test_the_tightest_group_of_version_2_counts_and_cached_files_do_not(tmp_path
 def test_version_1_also_where_the_path_is_that_of_the_host(tmp_path: Path, seen: str) -> None:
     machine(tmp_path, 50 * GIB, "9:cpu:/x\n4:hugetlb,memory:/docker/1234\n0::/docker\n")
     stat = f"inactive_file 3\ntotal_inactive_file {GIB}\ntotal_active_file 0\n"
-    group(tmp_path / "cgroup/memory" / seen, V1, 3 * GIB, 2 * GIB, stat)
+    group(tmp_path / "sys/fs/cgroup/memory" / seen, V1, 3 * GIB, 2 * GIB, stat)
     assert available(tmp_path) == 2 * GIB
-    group(tmp_path / "cgroup/memory" / seen, V1, 9223372036854771712, 2 * GIB, stat)
+    group(tmp_path / "sys/fs/cgroup/memory" / seen, V1, 9223372036854771712, 2 * GIB, stat)
     assert available(tmp_path) == 50 * GIB
 
 
 def test_a_group_over_its_limit_has_nothing_left(tmp_path: Path) -> None:
     machine(tmp_path, 50 * GIB, "0::/\n")
-    group(tmp_path / "cgroup", V2, GIB, 2 * GIB, "inactive_file 0\nactive_file 0\n")
+    group(tmp_path / "sys/fs/cgroup", V2, GIB, 2 * GIB, "inactive_file 0\nactive_file 0\n")
     assert available(tmp_path) == 0
 
 

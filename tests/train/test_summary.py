@@ -64,16 +64,18 @@ def test_levels_and_differences_are_those_of_the_runs(
             differences = [a - b for a, b in zip(bits, below, strict=True)]
             assert rung["difference"]["by_seed"] == pytest.approx(differences)
     assert "difference" not in results["rungs"][0]
+    ends = [[run["bits_per_byte"] for run in runs[name]] for name in ("sinks", "gpt2")]
+    assert results["climb"]["mean"] == pytest.approx(
+        statistics.mean(ends[0]) - statistics.mean(ends[1])
+    )
     (sinks,) = [
-        c
-        for c in results["comparisons"]
-        if c["question"].startswith("sinks after none, in windows of 64")
+        c for c in results["comparisons"] if c["question"].endswith("64 tokens, sinks against none")
     ]
-    far = [
-        [run["longer"]["as trained"]["bits_per_byte"]["4"] for run in runs[name]]
+    rises = [
+        [r["longer"]["as trained"]["bits_per_byte"]["4"] - r["bits_per_byte"] for r in runs[name]]
         for name in ("sinks", "gqa")
     ]
-    assert sinks["by_seed"] == pytest.approx([a - b for a, b in zip(*far, strict=True)])
+    assert sinks["by_seed"] == pytest.approx([a - b for a, b in zip(*rises, strict=True)])
 
 
 def test_equal_compute_reads_every_curve_at_the_cheapest_rungs_end(

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ossia.ops.control_groups import groups, read
+
 
 def usable(root: Path = Path("/")) -> int:
     """Those it may run on, or the whole ones that its control groups grant if these are fewer.
@@ -19,32 +21,10 @@ def usable(root: Path = Path("/")) -> int:
 
 
 def _granted(root: Path) -> Iterator[float]:
-    """The processors' worth of time that each control group around this process grants; both
-    versions of the interface may be mounted.
-    """
-    mounts = root / "sys/fs/cgroup"
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if not controllers:  # version 2
-            for mount in (mounts, mounts / "unified"):
-                for group in _groups(mount, path):
-                    yield from _share(_read(group / "cpu.max"))
-        elif "cpu" in controllers.split(","):
-            for mount in (mounts / controllers, mounts / "cpu"):
-                for group in _groups(mount, path):
-                    files = (group / "cpu.cfs_quota_us", group / "cpu.cfs_period_us")
-                    yield from _share(" ".join(map(_read, files)))
-
-
-def _groups(mount: Path, path: str) -> Iterator[Path]:
-    """A group and those it lies in: each limits it. In a container the path may be that of the
-    host, of which only the last, mounted, can be seen.
-    """
-    yield mount
-    for part in path.split("/"):
-        mount = mount / part
-        yield mount
+    """The processors' worth of time that each control group around this process grants."""
+    for version, group in groups("cpu", root):
+        names = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        yield from _share(" ".join(read(group / name) for name in names))
 
 
 def _share(text: str) -> Iterator[float]:
@@ -55,10 +35,3 @@ def _share(text: str) -> Iterator[float]:
             yield quota / period
     except (ValueError, ZeroDivisionError):
         return
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii")
-    except (OSError, ValueError):
-        return ""
