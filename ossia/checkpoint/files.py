@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ossia.errors import OssiaError
+from ossia.ops import pages
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -158,9 +159,7 @@ def _copy(path: Path) -> mmap.mmap | bytes:
         size = path.stat().st_size
         if not size:
             return b""
-        buffer = mmap.mmap(-1, size)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            buffer.madvise(mmap.MADV_HUGEPAGE)
+        buffer = pages.anonymous(size)
         memory = memoryview(buffer)
 
         def read(start: int) -> None:

@@ -17,6 +17,7 @@ from ossia.errors import OssiaError
 from ossia.families.mapping import Layout
 from ossia.model import Decoder
 from ossia.model.feedforward import MoE
+from ossia.ops import pages
 from ossia.ops.experts_on_demand import (
     ExpertStore,
     StoredExperts,
@@ -101,7 +102,7 @@ def hold(weights: dict[str, Tensor]) -> None:
     tied = "unembedding.weight" not in weights
     for name, weight in weights.items():
         if weight.is_floating_point() and (tied or name != "embedding.weight"):
-            weights[name] = weight.clone()
+            weights[name] = pages.zeros(weight.shape, weight.dtype).copy_(weight)
 
 
 def attach(decoder: Decoder, plan: Plan) -> None:

@@ -68,7 +68,10 @@ OptimizerOption = Annotated[
     Optimizer, typer.Option(help="muon is for hidden matrices, with AdamW for all else.")
 ]
 LearningRateOption = Annotated[
-    float, number("At its peak; falls to 0.", "--learning-rate", "--lr", metavar="X")
+    float, number("At its peak.", "--learning-rate", "--lr", metavar="X")
+]
+FinalLearningRateOption = Annotated[
+    float, number("What it falls to.", "--final-learning-rate", "--final-lr", metavar="X")
 ]
 WarmupOption = Annotated[int, number("Steps in which the learning rate rises.")]
 ScheduleOption = Annotated[

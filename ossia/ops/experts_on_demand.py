@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ossia.errors import OssiaError
+from ossia.ops import pages
 from ossia.ops.backend import Backend, Op
 from ossia.ops.mxfp4 import MXFP4, NAN_SCALE
 from ossia.ops.reader import Job, Reader, Span
@@ -124,7 +125,7 @@ class ExpertStore:
         assert len(shapes) == 1, "layers with experts of several shapes"
         assert slots > 0
         self.layers, self.slots = tuple(layers), slots
-        arena = [torch.empty(slots, *stack.shape[1:], dtype=torch.uint8) for stack in first.stacks]
+        arena = [pages.zeros((slots, *stack.shape[1:]), torch.uint8) for stack in first.stacks]
         self._arena = arena
         self.gate_up, self.down = MXFP4(arena[0], arena[1]), MXFP4(arena[2], arena[3])
         self.biases: tuple[Tensor, Tensor] | None = None

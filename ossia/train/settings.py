@@ -62,6 +62,7 @@ class Training:
     length: int = 256  # tokens
     optimizer: str = Optimizer.ADAMW.value
     learning_rate: float = 2e-3
+    final_learning_rate: float = 0.0
     warmup: int = 100  # steps
     schedule: str = Schedule.COSINE.value
     decay: int = 0  # steps, of `wsd`; 0 is a fifth of all
@@ -93,6 +94,11 @@ class Training:
         for name in ("learning_rate", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise OssiaError(f"{option(name)} must be above 0, not {getattr(self, name)}")
+        if not 0 <= self.final_learning_rate <= self.learning_rate:
+            raise OssiaError(
+                "--final-learning-rate must lie between 0 and --learning-rate "
+                f"{self.learning_rate:g}, not {self.final_learning_rate:g}"
+            )
         for name in ("mxfp4_steps", "decay"):
             _refuse_more_than_steps(self, name)
         for rows in self.rows:
@@ -236,14 +242,17 @@ def option(name: str) -> str:
 
 def learning_rate(settings: Training, step: int) -> float:
     """Of step 0, 1, ...: a linear rise over `warmup` steps, then the schedule's fall, which
-    reaches zero after the last step.
+    reaches the final rate after the last step.
 
     WSD is warm-up, stable, decay: Hu et al. 2024, https://arxiv.org/abs/2404.06395.
     """
+    peak, final = settings.learning_rate, settings.final_learning_rate
     if step < settings.warmup:
-        return settings.learning_rate * (step + 1) / settings.warmup
+        return peak * (step + 1) / settings.warmup
     if settings.schedule == Schedule.WSD:
         decay = settings.decay or max(1, settings.steps // 5)
-        return settings.learning_rate * min(1.0, (settings.steps - step) / decay)
-    done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
-    return settings.learning_rate * (1 + math.cos(math.pi * done)) / 2
+        left = min(1.0, (settings.steps - step) / decay)
+    else:
+        done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+        left = (1 + math.cos(math.pi * done)) / 2
+    return final + (peak - final) * left

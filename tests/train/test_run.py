@@ -265,6 +265,15 @@ def test_wsd_stays_and_then_falls_in_a_line() -> None:
     assert rates[100] == 0
 
 
+@pytest.mark.parametrize("fall", [{}, {"schedule": "wsd", "decay": 20}])
+def test_the_learning_rate_falls_to_the_final_one(fall: dict) -> None:
+    settings = Settings(steps=100, warmup=10, learning_rate=2.0, final_learning_rate=0.5, **fall)
+    rates = [learning_rate(settings, step) for step in range(101)]
+    assert max(rates) == rates[10] == 2.0
+    assert rates[90 if fall else 55] == pytest.approx(1.25)  # half of the way
+    assert rates[100] == 0.5
+
+
 def test_the_record_repeats_the_command() -> None:
     settings = Settings(steps=5, learning_rate=1e-3, recompute=True)
     assert command("train", settings, Path("a/my model")) == (
@@ -277,6 +286,7 @@ def test_the_record_repeats_the_command() -> None:
     [
         ({"steps": 0}, "--steps must be at least 1"),
         ({"learning_rate": -1.0}, "--learning-rate must be above 0"),
+        ({"final_learning_rate": 1.0}, "--final-learning-rate must lie between 0 and"),
         ({"long_steps": 5}, "--long-length and --long-steps go together"),
         ({"long_length": 48, "long_steps": 5}, "--long-length 48 does not divide"),
         ({"mxfp4_steps": 31}, "--mxfp4-steps must lie between 0 and --steps 30"),
