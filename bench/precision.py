@@ -3,8 +3,8 @@ package.
 
     python bench/precision.py [--texts N]
 
-Reads Python files of this project's tests, a kind of text that the model knows and has not seen,
-with everything in float32 and with parts in other formats. Prints one JSON line for each: the loss,
+Reads chats that the model never learned from, one after another, with everything in float32 and
+with parts in other formats. Prints one JSON line for each: the loss,
 the KL divergence from float32, how often the likeliest token is the same, and the relative error
 of the logits.
 """
@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import lzma
+import tempfile
 from pathlib import Path
 
 import torch
@@ -23,6 +25,7 @@ from ossia import text
 from ossia.api import packaged_model
 from ossia.model import Decoder
 from ossia.ops.paged import PagedKV, PagePool
+from ossia.train import conversations
 
 CHUNK = 512
 FORMATS = {  # of the model, of dense matrices, of keys and values
@@ -33,7 +36,18 @@ FORMATS = {  # of the model, of dense matrices, of keys and values
     "bfloat16": ("bfloat16", None, torch.bfloat16),
     "bfloat16, dense int8": ("bfloat16", "int8", torch.bfloat16),
 }
-TESTS = Path(__file__).parent.parent / "tests" / "engine"
+CHATS = Path(__file__).parent.parent / "tests/fixtures/dialogues/held_out.jsonl.xz"
+
+
+def chats(folder: Path) -> list[int]:
+    """The tokens of all held-out chats, as the model is asked and would answer."""
+    chat_format = text.load_format(folder, text.load_tokenizer(folder))
+    with tempfile.TemporaryDirectory() as made:
+        file = Path(made) / "held_out.jsonl"
+        file.write_bytes(lzma.decompress(CHATS.read_bytes()))
+        read = conversations.read(str(file), "chats")
+    examples = [e for one in read for e in conversations.render(one, chat_format, "2026-01-01")]
+    return [token for example in examples for token in example.inputs.tolist()]
 
 
 def logits(decoder: Decoder, dtype: torch.dtype, ids: list[int]) -> Tensor:
@@ -60,10 +74,7 @@ def main() -> None:
         name: (ossia.load_model(str(folder), dtype=dtype, dense=dense), kv)
         for name, (dtype, dense, kv) in FORMATS.items()
     }
-    tokenizer = text.load_tokenizer(folder)
-    ids = tokenizer.encode(
-        "".join(p.read_text(encoding="utf-8") for p in sorted(TESTS.glob("*.py")))
-    )
+    ids = chats(folder)
     length = decoders["float32"][0].config.context_length
     count = min(options.texts, len(ids) // length)
     sums = {name: torch.zeros(5, dtype=torch.float64) for name in FORMATS}
