@@ -16,11 +16,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, Mxfp4Config
 
 import ossia
-from ossia.engine import Engine, Request, SamplingParams
+from ossia.engine import Engine, Request, Result, SamplingParams
 from ossia.model import Decoder
 from ossia.ops import _native
 from ossia.ops.paged import LayerKind, PagedKV, PagePool
-from ossia.text import load_tokenizer
+from ossia.text import load_format, load_tokenizer
 from tests.ops.cpu.common import cpu
 from tests.ops.cpu.remote import Remote, noting_addresses
 from tests.test_parity import CONFIGS, GPT_OSS, random_model, tokens
@@ -29,6 +29,13 @@ LENGTH = 100
 # Steps of one token, of a few, and of a prompt: each goes through kernels of its own.
 STEPS = (0, 60, 61, 62, 70, 99, LENGTH)
 PACKAGED = Path(ossia.__file__).parent / "models" / "ossia-stdlib"
+QUESTIONS = (
+    "Add 714 and 48.",
+    "What is 367 + 284?",
+    "Sort 72, 37, 81, 58.",
+    "What is 93 minus 15?",
+    "Reverse the word iter.",
+)
 
 
 @dataclass(frozen=True)
@@ -111,23 +118,39 @@ def test_one_build_runs_on_older_processors(pair, processor, isa):
 
 @torch.no_grad()
 def test_the_packaged_model_says_what_the_float32_reference_says(isa):
-    """Greedily, for 256 tokens: all of them in float32, and in bfloat16 all but ties."""
+    """Greedily, 256 tokens of replies: all of them in float32, and in bfloat16 all but ties."""
     try:
         machine = cpu.Machine(2, isa)
     except ValueError:
         pytest.skip(f"this processor has no {isa}")
-    prompt = load_tokenizer(PACKAGED).encode("def read_lines(path):")
-    request = Request(prompt, SamplingParams(temperature=0.0, max_tokens=256))
-    with cpu.using(machine):
-        engine = Engine(ossia.load_model(PACKAGED, dtype=torch.float32), max_tokens_kv=512)
-        said = engine.generate([request])[0].tokens
-        assert len(said) == 256
-        text = torch.tensor([*prompt, *said])
-        ends = (0, *range(len(prompt), len(text) - 100, 7), *range(len(text) - 100, len(text) + 1))
-        rounded = paged_logits(ossia.load_model(PACKAGED), text, ends)[len(prompt) - 1 : -1]
+    chat_format = load_format(PACKAGED, load_tokenizer(PACKAGED))
+    sampling = SamplingParams(temperature=0.0, max_tokens=200, stop_ids=chat_format.stop_ids)
+    prompts = [
+        chat_format.render(
+            [{"role": "user", "content": question}], reasoning_effort="high", date="2026-11-22"
+        )
+        for question in QUESTIONS
+    ]
     reference = ossia.load_model(PACKAGED, dtype=torch.float32, backend="reference")
-    exact = reference(text[None])[0, len(prompt) - 1 : -1]
-    best, choice = exact.max(-1)
-    assert choice.tolist() == said
-    behind = best - exact.gather(-1, rounded.argmax(-1, keepdim=True))[:, 0]
-    assert (behind <= 2**-7 * best.abs()).all()  # the next number of bfloat16
+    with cpu.using(machine):
+        native = ossia.load_model(PACKAGED, dtype=torch.float32)
+        engine = Engine(native, max_tokens_kv=2048)
+        replies = engine.generate([Request(prompt, sampling) for prompt in prompts])
+        narrow = ossia.load_model(PACKAGED)
+        rounded = [
+            paged_logits(narrow, torch.tensor([*prompt, *reply.tokens]), (0, *_ends(prompt, reply)))
+            for prompt, reply in zip(prompts, replies, strict=True)
+        ]
+    assert sum(len(reply.tokens) for reply in replies) >= 256
+    for prompt, reply, found in zip(prompts, replies, rounded, strict=True):
+        said = slice(len(prompt) - 1, -1)
+        exact = reference(torch.tensor([[*prompt, *reply.tokens]]))[0, said]
+        best, choice = exact.max(-1)
+        assert choice.tolist() == reply.tokens
+        behind = best - exact.gather(-1, found[said].argmax(-1, keepdim=True))[:, 0]
+        assert (behind <= 2**-7 * best.abs()).all()  # the next number of bfloat16
+
+
+def _ends(prompt: Sequence[int], reply: Result) -> range:
+    """The prompt at once, then the reply token by token."""
+    return range(len(prompt), len(prompt) + len(reply.tokens) + 1)
