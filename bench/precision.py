@@ -1,12 +1,12 @@
 """What the formats of dense weights, keys and values do to the logits of the model inside the
 package.
 
-    python bench/precision.py [--texts N]
+    python bench/precision.py [--chats N]
 
-Reads chats that the model never learned from, one after another, with everything in float32 and
-with parts in other formats. Prints one JSON line for each: the loss,
-the KL divergence from float32, how often the likeliest token is the same, and the relative error
-of the logits.
+Reads chats that the model never learned from, with everything in float32 and with parts in other
+formats. Prints one JSON line for each: the loss, the KL divergence from float32, how often the
+likeliest token is the same, and the relative error of the logits, all of them of the tokens that
+the model would write.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from ossia.api import packaged_model
 from ossia.model import Decoder
 from ossia.ops.paged import PagedKV, PagePool
 from ossia.train import conversations
+from ossia.train.conversations import Example
+from ossia.train.loss import IGNORED
 
 CHUNK = 512
 FORMATS = {  # of the model, of dense matrices, of keys and values
@@ -39,15 +41,14 @@ FORMATS = {  # of the model, of dense matrices, of keys and values
 CHATS = Path(__file__).parent.parent / "tests/fixtures/dialogues/held_out.jsonl.xz"
 
 
-def chats(folder: Path) -> list[int]:
-    """The tokens of all held-out chats, as the model is asked and would answer."""
+def chats(folder: Path) -> list[Example]:
+    """All held-out chats, as the model is asked and would answer."""
     chat_format = text.load_format(folder, text.load_tokenizer(folder))
     with tempfile.TemporaryDirectory() as made:
         file = Path(made) / "held_out.jsonl"
         file.write_bytes(lzma.decompress(CHATS.read_bytes()))
         read = conversations.read(str(file), "chats")
-    examples = [e for one in read for e in conversations.render(one, chat_format, "2026-01-01")]
-    return [token for example in examples for token in example.inputs.tolist()]
+    return [e for one in read for e in conversations.render(one, chat_format, "2026-01-01")]
 
 
 def logits(decoder: Decoder, dtype: torch.dtype, ids: list[int]) -> Tensor:
@@ -67,29 +68,29 @@ def logits(decoder: Decoder, dtype: torch.dtype, ids: list[int]) -> Tensor:
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--texts", type=int, default=6, help="of one full context each")
+    parser.add_argument("--chats", type=int, default=228, help="of the 228 held out")
     options = parser.parse_args()
     folder = packaged_model()
     decoders = {
         name: (ossia.load_model(str(folder), dtype=dtype, dense=dense), kv)
         for name, (dtype, dense, kv) in FORMATS.items()
     }
-    ids = chats(folder)
-    length = decoders["float32"][0].config.context_length
-    count = min(options.texts, len(ids) // length)
+    examples = chats(folder)[: options.chats]
     sums = {name: torch.zeros(5, dtype=torch.float64) for name in FORMATS}
-    for i in range(count):
-        own = ids[i * length : (i + 1) * length]
-        exact = logits(*decoders["float32"], own)
+    count = sum(example.learned for example in examples)
+    for example in examples:
+        ids, learned = example.inputs.tolist(), example.targets != IGNORED
+        targets = example.targets[learned, None]
+        exact = logits(*decoders["float32"], ids)[learned]
         log_exact = exact.log_softmax(-1)
         for name, total in sums.items():
-            found = logits(*decoders[name], own)
+            found = logits(*decoders[name], ids)[learned]
             log_found = found.log_softmax(-1)
             total += torch.stack(
                 [
-                    -log_found[:-1].gather(1, torch.tensor(own[1:])[:, None]).mean(),
-                    (log_exact.exp() * (log_exact - log_found)).sum(-1).mean(),
-                    (exact.argmax(-1) == found.argmax(-1)).double().mean(),
+                    -log_found.gather(1, targets).sum(),
+                    (log_exact.exp() * (log_exact - log_found)).sum(),
+                    (exact.argmax(-1) == found.argmax(-1)).double().sum(),
                     (found - exact).square().sum(),
                     (exact - exact.mean(-1, keepdim=True)).square().sum(),
                 ]
@@ -104,8 +105,8 @@ def main() -> None:
                     "kl_divergence": round(divergence, 6),
                     "same_likeliest": round(same, 4),
                     "logits_error": round(float((total[3] / total[4]).sqrt()), 4),
-                    "texts": count,
-                    "tokens": length,
+                    "chats": len(examples),
+                    "tokens": count,
                 }
             )
         )
