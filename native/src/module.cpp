@@ -38,6 +38,8 @@ auto operation(void (*call)(Machine&, Arguments...)) {
 }  // namespace
 
 NB_MODULE(_native, m) {
+    // A machine and its recordings live as long as the process, also in threads that its end finds at work.
+    nb::set_leak_warnings(false);
     nb::enum_<Type>(m, "Type").value("bf16", Type::bf16).value("f32", Type::f32);
 
     nb::class_<Recording>(m, "Recording")

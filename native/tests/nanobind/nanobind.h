@@ -91,6 +91,8 @@ namespace literals {
 inline arg operator""_a(const char*, std::size_t) { return {}; }
 }  // namespace literals
 
+inline void set_leak_warnings(bool) {}
+
 struct gil_scoped_release {};
 template <class... Guards>
 struct call_guard {};
