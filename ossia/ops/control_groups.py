@@ -8,7 +8,7 @@ from pathlib import Path
 
 def groups(controller: str, root: Path = Path("/")) -> Iterator[tuple[int, Path]]:
     """(version, folder) of each group that may limit what `controller` counts; both versions of
-    the interface may be mounted, and not every folder need exist.
+    the interface may be mounted; a folder need not exist, and may come twice.
 
     root: where proc and sys/fs/cgroup lie, elsewhere in tests.
     """
@@ -19,7 +19,7 @@ def groups(controller: str, root: Path = Path("/")) -> Iterator[tuple[int, Path]
         if not controllers:
             version, places = 2, (mounts, mounts / "unified")
         elif controller in controllers.split(","):
-            version, places = 1, tuple({mounts / controllers: None, mounts / controller: None})
+            version, places = 1, (mounts / controllers, mounts / controller)
         else:
             continue
         for mount in places:
