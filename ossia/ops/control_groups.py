@@ -8,7 +8,7 @@ from pathlib import Path
 
 def groups(controller: str, root: Path = Path("/")) -> Iterator[tuple[int, Path]]:
     """(version, folder) of each group that may limit what `controller` counts; both versions of
-    the interface may be mounted; a folder need not exist, and may come twice.
+    the interface may be mounted. A folder need not exist, and may come twice.
 
     root: where proc and sys/fs/cgroup lie, elsewhere in tests.
     """
@@ -29,7 +29,7 @@ def groups(controller: str, root: Path = Path("/")) -> Iterator[tuple[int, Path]
 def read(path: Path) -> str:
     """The text of one of the system's files, empty where there is none."""
     try:
-        return path.read_text(encoding="ascii")
+        return path.read_text(encoding="utf-8")  # names of groups may be anything
     except (OSError, ValueError):
         return ""
 
