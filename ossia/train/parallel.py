@@ -7,6 +7,7 @@ for one process alike.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -93,6 +94,8 @@ def shard(root: nn.Module, decoder: Decoder, *, experts: bool) -> None:
         for module in decoder.modules():
             if isinstance(module, MoE):
                 own |= _divide_experts(module, mesh)
+    # A layer may return a view; nothing here writes into one, which is what torch warns of.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
     for layer in decoder.layers:
         fully_shard(layer, mesh=mesh, ignored_params=own)
     fully_shard(root, mesh=mesh, ignored_params=own)
