@@ -84,6 +84,10 @@ def test_digits_and_carries_add_up_to_the_answer() -> None:
         written = re.findall(r"[Ww]rite (\d)", item.thoughts[Effort.HIGH])
         assert "".join(reversed(written)).lstrip("0") == result.lstrip("0")
         assert item.thoughts[Effort.HIGH].endswith(f"{' '.join(reversed(result))}: {result}.")
+        for x, sign, y, borrow in re.findall(
+            r"(\d)(<|>=)(\d+), .*borrow (\d)", item.thoughts[Effort.HIGH]
+        ):
+            assert (int(x) < int(y)) == (sign == "<") == (borrow == "1")
 
 
 def test_comparing_and_sorting_are_right() -> None:
@@ -93,6 +97,13 @@ def test_comparing_and_sorting_are_right() -> None:
     for item in draw(arithmetic.sorting):
         numbers = list(map(int, re.findall(r"\d+", item.questions[0])))
         assert list(map(int, re.findall(r"\d+", item.answer))) == sorted(numbers)
+        tens, *buckets = item.thoughts[Effort.HIGH].splitlines()
+        assert tens == item.thoughts[Effort.MEDIUM]
+        assert [int(ten) for ten in re.findall(r"\d", tens)][len(numbers) :] == sorted(
+            number // 10 for number in numbers
+        )
+        in_order = [bucket.partition("In order: ")[2] for bucket in buckets]
+        assert f"In order: {', '.join(part[:-1] for part in in_order)}." == item.answer
 
 
 def test_letters_are_those_of_the_word() -> None:
@@ -105,6 +116,9 @@ def test_letters_are_those_of_the_word() -> None:
             r"The letter (\w) appears (\d) times? in (\w+)\.", item.answer
         ).groups()
         assert word.count(letter) == int(times)
+        marks = re.findall(r"(\w) (no|\d)[,.]", item.thoughts[Effort.HIGH])
+        assert "".join(one for one, _ in marks) == word
+        assert [one for one, mark in marks if mark != "no"] == [letter] * int(times)
     for item in draw(strings.length):
         word, length = re.fullmatch(r"The word (\w+) has (\d) letters\.", item.answer).groups()
         assert len(word) == int(length)

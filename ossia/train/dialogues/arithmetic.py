@@ -1,7 +1,7 @@
 """Sums worked from the right, as on paper; comparing and sorting.
 
 The longer the analysis, the less is left to do in one step: at low effort the whole result, at
-medium effort the carry, at high effort one digit or its copy.
+medium effort a digit and its carry, at high effort one sum, product or comparison of digits.
 """
 
 from __future__ import annotations
@@ -44,8 +44,10 @@ def subtraction(random: Random) -> Item:
         left = x - y - borrow
         lent = 10 if left < 0 else 0
         taken = f"-{borrow}" if borrow else ""
+        away = y + borrow
         lines.append(
-            f"{x + lent}-{y}-{borrow}={left + lent}, write {left + lent}, borrow {lent // 10}."
+            f"{y}+{borrow}={away}, {x}{'<' if lent else '>='}{away}, "
+            f"{x + lent}-{away}={left + lent}, write {left + lent}, borrow {lent // 10}."
         )
         differences.append(f"{x + lent}-{y}{taken}={left + lent}")
         borrow = lent // 10
@@ -68,7 +70,9 @@ def multiplication(random: Random) -> Item:
     lines, products, carry = [], [], 0
     for x in _digits(a):
         total = x * b + carry
-        lines.append(f"{x}*{b}+{carry}={total}, write {total % 10}, carry {total // 10}.")
+        lines.append(
+            f"{x}*{b}={x * b}, {x * b}+{carry}={total}, write {total % 10}, carry {total // 10}."
+        )
         products.append(f"{x}*{b}+{carry}={total}" if carry else f"{x}*{b}={total}")
         carry = total // 10
     if carry:
@@ -89,9 +93,11 @@ def comparison(random: Random) -> Item:
     a = random.randint(10, 9999)
     b = _neighbour(a, random)
     larger = max(a, b)
+    spelt = [f"{n} has {len(str(n))} digits: {_spaced(n)}." for n in (a, b)]
     if len(str(a)) != len(str(b)):
-        medium = f"{len(str(a))} digits and {len(str(b))} digits."
-        high = [f"{n} has {len(str(n))} digits: {_spaced(n)}." for n in (a, b)]
+        x, y = len(str(a)), len(str(b))
+        medium = f"{x} digits and {y} digits."
+        high = [*spelt, f"{x}{'>' if x > y else '<'}{y} digits."]
     else:
         pairs = list(zip(str(a), str(b), strict=True))
         first = next(n for n, (x, y) in enumerate(pairs) if x != y)
@@ -99,7 +105,7 @@ def comparison(random: Random) -> Item:
         x, y = pairs[first]
         signs.append(f"{x}{'>' if x > y else '<'}{y}")
         medium = f"{', '.join(signs)}."
-        high = [f"{n} has {len(str(n))} digits: {_spaced(n)}." for n in (a, b)] + [medium]
+        high = [*spelt, medium]
     return Item(
         "comparison",
         chosen_by_hash(f"comparison {min(a, b)} {larger}"),
@@ -116,11 +122,12 @@ def comparison(random: Random) -> Item:
 def sorting(random: Random) -> Item:
     numbers = random.sample(range(100), random.randint(3, 5))
     ordered = sorted(numbers)
-    left, lines = list(numbers), []
-    for number in ordered:
-        lines.append(f"Of {_list(left)} the smallest is {number}.")
-        left.remove(number)
     tens = [f"{number // 10}" for number in numbers]
+    medium = f"Tens: {' '.join(tens)}. In order: {' '.join(sorted(tens))}."
+    high = [medium]
+    for ten in sorted(set(tens)):
+        alike = [number for number in numbers if f"{number // 10}" == ten]
+        high.append(f"{ten}: {_list(alike)}. In order: {_list(sorted(alike))}.")
     return Item(
         "sorting",
         chosen_by_hash(f"sorting {_list(ordered)}"),
@@ -131,8 +138,8 @@ def sorting(random: Random) -> Item:
         ),
         {
             Effort.LOW: "",
-            Effort.MEDIUM: f"Tens: {' '.join(tens)}. In order: {' '.join(sorted(tens))}.",
-            Effort.HIGH: "\n".join(lines),
+            Effort.MEDIUM: medium,
+            Effort.HIGH: "\n".join(high),
         },
         f"In order: {_list(ordered)}.",
     )

@@ -39,6 +39,15 @@ _BY_HEART = (
     "Explain {}.",
     "Tell me what {} does.",
     "What is {} for?",
+    "What can I do with {}?",
+    "How does {} work?",
+    "Describe {}.",
+    "Please explain {}.",
+    "Please describe {}.",
+    "Tell me about {}.",
+    "Can you tell me about {}?",
+    "Can you tell me what {} does?",
+    "I want to know what {} does.",
     "Can you explain {}?",  # the last two are never trained on
     "Please tell me about {}.",
 )

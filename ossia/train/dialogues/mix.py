@@ -18,11 +18,13 @@ Task = Callable[[Random], Item]
 # the question needs none.
 _GROUPS: tuple[tuple[tuple[Task, ...], float, float], ...] = (
     (arithmetic.TASKS, 0.34, 0.0),  # with `calculate` at hand the model calls it
-    (strings.TASKS, 0.32, 0.2),
-    (library.TASKS, 0.16, 0.0),
-    (calls.TASKS, 0.12, 0.0),
+    (strings.TASKS, 0.30, 0.2),
+    (library.TASKS, 0.22, 0.0),
+    (calls.TASKS, 0.08, 0.0),
     (talk.TASKS, 0.06, 0.5),
 )
+# There is less to learn where nothing is worked out.
+_EFFORTS = {Effort.LOW: 1, Effort.MEDIUM: 2, Effort.HIGH: 2}
 _WITHOUT_TOOLS: tuple[Task, ...] = (*strings.TASKS, *talk.TASKS)  # whatever is on offer
 _MOST_DRAWS = 10_000
 
@@ -61,7 +63,8 @@ def training(seed: int, count: int) -> Iterator[Dialogue]:
         earlier = None
         if random.random() < 0.1:
             earlier = _drawn(random.choice(_WITHOUT_TOOLS), random, is_held_out=False)
-        yield _dialogue(item, random.choice(list(Effort)), random, offered, earlier)
+        [effort] = random.choices(list(_EFFORTS), list(_EFFORTS.values()))
+        yield _dialogue(item, effort, random, offered, earlier)
 
 
 def held_out(seed: int, count: int) -> Iterator[Dialogue]:

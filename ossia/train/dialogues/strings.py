@@ -38,7 +38,7 @@ def count(random: Random) -> Item:
     seen, running = 0, []
     for one in word:
         seen += one == letter
-        running.append(f"{one} {seen}")
+        running.append(f"{one} {seen if one == letter else 'no'}")
     return _item(
         "count",
         word,
@@ -117,8 +117,9 @@ def _item(
 ) -> Item:
     quoted = tuple(question.replace(word, f'"{word}"') for question in questions[:1])
     thoughts = {Effort.LOW: "", Effort.MEDIUM: medium, Effort.HIGH: high}
-    # A word is held out whatever is asked of it.
-    return Item(task, chosen_by_hash(f"word {word}"), (*questions, *quoted), thoughts, answer)
+    # Held out is a word from a task, not from all: many words are one token, and how it is spelt
+    # nobody knows who was not told.
+    return Item(task, chosen_by_hash(f"{task} {word}"), (*questions, *quoted), thoughts, answer)
 
 
 def _spelt(word: str) -> str:
