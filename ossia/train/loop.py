@@ -22,6 +22,7 @@ from ossia.train.evaluate import SummedLoss
 from ossia.train.loss import IGNORED
 from ossia.train.objective import Losses, Objective, recompute_layers
 from ossia.train.optimizer import build_optimizers
+from ossia.train.packing import nats_per_token
 from ossia.train.settings import Precision, Training, learning_rate
 from ossia.train.shards import Batch
 from ossia.train.state import Progress
@@ -100,6 +101,9 @@ class Trainer:
     ) -> bool:
         """Train to the last step and return True, or until `stopped()`, with the state saved, and
         return False.
+
+        Raises OssiaError when the weights have gone wrong. A state is saved before the loss of its
+        weights is known; the step after finds it, and removes the state if it is bad.
         """
         while self.progress.step < self.settings.steps:
             if parallel.first_says(stopped):
@@ -109,7 +113,15 @@ class Trainer:
             if done.step == done.steps or done.step % self.settings.save_every == 0:
                 self.save()
             report(done)
+        self.check()
         return True
+
+    def check(self) -> None:
+        """Raise OssiaError if the weights have gone wrong, which after the last step no other
+        finds. Their loss is that of the batch they learned last.
+        """
+        step = self.progress.step
+        self._refuse_nonsense(step, nats_per_token(self.summed_loss, self._parts(step - 1)))
 
     def step(self) -> StepReport:
         """One update of the weights, and the evaluation that is due after it."""
@@ -155,18 +167,17 @@ class Trainer:
         settings = self.settings
         # Dropout too is a function of the step.
         torch.manual_seed((settings.seed * 1_000_003 + step) * parallel.size() + parallel.rank())
-        batch = self._batches(step)
+        parts = self._parts(step)
         # FSDP takes the mean over the processes, so each divides by its share of the targets.
-        count = int((batch.targets != IGNORED).sum()) / parallel.size()
+        count = sum(int((part.targets != IGNORED).sum()) for part in parts) / parallel.size()
         share = 1 / settings.accumulate
         self._objective.train()
         self._rounded.on = step >= settings.steps - settings.mxfp4_steps
-        tensors = batch.inputs, batch.targets, batch.documents
-        parts = [tensor.chunk(settings.accumulate) for tensor in tensors]
         losses: list[Losses] = []
-        for part in zip(*parts, strict=True):
+        for part in parts:
+            tensors = map(parallel.own_rows, (part.inputs, part.targets, part.documents))
             with autocast(settings.dtype):
-                losses.append(self._objective(*map(parallel.own_rows, part), count, share))
+                losses.append(self._objective(*tensors, count, share))
             losses[-1].total.backward()
         self._rounded.on = False
         loss = parallel.mean(torch.stack([part.cross_entropy for part in losses]).sum()).item()
@@ -180,26 +191,39 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         balances = [part.balance for part in losses if part.balance is not None]
         balance = parallel.mean(torch.stack(balances).sum()).item() if balances else None
-        return loss, balance, norm, batch.inputs.numel()
+        return loss, balance, norm, sum(part.inputs.numel() for part in parts)
 
-    def _refuse_nonsense(self, step: int, loss: float, norm: float) -> None:
-        """Raise OssiaError rather than let a step that went wrong reach the weights."""
+    def _parts(self, step: int) -> list[Batch]:
+        """The batch of a step, as it is computed: in parts of as many rows each."""
+        batch = self._batches(step)
+        tensors = batch.inputs, batch.targets, batch.documents
+        parts = (tensor.chunk(self.settings.accumulate) for tensor in tensors)
+        return [Batch(*part) for part in zip(*parts, strict=True)]
+
+    def _refuse_nonsense(self, step: int, loss: float, norm: float = 0.0) -> None:
+        """Raise OssiaError rather than let a step that went wrong reach the weights; `loss` is that
+        of the weights after `step` steps, and if it is none, their state goes.
+        """
         knows_nothing = math.log(self.decoder.config.vocab_size)
+        bad_weights = True
         if not math.isfinite(loss):
             problem = f"the loss is {loss}"
-        elif not math.isfinite(norm):
-            problem = f"the gradient is {norm}"
         elif loss > _EXPLODED * knows_nothing:
             problem = (
-                f"the loss exploded to {loss:.1f}, where knowing nothing costs {knows_nothing:.1f}"
+                f"the loss exploded to {loss:.1f}, where knowing nothing costs {knows_nothing:.1f},"
             )
+        elif not math.isfinite(norm):
+            problem, bad_weights = f"the gradient is {norm}", False
         else:
             return
-        good = parallel.first_says(lambda: state.newest(self.folder))
-        where = "nothing was saved yet" if good is None else f"the last good state is {good}"
+        if bad_weights:
+            good = parallel.first_says(lambda: state.fall_back(self.folder, step))
+        else:
+            good = parallel.first_says(lambda: state.newest(self.folder))
+        where = "no good state was saved" if good is None else f"the last good state is {good}"
         raise OssiaError(
-            f"{problem} at step {step + 1}; {where}: start in another folder with a lower "
-            "--learning-rate"
+            f"{problem} after {step} steps; {where}. To resume would repeat it: start in another "
+            "folder with a lower --learning-rate"
         )
 
 

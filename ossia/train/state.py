@@ -52,7 +52,7 @@ def save(
 
     The parts of all processes make one checkpoint, which any number of processes loads.
     """
-    final = folder / f"step-{progress.step:08}"
+    final = _of_step(folder, progress.step)
     temporary = folder / f"{final.name}.tmp"
     try:
         if parallel.rank() == 0:
@@ -113,6 +113,12 @@ def load(
     return progress
 
 
+def fall_back(folder: Path, step: int) -> Path | None:
+    """Remove the state of `step`, if it was saved; returns the one that `load` would use now."""
+    shutil.rmtree(_of_step(folder, step), ignore_errors=True)
+    return newest(folder)
+
+
 def newest(folder: Path) -> Path | None:
     """The saved step that `load` would use."""
     return next(filter(_whole, _steps(folder)), None)
@@ -135,6 +141,10 @@ def _parameters(
     """Those that the optimizer moves, by name."""
     own = {id(p) for group in optimizer.param_groups for p in group["params"]}
     return [(name, p) for name, p in decoder.named_parameters() if id(p) in own]
+
+
+def _of_step(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08}"
 
 
 def _steps(folder: Path) -> list[Path]:
@@ -172,7 +182,7 @@ def _prune(folder: Path, step: int) -> None:
     """Remove what a killed run left half-written, and all but the newest up to this step."""
     for left in folder.glob("step-*.tmp"):
         shutil.rmtree(left, ignore_errors=True)
-    current = folder / f"step-{step:08}"
+    current = _of_step(folder, step)
     steps = _steps(folder)
     for damaged in steps[: steps.index(current)]:  # else this run would have begun behind them
         shutil.rmtree(damaged, ignore_errors=True)

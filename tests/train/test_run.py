@@ -222,17 +222,54 @@ def test_each_preset_trains_and_exports(config: str, tiny: Settings, tmp_path: P
     assert run.export()["steps"] == 1
 
 
-def test_a_loss_that_is_not_a_number_stops_and_names_the_last_good_state(
+@pytest.mark.parametrize(
+    ("kind", "steps"),
+    [(float("nan"), 30), (1000.0, 30), (float("nan"), 13)],  # 13: no step comes after
+)
+def test_weights_gone_wrong_are_no_good_state(
+    kind: float, steps: int, tiny: Settings, tmp_path: Path
+) -> None:
+    """The update of step 13 is as bad as a too high learning rate makes it, and is saved."""
+    out = tmp_path / "out"
+    run = Run.start(replace(tiny, steps=steps, save_every=1), out)
+    run.train(stopped=lambda: run.trainer.progress.step == 12)
+    good = weights(run)
+    assert run.trainer.step().step == 13
+    with torch.no_grad():
+        run.decoder.norm.weight *= kind
+    run.trainer.save()
+    assert (out / "training/states/step-00000013").exists()
+    resumed = Run.resume(out)
+    assert resumed.trainer.progress.step == 13
+    with pytest.raises(
+        OssiaError, match=r"loss (is nan|exploded to .*) after 13 steps.*states/step-00000012\."
+    ):
+        resumed.train()
+    assert not (out / "record.json").exists()
+    assert identical(weights(Run.resume(out)), good)
+
+
+def test_a_learning_rate_too_high_leaves_no_state_to_call_good(
+    tiny: Settings, tmp_path: Path
+) -> None:
+    settings = replace(tiny, learning_rate=1e3, warmup=0, save_every=1)
+    for steps in (30, 1):  # found by the step after, and where none comes
+        out = tmp_path / str(steps)
+        run = Run.start(replace(settings, steps=steps), out)
+        with pytest.raises(OssiaError, match="after 1 steps; no good state was saved"):
+            run.train()
+        assert not list((out / "training/states").iterdir())
+
+
+def test_a_gradient_that_is_not_a_number_speaks_not_against_the_weights(
     tiny: Settings, tmp_path: Path
 ) -> None:
     run = Run.start(tiny, tmp_path / "out")
     run.train(stopped=lambda: run.trainer.progress.step == 12)
-    good = weights(run)
-    with torch.no_grad():
-        run.decoder.norm.weight[0] = float("nan")
-    with pytest.raises(OssiaError, match=r"loss is nan at step 13.*states/step-00000012"):
+    weight = run.decoder.norm.weight
+    weight.register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(OssiaError, match=r"gradient is nan after 12 .*states/step-00000012\."):
         run.train()
-    assert identical(weights(Run.resume(tmp_path / "out")), good)
 
 
 def test_a_loss_that_explodes_stops_before_it_reaches_the_weights(
@@ -242,7 +279,7 @@ def test_a_loss_that_explodes_stops_before_it_reaches_the_weights(
     with torch.no_grad():
         run.decoder.norm.weight *= 1000
     before = weights(run)
-    with pytest.raises(OssiaError, match=r"loss exploded to .* at step 1; nothing was saved yet"):
+    with pytest.raises(OssiaError, match=r"loss exploded to .* after 0 steps; no good state"):
         run.train()
     assert identical(weights(run), before)
 
