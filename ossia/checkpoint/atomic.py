@@ -19,7 +19,7 @@ _RENAME_EXCHANGE = 2
 
 
 @contextlib.contextmanager
-def replacing(folder: Path, stale: re.Pattern[str]) -> Iterator[Path]:
+def replacing(folder: Path, stale: re.Pattern[str] | None = None) -> Iterator[Path]:
     """A new folder beside `folder`, hidden, that takes its place when the block ends well and is
     removed when it does not.
 
@@ -59,11 +59,15 @@ def write_file(path: Path, chunks: Iterable[Any]) -> None:
         os.fsync(file.fileno())
 
 
-def _bring_along(old: Path, new: Path, stale: re.Pattern[str]) -> None:
+def _bring_along(old: Path, new: Path, stale: re.Pattern[str] | None) -> None:
     def skipped(place: str, names: list[str]) -> set[str]:
         if Path(place) != old:
             return set()
-        return {name for name in names if stale.fullmatch(name) or (new / name).exists()}
+        return {
+            name
+            for name in names
+            if (stale is not None and stale.fullmatch(name)) or (new / name).exists()
+        }
 
     shutil.copytree(
         old, new, symlinks=True, ignore=skipped, copy_function=_link, dirs_exist_ok=True

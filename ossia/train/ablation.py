@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from ossia.checkpoint.atomic import replacing
 from ossia.checkpoint.files import read_json
 from ossia.config import ExpertFormat, ModelConfig, MoEConfig, RoPE, with_expert_format
 from ossia.errors import OssiaError
@@ -26,7 +27,7 @@ from ossia.ops.training import TRAINING
 from ossia.train import data, ladder, shards, texts, tokenizer
 from ossia.train.evaluate import SummedLoss, bits_per_byte, loss_of
 from ossia.train.extrapolate import bits_by_position, token_bytes, with_yarn
-from ossia.train.folder import removed_on_failure, write_json, writing
+from ossia.train.folder import check_replaceable, write_json, writing
 from ossia.train.kept import kept_bytes
 from ossia.train.ladder import REACH, Rung
 from ossia.train.loop import StepReport, Trainer
@@ -122,23 +123,23 @@ class Ablation:
 
     @classmethod
     def start(cls, plan: Plan, out: Path) -> Ablation:
-        """Read the text, learn the vocabulary and write both into the new folder `out`.
+        """Read the text, learn the vocabulary and write both into the new folder `out`, which
+        appears when they are whole.
 
         Raises OssiaError for a folder in use, and for a text that cannot work.
         """
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise OssiaError(f"--out {out}: exists, and is neither a ladder nor an empty folder")
+        check_replaceable(out)
         corpus = data.read(plan.data)
         vocabulary = tokenizer.learn((d.text for d in corpus.train), plan.vocab_size)
-        with writing(out), removed_on_failure(out):
-            (out / "runs").mkdir(parents=True)
-            tokenizer.write(vocabulary, out, plan.foot().context_length)
-            text = texts.write(out, corpus, vocabulary, _MOST_HELD_OUT_BYTES)
-            # Last: a folder without it is no ladder.
-            write_json(out / "ladder.json", {"plan": asdict(plan), "text": text})
-            ablation = cls(out)
-            ablation._refuse_too_little()
-        return ablation
+        with writing(out), replacing(out) as new:
+            (new / "runs").mkdir()
+            tokenizer.write(vocabulary, new, plan.foot().context_length)
+            text = texts.write(new, corpus, vocabulary, _MOST_HELD_OUT_BYTES)
+            write_json(new / "ladder.json", {"plan": asdict(plan), "text": text})
+            cls(new)._refuse_too_little()
+        return cls(out)
 
     @property
     def runs(self) -> list[tuple[Rung, ModelConfig, int]]:

@@ -24,6 +24,7 @@ import tokenizers
 import torch
 
 from ossia import checkpoint
+from ossia.checkpoint.atomic import replacing
 from ossia.checkpoint.files import read_json
 from ossia.errors import OssiaError
 from ossia.train import parallel
@@ -97,8 +98,8 @@ class FolderRun(ABC):
 
     @classmethod
     def start(cls, settings: Training, out: Path) -> Self:
-        """Read the data and write a new run into the folder `out`; of several processes the first
-        does it.
+        """Read the data and write a new run into the folder `out`, which appears when the run is
+        whole; of several processes the first does it.
 
         Raises OssiaError for a folder in use and for data, sizes or formats that cannot work.
         """
@@ -106,13 +107,13 @@ class FolderRun(ABC):
             parallel.wait()
             return cls(out)
         check_folder(out)
-        prepared = cls.prepare(settings)
-        with writing(out), removed_on_failure(out):
-            (out / "training").mkdir(parents=True)
-            described = {"command": cls.COMMAND, **prepared(out)}
-            # Last: a folder without it is no run.
-            write_json(out / "training" / "run.json", described)
-            parallel.wait()
+        prepared, existed = cls.prepare(settings), out.exists()
+        with writing(out), replacing(out) as new:
+            (new / "training").mkdir()
+            described = {"command": cls.COMMAND, **prepared(new)}
+            write_json(new / "training" / "run.json", described)
+        parallel.wait()
+        with removed_on_failure(out, existed):
             return cls(out)
 
     @classmethod
@@ -203,6 +204,11 @@ def check_folder(out: Path) -> None:
         raise OssiaError(f"{out} holds an unfinished run; continue it with --resume")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OssiaError(f"--out {out}: exists and is not an empty folder")
+    check_replaceable(out)
+
+
+def check_replaceable(out: Path) -> None:
+    """Raise OssiaError for an empty folder whose place another cannot take."""
     parent = out.resolve().parent
     if out.exists() and (os.path.ismount(out) or not os.access(parent, os.W_OK)):
         # `checkpoint.save` would say so too, after the training.
@@ -210,9 +216,8 @@ def check_folder(out: Path) -> None:
 
 
 @contextmanager
-def removed_on_failure(out: Path) -> Iterator[None]:
-    """`out`, absent or empty before, is so again if the block does not end well."""
-    existed = out.exists()
+def removed_on_failure(out: Path, existed: bool) -> Iterator[None]:
+    """If the block does not end well, `out` goes, or is empty if it `existed`."""
     try:
         yield
     except BaseException:

@@ -75,6 +75,23 @@ def test_a_ladder_stopped_anywhere_ends_with_the_same_numbers(plan: Plan, tmp_pa
     assert files(tmp_path / "parts") == files(tmp_path / "whole")
 
 
+def test_a_ladder_killed_while_it_starts_leaves_its_place_free(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    for name in ("write_json", "texts.write"):
+        with monkeypatch.context() as killed:  # nothing is cleared away
+            killed.setattr("shutil.rmtree", lambda *_, **__: None)
+            killed.setattr(f"ossia.train.ablation.{name}", die)
+            with pytest.raises(KeyboardInterrupt):
+                Ablation.start(plan, out)
+        assert not out.exists()
+    assert Ablation.start(plan, out).unfinished
+
+
 def test_seeds_differ_and_rungs_share_their_batches(plan: Plan, tmp_path: Path) -> None:
     ablation = Ablation.start(plan, tmp_path / "out")
     (_, foot), (_, rope) = ablation.rungs

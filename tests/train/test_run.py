@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from ossia import checkpoint, text
 from ossia.errors import OssiaError
-from ossia.train import quantized
+from ossia.train import folder, quantized, texts
 from ossia.train.evaluate import bits_per_byte, loss_of
 from ossia.train.folder import command
 from ossia.train.run import Run
@@ -32,6 +34,10 @@ def weights(run: Run) -> dict[str, Tensor]:
 
 def identical(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def die(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def losses(run: Run) -> list[float]:
@@ -346,6 +352,31 @@ def test_bad_settings_are_refused_before_anything_is_written(
         Run.start(replace(tiny, **change), tmp_path / "out")
     assert message in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("moment", [texts, folder])
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_run_killed_while_it_starts_leaves_its_place_free(
+    existed: bool,
+    moment: ModuleType,
+    tiny: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the token ids, or at the description, which is last."""
+    out = tmp_path / "out"
+    if existed:
+        out.mkdir()
+    with monkeypatch.context() as killed:  # nothing is cleared away
+        killed.setattr(shutil, "rmtree", lambda *_, **__: None)
+        killed.setattr(moment, "write" if moment is texts else "write_json", die)
+        with pytest.raises(KeyboardInterrupt):
+            Run.start(tiny, out)
+    assert out.exists() == existed
+    with pytest.raises(OssiaError, match="holds no run to resume"):
+        Run.resume(out)
+    Run.start(tiny, out)
+    assert Run.resume(out).trainer.progress.step == 0
 
 
 def test_folders_in_use_are_refused(tiny: Settings, tmp_path: Path) -> None:
