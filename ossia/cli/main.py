@@ -24,11 +24,9 @@ from ossia.cli.dialogues import dialogues
 from ossia.cli.finetune import finetune
 from ossia.cli.generate import generate
 from ossia.cli.inspect import inspect
-from ossia.cli.stopping import INTERRUPTED
+from ossia.cli.stopping import INTERRUPTED, USER_ERROR
 from ossia.cli.train import train
 from ossia.errors import OssiaError
-
-USER_ERROR = 2
 
 # The base of all errors in the use of options. typer carried click's at first and its own copy
 # later, and exports only this one of them.

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 INTERRUPTED = 130  # the exit code
+USER_ERROR = 2  # and that of bad input
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ossia.cli.stopping import INTERRUPTED, until_interrupted
+from ossia.cli.stopping import INTERRUPTED, USER_ERROR, until_interrupted
 from ossia.errors import OssiaError
 
 if TYPE_CHECKING:
@@ -135,6 +135,8 @@ def follow(
         record = run.export()
         if record:
             print(json.dumps(record) if options["as_json"] else summary(record, out))
+    except parallel.FirstFailed as said:
+        raise typer.Exit(USER_ERROR) from said
     finally:
         parallel.leave()
 

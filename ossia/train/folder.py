@@ -103,16 +103,17 @@ class FolderRun(ABC):
 
         Raises OssiaError for a folder in use and for data, sizes or formats that cannot work.
         """
-        if parallel.rank() != 0:
-            parallel.wait()
-            return cls(out)
-        check_folder(out)
-        prepared, existed = cls.prepare(settings), out.exists()
-        with writing(out), replacing(out) as new:
-            (new / "training").mkdir()
-            described = {"command": cls.COMMAND, **prepared(new)}
-            write_json(new / "training" / "run.json", described)
-        parallel.wait()
+
+        def write() -> bool:
+            check_folder(out)
+            prepared, existed = cls.prepare(settings), out.exists()
+            with writing(out), replacing(out) as new:
+                (new / "training").mkdir()
+                described = {"command": cls.COMMAND, **prepared(new)}
+                write_json(new / "training" / "run.json", described)
+            return existed
+
+        existed = parallel.first_does(write)
         with removed_on_failure(out, existed):
             return cls(out)
 
@@ -217,11 +218,14 @@ def check_replaceable(out: Path) -> None:
 
 @contextmanager
 def removed_on_failure(out: Path, existed: bool) -> Iterator[None]:
-    """If the block does not end well, `out` goes, or is empty if it `existed`."""
+    """If the block does not end well, `out` goes, or is empty if it `existed`; of several processes
+    the first sees to it.
+    """
     try:
         yield
     except BaseException:
-        shutil.rmtree(out, ignore_errors=True)
-        if existed:
-            out.mkdir(exist_ok=True)
+        if parallel.rank() == 0:
+            shutil.rmtree(out, ignore_errors=True)
+            if existed:
+                out.mkdir(exist_ok=True)
         raise

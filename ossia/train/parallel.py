@@ -29,6 +29,10 @@ from ossia.ops.backend import Op
 Value = TypeVar("Value")
 
 
+class FirstFailed(OssiaError):
+    """What was wrong in the first process, raised on another: the first says it."""
+
+
 def join() -> None:
     """Meet the other processes, if torchrun started this one among several."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
@@ -63,6 +67,25 @@ def first_says(question: Callable[[], Value]) -> Value:
     if dist.is_initialized():
         dist.broadcast_object_list(answers)
     return answers[0]
+
+
+def first_does(act: Callable[[], Value]) -> Value:
+    """The first process acts, the others wait; its result on all. Its OssiaError ends them too: it
+    is raised there, and FirstFailed on the others.
+    """
+    result: Any = None
+    problem: OssiaError | None = None
+    if rank() == 0:
+        try:
+            result = act()
+        except OssiaError as error:
+            problem = error
+    result, message = first_says(lambda: (result, None if problem is None else str(problem)))
+    if problem is not None:
+        raise problem
+    if message is not None:
+        raise FirstFailed(message)
+    return result
 
 
 def mean(value: Tensor) -> Tensor:

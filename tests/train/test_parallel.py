@@ -60,12 +60,11 @@ def settings_of(tiny: Settings, name: str) -> Settings:
     return replace(tiny, **SCENARIOS[name])
 
 
-def run_by_two(folders: dict[str, Settings]) -> dict[str, list[list[float]]]:
-    """What each step of each scenario reported."""
+def start_two(words: list[str], folder: Path | None = None) -> list[subprocess.Popen[str]]:
+    """Python twice in `folder`, as torchrun would start two processes that belong together."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    scenarios = json.dumps({out: asdict(settings) for out, settings in folders.items()})
     processes = []
     for rank in range(2):
         environment = os.environ | {
@@ -75,12 +74,23 @@ def run_by_two(folders: dict[str, Settings]) -> dict[str, list[list[float]]]:
             "MASTER_PORT": str(port),
             "OMP_NUM_THREADS": "1",
         }
-        command = [sys.executable, "-c", PROGRAM, scenarios, str(STEPS)]
         processes.append(
             subprocess.Popen(
-                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                [sys.executable, *words],
+                cwd=folder,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
             )
         )
+    return processes
+
+
+def run_by_two(folders: dict[str, Settings]) -> dict[str, list[list[float]]]:
+    """What each step of each scenario reported."""
+    scenarios = json.dumps({out: asdict(settings) for out, settings in folders.items()})
+    processes = start_two(["-c", PROGRAM, scenarios, str(STEPS)])
     try:
         outputs = [process.communicate(timeout=600) for process in processes]
     finally:
@@ -150,6 +160,16 @@ def test_torchrun_trains_and_exports_one_checkpoint(tiny: Settings, tmp_path: Pa
         alone["held_out_bits_per_byte"], rel=1e-2
     )
     assert not (tmp_path / "two" / "training").exists()
+
+
+def test_what_is_wrong_with_the_data_is_said_once(tmp_path: Path) -> None:
+    words = ["-m", "ossia", "train", "--data", "absent.txt", "--out", "new"]
+    processes = start_two(words, tmp_path)
+    said = [process.communicate(timeout=600)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2]
+    assert said[0].startswith("error: --data absent.txt: no such file or folder")
+    assert [lines.count("\n") for lines in said] == [1, 0]
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_processes_fine_tune_as_one_does(settings: FineTuneSettings, tmp_path: Path) -> None:
