@@ -366,8 +366,10 @@ def _speeds(results: dict[str, Any]) -> str:
         f"{results['plan']['batch_size']} x {results['plan']['length']} tokens in float32; "
         f"decoding is one sequence in bfloat16 by the {escape(measured['backend'])} backend with "
         "random weights of the rung's shapes. At this size both count calls of operations more "
-        "than arithmetic or memory, and say little of large models. The MXFP4 rung's training is "
-        "timed while it rounds.</p>"
+        "than arithmetic or memory, and say little of large models. Dropout of attention needs all "
+        "its probabilities, so that GPT-2 with it trains without the tiled kernel of the others: "
+        "part of what it takes more is that. The MXFP4 rung's training is timed while it rounds."
+        "</p>"
     )
 
 
