@@ -86,6 +86,7 @@ def text_settings(source: Path, config: Path, seed: int, aware: int) -> Settings
         batch_size=8,
         length=128,
         learning_rate=4e-3,
+        warmup=100,
         mxfp4_steps=aware,
         seed=seed,
         eval_every=STEPS,

@@ -73,7 +73,6 @@ LearningRateOption = Annotated[
 FinalLearningRateOption = Annotated[
     float, number("What it falls to.", "--final-learning-rate", "--final-lr", metavar="X")
 ]
-WarmupOption = Annotated[int, number("Steps in which the learning rate rises.")]
 ScheduleOption = Annotated[
     Schedule, typer.Option(help="Falls as a cosine, or stays until the last --decay steps.")
 ]

@@ -66,7 +66,7 @@ class FineTuning(FolderRun):
             )
             files = {"train": settings.data, "held_out": settings.eval_data or settings.data}
             return {
-                "settings": asdict(replace(settings, steps=steps)),
+                "settings": asdict(replace(settings, steps=steps).settled()),
                 "model": {"name": settings.model, "fingerprint": fingerprint(model)},
                 "data": {
                     name: {

@@ -52,7 +52,7 @@ class Run(FolderRun):
             train, _ = texts.read(folder, text)
             shards.TextBatches(train, settings, text["separator"])  # refuses too little
             return {
-                "settings": asdict(settings),
+                "settings": asdict(settings.settled()),
                 "config": families.to_hf(config),
                 "text": text,
             }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from ossia.config import ExpertFormat
 from ossia.errors import OssiaError
@@ -49,6 +49,7 @@ class Training:
     """
 
     POSITIVE: ClassVar = ("steps", "batch_size", "accumulate", "length", "eval_every", "save_every")
+    MOST_WARMUP: ClassVar = 100  # steps, where `warmup` is not given
     CHOICES: ClassVar = {
         "experts": ExpertFormat,
         "dtype": Precision,
@@ -63,9 +64,9 @@ class Training:
     optimizer: str = Optimizer.ADAMW.value
     learning_rate: float = 2e-3
     final_learning_rate: float = 0.0
-    warmup: int = 100  # steps
+    warmup: int | None = None  # steps; None is a tenth of all, at most MOST_WARMUP
     schedule: str = Schedule.COSINE.value
-    decay: int = 0  # steps, of `wsd`; 0 is a fifth of all
+    decay: int = 0  # steps, of `wsd`; 0 is a fifth of all, or what the rise leaves
     weight_decay: float = 0.1  # of matrices only
     clip: float = 1.0  # largest norm of the gradient
     balance: float = 0.01  # weight of the routers' load-balancing loss
@@ -84,8 +85,7 @@ class Training:
         for name in self.POSITIVE:
             if getattr(self, name) < 1:
                 raise OssiaError(f"{option(name)} must be at least 1, not {getattr(self, name)}")
-        for name in ("warmup", "seed"):
-            _refuse_negative(self, name)
+        _refuse_negative(self, "seed")
         if self.seed > _LARGEST_SEED:
             raise OssiaError(f"--seed must be at most {_LARGEST_SEED}, not {self.seed}")
         for name in ("weight_decay", "balance", "z_loss"):
@@ -99,7 +99,7 @@ class Training:
                 "--final-learning-rate must lie between 0 and --learning-rate "
                 f"{self.learning_rate:g}, not {self.final_learning_rate:g}"
             )
-        for name in ("mxfp4_steps", "decay"):
+        for name in ("mxfp4_steps", "warmup", "decay"):
             _refuse_more_than_steps(self, name)
         for rows in self.rows:
             if rows % self.accumulate:
@@ -108,6 +108,11 @@ class Training:
                 )
         if self.decay and self.schedule != Schedule.WSD:
             raise OssiaError("--decay is of --schedule wsd")
+        if self.steps and self.rise + self.decay > self.steps:
+            raise OssiaError(
+                f"--warmup {self.warmup} and --decay {self.decay} are more than "
+                f"--steps {self.steps}"
+            )
         for name, kind in self.CHOICES.items():
             if getattr(self, name) not in list(kind):
                 values = " or ".join(kind)
@@ -117,6 +122,17 @@ class Training:
     def rows(self) -> tuple[int, ...]:
         """Sequences in a batch, of each length that the run has."""
         return (self.batch_size,)
+
+    @property
+    def rise(self) -> int:
+        """Steps in which the learning rate rises: `warmup`, or what suits the steps."""
+        if self.warmup is not None:
+            return self.warmup
+        return min(self.MOST_WARMUP, self.steps // 10, self.steps - self.decay)
+
+    def settled(self) -> Self:
+        """With what follows from the steps written out, for the record."""
+        return replace(self, warmup=self.rise)
 
 
 @dataclass(frozen=True)
@@ -153,6 +169,7 @@ class FineTuneSettings(Training):
     """Of `ossia finetune`: a checkpoint and conversations."""
 
     POSITIVE: ClassVar = ("batch_size", "accumulate", "eval_every", "save_every")
+    MOST_WARMUP: ClassVar = 10
     CHOICES: ClassVar = {
         "experts": ("", *ExpertFormat),
         "dtype": Precision,
@@ -178,7 +195,6 @@ class FineTuneSettings(Training):
     lora_dropout: float = 0.0
     targets: str = "attention,mlp,experts"
     learning_rate: float = 2e-5
-    warmup: int = 10
     weight_decay: float = 0.0
     balance: float = 0.0
     experts: str = ""  # "" is as the checkpoint has them
@@ -231,7 +247,7 @@ def _refuse_negative(settings: Training, name: str) -> None:
 
 def _refuse_more_than_steps(settings: Training, name: str) -> None:
     most = settings.steps or math.inf  # not known yet, where 0 stands for what the data makes
-    if not 0 <= getattr(settings, name) <= most:
+    if not 0 <= (getattr(settings, name) or 0) <= most:
         raise OssiaError(f"{option(name)} must lie between 0 and --steps {settings.steps}")
 
 
@@ -241,18 +257,18 @@ def option(name: str) -> str:
 
 
 def learning_rate(settings: Training, step: int) -> float:
-    """Of step 0, 1, ...: a linear rise over `warmup` steps, then the schedule's fall, which
+    """Of step 0, 1, ...: a linear rise over the first steps, then the schedule's fall, which
     reaches the final rate after the last step.
 
     WSD is warm-up, stable, decay: Hu et al. 2024, https://arxiv.org/abs/2404.06395.
     """
-    peak, final = settings.learning_rate, settings.final_learning_rate
-    if step < settings.warmup:
-        return peak * (step + 1) / settings.warmup
+    peak, final, rise = settings.learning_rate, settings.final_learning_rate, settings.rise
+    if step < rise:
+        return peak * (step + 1) / rise
     if settings.schedule == Schedule.WSD:
-        decay = settings.decay or max(1, settings.steps // 5)
+        decay = settings.decay or max(1, min(settings.steps // 5, settings.steps - rise))
         left = min(1.0, (settings.steps - step) / decay)
     else:
-        done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+        done = (step - rise) / max(1, settings.steps - rise)
         left = (1 + math.cos(math.pi * done)) / 2
     return final + (peak - final) * left

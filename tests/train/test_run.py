@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -25,7 +26,7 @@ from ossia.train import folder, quantized, texts
 from ossia.train.evaluate import bits_per_byte, loss_of
 from ossia.train.folder import command
 from ossia.train.run import Run
-from ossia.train.settings import Settings, learning_rate
+from ossia.train.settings import FineTuneSettings, Settings, Training, learning_rate
 
 
 def weights(run: Run) -> dict[str, Tensor]:
@@ -210,7 +211,7 @@ def test_the_export_is_the_trained_model_and_the_record_says_what_it_is(
 
 
 def test_transformers_loads_an_export(tiny: Settings, tmp_path: Path) -> None:
-    run = Run.start(replace(tiny, steps=3, experts="dense"), tmp_path / "out")
+    run = Run.start(replace(tiny, steps=3, warmup=0, experts="dense"), tmp_path / "out")
     run.train()
     run.export()
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
@@ -222,7 +223,7 @@ def test_transformers_loads_an_export(tiny: Settings, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("config", ["small-gpt2", "small-qwen3", "small-gpt-oss"])
 def test_each_preset_trains_and_exports(config: str, tiny: Settings, tmp_path: Path) -> None:
-    settings = replace(tiny, config=config, steps=1, batch_size=1)
+    settings = replace(tiny, config=config, steps=1, warmup=0, batch_size=1)
     run = Run.start(settings, tmp_path / "out")
     run.train()
     assert run.export()["steps"] == 1
@@ -317,6 +318,38 @@ def test_the_learning_rate_falls_to_the_final_one(fall: dict) -> None:
     assert rates[100] == 0.5
 
 
+@pytest.mark.parametrize(
+    ("settings", "rise"),
+    [
+        (Settings(), 100),
+        (Settings(steps=1400, schedule="wsd", decay=100), 100),
+        (Settings(steps=1400, schedule="wsd", decay=1400), 0),
+        (Settings(steps=30), 3),
+        (Settings(steps=1), 0),
+        (FineTuneSettings(model="m", data="d", steps=3000), 10),
+        (FineTuneSettings(model="m", data="d", steps=20), 2),
+        (FineTuneSettings(model="m", data="d", steps=2), 0),
+    ],
+)
+def test_a_warmup_not_given_suits_the_steps(settings: Training, rise: int) -> None:
+    rates = [learning_rate(settings, step) for step in range(settings.steps)]
+    assert rates.index(settings.learning_rate) == max(0, rise - 1)
+    assert rates[-1] < settings.learning_rate or settings.steps == 1
+    assert replace(settings, warmup=rise) == settings.settled()
+
+
+@pytest.mark.parametrize(
+    ("warmup", "decay"), [(None, 0), (None, 100), (None, 95), (90, 0), (100, 0), (40, 60)]
+)
+def test_wsd_never_jumps(warmup: int | None, decay: int) -> None:
+    settings = Settings(steps=100, learning_rate=1.0, warmup=warmup, schedule="wsd", decay=decay)
+    rates = [learning_rate(settings, step) for step in range(101)]
+    changes = [after - before for before, after in pairwise(rates)]
+    rises, falls = [c for c in changes if c > 0], [c for c in changes if c < 0]
+    assert max(rises, default=0) == pytest.approx(min(rises, default=0))
+    assert max(falls) == pytest.approx(min(falls))
+
+
 def test_the_record_repeats_the_command() -> None:
     settings = Settings(steps=5, learning_rate=1e-3, recompute=True)
     assert command("train", settings, Path("a/my model")) == (
@@ -333,6 +366,11 @@ def test_the_record_repeats_the_command() -> None:
         ({"long_steps": 5}, "--long-length and --long-steps go together"),
         ({"long_length": 48, "long_steps": 5}, "--long-length 48 does not divide"),
         ({"mxfp4_steps": 31}, "--mxfp4-steps must lie between 0 and --steps 30"),
+        ({"warmup": 31}, "--warmup must lie between 0 and --steps 30"),
+        (
+            {"schedule": "wsd", "warmup": 20, "decay": 11},
+            "--warmup 20 and --decay 11 are more than --steps 30",
+        ),
         ({"accumulate": 3}, "--accumulate 3 does not divide a batch of 4 sequences"),
         ({"decay": 3}, "--decay is of --schedule wsd"),
         ({"schedule": "line"}, "--schedule must be cosine or wsd, not line"),
