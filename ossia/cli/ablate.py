@@ -77,6 +77,8 @@ def ablate(
 
     set_threads(threads)
     ablation = _open(context, out)
+    if threads is None:
+        set_threads(ablation.threads)
     if not _train(ablation):
         print(f"stopped and saved; continue with: ossia ablate --out {out}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)

@@ -1,9 +1,9 @@
 """The ladder trained in a folder: every rung with every seed on one text, stopped and continued at
 will.
 
-The folder holds `ladder.json` (the plan and the text), the tokenizer, `train` and `held_out` (token
-ids), and `runs/`: a file of results for each rung and seed that is finished, a folder of states for
-one that is not.
+The folder holds `ladder.json` (the plan, the text, the threads and versions it began with), the
+tokenizer, `train` and `held_out` (token ids), and `runs/`: a file of results for each rung and seed
+that is finished, a folder of states for one that is not.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ossia.ops.training import TRAINING
 from ossia.train import data, ladder, shards, texts, tokenizer
 from ossia.train.evaluate import SummedLoss, bits_per_byte, loss_of
 from ossia.train.extrapolate import bits_by_position, token_bytes, with_yarn
-from ossia.train.folder import check_replaceable, write_json, writing
+from ossia.train.folder import check_replaceable, versions, write_json, writing
 from ossia.train.kept import kept_bytes
 from ossia.train.ladder import REACH, Rung
 from ossia.train.loop import StepReport, Trainer
@@ -107,6 +107,8 @@ class Ablation:
         try:
             self.plan = Plan(**described["plan"])
             self.text: dict[str, Any] = described["text"]
+            self.threads: int = described["threads"]
+            self.versions: dict[str, str] = described["versions"]
             self._shards, self._held_out = texts.read(out, self.text)
             vocabulary = Tokenizer.from_str((out / "tokenizer.json").read_text(encoding="utf-8"))
         except OssiaError:
@@ -116,7 +118,7 @@ class Ablation:
         if seeds is not None and seeds != self.plan.seeds:
             self.plan = replace(self.plan, seeds=seeds)
             with writing(out):
-                write_json(file, {"plan": asdict(self.plan), "text": self.text})
+                write_json(file, {**described, "plan": asdict(self.plan)})
         self._token_bytes = token_bytes(vocabulary)
         foot = with_vocabulary(self.plan.foot(), vocabulary)
         self.rungs = ladder.climb(foot, ladder.chosen(self.plan.rungs))
@@ -137,7 +139,13 @@ class Ablation:
             (new / "runs").mkdir()
             tokenizer.write(vocabulary, new, plan.foot().context_length)
             text = texts.write(new, corpus, vocabulary, _MOST_HELD_OUT_BYTES)
-            write_json(new / "ladder.json", {"plan": asdict(plan), "text": text})
+            described = {
+                "plan": asdict(plan),
+                "text": text,
+                "threads": torch.get_num_threads(),
+                "versions": versions(),
+            }
+            write_json(new / "ladder.json", described)
             cls(new)._refuse_too_little()
         return cls(out)
 
@@ -160,7 +168,11 @@ class Ablation:
     ) -> bool:
         """Finish what is not. True when all are; False when `stopped()` said so, with the
         state of the run at hand saved.
+
+        Raises OssiaError where the runs would not be computed as those that are finished.
         """
+        if self.unfinished:
+            self._refuse_other_sums()
         for rung, config, seed in self.unfinished:
             states = self._file(rung, seed).with_suffix("")
             settings = self.plan.settings(packed=is_packed(config), seed=seed)
@@ -259,6 +271,21 @@ class Ablation:
     def _bits_by_position(self, decoder: Decoder) -> list[float]:
         length = REACH * self.plan.length
         return bits_by_position(decoder, self._held_out, length, self._token_bytes, STRETCHES)
+
+    def _refuse_other_sums(self) -> None:
+        """Raise OssiaError for other threads, which add up in another order, or versions."""
+        threads, now = torch.get_num_threads(), versions()
+        if threads != self.threads:
+            raise OssiaError(
+                f"--threads {threads}: {self.out} was begun with --threads {self.threads}, and its "
+                "losses would differ with another number; go on with that, or start anew"
+            )
+        others = [f"{name} {v}" for name, v in self.versions.items() if now.get(name) != v]
+        if others:
+            raise OssiaError(
+                f"{self.out} was begun with {', '.join(others)}, and its losses may differ with "
+                "another version; go on with that, or start anew"
+            )
 
     def _refuse_too_little(self) -> None:
         """Raise OssiaError now, not after the first run, for a text too short to train on or to

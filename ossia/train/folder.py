@@ -130,6 +130,8 @@ class FolderRun(ABC):
         stopped: Callable[[], bool] = lambda: False,
     ) -> bool:
         """Train on: True at the last step, False if `stopped()` said so; the state is saved."""
+        if parallel.rank() == 0 and self.trainer.progress.step < self.settings.steps:
+            self._note_session()
         return self.trainer.run(report, stopped)
 
     def utilization(self) -> Utilization | None:
@@ -141,20 +143,43 @@ class FolderRun(ABC):
         progress = self.trainer.progress
         return {
             "command": command(self.COMMAND, self.settings, self.out),
-            "versions": versions(),
-            "threads": torch.get_num_threads(),
-            "processes": parallel.size(),
+            **_means(),
+            "sessions": self._sessions(),
             "seconds": round(progress.seconds, 1),
             "steps": progress.step,
             "tokens": progress.tokens,
             "bytes": sum(f.stat().st_size for f in self.out.iterdir() if f.is_file()),
         }
 
+    def _note_session(self) -> None:
+        """Write down what the steps from here on are computed with, if not as those before: a state
+        may be resumed with other means, and the result then differs in rounding.
+        """
+        step, means = self.trainer.progress.step, _means()
+        kept = [session for session in self._sessions() if session["from_step"] < step]
+        if not kept or kept[-1] != {"from_step": kept[-1]["from_step"], **means}:
+            kept.append({"from_step": step, **means})
+        with writing(self.out):
+            write_json(self.folder / "sessions.json", kept)
+
+    def _sessions(self) -> list[dict[str, Any]]:
+        file = self.folder / "sessions.json"
+        return json.loads(file.read_bytes()) if file.exists() else []
+
     def finish(self, record: dict[str, Any]) -> None:
         """Write the record; what only the training needed goes."""
         with writing(self.out):
             write_json(self.out / "record.json", record)
         shutil.rmtree(self.folder)
+
+
+def _means() -> dict[str, Any]:
+    """What decides the last bits of a run."""
+    return {
+        "versions": versions(),
+        "threads": torch.get_num_threads(),
+        "processes": parallel.size(),
+    }
 
 
 def versions() -> dict[str, str]:

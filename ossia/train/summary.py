@@ -9,12 +9,10 @@ from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
-import torch
-
 from ossia.compare.counts import count, forward_flops, kv_bytes
 from ossia.config import ModelConfig
 from ossia.train.ablation import FACTORS, STRETCHES, Ablation
-from ossia.train.folder import command, versions
+from ossia.train.folder import command
 from ossia.train.ladder import REACH
 from ossia.train.paired import difference, spread
 
@@ -26,7 +24,6 @@ Results = dict[str, list[dict[str, Any]]]  # by rung, of each seed
 def summarize(ablation: Ablation) -> dict[str, Any]:
     """Everything the report shows of the runs, ready for JSON; all must be finished."""
     plan, results = ablation.plan, ablation.results()
-    threads = torch.get_num_threads()
     configs = {rung.name: config for rung, config in ablation.rungs}
     flops = {
         name: training_flops(config, plan.length) * plan.batch_size * plan.length
@@ -76,9 +73,9 @@ def summarize(ablation: Ablation) -> dict[str, Any]:
         before = rung.name
     return {
         # Sums are made in another order by another number of threads.
-        "command": f"{command('ablate', plan, ablation.out)} --threads {threads}",
-        "versions": versions(),
-        "threads": threads,
+        "command": f"{command('ablate', plan, ablation.out)} --threads {ablation.threads}",
+        "versions": ablation.versions,
+        "threads": ablation.threads,
         "plan": asdict(plan),
         "text": ablation.text,
         "tokens": results[rungs[0]["name"]][0]["tokens"],

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +14,14 @@ import pytest
 import torch
 
 from ossia.config import LearnedPositions, RoPE
+from ossia.errors import OssiaError
 from ossia.train import tokenizer
 from ossia.train.ablation import Ablation, Plan
 from ossia.train.data import Document
 from ossia.train.evaluate import HeldOut
 from ossia.train.extrapolate import bits_by_position, token_bytes, with_yarn
 from ossia.train.shards import encode
+from ossia.train.summary import summarize
 from tests.train.conftest import TEXT
 from tests.train.models import build, small
 
@@ -90,6 +93,27 @@ def test_a_ladder_killed_while_it_starts_leaves_its_place_free(
                 Ablation.start(plan, out)
         assert not out.exists()
     assert Ablation.start(plan, out).unfinished
+
+
+def test_a_ladder_goes_on_only_as_it_was_begun(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    ablation = Ablation.start(replace(plan, steps=1, seeds=1), out)
+    ablation.train()
+    torch.set_num_threads(2)
+    report = summarize(Ablation(out))  # of what one thread trained
+    assert report["threads"] == 1
+    assert report["command"].endswith(" --threads 1")
+    assert Ablation(out).train()  # nothing is left to train
+    with pytest.raises(OssiaError, match=r"--threads 2: .*out was begun with --threads 1"):
+        Ablation(out, seeds=2).train()
+    torch.set_num_threads(1)
+    used = report["versions"]["torch"]
+    monkeypatch.setattr(torch, "__version__", "99.0")
+    assert summarize(ablation)["versions"]["torch"] == used
+    with pytest.raises(OssiaError, match=rf"was begun with torch {re.escape(used)}, and its"):
+        Ablation(out, seeds=2).train()
 
 
 def test_seeds_differ_and_rungs_share_their_batches(plan: Plan, tmp_path: Path) -> None:

@@ -119,6 +119,25 @@ def test_a_run_killed_at_any_moment_continues_bit_for_bit(tiny: Settings, tmp_pa
     assert identical(weights(resumed), weights(whole))
 
 
+def test_the_record_says_with_how_many_threads_each_step_was_made(
+    tiny: Settings, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    Run.start(replace(tiny, steps=4, warmup=0, save_every=1), out)
+    for threads, stop in ((1, 1), (2, 2), (1, 3), (2, 4)):
+        torch.set_num_threads(threads)
+        run = Run.resume(out)
+        run.train(stopped=lambda r=run, s=stop: r.trainer.progress.step == s)
+        if stop == 3:  # is lost, and made again by two threads
+            shutil.rmtree(out / "training/states/step-00000003")
+    torch.set_num_threads(1)
+    record = Run.resume(out).export()
+    assert record["threads"] == 1
+    sessions = [(session["from_step"], session["threads"]) for session in record["sessions"]]
+    assert sessions == [(0, 1), (1, 2)]
+    assert all(session["versions"] == record["versions"] for session in record["sessions"])
+
+
 def test_a_damaged_state_gives_way_to_the_one_before(tiny: Settings, tmp_path: Path) -> None:
     whole = Run.start(tiny, tmp_path / "whole")
     whole.train()
