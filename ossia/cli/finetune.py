@@ -75,7 +75,8 @@ def finetune(
     date: Annotated[
         str,
         typer.Option(
-            metavar="YYYY-MM-DD", help="The day that prompts tell the model. [default: today]"
+            metavar="YYYY-MM-DD",
+            help="The day that prompts tell, where a conversation has none. [default: today]",
         ),
     ] = "",
     train_router: Annotated[
