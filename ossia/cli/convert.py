@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ossia.cli.training import Experts
+from ossia.config import ExpertFormat
 
 _Model = Annotated[
     str,
@@ -51,7 +51,7 @@ def merge(
     ],
     out: _Out,
     experts: Annotated[
-        Experts | None,
+        ExpertFormat | None,
         typer.Option(help="How the checkpoint holds experts. [default: as MODEL has them]"),
     ] = None,
     as_json: _Json = False,

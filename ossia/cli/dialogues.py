@@ -90,7 +90,7 @@ def score(
     from rich.console import Console
     from rich.progress import track
 
-    chats = list(_selected(_read_lines(data), count))
+    chats = list(_selected(_read(data), count))
     llm = open_llm(model, None, "auto", "auto", None, None, None, threads)
     if llm.chat_format.name != "harmony":
         raise OssiaError(f"the model speaks {llm.chat_format.name}, and the dialogues are harmony")
@@ -252,18 +252,25 @@ def _selected(chats: Iterable[dict[str, Any]], count: int | None) -> Iterator[di
             yield chat
 
 
-def _read_lines(file: Path) -> Iterator[dict[str, Any]]:
+def _read(file: Path) -> Iterator[dict[str, Any]]:
+    """The chats in a file, checked as `ossia finetune` checks them."""
+    from ossia.train.conversations import checked
+    from ossia.train.data import json_lines
+
     if not file.is_file():
         raise OssiaError(f"--data {file}: no such file; `ossia dialogues write` makes one")
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            chat = json.loads(line)
-            needed = chat["task"], chat["reasoning_effort"], chat["date"], chat["messages"][-1]
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise OssiaError(f"{file}, line {number}: not a chat of `ossia dialogues`") from error
-        if needed[-1].get("role") != "assistant":
-            raise OssiaError(f"{file}, line {number}: does not end with the assistant's answer")
+    empty = True
+    for number, chat in json_lines(file):
+        where, empty = f"{file}, line {number}", False
+        checked(chat, where)
+        if not all(isinstance(chat.get(key), str) for key in ("task", "reasoning_effort", "date")):
+            raise OssiaError(f"{where}: a chat of `ossia dialogues` has task, effort and date")
+        last = chat["messages"][-1]
+        if last.get("tool_calls") or not isinstance(last["content"], str):
+            raise OssiaError(f"{where}: does not end with the assistant's answer")
         yield chat
+    if empty:
+        raise OssiaError(f"--data {file}: holds no chat")
 
 
 def _write_lines(file: Path, lines: Iterable[str | Dialogue]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,20 +14,16 @@ from ossia.cli.training import (
     DecayOption,
     EvalEveryOption,
     ExpertParallelOption,
-    Experts,
     FinalLearningRateOption,
     LearningRateOption,
     MXFP4StepsOption,
-    Optimizer,
     OptimizerOption,
     OutOption,
-    Precision,
     PrecisionOption,
     RecomputeOption,
     RecordOption,
     ResumeOption,
     SaveEveryOption,
-    Schedule,
     ScheduleOption,
     TensorBoardOption,
     WeightDecayOption,
@@ -36,12 +31,8 @@ from ossia.cli.training import (
     follow,
     number,
 )
-
-
-class TooLong(StrEnum):
-    error = "error"
-    truncate = "truncate"
-    skip = "skip"
+from ossia.config import ExpertFormat
+from ossia.train.settings import Optimizer, Precision, Schedule, TooLong
 
 
 def finetune(
@@ -79,11 +70,12 @@ def finetune(
     ] = 0,
     too_long: Annotated[
         TooLong, typer.Option(help="What becomes of a conversation longer than a row.")
-    ] = TooLong.error,
+    ] = TooLong.ERROR,
     date: Annotated[
         str,
         typer.Option(
-            metavar="YYYY-MM-DD", help="The day that prompts tell the model. [default: today]"
+            metavar="YYYY-MM-DD",
+            help="The day that prompts tell, where a conversation has none. [default: today]",
         ),
     ] = "",
     train_router: Annotated[
@@ -99,14 +91,14 @@ def finetune(
     targets: Annotated[
         str, typer.Option(metavar="NAMES", help="Some of attention,mlp,experts.")
     ] = "attention,mlp,experts",
-    optimizer: OptimizerOption = Optimizer.adamw,
+    optimizer: OptimizerOption = Optimizer.ADAMW,
     learning_rate: LearningRateOption = 2e-5,
     final_learning_rate: FinalLearningRateOption = 0.0,
     warmup: Annotated[
         int | None,
         number("Steps in which the learning rate rises. [default: a tenth of all, at most 10]"),
     ] = None,
-    schedule: ScheduleOption = Schedule.cosine,
+    schedule: ScheduleOption = Schedule.COSINE,
     decay: DecayOption = 0,
     weight_decay: WeightDecayOption = 0.0,
     clip: ClipOption = 1.0,
@@ -114,11 +106,11 @@ def finetune(
     z_loss: ZLossOption = 0.0,
     mxfp4_steps: MXFP4StepsOption = 0,
     experts: Annotated[
-        Experts | None,
+        ExpertFormat | None,
         typer.Option(help="How the checkpoint holds experts. [default: as --model has them]"),
     ] = None,
     seed: Annotated[int, number("Of batches, dropout and what is held out.")] = 0,
-    dtype: PrecisionOption = Precision.float32,
+    dtype: PrecisionOption = Precision.FLOAT32,
     recompute: RecomputeOption = False,
     expert_parallel: ExpertParallelOption = False,
     eval_every: EvalEveryOption = 50,

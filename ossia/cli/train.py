@@ -14,20 +14,16 @@ from ossia.cli.training import (
     DecayOption,
     EvalEveryOption,
     ExpertParallelOption,
-    Experts,
     FinalLearningRateOption,
     LearningRateOption,
     MXFP4StepsOption,
-    Optimizer,
     OptimizerOption,
     OutOption,
-    Precision,
     PrecisionOption,
     RecomputeOption,
     RecordOption,
     ResumeOption,
     SaveEveryOption,
-    Schedule,
     ScheduleOption,
     TensorBoardOption,
     WeightDecayOption,
@@ -35,6 +31,8 @@ from ossia.cli.training import (
     follow,
     number,
 )
+from ossia.config import ExpertFormat
+from ossia.train.settings import Optimizer, Precision, Schedule
 
 
 def train(
@@ -66,14 +64,14 @@ def train(
         number("Tokens in a sequence of the last --long-steps, in batches of as many tokens."),
     ] = 0,
     long_steps: Annotated[int, number("Steps at the end with long sequences.")] = 0,
-    optimizer: OptimizerOption = Optimizer.adamw,
+    optimizer: OptimizerOption = Optimizer.ADAMW,
     learning_rate: LearningRateOption = 2e-3,
     final_learning_rate: FinalLearningRateOption = 0.0,
     warmup: Annotated[
         int | None,
         number("Steps in which the learning rate rises. [default: a tenth of all, at most 100]"),
     ] = None,
-    schedule: ScheduleOption = Schedule.cosine,
+    schedule: ScheduleOption = Schedule.COSINE,
     decay: DecayOption = 0,
     weight_decay: WeightDecayOption = 0.1,
     clip: ClipOption = 1.0,
@@ -81,10 +79,10 @@ def train(
     z_loss: ZLossOption = 0.0,
     mxfp4_steps: MXFP4StepsOption = 0,
     experts: Annotated[
-        Experts, typer.Option(help="How the checkpoint holds experts.")
-    ] = Experts.mxfp4,
+        ExpertFormat, typer.Option(help="How the checkpoint holds experts.")
+    ] = ExpertFormat.MXFP4,
     seed: Annotated[int, number("Of weights, batches and dropout.")] = 0,
-    dtype: PrecisionOption = Precision.float32,
+    dtype: PrecisionOption = Precision.FLOAT32,
     recompute: RecomputeOption = False,
     expert_parallel: ExpertParallelOption = False,
     eval_every: EvalEveryOption = 250,

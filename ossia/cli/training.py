@@ -16,32 +16,13 @@ import typer
 
 from ossia.cli.stopping import INTERRUPTED, USER_ERROR, until_interrupted
 from ossia.errors import OssiaError
+from ossia.train.settings import Optimizer, Precision, Schedule, option
 
 if TYPE_CHECKING:
     from ossia.train.curves import Curves
     from ossia.train.folder import FolderRun
     from ossia.train.loop import StepReport
     from ossia.train.settings import Training
-
-
-class Experts(StrEnum):
-    mxfp4 = "mxfp4"
-    dense = "dense"
-
-
-class Precision(StrEnum):
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-class Schedule(StrEnum):
-    cosine = "cosine"
-    wsd = "wsd"
-
-
-class Optimizer(StrEnum):
-    adamw = "adamw"
-    muon = "muon"
 
 
 def number(help: str, *names: str, metavar: str = "N") -> Any:
@@ -152,8 +133,6 @@ def _given(context: typer.Context, settings_type: type[Training]) -> dict[str, A
 
 def refuse_changes(context: typer.Context, settings: Any) -> None:
     """Raise OssiaError for an option that is not what the run began with: it would do nothing."""
-    from ossia.train.settings import option
-
     for name, began in asdict(settings).items():
         source, given = context.get_parameter_source(name), context.params[name]
         if source is not None and source.name == "COMMANDLINE" and given != began:

@@ -25,7 +25,8 @@ class LowRank:
 
     base (..., rows, cols), of any dtype or packed; a (..., rank, cols); b (..., rows, rank).
     dropout: of what a reads, while gradients are asked for. rounded: the whole is seen as MXFP4
-    would hold it, and its gradient is that of what is not rounded (straight-through).
+    would hold it, and its gradient is that of what is not rounded (straight-through). With both,
+    what dropout does to the update is added to the product with the rounded whole.
     """
 
     base: Tensor | MXFP4
@@ -57,12 +58,18 @@ class LowRank:
 
 def linear(x: Tensor, weight: LowRank) -> Tensor:
     """x (..., cols) -> (..., rows), with gradients for x, a and b."""
-    if weight.rounded:
-        return _Rounded.apply(x, weight.a, weight.b, weight)
     # Evaluation asks for no gradients.
-    read = F.dropout(x, weight.dropout, torch.is_grad_enabled())
-    update = F.linear(F.linear(read, weight.a), weight.b)
-    return torch.add(frozen_linear(x, weight.base), update, alpha=weight.scale)
+    drops = weight.dropout > 0 and torch.is_grad_enabled()
+    read = F.dropout(x, weight.dropout) if drops else x
+    if not weight.rounded:
+        return torch.add(frozen_linear(x, weight.base), _update(read, weight), alpha=weight.scale)
+    out = _Rounded.apply(x, weight.a, weight.b, weight)
+    return torch.add(out, _update(read - x, weight), alpha=weight.scale) if drops else out
+
+
+def _update(x: Tensor, weight: LowRank) -> Tensor:
+    """x through a and b."""
+    return F.linear(F.linear(x, weight.a), weight.b)
 
 
 def frozen_linear(x: Tensor, weight: Tensor | MXFP4) -> Tensor:
@@ -96,18 +103,19 @@ class _Rounded(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, weight: LowRank) -> Tensor:
         packed = quantize(weight.merged())
-        ctx.save_for_backward(x, a, b)
-        ctx.packed, ctx.scale = packed, weight.scale
+        # All through torch, which frees what a recomputed layer makes again.
+        ctx.save_for_backward(x, a, b, packed.blocks, packed.scales)
+        ctx.scale = weight.scale
         return F.linear(x, unpack(packed, x.dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, a, b = ctx.saved_tensors
+        x, a, b, blocks, scales = ctx.saved_tensors
         rows, read = gradient.flatten(0, -2), x.flatten(0, -2)
         da = ctx.scale * (rows @ b.to(rows.dtype)).T @ read.to(rows.dtype)
         db = ctx.scale * rows.T @ (read @ a.to(read.dtype).T).to(rows.dtype)
-        return gradient @ unpack(ctx.packed, gradient.dtype), da, db, None
+        return gradient @ unpack(MXFP4(blocks, scales), gradient.dtype), da, db, None
 
 
 def _unpacked(weight: Tensor | MXFP4, dtype: torch.dtype) -> Tensor:

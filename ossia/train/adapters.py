@@ -146,13 +146,15 @@ def load(decoder: Decoder, folder: Path) -> None:
         if not all(key in tensors for key in keys):
             continue
         used.update(keys)
-        a, b = (tensors[key].float() for key in keys)
-        a, b = _own(place, a, b, decoder.config, name)
-        base = lora.base_of(modules[name])
-        rank = a.shape[-2]
-        if base.shape != (*b.shape[:-1], a.shape[-1]) or b.shape[-1] != rank:
-            raise OssiaError(f"{folder / WEIGHTS}: {keys[0]} is not of this model's sizes")
-        lora.adapt(modules[name], a.contiguous(), b.contiguous(), _scale(config, place, rank))
+        shape = lora.base_of(modules[name]).shape
+        rank = _of_place(config, "rank_pattern", place, config.get("r", 8))
+        factors = _own(place, *(tensors[key].float() for key in keys), shape, rank)
+        if factors is None:
+            raise OssiaError(
+                f"{folder / WEIGHTS}: {keys[0]} is not of this model's sizes and of rank {rank}"
+            )
+        a, b = (factor.contiguous() for factor in factors)
+        lora.adapt(modules[name], a, b, _scale(config, place, rank))
     if unknown := sorted(tensors.keys() - used):
         raise OssiaError(f"{folder / WEIGHTS}: {unknown[0]} belongs to no matrix of this model")
     lora.widen(decoder)
@@ -176,17 +178,21 @@ def _joined(parts: list[tuple[Place, LowRank]]) -> tuple[Tensor, Tensor]:
 
 
 def _own(
-    place: Place, a: Tensor, b: Tensor, config: ModelConfig, name: str
-) -> tuple[Tensor, Tensor]:
-    """`_joined` backwards."""
+    place: Place, a: Tensor, b: Tensor, shape: torch.Size, rank: int
+) -> tuple[Tensor, Tensor] | None:
+    """`_joined` backwards, for a matrix or stack of that shape; None if a and b are not of it."""
+    *stack, rows, cols = shape
+    ranks = math.prod(stack) * rank
+    if not a.ndim == b.ndim == 2 or not len(a):
+        return None
     if place.rows is not None:
-        return a, b[place.rows]
-    if place.parameter in (None, "weight"):
+        b = b[place.rows]
+    if a.shape != (ranks, cols) or b.shape != (rows, ranks):
+        return None
+    if not stack:
         return a, b
-    layer = int(name.split(".")[1])
-    experts = config.layers[layer].feedforward.num_experts  # type: ignore[union-attr]
-    a = a.view(experts, -1, a.shape[1])
-    b = b.view(b.shape[0], -1, experts).permute(2, 0, 1)
+    a = a.view(-1, rank, cols)
+    b = b.view(rows, rank, -1).permute(2, 0, 1)
     if place.fused:
         gate, up = b.chunk(2, dim=1)
         b = torch.stack([gate, up], dim=2).flatten(1, 2)
@@ -205,10 +211,14 @@ def _inner(place: Place, targets: Sequence[str]) -> str:
 
 def _scale(config: Mapping[str, Any], place: Place, rank: int) -> float:
     """alpha / rank, or over its root, as the config has it for this module."""
-    path = f"{place.module}.{place.parameter}" if place.parameter else place.module
-    alpha = config.get("lora_alpha", 8)
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", path):
-            alpha = value
-            break
+    alpha = _of_place(config, "alpha_pattern", place, config.get("lora_alpha", 8))
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _of_place(config: Mapping[str, Any], patterns: str, place: Place, default: Any) -> Any:
+    """What the config's patterns say of a place, by the first that matches."""
+    path = f"{place.module}.{place.parameter}" if place.parameter else place.module
+    for pattern, value in (config.get(patterns) or {}).items():
+        if re.fullmatch(rf"(.*\.)?({pattern})", path):
+            return value
+    return default

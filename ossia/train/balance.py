@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ossia.config import ModelConfig, MoEConfig
+from ossia.train.loss import IGNORED
 
 
 def load_balance(logits: Tensor, chosen: int) -> Tensor:
@@ -38,12 +39,18 @@ def assignments(logits: Tensor, chosen: int) -> Tensor:
     )
 
 
+def before_padding(targets: Tensor) -> Tensor:
+    """Bool (rows, length): what is not after a row's last target, as padding is and no text."""
+    return (targets != IGNORED).flip(1).cummax(1).values.flip(1)
+
+
 class RouterLog:
     """Listens to the routers of a decoder, when asked to."""
 
     def __init__(self, decoder: nn.Module, config: ModelConfig) -> None:
         self._losses: list[Tensor] | None = None
         self._counts: dict[int, Tensor] | None = None
+        self._targets: Tensor | None = None
         for i, layer in enumerate(config.layers):
             if isinstance(layer.feedforward, MoEConfig):
                 router = decoder.get_submodule(f"layers.{i}.feedforward.router")
@@ -57,24 +64,29 @@ class RouterLog:
                 loss = load_balance(logits, chosen)
                 if self._losses is not None:
                     self._losses.append(loss)
-            if self._counts is not None:
-                counts = assignments(logits, chosen)
+            if self._counts is not None and self._targets is not None:
+                text = before_padding(self._targets).flatten()
+                counts = assignments(logits[text], chosen)
                 self._counts[index] = self._counts.get(index, 0) + counts
 
         return hook
 
     @contextmanager
-    def listening(self) -> Iterator[list[Tensor]]:
-        """Gives a list that fills with the balance losses of a training pass, layer by layer."""
-        self._losses = []
+    def listening(self, targets: Tensor) -> Iterator[list[Tensor]]:
+        """Gives a list that fills with the balance losses of a training pass, layer by layer.
+        targets, int64 (rows, length), are those of the pass.
+        """
+        self._losses, self._targets = [], targets
         try:
             yield self._losses
         finally:
-            self._losses = None
+            self._losses = self._targets = None
 
     @contextmanager
     def counting(self) -> Iterator[dict[int, Tensor]]:
-        """Gives a dictionary that fills with each layer's number of tokens by expert."""
+        """Gives a dictionary that fills with each layer's number of tokens by expert, of the passes
+        that are listened to meanwhile, without their padding.
+        """
         self._counts = {}
         try:
             yield self._counts

@@ -73,7 +73,7 @@ def read(path: str, option: str) -> list[Conversation]:
     if not file.is_file():
         raise OssiaError(f"{option} {path}: no such file")
     try:
-        read = [_conversation(value, f"{file}, line {n}") for n, value in json_lines(file)]
+        read = [checked(value, f"{file}, line {n}") for n, value in json_lines(file)]
     except OSError as error:
         raise OssiaError(f"{file}: {error.strerror}") from error
     if not read:
@@ -87,7 +87,8 @@ def digest(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _conversation(value: Any, where: str) -> Conversation:
+def checked(value: Any, where: str) -> Conversation:
+    """The conversation in a line; OssiaError, which begins with `where`, if it holds none."""
     if not isinstance(value, dict) or not isinstance(value.get("messages"), list):
         raise OssiaError(f'{where}: not an object whose "messages" is a list')
     tools, date = value.get("tools"), value.get("date")

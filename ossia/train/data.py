@@ -59,16 +59,20 @@ STDLIB_HELD_OUT = (
 )
 # Of other sources one text in twenty is held out, of a single text its last twentieth.
 _HELD_OUT_SHARE = 20
+_HELD_OUT_BELOW = 2**256 // _HELD_OUT_SHARE  # as a hash
 
 _LONGEST_LINE = 1 << 26  # bytes of a .jsonl file; more is a file of another kind
 
 
 @dataclass(frozen=True)
 class Document:
-    """A text and the name it goes by in messages and records."""
+    """A text and the name it goes by in messages and records. `key` decides whether it is held
+    out: a file's name, and of a line its text, as lines change their numbers.
+    """
 
     name: str
     text: str
+    key: str = ""
 
     @property
     def num_bytes(self) -> int:
@@ -88,10 +92,11 @@ def read(source: str) -> Corpus:
     """The texts of `source`: the word "stdlib", a UTF-8 text file, or a folder of such files
     (hidden ones are passed over). Each line of a .jsonl file is an object whose "text" is one.
 
-    The named modules of the standard library are held out, of several texts one in twenty (chosen
-    by the hash of its name, so that adding files moves none), of a single one its last twentieth.
-    Raises OssiaError, with file and line, for a source that is absent, empty, not UTF-8, not JSON
-    where it says so, or too small to hold anything out.
+    The named modules of the standard library are held out, of a single text its last twentieth, of
+    several each that has one of the lowest twentieth of hashes (of a file's name, or a line's
+    text), so that adding others moves none; where none has, that of the lowest hash. Raises
+    OssiaError, with file and line, for a source that is absent, empty, not UTF-8, not JSON where it
+    says so, or too small to hold anything out.
     """
     if source == STDLIB:
         return _read_stdlib()
@@ -114,7 +119,7 @@ def read(source: str) -> Corpus:
         raise OssiaError(f"--data {source}: holds no text")
     if len(documents) == 1:
         return _split_text(documents[0])
-    return _split_files(documents)
+    return _split_documents(documents, source)
 
 
 def stdlib_documents(root: Path | None = None) -> list[Document]:
@@ -163,7 +168,7 @@ def _documents(file: Path, name: str) -> Iterator[Document]:
         if file.suffix == ".jsonl":
             yield from _json_lines(file, name)
         else:
-            yield Document(name, file.read_text(encoding="utf-8"))
+            yield Document(name, file.read_text(encoding="utf-8"), key=name)
     except UnicodeDecodeError as error:
         raise OssiaError(f"{file}: not UTF-8 text (byte {error.start})") from error
     except OSError as error:
@@ -179,7 +184,7 @@ def _json_lines(file: Path, name: str) -> Iterator[Document]:
         # A lone surrogate is JSON, but no text.
         if not _is_unicode(value["text"]):
             raise OssiaError(f"{where}: its text has a lone surrogate, which UTF-8 cannot hold")
-        yield Document(f"{name}:{number}", value["text"])
+        yield Document(f"{name}:{number}", value["text"], key=value["text"])
 
 
 def json_lines(file: Path) -> Iterator[tuple[int, Any]]:
@@ -217,13 +222,17 @@ def _split_text(document: Document) -> Corpus:
     return Corpus((Document(document.name, text[:cut]),), (Document(document.name, text[cut:]),))
 
 
-def _split_files(documents: list[Document]) -> Corpus:
-    order = sorted(documents, key=lambda d: hashlib.sha256(d.name.encode()).digest())
-    count = max(1, len(order) // _HELD_OUT_SHARE)
-    held_out = {document.name for document in order[:count]}
+def _split_documents(documents: list[Document], source: str) -> Corpus:
+    hashes = [int(hashlib.sha256(d.key.encode()).hexdigest(), 16) for d in documents]
+    lowest, highest = min(hashes), max(hashes)
+    if lowest == highest:
+        raise OssiaError(f"--data {source}: all its texts are the same, so none can be held out")
+    # Of a few texts too at least one is held out, and at least one is not.
+    below = min(max(_HELD_OUT_BELOW, lowest + 1), highest)
+    both = list(zip(documents, hashes, strict=True))
     return Corpus(
-        tuple(d for d in documents if d.name not in held_out),
-        tuple(d for d in documents if d.name in held_out),
+        tuple(document for document, hash in both if hash >= below),
+        tuple(document for document, hash in both if hash < below),
     )
 
 

@@ -21,6 +21,7 @@ from ossia.config import (
 )
 from ossia.errors import OssiaError
 from ossia.model import Decoder
+from ossia.ops import mxfp4
 from ossia.train import lora
 from ossia.train.lora import LoRA
 from ossia.train.loss import CHUNK
@@ -28,7 +29,8 @@ from ossia.train.quantized import expert_names
 from ossia.train.settings import Training
 
 _FLOAT = 4  # bytes
-_ACTIVATED = {GELU: 2, SwiGLU: 4, ClampedSwiGLU: 7}  # numbers kept for each hidden unit
+# Numbers kept for each hidden unit, without the result, which is what the next matrix reads.
+_ACTIVATED = {GELU: 1, SwiGLU: 3, ClampedSwiGLU: 6}
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,26 @@ class Estimate:
             )
 
 
-def layers(config: ModelConfig, tokens: int, *, recompute: bool) -> int:
-    """Bytes that the layers keep of so many tokens for the gradient, in float32: what torch keeps
-    for each operation of `ops.training`, to a tenth or so.
+@dataclass(frozen=True)
+class Updates:
+    """What low-rank updates add to what a layer keeps; `rounded` where they are seen as MXFP4."""
+
+    learned: LoRA
+    rounded: bool = False
+
+
+def layers(
+    config: ModelConfig, tokens: int, *, recompute: bool, updates: Updates | None = None
+) -> int:
+    """Bytes that the layers keep of so many tokens for the gradient, of all weights or of those
+    updates, in float32: what torch keeps for each operation of `ops.training`, to a tenth or so.
     """
-    kept = [_layer(config, i) for i in range(len(config.layers))]
-    inputs = config.hidden_size * len(kept)
-    return _FLOAT * tokens * (inputs + max(kept) if recompute else sum(kept))
+    kept = [
+        _FLOAT * tokens * _layer(config, i, updates) + _packed(config, i, tokens, updates)
+        for i in range(len(config.layers))
+    ]
+    inputs = _FLOAT * tokens * config.hidden_size * len(kept)
+    return inputs + max(kept) if recompute else sum(kept)
 
 
 def loss(config: ModelConfig, tokens: int) -> int:
@@ -75,24 +90,78 @@ def loss(config: ModelConfig, tokens: int) -> int:
     return _FLOAT * (4 * tokens * config.hidden_size + 3 * logits)
 
 
-def _layer(config: ModelConfig, index: int) -> int:
+@dataclass(frozen=True)
+class _Input:
+    """Numbers of a token that some matrices of a layer read."""
+
+    kind: str  # of the matrices, in the words of --targets
+    width: int
+    matrices: int = 1
+    copies: int = 1  # of the token: one for each chosen expert
+    kept: bool = False  # in any case, for what made it
+
+    def numbers(self, updates: Updates | None) -> int:
+        """That the products keep."""
+        own = 0 if self.kept else self.width
+        if updates is None:
+            return self.copies * own
+        learned = updates.learned
+        if self.kind not in learned.targets:
+            return 0
+        each = learned.rank
+        if learned.dropout:  # each matrix has its own noise and what that leaves
+            each += 2 * self.width
+            own = own if updates.rounded and self.kind == "experts" else 0
+        return self.copies * (own + self.matrices * each)
+
+
+def _layer(config: ModelConfig, index: int, updates: Updates | None) -> int:
     """Numbers kept for a token in one layer."""
     layer, hidden = config.layers[index], config.hidden_size
-    norm = (1 if isinstance(config.norm, LayerNorm) else 2) * hidden
-    kept = 2 * (norm + hidden) + _attention(layer.attention)
+    # An RMSNorm that learns keeps what it scales.
+    learns = updates is None and not isinstance(config.norm, LayerNorm)
+    kept = 2 * (hidden + learns * hidden) + _attention(layer.attention, updates)
     match layer.feedforward:
         case MLPConfig() as mlp:
-            return kept + _ACTIVATED[type(mlp.activation)] * mlp.intermediate_size
+            inner = mlp.intermediate_size
+            inputs = [
+                _Input("mlp", hidden, matrices=1 if isinstance(mlp.activation, GELU) else 2),
+                _Input("mlp", inner),
+            ]
+            kept += _ACTIVATED[type(mlp.activation)] * inner
         case MoEConfig() as moe:
-            inner = _ACTIVATED[type(moe.activation)] * moe.intermediate_size
-            # The chosen token's copies: sorted in, sorted out, weighted.
-            return kept + moe.experts_per_token * (inner + 3 * hidden)
+            inner, chosen = moe.intermediate_size, moe.experts_per_token
+            inputs = [
+                _Input("router", hidden),
+                _Input("experts", hidden, copies=chosen),
+                _Input("experts", inner, copies=chosen),
+            ]
+            # What experts make of the token is kept to be weighted.
+            kept += chosen * (_ACTIVATED[type(moe.activation)] * inner + hidden)
+    inputs += [
+        _Input("attention", hidden, matrices=3),
+        _Input("attention", layer.attention.num_heads * layer.attention.head_dim, kept=True),
+    ]
+    return kept + sum(some.numbers(updates) for some in inputs)
 
 
-def _attention(config: AttentionConfig) -> int:
-    """Queries, keys, values and the result; before QK-norm and within it two more of the first."""
+def _attention(config: AttentionConfig, updates: Updates | None) -> int:
+    """Queries, keys, values and the result; before QK-norm one more of the first, and within it
+    another if it learns.
+    """
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    return 2 * queries + 2 * keys + (2 * (queries + keys) if config.qk_norm else 0)
+    more = config.qk_norm * (1 + (updates is None))
+    return (2 + more) * (queries + keys)
+
+
+def _packed(config: ModelConfig, index: int, tokens: int, updates: Updates | None) -> int:
+    """Bytes of the experts of a layer that are packed with their updates."""
+    moe = config.layers[index].feedforward
+    if updates is None or not updates.rounded or not isinstance(moe, MoEConfig):
+        return 0
+    used = min(moe.num_experts, tokens * moe.experts_per_token)
+    blocks = 3 * moe.intermediate_size * config.hidden_size // mxfp4.BLOCK
+    return used * blocks * (mxfp4.BLOCK // 2 + 1)
 
 
 def full(config: ModelConfig, settings: Training) -> Estimate:
@@ -134,5 +203,11 @@ def adapters(stored: ModelConfig, settings: Training, learned: LoRA) -> Estimate
         weights=sum(sizes.values()) + _FLOAT * trained,
         gradients=_FLOAT * trained,
         optimizer=2 * _FLOAT * trained,
-        activations=layers(stored, tokens, recompute=settings.recompute) + loss(stored, tokens),
+        activations=layers(
+            stored,
+            tokens,
+            recompute=settings.recompute,
+            updates=Updates(learned, rounded=settings.mxfp4_steps > 0),
+        )
+        + loss(stored, tokens),
     )

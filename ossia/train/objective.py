@@ -43,7 +43,7 @@ class Objective(nn.Module):
 
         `documents` numbers the texts packed in a row, none of which sees another.
         """
-        with self.routers.listening() as balances:
+        with self.routers.listening(targets) as balances:
             hidden = self.decoder.hidden_states(inputs, documents=documents)
         weight = (self.decoder.unembedding or self.decoder.embedding).weight
         assert isinstance(weight, Tensor)

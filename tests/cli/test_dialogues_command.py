@@ -133,18 +133,41 @@ def test_a_model_that_calls_for_ever_is_given_up(score):
     assert len(engine.requests) < 10
 
 
+def without(chat: dict, key: str) -> dict:
+    return {name: value for name, value in chat.items() if name != key}
+
+
+GOOD = chat(answer("4"))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "no such file"),
-        ("{", "line 1: not a chat"),
-        ('{"messages": []}', "line 1: not a chat"),
-        (json.dumps(chat()), "line 1: does not end with the assistant's answer"),
+        (b"", "holds no chat"),
+        (b"\n \n", "holds no chat"),
+        (b"{", "line 1: not JSON"),
+        (b'\n{"text": "caf\xe9"}', "line 2: not UTF-8 text (byte 13)"),
+        (b"[]", 'line 1: not an object whose "messages" is a list'),
+        (GOOD | {"messages": []}, "line 1: messages: must end with an assistant's reply"),
+        (GOOD | {"messages": ["ho"]}, "line 1: messages[0]: a message is an object"),
+        (GOOD | {"messages": [answer("4")]}, "line 1: messages[0]: roles out of order"),
+        (GOOD | {"tools": 3}, 'line 1: its "tools" is not a list'),
+        (GOOD | {"reasoning_effort": "most"}, "line 1: reasoning_effort must be one of"),
+        (without(GOOD, "task"), "line 1: a chat of `ossia dialogues` has task, effort and date"),
+        (without(GOOD, "reasoning_effort"), "line 1: a chat of `ossia dialogues` has task"),
+        (without(GOOD, "date"), "line 1: a chat of `ossia dialogues` has task"),
+        (chat(), "line 1: messages: must end with an assistant's reply"),
+        (chat(answer([])), "line 1: messages[1]: a reply needs content"),
+        (chat(answer([{"type": "text", "text": "4"}])), "line 1: does not end with the"),
+        (chat(calling("calculate", "{}", "")[0]), "line 1: does not end with the"),
     ],
 )
 def test_a_file_that_cannot_be_scored_is_named(ossia_command, script, tmp_path, content, message):
+    script()
     file = tmp_path / "chats.jsonl"
     if content is not None:
-        file.write_text(content)
+        file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
     result = ossia_command("dialogues", "score", "--data", file, "--model", "scripted")
     assert (result.code, message in result.err, "chats.jsonl" in result.err) == (2, True, True)
+    assert result.err.count("\n") == 1

@@ -99,16 +99,27 @@ def test_experts_with_updates_are_experts_of_the_sum(kind: str, parts) -> None:
         assert not mine[3].any()
 
 
-def test_dropout_is_of_the_update_and_of_training_only(parts) -> None:
-    a, b = parts["a"][0].requires_grad_(), parts["b"][0]
-    weight = LowRank(parts["base"][0], a, b, SCALE, dropout=0.5)
-    plain = LowRank(parts["base"][0], a, b, SCALE)
-    x = parts["x"]
+@pytest.mark.parametrize("rounded", [False, True])
+def test_dropout_is_of_the_update_and_of_training_only(rounded: bool, parts) -> None:
+    x, a, b = (parts[name].clone().requires_grad_() for name in "xab")
+    base = parts["base"][0]
+    weight = LowRank(base, a[0], b[0], SCALE, dropout=0.5, rounded=rounded)
     torch.manual_seed(0)
     trained = reference.linear(x, weight)
     torch.manual_seed(0)
-    kept = torch.nn.functional.dropout(x, 0.5)
-    expected = x @ parts["base"][0].T + SCALE * (kept @ a.T) @ b.T
-    torch.testing.assert_close(trained, expected, rtol=1e-4, atol=1e-4)
+    noise = torch.nn.functional.dropout(torch.ones_like(x), 0.5).double()
+    wide = [parts[name].double().requires_grad_() for name in "xab"]
+    update = SCALE * wide[2][0] @ wide[1][0]
+    expected = wide[0] @ base.double().T + (noise * wide[0]) @ update.T
+    whole = base + SCALE * b[0].detach() @ a[0].detach()
+    if rounded:  # straight-through: what rounding moves is added, and is not differentiated
+        moved = mxfp4.unpack(mxfp4.quantize(whole), torch.float32) - whole
+        expected = expected + wide[0] @ moved.double().T
+    torch.testing.assert_close(trained.double(), expected, rtol=1e-4, atol=1e-4)
+    ours = gradients(trained, parts["gradient"], x, a, b)
+    theirs = gradients(expected, parts["gradient"], *wide)
+    for mine, true in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.double(), true, rtol=1e-4, atol=1e-4)
     with torch.no_grad():
+        plain = LowRank(base, a[0], b[0], SCALE, rounded=rounded)
         torch.testing.assert_close(reference.linear(x, weight), reference.linear(x, plain))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,14 @@ def start(*words: str) -> subprocess.Popen[str]:
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
+
+
+def test_every_setting_is_an_option_with_its_default() -> None:
+    from ossia.cli.train import train
+
+    options = inspect.signature(train).parameters
+    for field in fields(Settings):
+        assert options[field.name].default == field.default, field.name
 
 
 def test_every_setting_is_an_option_and_the_record_is_printed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -32,14 +33,47 @@ def test_of_a_file_the_last_lines_are_held_out(tmp_path: Path) -> None:
     assert len(held_out.text) == pytest.approx(len(text) / 20, abs=10)
 
 
-def test_of_a_folder_the_same_files_stay_held_out_when_others_come(tmp_path: Path) -> None:
-    for i in range(40):
-        (tmp_path / f"{i}.txt").write_text("text")
+def held_out(source: Path) -> set[str]:
+    """The texts."""
+    corpus = data.read(str(source))
+    assert corpus.train
+    return {document.text for document in corpus.held_out}
+
+
+def test_what_is_held_out_of_a_folder_stays_so_when_files_come(tmp_path: Path) -> None:
     (tmp_path / ".hidden").write_bytes(b"\xff")
-    before = {document.name for document in data.read(str(tmp_path)).held_out}
-    assert len(before) == 2
-    (tmp_path / "40.txt").write_text("text")
-    assert len(before & {document.name for document in data.read(str(tmp_path)).held_out}) >= 1
+    for i in range(40):
+        (tmp_path / f"{i}.txt").write_text(f"text {i}")
+    before = held_out(tmp_path)
+    new = {f"text {i}" for i in range(40, 200)}
+    for i in range(40, 200):
+        (tmp_path / f"{i}.txt").write_text(f"text {i}")
+    after = held_out(tmp_path)
+    assert after - new == before
+    assert 4 <= len(after) <= 20
+    for i in range(40, 200):
+        (tmp_path / f"{i}.txt").write_text(f"rewritten {i}")
+    assert held_out(tmp_path) == before | {t.replace("text", "rewritten") for t in after - before}
+
+
+def test_what_is_held_out_of_a_jsonl_file_does_not_follow_the_numbers_of_its_lines(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "a.jsonl"
+    lines = [json.dumps({"text": f"text {i}"}) for i in range(200)]
+    file.write_text("\n".join(lines))
+    before = held_out(file)
+    assert 4 <= len(before) <= 20
+    file.write_text("\n".join(['{"text": "new"}', *reversed(lines)]))
+    assert held_out(file) - {"new"} == before
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_of_a_few_texts_one_at_least_is_held_out_and_one_is_not(count: int, tmp_path: Path) -> None:
+    for n in range(100):  # some have no hash that is low enough, some no other
+        file = tmp_path / f"{n}.jsonl"
+        file.write_text("\n".join(json.dumps({"text": f"{n} {i}"}) for i in range(count)))
+        assert 1 <= len(held_out(file)) < count
 
 
 @pytest.mark.parametrize(
@@ -58,6 +92,12 @@ def test_bad_text_is_named(tmp_path: Path, content: bytes | None, message: str) 
     with pytest.raises(OssiaError, match=message) as error:
         data.read(str(file))
     assert "bad.txt" in str(error.value)
+
+
+def test_lines_that_are_all_the_same_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": "one", "id": 2}\n')
+    with pytest.raises(OssiaError, match=r"a\.jsonl: all its texts are the same"):
+        data.read(str(tmp_path / "a.jsonl"))
 
 
 def test_limited_keeps_whole_documents_or_the_beginning_of_the_first() -> None:

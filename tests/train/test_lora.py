@@ -24,6 +24,7 @@ from tests.train.test_parity import VOCAB, gpt2, gpt_oss, qwen3_moe
 peft = pytest.importorskip("peft")
 
 ALL = lora.LoRA(3, 6.0, 0.0, ("attention", "mlp", "experts", "router"))
+FOUR = replace(ALL, rank=4)
 TOKENS = torch.randint(VOCAB - 1, (2, 30), generator=torch.Generator().manual_seed(5))
 
 
@@ -165,6 +166,23 @@ def test_an_adapter_of_another_kind_is_refused(
     config = json.loads((folder / adapters.CONFIG).read_text())
     (folder / adapters.CONFIG).write_text(json.dumps(config | change))
     with pytest.raises(OssiaError, match=message):
+        adapters.load(lora.load_base(their_folder), folder)
+
+
+@pytest.mark.parametrize("their_folder", [gpt_oss], indirect=True)
+@pytest.mark.parametrize("left", [3, 2, 1])  # of four; also where the rank could be another
+def test_an_adapter_of_fewer_experts_is_refused(
+    left: int, their_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "adapter"
+    adapters.save(learned(their_folder, FOUR), folder, FOUR, "theirs")
+    tensors = adapters.load_file(folder / adapters.WEIGHTS)
+    for name, factor in tensors.items():
+        if ".experts." in name:
+            some = factor[: left * 4] if "lora_A" in name else factor[:, : left * 4]
+            tensors[name] = some.contiguous()
+    adapters.save_file(tensors, folder / adapters.WEIGHTS)
+    with pytest.raises(OssiaError, match=r"mlp\.experts\..*A\.weight is not of this .* of rank 4"):
         adapters.load(lora.load_base(their_folder), folder)
 
 

@@ -93,11 +93,12 @@ def test_the_router_log_hears_training_and_not_evaluation(small: ModelConfig) ->
     decoder = Decoder(small)
     decoder.init_weights(torch.Generator().manual_seed(0))
     log = RouterLog(decoder, small)
-    with log.listening() as losses:
-        decoder.eval()(torch.arange(10)[None])
+    tokens = torch.arange(10)[None]
+    with log.listening(tokens) as losses:
+        decoder.eval()(tokens)
         assert not losses
-        decoder.train()(torch.arange(10)[None])
-    decoder(torch.arange(10)[None])  # nobody listens
+        decoder.train()(tokens)
+    decoder(tokens)  # nobody listens
     assert len(losses) == 2
     sum(losses).backward()
     for i in range(2):

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from ossia.compare.counts import forward_flops
 from ossia.errors import OssiaError
+from ossia.train import packing
 from ossia.train.balance import shares
+from ossia.train.conversations import Example
 from ossia.train.curves import Curves
+from ossia.train.evaluate import windows
 from ossia.train.loop import StepReport
+from ossia.train.loss import IGNORED
 from ossia.train.objective import Objective
 from ossia.train.settings import Settings
 from ossia.train.utilization import Utilization
@@ -32,6 +37,33 @@ def test_the_load_report_counts_the_choices_of_each_layer() -> None:
         logits = chosen[int(layer)].view(40, 4)
         expected = [sum(e in row.topk(2).indices for row in logits) / 80 for e in range(4)]
         assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_load_report_is_of_the_held_out_text_and_not_of_padding() -> None:
+    """Of windows with and without a rest, and of packed rows whose prompts are not learned."""
+    decoder = build(small()).eval()
+    objective = Objective(decoder, balance=0.0, z_loss=0.0).eval()
+    text = torch.randint(8, 50, (45,), generator=torch.Generator().manual_seed(1))
+
+    @torch.no_grad()
+    def counted(*batches: tuple[Tensor, Tensor, Tensor | None]) -> dict[int, list[float]]:
+        with objective.routers.counting() as counts:
+            for batch in batches:
+                objective(*batch, 1)
+        return {layer: count.tolist() for layer, count in counts.items()}
+
+    parts = [(part[None], part[None], None) for part in text[:-1].split(16)]
+    found = counted((*windows(text, 16), None))
+    assert found == counted(*parts)
+    assert sum(found[0]) == 44 * 2
+
+    chats = [Example("", part, part.clone()) for part in text.split([10, 12, 9, 14])]
+    for chat in chats:
+        chat.targets[:5] = IGNORED
+    whole = [(chat.inputs[None], chat.inputs[None], None) for chat in chats]
+    rows = [(b.inputs, b.targets, b.documents) for b in packing.batches(chats, 24)]
+    assert len(rows) == 2
+    assert counted(*rows) == counted(*whole)
 
 
 def test_utilization_is_the_models_arithmetic_over_the_peak() -> None:

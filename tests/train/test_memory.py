@@ -1,0 +1,138 @@
+"""The estimate of memory, beside what torch really keeps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from ossia.config import ExpertFormat, with_expert_format
+from ossia.model import Decoder
+from ossia.ops import low_rank
+from ossia.ops.mxfp4 import MXFP4
+from ossia.ops.training import TRAINING
+from ossia.train import lora, memory, quantized
+from ossia.train.finetune import estimate
+from ossia.train.lora import LoRA
+from ossia.train.memory import Updates
+from ossia.train.objective import recompute_layers
+from ossia.train.presets import PRESETS
+from ossia.train.settings import FineTuneSettings
+
+TOKENS = torch.randint(300, (2, 128), generator=torch.Generator().manual_seed(0))
+ALL = ("attention", "mlp", "experts")
+
+
+def built(name: str) -> Decoder:
+    config = with_expert_format(replace(PRESETS[name], vocab_size=300), ExpertFormat.DENSE)
+    decoder = Decoder(config, TRAINING)
+    decoder.init_weights(torch.Generator().manual_seed(0))
+    return decoder
+
+
+def adapted(name: str, learned: LoRA, rounded: bool) -> Decoder:
+    """With updates of matrices that lie as in a checkpoint, experts packed."""
+    whole = built(name)
+    packed = quantized.to_save(whole.state_dict(), whole.config, ExpertFormat.MXFP4, torch.float32)
+    with torch.device("meta"):
+        decoder = Decoder(packed.config, TRAINING)
+    decoder.load_state_dict(packed.state_dict(), assign=True)
+    decoder.requires_grad_(False)
+    lora.attach(decoder, learned, torch.Generator().manual_seed(0))
+    quantized.attach(decoder).on = rounded
+    return decoder.train()
+
+
+def kept(decoder: Decoder) -> int:
+    """Bytes that a forward pass leaves to the backward pass, beside the model."""
+    bases = [base for _, weight in lora.updates(decoder) if isinstance(base := weight.base, Tensor)]
+    own = [*decoder.parameters(), *decoder.buffers(), *bases]
+    model = {tensor.untyped_storage().data_ptr() for tensor in own}
+    found: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in model:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        assert decoder.hidden_states(TOKENS).requires_grad
+    return sum(found.values())
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("name", ["small-gpt-oss", "small-gpt2", "small-qwen3"])
+def test_the_estimate_of_activations_is_what_torch_keeps(name: str, recompute: bool) -> None:
+    decoder = built(name)
+    if recompute:
+        recompute_layers(decoder)
+    config = decoder.config
+    layers = memory.layers(config, TOKENS.numel(), recompute=recompute)
+    if recompute:  # the one that is run again comes later
+        layers -= memory.layers(config, TOKENS.numel(), recompute=False) // len(config.layers)
+    assert kept(decoder) == pytest.approx(layers, rel=0.1 + 0.25 * recompute)
+
+
+@pytest.mark.parametrize(
+    ("name", "dropout", "rounded", "targets"),
+    [
+        ("small-gpt-oss", 0.0, False, ALL),
+        ("small-gpt-oss", 0.1, False, (*ALL, "router")),
+        ("small-gpt-oss", 0.0, True, ALL),
+        ("small-gpt-oss", 0.1, True, ALL),
+        ("small-gpt-oss", 0.1, False, ("attention",)),
+        ("small-gpt2", 0.1, False, ALL),
+        ("small-qwen3", 0.0, False, ALL),
+        ("small-qwen3", 0.1, False, ALL),
+    ],
+)
+def test_the_estimate_with_updates_is_what_torch_keeps(
+    name: str, dropout: float, rounded: bool, targets: tuple[str, ...]
+) -> None:
+    learned = LoRA(4, 8.0, dropout, targets)
+    decoder = adapted(name, learned, rounded)
+    updates = Updates(learned, rounded)
+    layers = memory.layers(decoder.config, TOKENS.numel(), recompute=False, updates=updates)
+    assert kept(decoder) == pytest.approx(layers, rel=0.05)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_experts_packed_with_their_updates_wait_only_where_nothing_is_recomputed(
+    recompute: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[StorageWeakRef] = []
+
+    def quantize(weight: Tensor) -> MXFP4:
+        packed = quantized.mxfp4.quantize(weight)
+        made.append(StorageWeakRef(packed.blocks.untyped_storage()))
+        return packed
+
+    monkeypatch.setattr(low_rank, "quantize", quantize)
+    decoder = adapted("small-gpt-oss", LoRA(2, 4.0, 0.0, ALL), rounded=True)
+    if recompute:
+        recompute_layers(decoder)
+    hidden = decoder.hidden_states(TOKENS)
+    assert made
+    assert all(storage.expired() == recompute for storage in made)
+    hidden.sum().backward()
+    assert all(storage.expired() for storage in made)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_estimate_of_a_run_counts_what_it_rounds_and_drops(recompute: bool) -> None:
+    decoder = adapted("small-gpt-oss", LoRA(16, 32.0, 0.0, ALL), rounded=False)
+    settings = FineTuneSettings(
+        model="here", data="chats.jsonl", steps=9, length=64, lora=True, recompute=recompute
+    )
+    plain = estimate(decoder.config, settings)
+    rounded = estimate(decoder.config, replace(settings, mxfp4_steps=1))
+    layers = 1 if recompute else len(decoder.config.layers)
+    packed = [b for name, b in decoder.named_buffers() if name.startswith("layers.0.feedforward.")]
+    assert rounded.activations - plain.activations == layers * sum(b.nbytes for b in packed)
+    assert rounded.weights == plain.weights
+    dropped = estimate(decoder.config, replace(settings, lora_dropout=0.1))
+    assert dropped.activations > plain.activations
