@@ -90,6 +90,10 @@ def score(
     from rich.console import Console
     from rich.progress import track
 
+    if wrong is not None and (wrong.is_dir() or not wrong.parent.is_dir()):
+        raise OssiaError(f"--wrong {wrong}: not a file that can be written")
+    if wrong is not None and wrong.exists() and data.exists() and wrong.samefile(data):
+        raise OssiaError(f"--wrong {wrong}: is what --data reads; give another file")
     chats = list(_selected(_read(data), count))
     llm = open_llm(model, None, "auto", "auto", None, None, None, threads)
     if llm.chat_format.name != "harmony":

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 def number(help: str, *names: str, metavar: str = "N") -> Any:
     """An option that is a number."""
-    return typer.Option(*names, metavar=metavar, help=help)
+    # What stands for "it depends" is no default to show.
+    shown = "[default:" not in help
+    return typer.Option(*names, metavar=metavar, help=help, show_default=shown)
 
 
 # The options of the same name of both commands; each has its own default.

@@ -62,6 +62,9 @@ class Plan:
     def __post_init__(self) -> None:
         if not 1 <= self.seeds <= MOST_SEEDS:
             raise OssiaError(f"--seeds must lie between 1 and {MOST_SEEDS}, not {self.seeds}")
+        if REACH * self.length % STRETCHES:
+            multiple = STRETCHES // REACH
+            raise OssiaError(f"--length must be a multiple of {multiple}, not {self.length}")
         ladder.chosen(self.rungs)
         self.foot()
         self.settings(packed=True, seed=0)
@@ -115,6 +118,10 @@ class Ablation:
             raise
         except Exception as error:  # the tokenizer library raises nothing narrower
             raise OssiaError(f"{file}: not the description of a ladder ({error})") from error
+        if seeds is not None and seeds < self.plan.seeds:
+            raise OssiaError(
+                f"--seeds {seeds}: {out} has {self.plan.seeds}; it may be given more, not fewer"
+            )
         if seeds is not None and seeds != self.plan.seeds:
             self.plan = replace(self.plan, seeds=seeds)
             with writing(out):

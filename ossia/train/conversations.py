@@ -70,6 +70,8 @@ def read(path: str, option: str) -> list[Conversation]:
     Raises OssiaError that names file and line, and `option` where there is no file to name.
     """
     file = Path(path)
+    if file.is_dir():
+        raise OssiaError(f"{option} {path}: is a folder; give a file of JSON lines")
     if not file.is_file():
         raise OssiaError(f"{option} {path}: no such file")
     try:

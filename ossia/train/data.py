@@ -200,6 +200,9 @@ def json_lines(file: Path) -> Iterator[tuple[int, Any]]:
                 value = json.loads(line.decode()) if line.strip() else None
             except UnicodeDecodeError as error:
                 raise OssiaError(f"{where}: not UTF-8 text (byte {error.start})") from error
+            except json.JSONDecodeError as error:
+                problem = f"{error.msg}, column {error.colno}"
+                raise OssiaError(f"{where}: not JSON ({problem})") from error
             except (ValueError, RecursionError) as error:
                 raise OssiaError(f"{where}: not JSON ({error})") from error
             if line.strip():

@@ -229,7 +229,7 @@ def check_folder(out: Path) -> None:
     if (out / "training" / "run.json").exists():
         raise OssiaError(f"{out} holds an unfinished run; continue it with --resume")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OssiaError(f"--out {out}: exists and is not an empty folder")
+        raise OssiaError(f"{out} exists and is not an empty folder; give a new one")
     check_replaceable(out)
 
 

@@ -13,6 +13,7 @@ from ossia.config import (
     GELU,
     AttentionConfig,
     ClampedSwiGLU,
+    ExpertFormat,
     LayerConfig,
     LayerNorm,
     LearnedPositions,
@@ -25,6 +26,7 @@ from ossia.config import (
     Router,
     SwiGLU,
     YaRN,
+    with_expert_format,
 )
 from ossia.errors import OssiaError
 from ossia.train.tokenizer import END_OF_TEXT, RETURN, START_OF_TEXT, control_id
@@ -119,6 +121,8 @@ def architecture(name: str, tokenizer: Tokenizer) -> ModelConfig:
         config = PRESETS[name]
     elif Path(name).is_file():
         config = families.from_hf(read_json(Path(name)), name)
+        # Whatever the file says of a checkpoint's experts: what learns is not packed.
+        config = with_expert_format(config, ExpertFormat.DENSE)
     else:
         raise OssiaError(f"--config {name}: neither a config.json nor one of {', '.join(PRESETS)}")
     return with_vocabulary(config, tokenizer)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, replace
+from datetime import date
 from enum import StrEnum
 from typing import ClassVar, Self
 
 from ossia.config import ExpertFormat
 from ossia.errors import OssiaError
 
-_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _LARGEST_SEED = 2**32 - 1  # others are derived from it by multiplying
 
 
@@ -146,6 +145,7 @@ class Settings(Training):
     long_steps: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _refuse_negative(self, "long_length")
         _refuse_more_than_steps(self, "long_steps")
         if bool(self.long_length) != bool(self.long_steps):
@@ -155,7 +155,6 @@ class Settings(Training):
                 f"--long-length {self.long_length} does not divide a batch of "
                 f"{self.batch_size} x {self.length} tokens"
             )
-        super().__post_init__()
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -211,8 +210,8 @@ class FineTuneSettings(Training):
             raise OssiaError(f"--eval-share must be 0 or more and less than 1: {self.eval_share}")
         if not 0 < self.epochs < math.inf:
             raise OssiaError(f"--epochs must be above 0, not {self.epochs}")
-        if self.date and not _DATE.fullmatch(self.date):
-            raise OssiaError(f"--date must be YYYY-MM-DD, not {self.date}")
+        if self.date and not _is_day(self.date):
+            raise OssiaError(f"--date must be a day, YYYY-MM-DD, not {self.date}")
         if self.balance and not self.train_router:
             raise OssiaError("--balance moves routers: it needs --train-router")
         self._check_lora()
@@ -220,6 +219,9 @@ class FineTuneSettings(Training):
 
     def _check_lora(self) -> None:
         if not self.lora:
+            for name in ("rank", "alpha", "lora_dropout", "targets"):
+                if getattr(self, name) != getattr(FineTuneSettings, name):
+                    raise OssiaError(f"{option(name)} is of low-rank updates: it needs --lora")
             return
         unknown = set(self.targets.split(",")) - {"attention", "mlp", "experts"}
         if unknown:
@@ -238,6 +240,13 @@ class FineTuneSettings(Training):
             raise OssiaError("--lora goes with neither --optimizer muon nor --expert-parallel")
         if self.mxfp4_steps and "experts" not in self.targets:
             raise OssiaError("--mxfp4-steps needs experts among --targets")
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def _refuse_negative(settings: Training, name: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ossia.cli.main import main
+from ossia.errors import OssiaError
 
 TEXT = "".join(f"{i} green bottles hanging on the wall, and if one falls\n" for i in range(300))
 SMALL = [
@@ -76,6 +77,7 @@ def test_an_interrupted_ladder_goes_on_with_its_own_settings(text: str, tmp_path
         (["--rungs", "relu"], "'relu' is none of"),
         (["--seeds", "0"], "--seeds must lie between 1 and 10, not 0"),
         (["--steps", "0"], "--steps must be at least 1"),
+        (["--length", "250"], "--length must be a multiple of 4, not 250"),
         (["--data", "short.txt", "--vocab-size", "300"], "too few for windows of 256"),
         (
             ["--data", "short.txt", "--vocab-size", "300", "--length", "8"],
@@ -104,6 +106,8 @@ def test_a_ladder_keeps_what_it_began_with(text: str, tmp_path: Path, capsys) ->
     assert main(["ablate", "--out", str(out), "--steps", "7"]) == 2
     assert "--steps 7: the run began with 250" in capsys.readouterr().err
     assert Ablation(out, seeds=5).plan.seeds == 5
+    with pytest.raises(OssiaError, match=r"--seeds 1: .* has 5; it may be given more, not fewer"):
+        Ablation(out, seeds=1)
     assert Ablation(out).plan.seeds == 5
     assert main(["ablate", "--out", str(tmp_path)]) == 2
     assert "neither a ladder nor an empty folder" in capsys.readouterr().err

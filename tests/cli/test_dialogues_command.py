@@ -171,3 +171,20 @@ def test_a_file_that_cannot_be_scored_is_named(ossia_command, script, tmp_path, 
     result = ossia_command("dialogues", "score", "--data", file, "--model", "scripted")
     assert (result.code, message in result.err, "chats.jsonl" in result.err) == (2, True, True)
     assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [("chats.jsonl", "is what --data reads"), ("absent/wrong.jsonl", "not a file that can be")],
+)
+def test_where_wrong_answers_go_is_checked_first(
+    ossia_command, script, tmp_path, monkeypatch, wrong, message
+):
+    script()
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "chats.jsonl"
+    file.write_text(json.dumps(GOOD))
+    words = ["dialogues", "score", "--data", file, "--model", "scripted", "--wrong", wrong]
+    result = ossia_command(*words)
+    assert (result.code, message in result.err) == (2, True)
+    assert file.read_text() == json.dumps(GOOD)

@@ -84,6 +84,7 @@ def test_an_interrupt_saves_and_resume_finishes(tiny: Settings, tmp_path: Path) 
     [
         (["--data", "absent.txt", "--out", "new"], "--data absent.txt: no such file or folder"),
         (["--steps", "0", "--out", "new"], "--steps must be at least 1"),
+        (["--steps", "-3", "--out", "new"], "--steps must be at least 1, not -3"),
         (["--resume", "--out", "new"], "new holds no run to resume"),
     ],
 )

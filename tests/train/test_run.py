@@ -248,6 +248,20 @@ def test_each_preset_trains_and_exports(config: str, tiny: Settings, tmp_path: P
     assert run.export()["steps"] == 1
 
 
+def test_the_config_of_a_checkpoint_with_packed_experts_trains(
+    tiny: Settings, tmp_path: Path
+) -> None:
+    settings = replace(tiny, steps=1, warmup=0)
+    run = Run.start(settings, tmp_path / "out")
+    run.train()
+    run.export()
+    config = tmp_path / "out" / "config.json"
+    assert "mxfp4" in config.read_text()
+    run = Run.start(replace(settings, config=str(config)), tmp_path / "again")
+    run.train()
+    assert run.export()["steps"] == 1
+
+
 @pytest.mark.parametrize(
     ("kind", "steps"),
     [(float("nan"), 30), (1000.0, 30), (float("nan"), 13)],  # 13: no step comes after
