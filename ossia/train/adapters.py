@@ -148,7 +148,8 @@ def load(decoder: Decoder, folder: Path) -> None:
         used.update(keys)
         shape = lora.base_of(modules[name]).shape
         rank = _of_place(config, "rank_pattern", place, config.get("r", 8))
-        factors = _own(place, *(tensors[key].float() for key in keys), shape, rank)
+        a, b = (tensors[key].float() for key in keys)
+        factors = _own(place, a, b, shape, rank)
         if factors is None:
             raise OssiaError(
                 f"{folder / WEIGHTS}: {keys[0]} is not of this model's sizes and of rank {rank}"
