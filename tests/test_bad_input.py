@@ -540,7 +540,7 @@ class TestTraining:
         out = tmp_path / "out"
         out.mkdir()
         (out / "keep").write_text("me")
-        assert f"--out {out}: exists" in run(*TRAIN, "--data", text, "--out", out)
+        assert f"{out} exists and is not" in run(*TRAIN, "--data", text, "--out", out)
         assert (out / "keep").read_text() == "me"
         assert "exists" in run(*TRAIN, "--data", text, "--out", text)
 
@@ -552,7 +552,7 @@ class TestTraining:
 
     def test_a_place_under_a_file(self, text: Path, run) -> None:
         line = run(*TRAIN, "--data", text, "--out", text / "out")
-        assert f"cannot write to {text / 'out'}: Not a directory" in line
+        assert f"{text} is a file; give a folder" in line
         assert str(text) in run("train", "--resume", "--out", text / "out")
 
     @pytest.mark.parametrize("existed", [False, True])
