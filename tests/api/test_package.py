@@ -51,7 +51,7 @@ def test_config_of_neither_preset_nor_folder_lists_the_presets():
 def test_keys_and_values_in_int8_are_asked_for_by_name_and_hardly_move_the_packaged_model():
     def first(kv):
         llm = ossia.LLM(kv=kv)
-        prompt = "def read_lines(path):\n    with open(path"
+        prompt = "import os\nimport sys\n"
         (completion,) = llm.generate(prompt, max_tokens=1, temperature=0, logprobs=0)
         assert completion.logprobs is not None
         return completion.logprobs[0]

@@ -20,7 +20,11 @@ from ossia.train.tokenizer import CONTROL_TOKENS
 
 MODEL = Path(ossia.__file__).parent / "models" / "ossia-stdlib"
 HELD_OUT = Path(__file__).parents[1] / "fixtures" / "dialogues" / "held_out.jsonl.xz"
-ARITHMETIC = ("addition", "subtraction", "multiplication", "comparison", "sorting")
+DOCS = Path(__file__).parents[2] / "docs" / "training.md"
+WORKED_OUT = (
+    *("addition", "subtraction", "multiplication", "comparison", "sorting"),
+    *("reverse", "count", "length", "letter", "uppercase"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +66,22 @@ def test_its_held_out_loss_is_what_the_record_says(
     assert loss == pytest.approx(record["held_out_loss"]["as_saved"], rel=1e-2)
 
 
+def test_its_records_are_of_whole_runs_and_its_card_and_the_docs_have_their_commands(
+    record: dict,
+) -> None:
+    base = json.loads((MODEL / "base.json").read_text(encoding="utf-8"))
+    texts = [file.read_text(encoding="utf-8") for file in (MODEL / "README.md", DOCS)]
+    for run, loss in (
+        (base, base["held_out_bits_per_byte"]["as_trained"]),
+        (record, record["held_out_loss"]["as_trained"]),
+    ):
+        *_, last = run["curve"]
+        assert last["step"] == run["steps"] == run["settings"]["steps"]
+        assert loss in last.values()
+        for text_ in texts:
+            assert run["command"] in " ".join(text_.replace("\\\n", " ").split())
+
+
 def test_rounding_to_mxfp4_costs_little(record: dict) -> None:
     loss = record["held_out_loss"]
     assert loss["as_saved"] == pytest.approx(loss["as_trained"], rel=0.05)
@@ -79,7 +99,7 @@ def test_it_answers_as_well_as_its_scores_say(scores: dict, chats: Path) -> None
 
 def test_a_longer_analysis_helps_where_there_is_something_to_work_out(scores: dict) -> None:
     low, medium, high = (
-        sum(scores["accuracy"][task][effort] for task in ARITHMETIC)
+        sum(scores["accuracy"][task][effort] for task in WORKED_OUT)
         for effort in ("low", "medium", "high")
     )
     assert low < medium < high
