@@ -23,8 +23,8 @@ import torch
 from ossia import checkpoint
 from ossia.engine import Engine, Request, SamplingParams
 from ossia.model import Decoder
+from ossia.offload.reader import Job, Reader, Span
 from ossia.ops import cpu
-from ossia.ops.reader import Job, Reader, Span
 
 EXPERT = 13 << 20  # bytes, about gpt-oss's
 

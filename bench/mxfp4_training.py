@@ -24,10 +24,10 @@ from typing import Any
 import torch
 
 from ossia import families
-from ossia.train.finetune import FineTuning
-from ossia.train.folder import FolderRun
-from ossia.train.presets import gpt_oss
-from ossia.train.run import Run
+from ossia.train.runs.finetune import FineTuning
+from ossia.train.runs.folder import FolderRun
+from ossia.train.runs.presets import gpt_oss
+from ossia.train.runs.pretrain import Run
 from ossia.train.settings import FineTuneSettings, Settings, Training
 
 STEPS, AWARE = 500, 100  # of training on text, and those that see the rounding

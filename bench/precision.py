@@ -25,8 +25,8 @@ from ossia import text
 from ossia.api import packaged_model
 from ossia.model import Decoder
 from ossia.ops.paged import PagedKV, PagePool
-from ossia.train import conversations
-from ossia.train.conversations import Example
+from ossia.train.corpus import conversations
+from ossia.train.corpus.conversations import Example
 from ossia.train.loss import IGNORED
 
 CHUNK = 512

@@ -54,9 +54,9 @@ def ours(case: Case, dtype: str, recipe: str) -> Callable[[], None]:
     from ossia.families import PRESETS
     from ossia.model import Decoder
     from ossia.ops.training import TRAINING
+    from ossia.train.corpus.shards import TextBatches
     from ossia.train.loop import Trainer
     from ossia.train.settings import Settings
-    from ossia.train.shards import TextBatches
 
     attention = AttentionConfig(case.heads, case.heads, case.hidden // case.heads, bias=True)
     layer = LayerConfig(attention, MLPConfig(4 * case.hidden, GELU(), bias=True))

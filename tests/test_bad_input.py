@@ -617,7 +617,7 @@ class TestTraining:
     def test_a_damaged_run(
         self, name: str, content: bytes, text: Path, tmp_path: Path, run
     ) -> None:
-        from ossia.train.run import Run
+        from ossia.train.runs.pretrain import Run
         from ossia.train.settings import Settings
 
         out = tmp_path / "out"

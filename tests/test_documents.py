@@ -8,6 +8,7 @@ import pytest
 import typer
 
 from ossia.cli.main import app
+from recipes.stdlib.command import dialogues
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
@@ -25,13 +26,14 @@ def commands(document):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             if words[:1] == ["ossia"]:
-                yield words[1:]
+                yield typer.main.get_command(app), words[1:]
+            elif words[:3] == ["python", "-m", "recipes.stdlib"]:
+                yield typer.main.get_command(dialogues), words[3:]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_have_the_options_they_are_shown_with(document):
-    group = typer.main.get_command(app)
-    for name, *arguments in commands(document):
+    for group, (name, *arguments) in commands(document):
         command = group.commands[name]
         if hasattr(command, "commands"):  # a group: the command is the next word
             name, *arguments = arguments

@@ -16,9 +16,9 @@ import torch
 
 from bench.peers_cpu.peers import LlamaCpp, Transformers
 from ossia import checkpoint
-from ossia.compare.counts import bytes_per_token, count
 from ossia.config import ExpertFormat, ModelConfig, with_expert_format
 from ossia.engine import Engine
+from ossia.insight.counts import bytes_per_token, count
 from ossia.measure import memory
 from ossia.measure.model import measure_run, weight_files
 from ossia.measure.speed import SHORT_PROMPT, UNTIMED, EngineModel, Model

@@ -3,6 +3,6 @@
 from ossia.checkpoint.find import find, text_folder
 from ossia.checkpoint.load import load, read_config
 from ossia.checkpoint.save import save
-from ossia.ops.experts_on_demand import ExpertReads
+from ossia.offload.store import ExpertReads
 
 __all__ = ["ExpertReads", "find", "load", "read_config", "save", "text_folder"]

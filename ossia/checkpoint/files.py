@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ossia.errors import OssiaError
-from ossia.ops import pages
+from ossia.system import huge_pages
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -159,7 +159,7 @@ def _copy(path: Path) -> mmap.mmap | bytes:
         size = path.stat().st_size
         if not size:
             return b""
-        buffer = pages.anonymous(size)
+        buffer = huge_pages.anonymous(size)
         memory = memoryview(buffer)
 
         def read(start: int) -> None:

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from ossia import families, ops
-from ossia.checkpoint import on_demand, regions
+from ossia.checkpoint import regions
 from ossia.checkpoint.files import StoredTensor, in_memory, read_json, read_tensors
 from ossia.config import ModelConfig
 from ossia.errors import OssiaError
 from ossia.families.mapping import Layout, Row
 from ossia.model import Decoder
+from ossia.offload import plan as planning
 from ossia.ops.mxfp4 import NAN_SCALE
 
 CONFIG_FILE = "config.json"
@@ -85,7 +86,7 @@ def load(
     layout = choose_layout(families.layouts(config), stored, folder)
     decoder = without_weights(config, folder, ops.select(backend, target))
     check_headers(decoder, layout, stored)
-    plan = on_demand.plan(expert_memory, stored, layout, target)
+    plan = planning.plan(expert_memory, stored, layout, target)
     if load == "copy" and target.type == "cpu":
         if plan is not None:
             raise OssiaError(
@@ -102,10 +103,10 @@ def load(
         for name, rows in regions.grouped(layout.rows, "ours").items()
     }
     if plan is not None:
-        on_demand.hold(weights)
+        planning.hold(weights)
     decoder.load_state_dict(weights, assign=True)
     if plan is not None:
-        on_demand.attach(decoder, plan)
+        planning.attach(decoder, plan)
     decoder.requires_grad_(False).eval()
     if dense == "int8":
         try:

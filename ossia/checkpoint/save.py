@@ -20,7 +20,6 @@ from torch import Tensor
 
 from ossia import families
 from ossia.checkpoint import regions
-from ossia.checkpoint.atomic import replacing, write_file
 from ossia.checkpoint.files import DTYPES, INDEX_FILE, SINGLE_FILE
 from ossia.checkpoint.load import CONFIG_FILE, DENSE_DTYPES, parameter_dtypes
 from ossia.config import ExpertFormat, ModelConfig, MoEConfig, with_expert_format
@@ -28,6 +27,7 @@ from ossia.errors import OssiaError
 from ossia.families.mapping import Row
 from ossia.model import Decoder
 from ossia.ops import mxfp4
+from ossia.system.files import replacing, write_file
 
 # What an earlier save left in the folder, and a new one replaces.
 _OURS = re.compile(

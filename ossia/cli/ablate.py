@@ -17,9 +17,9 @@ from ossia.cli.training import number, refuse_changes
 
 if TYPE_CHECKING:
     from ossia.config import ModelConfig
+    from ossia.ladder.run import Ablation
+    from ossia.ladder.rungs import Rung
     from ossia.ops import Backend
-    from ossia.train.ablation import Ablation
-    from ossia.train.ladder import Rung
     from ossia.train.loop import StepReport
 
 _DECODED = 64  # tokens of a sequence, each time its speed is measured
@@ -70,10 +70,10 @@ def ablate(
     command, or ossia ablate --out FOLDER alone, continues.
     """
     from ossia.checkpoint.files import read_json
-    from ossia.compare import ladder_report
-    from ossia.train.folder import write_json, writing
-    from ossia.train.shards import write_bytes
-    from ossia.train.summary import summarize
+    from ossia.ladder import report
+    from ossia.ladder.results import summarize
+    from ossia.train.corpus.shards import write_bytes
+    from ossia.train.runs.folder import write_json, writing
 
     set_threads(threads)
     ablation = _open(context, out)
@@ -90,18 +90,18 @@ def ablate(
     results = {**summarize(ablation), "measured": read_json(file)}
     with writing(out):
         write_json(out / "results.json", results)
-        write_bytes(out / "report.html", ladder_report.render(results).encode())
+        write_bytes(out / "report.html", report.render(results).encode())
     if as_json:
         print(json.dumps(results))
         return
-    for sentence in ladder_report.findings(results):
+    for sentence in report.findings(results):
         print(sentence)
     print(f"{out / 'report.html'} says more.")
 
 
 def _open(context: typer.Context, out: Path) -> Ablation:
     """The ladder in the folder, or a new one; options that it did not begin with are refused."""
-    from ossia.train.ablation import Ablation, Plan
+    from ossia.ladder.run import Ablation, Plan
 
     if not (out / "ladder.json").is_file():
         return Ablation.start(Plan(**{f.name: context.params[f.name] for f in fields(Plan)}), out)

@@ -36,7 +36,7 @@ def quantize(
     Prints how far packing moves each layer's experts, over their size, and with --data the loss
     before and after.
     """
-    from ossia.train import convert
+    from ossia.adapt import convert
 
     with _spinner(f"packing the experts of {model}"):
         record = convert.quantize(model, out, data)
@@ -57,7 +57,7 @@ def merge(
     as_json: _Json = False,
 ) -> None:
     """Add a LoRA adapter to a checkpoint, experts in MXFP4 too."""
-    from ossia.train import convert
+    from ossia.adapt import convert
 
     with _spinner(f"adding {adapter} to {model}"):
         record = convert.merge(model, adapter, out, experts.value if experts else "")

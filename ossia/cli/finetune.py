@@ -124,7 +124,7 @@ def finetune(
     it, and nothing else. Ctrl-C saves and stops; the same command with --resume continues, bit for
     bit on the same machine.
     """
-    from ossia.train.finetune import FineTuning
+    from ossia.train.runs.finetune import FineTuning
     from ossia.train.settings import FineTuneSettings
 
     follow(FineTuning, FineTuneSettings, context, describe=_held_out, summary=_summary)

@@ -26,8 +26,8 @@ from ossia.config import (
 from ossia.errors import OssiaError
 
 if TYPE_CHECKING:
-    from ossia.compare.counts import Counts
     from ossia.families.mapping import Index, Row
+    from ossia.insight.counts import Counts
 
 
 def inspect(
@@ -48,7 +48,7 @@ def inspect(
     A preset costs nothing to describe: no weights are needed. For a checkpoint folder only the
     headers of its files are read.
     """
-    from ossia.compare.counts import count
+    from ossia.insight.counts import count
 
     subject = _checkpoint(path_or_name, tensors) or _preset(path_or_name, tensors)
     counts = count(subject.config)
@@ -96,7 +96,7 @@ def _preset(name: str, tensors: bool) -> _Subject:
     if not tensors:
         return _Subject(f"{name} (preset)", config, None)
     from ossia.checkpoint.regions import stored_shapes
-    from ossia.compare.counts import tensors as parameters
+    from ossia.insight.counts import tensors as parameters
 
     rows = layouts(config)[0].rows
     shapes = stored_shapes(rows, {tensor.name: tensor.shape for tensor in parameters(config)})
@@ -138,7 +138,7 @@ def _checkpoint(name: str, tensors: bool) -> _Subject | None:
 
 
 def _description(subject: _Subject, counts: Counts) -> Iterable[tuple[str, str]]:
-    from ossia.compare.counts import kv_bytes
+    from ossia.insight.counts import kv_bytes
 
     config = subject.config
     yield "model", subject.name
@@ -229,7 +229,7 @@ def _feedforward(layer: LayerConfig, config: ModelConfig) -> str:
 
 
 def _record(subject: _Subject, counts: Counts) -> dict[str, Any]:
-    from ossia.compare.counts import kv_bytes
+    from ossia.insight.counts import kv_bytes
 
     config = subject.config
     record = {

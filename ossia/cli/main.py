@@ -20,7 +20,6 @@ from ossia.cli.ablate import ablate
 from ossia.cli.bench import bench
 from ossia.cli.chat import chat
 from ossia.cli.convert import merge, quantize
-from ossia.cli.dialogues import dialogues
 from ossia.cli.finetune import finetune
 from ossia.cli.generate import generate
 from ossia.cli.inspect import inspect
@@ -70,10 +69,9 @@ for command, example in (
 ):
     app.command(epilog=f"Example: {example}")(command)
 app.add_typer(bench, name="bench")
-app.add_typer(dialogues, name="dialogues")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, commands: typer.Typer = app) -> int:
     """Run one command; its exit code."""
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started the program
@@ -85,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # torch says so at import where NumPy is absent; ossia has no use for it.
     warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
     try:
-        code = app(args=arguments, prog_name="ossia", standalone_mode=False)
+        code = commands(args=arguments, prog_name=commands.info.name, standalone_mode=False)
     except OssiaError as error:
         return _fail(str(error))
     except OSError as error:

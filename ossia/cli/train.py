@@ -96,7 +96,7 @@ def train(
     reported in bits per byte. Ctrl-C saves and stops; the same command with --resume continues, bit
     for bit on the same machine.
     """
-    from ossia.train.run import Run
+    from ossia.train.runs.pretrain import Run
     from ossia.train.settings import Settings
 
     follow(Run, Settings, context, describe=_held_out, summary=_summary)

@@ -20,8 +20,8 @@ from ossia.train.settings import Optimizer, Precision, Schedule, option
 
 if TYPE_CHECKING:
     from ossia.train.curves import Curves
-    from ossia.train.folder import FolderRun
     from ossia.train.loop import StepReport
+    from ossia.train.runs.folder import FolderRun
     from ossia.train.settings import Training
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from ossia import checkpoint, ops
 from ossia.checkpoint.files import read_tensors
-from ossia.compare.counts import bytes_per_token, count
 from ossia.config import ModelConfig
 from ossia.engine import Engine
 from ossia.errors import OssiaError
+from ossia.insight.counts import bytes_per_token, count
 from ossia.measure import memory
 from ossia.measure.machine import BUFFER_BYTES, Bandwidth
 from ossia.measure.random_weights import random_decoder

@@ -15,8 +15,8 @@ from ossia.model.feedforward import build_feedforward
 from ossia.model.linear import Linear
 from ossia.model.norm import build_norm
 from ossia.model.position import positions_within, rotation
+from ossia.offload.store import ExpertStore
 from ossia.ops import REFERENCE, Backend
-from ossia.ops.experts_on_demand import ExpertStore
 from ossia.ops.int8 import Int8
 from ossia.ops.paged import LayerKind, PagedKV
 

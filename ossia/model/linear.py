@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ossia.config import ExpertFormat
+from ossia.offload.store import StoredExperts
 from ossia.ops import Backend
-from ossia.ops.experts_on_demand import StoredExperts
 from ossia.ops.low_rank import LowRank
 from ossia.ops.mxfp4 import BLOCK, MXFP4
 from ossia.ops.reference import Weight

@@ -14,17 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from ossia.adapt import quantized
 from ossia.errors import OssiaError
 from ossia.model import Decoder
-from ossia.train import parallel, quantized, state
+from ossia.train import parallel, state
 from ossia.train.balance import shares
+from ossia.train.corpus.packing import nats_per_token
+from ossia.train.corpus.shards import Batch
 from ossia.train.evaluate import SummedLoss
 from ossia.train.loss import IGNORED
 from ossia.train.objective import Losses, Objective, recompute_layers
 from ossia.train.optimizer import build_optimizers
-from ossia.train.packing import nats_per_token
 from ossia.train.settings import Precision, Training, learning_rate
-from ossia.train.shards import Batch
 from ossia.train.state import Progress
 
 DTYPES = {Precision.FLOAT32: torch.float32, Precision.BFLOAT16: torch.bfloat16}

@@ -6,8 +6,8 @@ import time
 
 import torch
 
-from ossia.compare.counts import forward_flops
 from ossia.config import ModelConfig
+from ossia.insight.counts import forward_flops
 from ossia.train import parallel
 from ossia.train.loop import DTYPES, StepReport
 from ossia.train.settings import Precision, Settings

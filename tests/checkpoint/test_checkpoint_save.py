@@ -31,8 +31,9 @@ from tiny_checkpoints import (
 from torch import Tensor
 
 from ossia import OssiaError
-from ossia.checkpoint import atomic, load, save
+from ossia.checkpoint import load, save
 from ossia.ops import mxfp4
+from ossia.system import files
 
 
 def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
@@ -205,7 +206,7 @@ def test_a_link_and_the_working_folder_stay_what_they_are(
 def test_without_an_atomic_exchange_the_old_folder_steps_aside(
     gpt_oss: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     (gpt_oss / "tokenizer.json").write_text("kept")
     save(load(gpt_oss), gpt_oss)
     assert names(gpt_oss) == ["config.json", "model.safetensors", "tokenizer.json"]

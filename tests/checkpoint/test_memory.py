@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ossia import OssiaError
-from ossia.checkpoint.memory import available_memory, format_size, parse_size
+from ossia.system.memory import available_memory, format_size, parse_size
 
 GIB = 1 << 30
 

@@ -26,10 +26,11 @@ from tiny_checkpoints import (
 )
 
 from ossia import OssiaError
-from ossia.checkpoint import load, on_demand, save
+from ossia.checkpoint import load, save
 from ossia.checkpoint.files import read_tensors
 from ossia.engine import Engine, Request, SamplingParams
 from ossia.model import Decoder
+from ossia.offload import plan as planning
 
 EXPERTS = 12
 CONFIG = {**GPT_OSS_CONFIG, "num_local_experts": EXPERTS, "num_experts_per_tok": 4}
@@ -108,7 +109,7 @@ def test_guesses_change_no_result_and_many_are_right(folder: Path, monkeypatch) 
     found = greedy(guessing, batch)
     reads = guessing.expert_store.reads
     assert reads.guessed >= reads.guessed_right > 0
-    monkeypatch.setattr(on_demand, "_guess_ahead", lambda *_: None)
+    monkeypatch.setattr(planning, "_guess_ahead", lambda *_: None)
     plain = with_slots(folder, 16)
     assert greedy(plain, batch) == found
     assert plain.expert_store.reads.guessed == 0
@@ -238,12 +239,12 @@ def test_experts_are_read_on_demand_where_they_do_not_fit(
     folder: Path, monkeypatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "ossia")
-    monkeypatch.setattr(on_demand, "_SPARE", 1000)
+    monkeypatch.setattr(planning, "_SPARE", 1000)
     stored = read_tensors(folder)
     total = sum(tensor.nbytes for tensor in stored.values())
     for free, slots in ((None, None), (total, None), (total - 1, ALL - 2), (total // 2, 6)):
         caplog.clear()
-        monkeypatch.setattr(on_demand, "available_memory", lambda free=free: free)
+        monkeypatch.setattr(planning, "available_memory", lambda free=free: free)
         store = load(folder).expert_store
         assert (store and store.slots is not None) == (slots and True)
         if store is not None:

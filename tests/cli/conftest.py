@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ossia import checkpoint
-from ossia.cli.main import main
+from ossia.cli.main import app, main
 from ossia.config import (
     AttentionConfig,
     ClampedSwiGLU,
@@ -60,8 +60,8 @@ def model_folder(tmp_path_factory, bytes_folder):
 def ossia_command(capsys):
     """Run a command in this process: its exit code, stdout and stderr."""
 
-    def run(*arguments):
-        code = main([str(argument) for argument in arguments])
+    def run(*arguments, commands=app):
+        code = main([str(argument) for argument in arguments], commands)
         out, err = capsys.readouterr()
         return SimpleNamespace(code=code, out=out, err=err)
 
@@ -74,8 +74,8 @@ def script(monkeypatch, bytes_folder):
 
     def install(*scripts, folder=bytes_folder, **options):
         llm, engine = scripted_llm(folder, scripts, **options)
-        for command in ("generate", "chat", "dialogues"):
-            monkeypatch.setattr(f"ossia.cli.{command}.open_llm", lambda *_: llm)
+        for module in ("ossia.cli.generate", "ossia.cli.chat", "recipes.stdlib.command"):
+            monkeypatch.setattr(f"{module}.open_llm", lambda *_: llm)
         return engine
 
     return install

@@ -1,10 +1,12 @@
-"""`ossia dialogues`: files that fine-tuning reads, and scores of a model that follows a script."""
+"""`python -m recipes.stdlib`: files to fine-tune on, and scores of a scripted model."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
+
+from recipes.stdlib.command import dialogues
 
 
 def call(name: str, arguments: str, end: str = "<|call|>") -> str:
@@ -46,7 +48,9 @@ def score(ossia_command, script, tmp_path):
         file, wrong = tmp_path / "chats.jsonl", tmp_path / "wrong.jsonl"
         file.write_text("".join(json.dumps(chat) + "\n" for chat in chats))
         options = ("--data", file, "--wrong", wrong, *options)
-        result = ossia_command("dialogues", "score", "--model", "scripted", "--json", *options)
+        result = ossia_command(
+            "score", "--model", "scripted", "--json", *options, commands=dialogues
+        )
         assert result.code == 0, result.err
         return json.loads(result.out), engine, list(map(json.loads, wrong.open()))
 
@@ -56,7 +60,7 @@ def score(ossia_command, script, tmp_path):
 def test_files_are_written_whole_and_the_same_each_time(ossia_command, tmp_path):
     for name in "ab":
         result = ossia_command(
-            "dialogues", "write", "--out", tmp_path / name, "--count", 20, "--held-out", 1
+            "write", "--out", tmp_path / name, "--count", 20, "--held-out", 1, commands=dialogues
         )
         assert result.code == 0
         assert "train.jsonl: 20 chats" in result.out
@@ -64,7 +68,7 @@ def test_files_are_written_whole_and_the_same_each_time(ossia_command, tmp_path)
         text = (tmp_path / "a" / name).read_text()
         assert text == (tmp_path / "b" / name).read_text()
         assert all(json.loads(line)["messages"] for line in text.splitlines())
-    again = ossia_command("dialogues", "write", "--out", tmp_path / "a")
+    again = ossia_command("write", "--out", tmp_path / "a", commands=dialogues)
     assert (again.code, "not an empty folder" in again.err) == (2, True)
 
 
@@ -154,9 +158,15 @@ GOOD = chat(answer("4"))
         (GOOD | {"messages": [answer("4")]}, "line 1: messages[0]: roles out of order"),
         (GOOD | {"tools": 3}, 'line 1: its "tools" is not a list'),
         (GOOD | {"reasoning_effort": "most"}, "line 1: reasoning_effort must be one of"),
-        (without(GOOD, "task"), "line 1: a chat of `ossia dialogues` has task, effort and date"),
-        (without(GOOD, "reasoning_effort"), "line 1: a chat of `ossia dialogues` has task"),
-        (without(GOOD, "date"), "line 1: a chat of `ossia dialogues` has task"),
+        (
+            without(GOOD, "task"),
+            "line 1: a chat has task, effort and date",
+        ),
+        (
+            without(GOOD, "reasoning_effort"),
+            "line 1: a chat has task",
+        ),
+        (without(GOOD, "date"), "line 1: a chat has task"),
         (chat(), "line 1: messages: must end with an assistant's reply"),
         (chat(answer([])), "line 1: messages[1]: a reply needs content"),
         (chat(answer([{"type": "text", "text": "4"}])), "line 1: does not end with the"),
@@ -168,7 +178,7 @@ def test_a_file_that_cannot_be_scored_is_named(ossia_command, script, tmp_path, 
     file = tmp_path / "chats.jsonl"
     if content is not None:
         file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
-    result = ossia_command("dialogues", "score", "--data", file, "--model", "scripted")
+    result = ossia_command("score", "--data", file, "--model", "scripted", commands=dialogues)
     assert (result.code, message in result.err, "chats.jsonl" in result.err) == (2, True, True)
     assert result.err.count("\n") == 1
 
@@ -184,7 +194,7 @@ def test_where_wrong_answers_go_is_checked_first(
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "chats.jsonl"
     file.write_text(json.dumps(GOOD))
-    words = ["dialogues", "score", "--data", file, "--model", "scripted", "--wrong", wrong]
-    result = ossia_command(*words)
+    words = ["score", "--data", file, "--model", "scripted", "--wrong", wrong]
+    result = ossia_command(*words, commands=dialogues)
     assert (result.code, message in result.err) == (2, True)
     assert file.read_text() == json.dumps(GOOD)

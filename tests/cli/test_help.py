@@ -14,9 +14,8 @@ COMMANDS = (
     "merge",
     "ablate",
     "bench",
-    "dialogues",
 )
-SUBCOMMANDS = ("bench machine", "bench cpu", "dialogues write", "dialogues score")
+SUBCOMMANDS = ("bench machine", "bench cpu")
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *SUBCOMMANDS])

@@ -7,8 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ossia import families
-from ossia.compare.counts import bytes_per_token, count, forward_flops, kv_bytes, tensors
 from ossia.config import ExpertFormat
+from ossia.insight.counts import bytes_per_token, count, forward_flops, kv_bytes, tensors
 from ossia.model import Decoder
 
 # Parameters as counted on the hub (repeated lm_heads of tied models left out).

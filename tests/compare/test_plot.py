@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from ossia.compare.plot import Interval, Line, intervals, lines, number, power
+from ossia.insight.svg import Interval, Line, intervals, lines, number, power
 
 SVG = "{http://www.w3.org/2000/svg}"
 

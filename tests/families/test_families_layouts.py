@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from ossia import families
-from ossia.compare.counts import tensors
 from ossia.config import ExpertFormat
+from ossia.insight.counts import tensors
 
 transformers = pytest.importorskip("transformers")
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ossia.compare.counts import count, tensors
 from ossia.config import (
     GELU,
     AttentionConfig,
@@ -27,6 +26,7 @@ from ossia.config import (
     YaRN,
 )
 from ossia.families import PRESETS
+from ossia.insight.counts import count, tensors
 from ossia.model import Decoder
 from ossia.model.feedforward import route
 from ossia.ops import REFERENCE

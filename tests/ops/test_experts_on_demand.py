@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ossia.errors import OssiaError
-from ossia.ops import experts_on_demand
-from ossia.ops.experts_on_demand import ExpertStore, StoredLayer, StoredStack
-from ossia.ops.reader import ALIGNMENT, PIECE, Job, Reader, Span
+from ossia.offload import store as stores
+from ossia.offload.reader import ALIGNMENT, PIECE, Job, Reader, Span
+from ossia.offload.store import ExpertStore, StoredLayer, StoredStack
 
 EXPERTS, LAYERS = 6, 3
 SHAPES = ((EXPERTS, 8, 3, 16), (EXPERTS, 8, 3), (EXPERTS, 96, 1, 16), (EXPERTS, 96, 1))
@@ -133,7 +133,7 @@ def test_a_guess_is_there_when_it_is_asked_for_and_else_makes_way(layers):
 
 
 def test_passes_over_more_than_fits_still_find_some(layers, monkeypatch):
-    monkeypatch.setattr(experts_on_demand, "AHEAD", 2)
+    monkeypatch.setattr(stores, "AHEAD", 2)
     slots, everything = 10, range(EXPERTS)
     with closing(Opened(layers, slots)) as opened:
         found = [sum(opened.hits(layer, everything) for layer in range(LAYERS)) for _ in range(4)]

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from ossia import checkpoint
+from ossia.adapt import quantized
 from ossia.config import ExpertFormat
-from ossia.train import quantized
 from ossia.train.settings import FineTuneSettings, Settings
 from tests.scripted import VOCAB_SIZE, write_byte_tokenizer
 from tests.train.models import build, small

@@ -9,7 +9,7 @@ import torch
 from ossia.config import LearnedPositions, ModelConfig
 from ossia.model import Decoder
 from ossia.ops.training import TRAINING
-from ossia.train.presets import gpt_oss
+from ossia.train.runs.presets import gpt_oss
 
 
 def small(learned: bool = False) -> ModelConfig:

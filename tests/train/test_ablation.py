@@ -15,13 +15,13 @@ import torch
 
 from ossia.config import LearnedPositions, RoPE
 from ossia.errors import OssiaError
-from ossia.train import tokenizer
-from ossia.train.ablation import Ablation, Plan
-from ossia.train.data import Document
+from ossia.ladder.reach import bits_by_position, token_bytes, with_yarn
+from ossia.ladder.results import summarize
+from ossia.ladder.run import Ablation, Plan
+from ossia.train.corpus import vocabulary
+from ossia.train.corpus.shards import encode
+from ossia.train.corpus.sources import Document
 from ossia.train.evaluate import HeldOut
-from ossia.train.extrapolate import bits_by_position, token_bytes, with_yarn
-from ossia.train.shards import encode
-from ossia.train.summary import summarize
 from tests.train.conftest import TEXT
 from tests.train.models import build, small
 
@@ -88,7 +88,7 @@ def test_a_ladder_killed_while_it_starts_leaves_its_place_free(
     for name in ("write_json", "texts.write"):
         with monkeypatch.context() as killed:  # nothing is cleared away
             killed.setattr("shutil.rmtree", lambda *_, **__: None)
-            killed.setattr(f"ossia.train.ablation.{name}", die)
+            killed.setattr(f"ossia.ladder.run.{name}", die)
             with pytest.raises(KeyboardInterrupt):
                 Ablation.start(plan, out)
         assert not out.exists()
@@ -153,8 +153,8 @@ def test_a_rung_of_packed_experts_is_judged_as_it_would_be_saved(
 
 
 def test_bits_by_position_are_those_of_a_plain_sum() -> None:
-    learned = tokenizer.learn([TEXT], 300)
-    end = tokenizer.control_id(learned, tokenizer.END_OF_TEXT)
+    learned = vocabulary.learn([TEXT], 300)
+    end = vocabulary.control_id(learned, vocabulary.END_OF_TEXT)
     texts = [TEXT[:700], TEXT[900:1000], TEXT[2000:3300]]  # the second is shorter than a window
     held_out = [
         HeldOut(str(i), encode([Document(str(i), text)], learned, end), len(text.encode()))
@@ -184,8 +184,8 @@ def test_bits_by_position_are_those_of_a_plain_sum() -> None:
 
 def test_the_bytes_of_a_texts_ids_are_its_bytes() -> None:
     text = "naïve — “π ≈ 3”\n\t家 🙂"
-    learned = tokenizer.learn([TEXT, text * 20], 400)
-    end = tokenizer.control_id(learned, tokenizer.END_OF_TEXT)
+    learned = vocabulary.learn([TEXT, text * 20], 400)
+    end = vocabulary.control_id(learned, vocabulary.END_OF_TEXT)
     ids = encode([Document("", text)], learned, end).long()
     assert token_bytes(learned)[ids].sum() == len(text.encode())
 

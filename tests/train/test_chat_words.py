@@ -5,18 +5,18 @@ from __future__ import annotations
 from ossia.text import Tokenizer
 from ossia.text.harmony_messages import Role, from_chat
 from ossia.text.harmony_render import contents
-from ossia.train import tokenizer
-from ossia.train.chat_words import chat_words
+from ossia.train.corpus import vocabulary
+from ossia.train.corpus.chat_words import chat_words
 
 
 def test_harmony_takes_few_tokens() -> None:
     source = "def add(a, b):\n    return a + b  # the sum\n" * 20
-    bare = Tokenizer(tokenizer.learn([source], 1024))
-    vocabulary = Tokenizer(tokenizer.learn([source, *chat_words()], 1024))
+    bare = Tokenizer(vocabulary.learn([source], 1024))
+    tokenizer = Tokenizer(vocabulary.learn([source, *chat_words()], 1024))
     chat = from_chat([{"role": "user", "content": "How many letters?"}], date="2031-12-24")
     system, _ = contents(chat)
-    assert len(vocabulary.encode(system)) < len(bare.encode(system)) / 3
-    assert all(len(vocabulary.encode(header)) == 1 for header in Role)
+    assert len(tokenizer.encode(system)) < len(bare.encode(system)) / 3
+    assert all(len(tokenizer.encode(header)) == 1 for header in Role)
 
 
 def test_the_words_are_the_same_every_day() -> None:

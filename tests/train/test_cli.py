@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ossia.train.run import Run
+from ossia.train.runs.pretrain import Run
 from ossia.train.settings import Settings, option
 
 

@@ -12,11 +12,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ossia import checkpoint
+from ossia.adapt import adapters, convert, lora
 from ossia.cli.main import main
 from ossia.config import ExpertFormat
 from ossia.errors import OssiaError
 from ossia.ops import mxfp4
-from ossia.train import adapters, convert, lora
 from tests.scripted import VOCAB_SIZE, write_byte_tokenizer
 from tests.train.conftest import chats
 from tests.train.models import build, small

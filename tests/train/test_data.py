@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from ossia.errors import OssiaError
-from ossia.train import data
-from ossia.train.data import Document
+from ossia.train.corpus import sources
+from ossia.train.corpus.sources import Document
 
 
 def test_the_library_is_split_by_module() -> None:
-    corpus = data.read("stdlib")
+    corpus = sources.read("stdlib")
     trained = {document.name for document in corpus.train}
-    assert tuple(document.name for document in corpus.held_out) == data.STDLIB_HELD_OUT
+    assert tuple(document.name for document in corpus.held_out) == sources.STDLIB_HELD_OUT
     assert {"json/encoder.py", "dataclasses.py", "asyncio/events.py"} <= trained
-    assert not trained & set(data.STDLIB_HELD_OUT)
+    assert not trained & set(sources.STDLIB_HELD_OUT)
     assert any(name.startswith("pydoc_data/topics.py:") for name in trained)
     assert not any(name.startswith(("test/", "idlelib/", "site-packages/")) for name in trained)
 
@@ -26,7 +26,7 @@ def test_of_a_file_the_last_lines_are_held_out(tmp_path: Path) -> None:
     file = tmp_path / "book.txt"
     text = "".join(f"line {i}\n" for i in range(400))
     file.write_text(text)
-    corpus = data.read(str(file))
+    corpus = sources.read(str(file))
     (train,), (held_out,) = corpus.train, corpus.held_out
     assert train.text + held_out.text == text
     assert train.text.endswith("\n")
@@ -35,7 +35,7 @@ def test_of_a_file_the_last_lines_are_held_out(tmp_path: Path) -> None:
 
 def held_out(source: Path) -> set[str]:
     """The texts."""
-    corpus = data.read(str(source))
+    corpus = sources.read(str(source))
     assert corpus.train
     return {document.text for document in corpus.held_out}
 
@@ -90,26 +90,26 @@ def test_bad_text_is_named(tmp_path: Path, content: bytes | None, message: str) 
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(OssiaError, match=message) as error:
-        data.read(str(file))
+        sources.read(str(file))
     assert "bad.txt" in str(error.value)
 
 
 def test_lines_that_are_all_the_same_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": "one", "id": 2}\n')
     with pytest.raises(OssiaError, match=r"a\.jsonl: all its texts are the same"):
-        data.read(str(tmp_path / "a.jsonl"))
+        sources.read(str(tmp_path / "a.jsonl"))
 
 
 def test_limited_keeps_whole_documents_or_the_beginning_of_the_first() -> None:
     documents = [Document("a", "aaaa"), Document("b", "bbbbbbbb"), Document("c", "cc")]
-    assert [d.name for d in data.limited(documents, 6)] == ["a", "c"]
-    assert data.limited([Document("ü", "üüü")], 3) == [Document("ü", "ü")]
+    assert [d.name for d in sources.limited(documents, 6)] == ["a", "c"]
+    assert sources.limited([Document("ü", "üüü")], 3) == [Document("ü", "ü")]
 
 
 def test_each_line_of_a_jsonl_file_is_a_document(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "one\\ntwo", "id": 7}\n\n{"text": "drei"}\n')
     (tmp_path / "b.txt").write_text("four")
-    corpus = data.read(str(tmp_path))
+    corpus = sources.read(str(tmp_path))
     found = {document.name: document.text for document in (*corpus.train, *corpus.held_out)}
     assert found == {"a.jsonl:1": "one\ntwo", "a.jsonl:3": "drei", "b.txt": "four"}
 
@@ -131,9 +131,9 @@ def test_a_bad_line_is_named_with_its_file(
     tmp_path: Path, line: bytes, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if b"xxx" in line:
-        monkeypatch.setattr(data, "_LONGEST_LINE", 1000)
+        monkeypatch.setattr(sources, "_LONGEST_LINE", 1000)
     file = tmp_path / "bad.jsonl"
     file.write_bytes(b'{"text": "good"}\n\n' + line + b"\n")
     with pytest.raises(OssiaError, match=message) as error:
-        data.read(str(file))
+        sources.read(str(file))
     assert "bad.jsonl" in str(error.value)

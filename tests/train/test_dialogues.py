@@ -13,9 +13,9 @@ from ossia.text.harmony_messages import from_chat
 from ossia.text.harmony_render import contents
 from ossia.tools import BUILT_IN, call
 from ossia.tools.documentation import documentation
-from ossia.train import dialogues
-from ossia.train.dialogues import arithmetic, calls, library, strings, talk
-from ossia.train.dialogues.item import Effort, Item
+from recipes.stdlib import dialogues
+from recipes.stdlib.dialogues import arithmetic, calls, library, strings, talk
+from recipes.stdlib.dialogues.item import Effort, Item
 
 MODULES = (arithmetic, strings, library, calls, talk)
 TASKS = list(dict.fromkeys(task for module in MODULES for task in module.TASKS))

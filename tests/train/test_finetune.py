@@ -14,13 +14,14 @@ from transformers import AutoModelForCausalLM
 
 from ossia import checkpoint
 from ossia.errors import OssiaError
-from ossia.train import memory, packing
-from ossia.train.conversations import Example
+from ossia.train import budget
+from ossia.train.corpus import packing
+from ossia.train.corpus.conversations import Example
+from ossia.train.corpus.packing import Rows, nats_per_token, pack
 from ossia.train.evaluate import loss_of
-from ossia.train.finetune import FineTuning, dense
 from ossia.train.loss import IGNORED
 from ossia.train.objective import Objective
-from ossia.train.packing import Rows, nats_per_token, pack
+from ossia.train.runs.finetune import FineTuning, dense
 from ossia.train.settings import FineTuneSettings
 from tests.train.conftest import chats
 from tests.train.models import build, small
@@ -251,7 +252,7 @@ def test_another_base_is_refused(settings: FineTuneSettings, base: Path, tmp_pat
 
 
 def test_a_run_of_another_kind_is_not_resumed(settings: FineTuneSettings, tmp_path: Path) -> None:
-    from ossia.train.run import Run
+    from ossia.train.runs.pretrain import Run
 
     FineTuning.start(settings, tmp_path / "out")
     with pytest.raises(OssiaError, match="holds a run of ossia finetune; resume it with that"):
@@ -261,9 +262,9 @@ def test_a_run_of_another_kind_is_not_resumed(settings: FineTuneSettings, tmp_pa
 def test_more_memory_than_there_is_is_refused(
     settings: FineTuneSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "available_memory", lambda: 1_000_000)
+    monkeypatch.setattr(budget, "available_memory", lambda: 1_000_000)
     with pytest.raises(OssiaError, match=r"training needs about .*, and 1.0 MB are free: use"):
         FineTuning.start(settings, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(memory, "available_memory", lambda: None)  # a system that does not say
+    monkeypatch.setattr(budget, "available_memory", lambda: None)  # a system that does not say
     assert "MB of memory (weights" in FineTuning.start(settings, tmp_path / "out").notes[0]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from ossia.train.kept import kept_bytes
+from ossia.ladder.measure import kept_bytes
 from ossia.train.objective import Objective
 from tests.train.models import build, small
 

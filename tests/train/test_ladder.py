@@ -6,11 +6,11 @@ from dataclasses import fields, is_dataclass
 
 import pytest
 
-from ossia.compare.counts import count
 from ossia.config import ModelConfig, MoEConfig
 from ossia.errors import OssiaError
 from ossia.families import PRESETS
-from ossia.train.ladder import RUNGS, chosen, climb, gpt2
+from ossia.insight.counts import count
+from ossia.ladder.rungs import RUNGS, chosen, climb, gpt2
 
 FOOT = gpt2(layers=4, hidden=96, length=256, vocab_size=1024)
 STEPS = climb(FOOT, RUNGS)

@@ -12,12 +12,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from ossia import checkpoint
+from ossia.adapt import adapters, lora
 from ossia.config import ExpertFormat
 from ossia.errors import OssiaError
 from ossia.model import Decoder
 from ossia.ops import mxfp4
-from ossia.train import adapters, lora
-from ossia.train.finetune import FineTuning
+from ossia.train.runs.finetune import FineTuning
 from ossia.train.settings import FineTuneSettings
 from tests.train.test_parity import VOCAB, gpt2, gpt_oss, qwen3_moe
 

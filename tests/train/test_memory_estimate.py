@@ -9,17 +9,18 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from ossia.adapt import lora, quantized
+from ossia.adapt.lora import LoRA
 from ossia.config import ExpertFormat, with_expert_format
 from ossia.model import Decoder
 from ossia.ops import low_rank
 from ossia.ops.mxfp4 import MXFP4
 from ossia.ops.training import TRAINING
-from ossia.train import lora, memory, quantized
-from ossia.train.finetune import estimate
-from ossia.train.lora import LoRA
-from ossia.train.memory import Updates
+from ossia.train import budget
+from ossia.train.budget import Updates
 from ossia.train.objective import recompute_layers
-from ossia.train.presets import PRESETS
+from ossia.train.runs.finetune import estimate
+from ossia.train.runs.presets import PRESETS
 from ossia.train.settings import FineTuneSettings
 
 TOKENS = torch.randint(300, (2, 128), generator=torch.Generator().manual_seed(0))
@@ -71,9 +72,9 @@ def test_the_estimate_of_activations_is_what_torch_keeps(name: str, recompute: b
     if recompute:
         recompute_layers(decoder)
     config = decoder.config
-    layers = memory.layers(config, TOKENS.numel(), recompute=recompute)
+    layers = budget.layers(config, TOKENS.numel(), recompute=recompute)
     if recompute:  # the one that is run again comes later
-        layers -= memory.layers(config, TOKENS.numel(), recompute=False) // len(config.layers)
+        layers -= budget.layers(config, TOKENS.numel(), recompute=False) // len(config.layers)
     assert kept(decoder) == pytest.approx(layers, rel=0.1 + 0.25 * recompute)
 
 
@@ -96,7 +97,7 @@ def test_the_estimate_with_updates_is_what_torch_keeps(
     learned = LoRA(4, 8.0, dropout, targets)
     decoder = adapted(name, learned, rounded)
     updates = Updates(learned, rounded)
-    layers = memory.layers(decoder.config, TOKENS.numel(), recompute=False, updates=updates)
+    layers = budget.layers(decoder.config, TOKENS.numel(), recompute=False, updates=updates)
     assert kept(decoder) == pytest.approx(layers, rel=0.05)
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from ossia.model import Decoder
+from ossia.train.corpus.shards import documents_in
 from ossia.train.evaluate import loss_of
 from ossia.train.objective import Objective
 from ossia.train.optimizer import build_optimizers
-from ossia.train.presets import PRESETS
+from ossia.train.runs.presets import PRESETS
 from ossia.train.settings import Settings
-from ossia.train.shards import documents_in
 from tests.train.models import build, small
 
 SEPARATOR = 7

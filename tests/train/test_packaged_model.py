@@ -11,12 +11,12 @@ import pytest
 
 import ossia
 from ossia import checkpoint, text
-from ossia.cli.dialogues import run_all, summary
 from ossia.config import ExpertFormat, MoEConfig
 from ossia.model import Decoder
-from ossia.train import conversations, packing
+from ossia.train.corpus import conversations, packing
+from ossia.train.corpus.vocabulary import CONTROL_TOKENS
 from ossia.train.evaluate import loss_of
-from ossia.train.tokenizer import CONTROL_TOKENS
+from recipes.stdlib.command import run_all, summary
 
 MODEL = Path(ossia.__file__).parent / "models" / "ossia-stdlib"
 HELD_OUT = Path(__file__).parents[1] / "fixtures" / "dialogues" / "held_out.jsonl.xz"

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from ossia.train.paired import MOST_SEEDS, difference, half_interval, spread
+from ossia.ladder.statistics import MOST_SEEDS, difference, half_interval, spread
 
 
 def student(t: float, freedom: int) -> float:

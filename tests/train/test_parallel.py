@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ossia.train.finetune import FineTuning
-from ossia.train.run import Run
+from ossia.train.runs.finetune import FineTuning
+from ossia.train.runs.pretrain import Run
 from ossia.train.settings import FineTuneSettings, Settings, option
 
 STEPS = 4  # and as many again where the other side goes on
@@ -24,7 +24,7 @@ PROGRAM = """
 import json, sys, torch
 from pathlib import Path
 from ossia.train import parallel
-from ossia.train.run import Run
+from ossia.train.runs.pretrain import Run
 from ossia.train.settings import Settings
 torch.set_num_threads(1)
 parallel.join()

@@ -13,14 +13,14 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from ossia import checkpoint
+from ossia.adapt import quantized
 from ossia.config import ModelConfig
 from ossia.model import Decoder
 from ossia.ops import mxfp4
-from ossia.train import quantized
 from ossia.train.balance import RouterLog, load_balance
 from ossia.train.evaluate import HeldOut, SummedLoss, bits_per_byte, nats, windows
 from ossia.train.optimizer import build_optimizers
-from ossia.train.presets import gpt_oss
+from ossia.train.runs.presets import gpt_oss
 from ossia.train.settings import Settings
 
 

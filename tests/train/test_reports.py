@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ossia.compare.counts import forward_flops
 from ossia.errors import OssiaError
-from ossia.train import packing
+from ossia.insight.counts import forward_flops
 from ossia.train.balance import shares
-from ossia.train.conversations import Example
+from ossia.train.corpus import packing
+from ossia.train.corpus.conversations import Example
 from ossia.train.curves import Curves
 from ossia.train.evaluate import windows
 from ossia.train.loop import StepReport

@@ -21,11 +21,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from ossia import checkpoint, text
+from ossia.adapt import quantized
 from ossia.errors import OssiaError
-from ossia.train import folder, quantized, texts
+from ossia.train.corpus import texts
 from ossia.train.evaluate import bits_per_byte, loss_of
-from ossia.train.folder import command
-from ossia.train.run import Run
+from ossia.train.runs import folder
+from ossia.train.runs.folder import command
+from ossia.train.runs.pretrain import Run
 from ossia.train.settings import FineTuneSettings, Settings, Training, learning_rate
 
 
@@ -80,7 +82,7 @@ def test_a_stopped_run_resumes_bit_for_bit(tiny: Settings, tmp_path: Path) -> No
 PROGRAM = """
 import json, sys, torch
 from pathlib import Path
-from ossia.train.run import Run
+from ossia.train.runs.pretrain import Run
 from ossia.train.settings import Settings
 torch.set_num_threads(1)
 out = Path(sys.argv[2])

@@ -9,30 +9,30 @@ import pytest
 import torch
 
 from ossia.errors import OssiaError
-from ossia.train import shards, tokenizer
-from ossia.train.data import Document
-from ossia.train.shards import Batches, documents_in
+from ossia.train.corpus import shards, vocabulary
+from ossia.train.corpus.shards import Batches, documents_in
+from ossia.train.corpus.sources import Document
 
 
 def test_documents_follow_a_separator(tmp_path: Path) -> None:
-    vocabulary = tokenizer.learn(["abc abc"], tokenizer.SMALLEST_VOCABULARY)
-    end = tokenizer.control_id(vocabulary, tokenizer.END_OF_TEXT)
+    tokenizer = vocabulary.learn(["abc abc"], vocabulary.SMALLEST_VOCABULARY)
+    end = vocabulary.control_id(tokenizer, vocabulary.END_OF_TEXT)
     documents = [Document("a", "ab"), Document("b", "<|endoftext|>")]
-    tokens = shards.encode(documents, vocabulary, end)
+    tokens = shards.encode(documents, tokenizer, end)
     assert tokens[0] == end
     assert tokens[3] == end
-    assert vocabulary.decode(tokens[1:3].tolist()) == "ab"
+    assert tokenizer.decode(tokens[1:3].tolist()) == "ab"
     assert documents_in(tokens[None], end)[0, :4].tolist() == [1, 1, 1, 2]
     assert (documents_in(tokens[None], end)[0, 3:] == 2).all()  # typed text is no control token
 
 
 def test_encoding_in_parts_is_encoding_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    vocabulary = tokenizer.learn(["abc abc"], tokenizer.SMALLEST_VOCABULARY)
+    tokenizer = vocabulary.learn(["abc abc"], vocabulary.SMALLEST_VOCABULARY)
     documents = [Document(str(i), "abc" * i) for i in range(1, 9)]
     monkeypatch.setattr(shards, "_CHARACTERS_AT_ONCE", 12)
-    parts = list(shards.encode_in_parts(documents, vocabulary, 5))
+    parts = list(shards.encode_in_parts(documents, tokenizer, 5))
     assert len(parts) > 2
-    assert torch.equal(torch.cat(parts), shards.encode(documents, vocabulary, 5))
+    assert torch.equal(torch.cat(parts), shards.encode(documents, tokenizer, 5))
 
 
 @pytest.mark.parametrize(("vocab", "kind"), [(50_000, "uint16"), (70_000, "int32")])

@@ -9,9 +9,9 @@ import statistics
 import numpy as np
 import pytest
 
-from ossia.compare import ladder_report
-from ossia.train.ablation import Ablation, Plan
-from ossia.train.summary import summarize
+from ossia.ladder import report
+from ossia.ladder.results import summarize
+from ossia.ladder.run import Ablation, Plan
 from tests.train.conftest import TEXT
 
 NAMES = ["gpt2", "rope", "gqa", "sinks"]
@@ -103,7 +103,7 @@ def test_equal_compute_reads_every_curve_at_the_cheapest_rungs_end(
 
 def test_the_report_shows_the_numbers_of_the_results(ablation: Ablation) -> None:
     results = json.loads(json.dumps(summarize(ablation)))
-    page = ladder_report.render(results)
+    page = report.render(results)
     for rung in results["rungs"]:
         assert (
             f"{rung['bits_per_byte']['mean']:.3f} ± {rung['bits_per_byte']['deviation']:.3f}"

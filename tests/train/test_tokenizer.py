@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from ossia import text
 from ossia.errors import OssiaError
-from ossia.train import tokenizer
+from ossia.train.corpus import vocabulary
 
 SAMPLE = "def add(a, b):\n    return a + b  # the sum\n" * 20 + "Grüße, 世界! 🙂 don't 12345\r\n"
 
@@ -18,7 +18,7 @@ SAMPLE = "def add(a, b):\n    return a + b  # the sum\n" * 20 + "Grüße, 世界
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("tokenizer")
-    tokenizer.write(tokenizer.learn([SAMPLE], 320), path, 128)
+    vocabulary.write(vocabulary.learn([SAMPLE], 320), path, 128)
     return path
 
 
@@ -34,8 +34,8 @@ def test_every_text_round_trips(folder: Path, sample: str) -> None:
 
 def test_control_tokens_are_the_last_ids_in_the_order_of_gpt_oss(folder: Path) -> None:
     ours = text.load_tokenizer(folder)
-    first = ours.vocab_size - len(tokenizer.CONTROL_TOKENS)
-    ids = ours.encode_control("".join(tokenizer.CONTROL_TOKENS))
+    first = ours.vocab_size - len(vocabulary.CONTROL_TOKENS)
+    ids = ours.encode_control("".join(vocabulary.CONTROL_TOKENS))
     assert ids == list(range(first, ours.vocab_size))
 
 
@@ -54,21 +54,21 @@ def test_text_is_split_as_o200k_splits_it_but_for_digits(gpt_oss_folder: Path) -
     published = json.loads((gpt_oss_folder / "tokenizer.json").read_text(encoding="utf-8"))
     split = published["pre_tokenizer"]["pretokenizers"][0]
     digits_alone = split["pattern"]["Regex"].replace(r"\p{N}{1,3}", r"\p{N}")
-    assert digits_alone == tokenizer.SPLIT_PATTERN
+    assert digits_alone == vocabulary.SPLIT_PATTERN
 
 
 def test_digits_stand_alone(folder: Path) -> None:
     ours = text.load_tokenizer(folder)
-    numbers = tokenizer.learn(["x = 1234 + 1234\n" * 50], 320)
+    numbers = vocabulary.learn(["x = 1234 + 1234\n" * 50], 320)
     assert [ours.decode([id]) for id in ours.encode("12345")] == list("12345")
     assert not any(len(token) > 1 and any(map(str.isdigit, token)) for token in numbers.get_vocab())
 
 
 def test_learning_is_deterministic() -> None:
-    one, other = (tokenizer.learn([SAMPLE], 320).to_str() for _ in range(2))
+    one, other = (vocabulary.learn([SAMPLE], 320).to_str() for _ in range(2))
     assert one == other
 
 
 def test_a_vocabulary_too_small_for_the_bytes_is_refused() -> None:
     with pytest.raises(OssiaError, match="--vocab-size 264"):
-        tokenizer.learn([SAMPLE], 264)
+        vocabulary.learn([SAMPLE], 264)

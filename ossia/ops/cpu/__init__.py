@@ -20,8 +20,8 @@ from ossia.ops.cpu.experts import moe, route
 from ossia.ops.cpu.linear import linear, linears
 from ossia.ops.cpu.native import Machine, machine, using
 from ossia.ops.cpu.norm import layer_norm, rms_norm, rotate
-from ossia.ops.cpu.processors import usable
 from ossia.ops.cpu.quantize import quantize
+from ossia.system.processors import usable
 
 __all__ = ["CPU", "Machine", "machine", "usable", "using"]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ossia.errors import OssiaError
 from ossia.ops._native import Machine, Type
-from ossia.ops.cpu.processors import usable
+from ossia.system.processors import usable
 
 TYPES = {torch.bfloat16: Type.bf16, torch.float32: Type.f32}
 

@@ -1,0 +1,1 @@
+"""Checkpoints made from others: LoRA and its adapters, merging, quantization."""

@@ -1,0 +1,225 @@
+"""What LoRA learned as files that `peft` loads onto the transformers model, and back.
+
+peft wraps modules, and for experts and routers, which transformers has as bare parameters, the
+parameters (`target_parameters`). Of a stack it keeps every expert's factors in one matrix each.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ossia import families
+from ossia.adapt import lora
+from ossia.checkpoint.files import read_json
+from ossia.config import ExpertFormat, ModelConfig, with_expert_format
+from ossia.errors import OssiaError
+from ossia.model import Decoder
+from ossia.ops.low_rank import LowRank
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_PREFIX = "base_model.model."
+_STACKS = ("gate_up_proj", "down_proj")  # of experts, in the order of transformers' modules
+_EXPERT = re.compile(r"(?P<module>.*\.experts)\.\d+\.(?P<part>gate|up|down)_proj\.weight")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where peft has the update of one of our matrices.
+
+    module: the path in transformers' model; parameter: the one it wraps there, None for a module's
+    own weight; rows: those of theirs that are ours, where they fuse several; fused: gate and up
+    rows, which alternate in ours, follow one another.
+    """
+
+    module: str
+    parameter: str | None = None
+    rows: slice | None = None
+    fused: bool = False
+    transposed: bool = False  # a Conv1D, as GPT-2 has them
+
+    @property
+    def target(self) -> str:
+        """How peft's config names it, for all layers alike."""
+        parts = [self.module, self.parameter] if self.parameter else [self.module]
+        return ".".join(".".join(parts).split(".")[-2 - bool(self.parameter) :])
+
+
+def places(config: ModelConfig) -> dict[str, Place]:
+    """Of every matrix that can be adapted, by our module's name."""
+    found: dict[str, Place] = {}
+    for row in families.layouts(with_expert_format(config, ExpertFormat.DENSE))[0].rows:
+        ours, _, kind = row.ours.rpartition(".")
+        if kind != "weight" or not ours.startswith("layers."):
+            continue
+        part = ours.rpartition(".")[2]
+        module = row.theirs.removesuffix(".weight")
+        if expert := _EXPERT.fullmatch(row.theirs):  # the hub's names; transformers stacks them
+            found[ours] = Place(expert["module"], f"{part}_proj", fused=part == "gate_up")
+        elif module == row.theirs:  # a stack that is a parameter
+            parent, _, parameter = module.rpartition(".")
+            found[ours] = Place(parent, parameter)
+        elif part == "router":
+            found[ours] = Place(module, "weight")
+        elif not part.endswith("norm"):
+            rows = row.their_index[0] if row.their_index else None
+            assert rows is None or isinstance(rows, slice)
+            found[ours] = Place(module, rows=rows, transposed=row.transpose)
+    return found
+
+
+def save(decoder: Decoder, folder: Path, settings: lora.LoRA, base: str) -> None:
+    """Write the updates of a decoder into a folder, as `PeftModel.from_pretrained` reads it."""
+    where = places(decoder.config)
+    groups: dict[tuple[str, str | None], list[tuple[Place, LowRank]]] = {}
+    for name, weight in lora.updates(decoder):
+        place = where[name]
+        groups.setdefault((place.module, place.parameter), []).append((place, weight))
+    modules = {parts[0][0].target for (_, parameter), parts in groups.items() if not parameter}
+    parameters = {parts[0][0].target for (_, parameter), parts in groups.items() if parameter}
+    tensors: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
+    for (module, _), parts in groups.items():
+        place = parts[0][0]
+        if len(parts) > 1:
+            ranks[place.target] = len(parts) * settings.rank
+        a, b = _joined(parts)
+        inner = _inner(place, sorted(parameters))
+        tensors[f"{_PREFIX}{module}.{inner}lora_A.weight"] = a.contiguous()
+        tensors[f"{_PREFIX}{module}.{inner}lora_B.weight"] = b.contiguous()
+    scale = settings.alpha / settings.rank
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": settings.rank,
+        "lora_alpha": settings.alpha,
+        "rank_pattern": ranks,
+        "alpha_pattern": {target: scale * rank for target, rank in ranks.items()},
+        # peft cannot drop out what a wrapped parameter reads; it matters in training only.
+        "lora_dropout": 0.0 if parameters else settings.dropout,
+        "target_modules": sorted(modules),
+        "target_parameters": sorted(parameters) or None,
+        "fan_in_fan_out": any(p.transposed for parts in groups.values() for p, _ in parts),
+        "bias": "none",
+    }
+    folder.mkdir(exist_ok=True)
+    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def load(decoder: Decoder, folder: Path) -> None:
+    """Add the updates in peft's files to a decoder that has none, as `lora.load_base` makes it.
+
+    Raises OssiaError for files that are no LoRA of this model, or that ask for what ossia lacks.
+    """
+    config = read_json(folder / CONFIG)
+    if config.get("peft_type") != "LORA":
+        raise OssiaError(f"{folder / CONFIG}: not a LoRA adapter ({config.get('peft_type')})")
+    for key in ("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices"):
+        if config.get(key):
+            raise OssiaError(f"{folder / CONFIG}: {key} is not supported")
+    if config.get("bias", "none") != "none":
+        raise OssiaError(f"{folder / CONFIG}: trained biases are not supported")
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except Exception as error:  # safetensors raises nothing more specific
+        raise OssiaError(f"{folder / WEIGHTS}: cannot be read ({error})") from error
+    modules = dict(lora.adaptable(decoder))
+    targets = [*(config.get("target_parameters") or ())]
+    used: set[str] = set()
+    for name, place in places(decoder.config).items():
+        if place.parameter and not any(target.endswith(place.parameter) for target in targets):
+            continue
+        stem = f"{_PREFIX}{place.module}.{_inner(place, targets)}"
+        keys = f"{stem}lora_A.weight", f"{stem}lora_B.weight"
+        if not all(key in tensors for key in keys):
+            continue
+        used.update(keys)
+        shape = lora.base_of(modules[name]).shape
+        rank = _of_place(config, "rank_pattern", place, config.get("r", 8))
+        a, b = (tensors[key].float() for key in keys)
+        factors = _own(place, a, b, shape, rank)
+        if factors is None:
+            raise OssiaError(
+                f"{folder / WEIGHTS}: {keys[0]} is not of this model's sizes and of rank {rank}"
+            )
+        a, b = (factor.contiguous() for factor in factors)
+        lora.adapt(modules[name], a, b, _scale(config, place, rank))
+    if unknown := sorted(tensors.keys() - used):
+        raise OssiaError(f"{folder / WEIGHTS}: {unknown[0]} belongs to no matrix of this model")
+    lora.widen(decoder)
+
+
+def _joined(parts: list[tuple[Place, LowRank]]) -> tuple[Tensor, Tensor]:
+    """One a and b as peft has them, of the parts of a fused matrix or of a stack."""
+    place, weight = parts[0]
+    if len(parts) > 1:  # each part reads its own rows of a
+        parts = sorted(parts, key=lambda part: part[0].rows.start if part[0].rows else 0)
+        weights = [weight for _, weight in parts]
+        a = torch.cat([weight.a.detach() for weight in weights])
+        return a, torch.block_diag(*(weight.b.detach() for weight in weights))
+    a, b = weight.a.detach(), weight.b.detach()
+    if a.ndim == 2:
+        return a, b
+    if place.fused:
+        b = torch.cat([b[:, 0::2], b[:, 1::2]], dim=1)
+    # peft: a (experts * rank, in), b (out, rank * experts), the experts' numbers running fastest.
+    return a.flatten(0, 1), b.permute(1, 2, 0).flatten(1, 2)
+
+
+def _own(
+    place: Place, a: Tensor, b: Tensor, shape: torch.Size, rank: int
+) -> tuple[Tensor, Tensor] | None:
+    """`_joined` backwards, for a matrix or stack of that shape; None if a and b are not of it."""
+    *stack, rows, cols = shape
+    ranks = math.prod(stack) * rank
+    if not a.ndim == b.ndim == 2 or not len(a):
+        return None
+    if place.rows is not None:
+        b = b[place.rows]
+    if a.shape != (ranks, cols) or b.shape != (rows, ranks):
+        return None
+    if not stack:
+        return a, b
+    a = a.view(-1, rank, cols)
+    b = b.view(rows, rank, -1).permute(2, 0, 1)
+    if place.fused:
+        gate, up = b.chunk(2, dim=1)
+        b = torch.stack([gate, up], dim=2).flatten(1, 2)
+    return a, b
+
+
+def _inner(place: Place, targets: Sequence[str]) -> str:
+    """What stands before lora_A where peft wraps several parameters of one module: that which the
+    module defines first is the innermost.
+    """
+    if place.parameter not in _STACKS:
+        return ""
+    wrapped = [name for name in _STACKS if any(target.endswith(name) for target in targets)]
+    return "base_layer." * (len(wrapped) - 1 - wrapped.index(place.parameter))
+
+
+def _scale(config: Mapping[str, Any], place: Place, rank: int) -> float:
+    """alpha / rank, or over its root, as the config has it for this module."""
+    alpha = _of_place(config, "alpha_pattern", place, config.get("lora_alpha", 8))
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _of_place(config: Mapping[str, Any], patterns: str, place: Place, default: Any) -> Any:
+    """What the config's patterns say of a place, by the first that matches."""
+    path = f"{place.module}.{place.parameter}" if place.parameter else place.module
+    for pattern, value in (config.get(patterns) or {}).items():
+        if re.fullmatch(rf"(.*\.)?({pattern})", path):
+            return value
+    return default

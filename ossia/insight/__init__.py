@@ -1,0 +1,1 @@
+"""What an architecture costs and how it looks, from its config."""

@@ -1,0 +1,1 @@
+"""Experts read from disk on demand, for checkpoints larger than memory."""

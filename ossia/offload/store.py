@@ -1,0 +1,373 @@
+"""Experts that lie on disk and are read when a token is routed to them, into slots that keep those
+used last.
+
+A model larger than memory can run so: a token uses four of gpt-oss-120b's 128 experts in a layer,
+and the slots hold what the tokens before it used. What the system's page cache would do too, but in
+pages of 4 KB, one after another, and for dense weights and experts alike.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from ossia.errors import OssiaError
+from ossia.offload.reader import Job, Reader, Span
+from ossia.ops.backend import Backend, Op
+from ossia.ops.mxfp4 import MXFP4, NAN_SCALE
+from ossia.ops.reference import Stack
+from ossia.system import huge_pages
+
+# Experts on their way: enough to keep a disk busy, and few beside those that are held.
+AHEAD = 16
+# Pieces in flight. More do not speed a disk up, and each takes the processor for its copy.
+THREADS = 4
+
+_Key = tuple[int, int]  # layer, expert
+
+
+@dataclass(frozen=True)
+class StoredStack:
+    """A uint8 tensor (experts, ...) in a file."""
+
+    file: Path
+    offset: int
+    shape: tuple[int, ...]
+    is_scale: bool
+
+    @property
+    def expert_bytes(self) -> int:
+        return torch.Size(self.shape[1:]).numel()
+
+    def expert(self, index: int) -> Span:
+        where = self.offset + index * self.expert_bytes
+        without = (NAN_SCALE, "NaN in MXFP4") if self.is_scale else None
+        return Span(self.file, where, self.expert_bytes, without)
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """Where the packed experts of a layer lie: blocks and scales of gate_up, then of down. Their
+    biases (experts, rows) are small and stay in memory.
+    """
+
+    stacks: Sequence[StoredStack]
+    biases: tuple[Tensor, Tensor] | None
+
+
+@dataclass(frozen=True)
+class ExpertReads:
+    """What has been asked of a store; the difference of two is what was asked between them."""
+
+    asked: int = 0  # experts that a layer needed for a step
+    held: int = 0  # of these, in memory already
+    guessed: int = 0  # read ahead
+    guessed_right: int = 0  # of these, asked for before they were dropped
+    bytes_read: int = 0
+    seconds_waited: float = 0.0
+
+    @property
+    def hit_rate(self) -> float:
+        return self.held / self.asked if self.asked else 1.0
+
+    def summary(self) -> str:
+        return (
+            f"experts: {self.hit_rate:.0%} of {self.asked:,} were in memory when needed, "
+            f"{self.bytes_read / 1e9:,.2f} GB read from disk, {self.seconds_waited:.1f} s waited"
+        )
+
+    def __sub__(self, before: ExpertReads) -> ExpertReads:
+        return ExpertReads(
+            **{name: value - vars(before)[name] for name, value in vars(self).items()}
+        )
+
+
+@dataclass(eq=False)
+class _Held:
+    """An expert in a slot, or on its way there."""
+
+    key: _Key
+    slot: int
+    guessed: bool
+    passing: bool  # to go first: read where a pass over the layers fills more than all slots
+    job: Job | None  # while it is on its way
+
+
+@dataclass(frozen=True)
+class StoredExperts:
+    """The matrices (experts, rows, cols) of one layer, as a weight: only `moe` can use it."""
+
+    store: ExpertStore
+    layer: int
+    shape: torch.Size
+
+
+class ExpertStore:
+    """`slots` experts in memory, of all that the layers' files hold.
+
+    All layers have experts of one shape. A call for a layer takes the store for itself; others wait
+    their turn. Raises OssiaError for what cannot be opened, and when an expert cannot be read.
+    """
+
+    def __init__(self, layers: Sequence[StoredLayer], slots: int, threads: int = THREADS) -> None:
+        first = layers[0]
+        shapes = {tuple(stack.shape for stack in layer.stacks) for layer in layers}
+        assert len(shapes) == 1, "layers with experts of several shapes"
+        assert slots > 0
+        self.layers, self.slots = tuple(layers), slots
+        arena = [huge_pages.zeros((slots, *stack.shape[1:]), torch.uint8) for stack in first.stacks]
+        self._arena = arena
+        self.gate_up, self.down = MXFP4(arena[0], arena[1]), MXFP4(arena[2], arena[3])
+        self.biases: tuple[Tensor, Tensor] | None = None
+        if first.biases is not None:
+            of_gate_up, of_down = first.biases
+            self.biases = (
+                of_gate_up.new_empty(slots, of_gate_up.shape[1]),
+                of_down.new_empty(slots, of_down.shape[1]),
+            )
+        self._free = deque(range(slots))
+        self._held: OrderedDict[_Key, _Held] = OrderedDict()  # least recently used first
+        self._coming: list[_Held] = []  # with those that were dropped on their way
+        self._in_use: set[_Key] = set()
+        self._guess: list[_Key] = []
+        self._flood = False
+        self._reads = ExpertReads()
+        self._turn = threading.Lock()
+        self._reader = Reader(threads)
+        # At the latest when the interpreter ends. Nothing of the reader refers to the store.
+        self.close = weakref.finalize(self, self._reader.close)
+        self._reader.open({stack.file for layer in layers for stack in layer.stacks})
+
+    @property
+    def reads(self) -> ExpertReads:
+        return replace(self._reads, bytes_read=self._reader.bytes_read)
+
+    def __reduce__(self) -> NoReturn:
+        raise OssiaError(
+            "a model whose experts are read from disk cannot be copied or pickled: load it again"
+        )
+
+    def guess(self, layer: int, experts: Iterable[int]) -> None:
+        """The next call but one will probably be for these: read them, once the next call has all
+        it needs, and before the call they are for.
+        """
+        self._guess = [(layer, expert) for expert in experts]
+
+    def visit(self, layer: int, experts: Collection[int], use: Callable[[dict[int, int]], None]):
+        """Have each expert used once: `use` gets experts and their slots as they come, those in
+        memory first, the others while more are read.
+        """
+        with self._turn:
+            if not self.close.alive:
+                raise OssiaError("the model's experts were closed: load it again")
+            self._in_use = {(layer, expert) for expert in experts}
+            try:
+                self._visit(layer, experts, use)
+            finally:
+                self._in_use = set()
+
+    def _visit(
+        self, layer: int, experts: Collection[int], use: Callable[[dict[int, int]], None]
+    ) -> None:
+        self._drop_guesses()
+        absent = deque(self._absent(layer, experts))
+        # Would a pass over the layers replace all, and the next one find none of them? Then what
+        # took another's slot is the first to go, and the rest stays.
+        self._flood = len(experts) * len(self.layers) > self.slots
+        waiting = set(experts)
+        while waiting:
+            while absent and len(self._coming) < AHEAD and self._fetch((layer, absent[0])):
+                absent.popleft()
+            if not absent:
+                self._fetch_guesses()
+            ready = {
+                expert: held.slot
+                for expert in waiting
+                if (held := self._held.get((layer, expert))) is not None and held.job is None
+            }
+            if not ready:
+                self._wait()
+                continue
+            use(ready)
+            waiting -= ready.keys()
+            for expert in ready:
+                key = (layer, expert)
+                self._in_use.discard(key)
+                held = self._held[key]
+                held.passing = held.passing and self._flood
+                self._held.move_to_end(key, last=not held.passing)
+
+    def _absent(self, layer: int, experts: Collection[int]) -> list[int]:
+        """Those that are neither in memory nor on their way; all are counted."""
+        self._settle()
+        absent, present, right = [], 0, 0
+        for expert in experts:
+            held = self._held.get((layer, expert))
+            if held is None:
+                absent.append(expert)
+                continue
+            right += held.guessed
+            held.guessed = False
+            if held.job is None:
+                present += 1
+            else:
+                self._reader.hurry(held.job)
+        self._count(asked=len(experts), held=present, guessed_right=right)
+        return absent
+
+    def _fetch(self, key: _Key, guesses: Collection[_Key] = ()) -> bool:
+        """Begin to read one into a free slot, or that of the one used longest ago; whether there
+        was one that is not in use. `guesses` are not waited for, nor do they replace each other.
+        """
+        self._settle()
+        passing = False
+        if self._free:
+            slot = self._free.popleft()
+        else:
+            for old, held in self._held.items():
+                if held.job is None and old not in self._in_use and old not in guesses:
+                    break
+            else:
+                return False
+            del self._held[old]
+            slot, passing = held.slot, self._flood
+        layer, expert = key
+        stored = self.layers[layer]
+        if stored.biases is not None and self.biases is not None:
+            for bias, own in zip(self.biases, stored.biases, strict=True):
+                bias[slot] = own[expert]
+        job = Job(
+            f"expert {expert} of layer {layer}",
+            [
+                (stack.expert(expert), part[slot].data_ptr())
+                for stack, part in zip(stored.stacks, self._arena, strict=True)
+            ],
+        )
+        held = self._held[key] = _Held(key, slot, bool(guesses), passing, job)
+        self._coming.append(held)
+        self._reader.submit(job, urgent=not guesses)
+        return True
+
+    def _fetch_guesses(self) -> None:
+        guess, self._guess = self._guess, []
+        for key in guess:
+            if key not in self._held:
+                if len(self._coming) >= AHEAD or not self._fetch(key, guess):
+                    return
+                self._count(guessed=1)
+
+    def _drop_guesses(self) -> None:
+        """Those on their way that are not wanted now give way to what is."""
+        for held in self._coming:
+            if held.guessed and held.key not in self._in_use and held.job is not None:
+                self._reader.cancel(held.job)
+                if held.job.cancelled and self._held.get(held.key) is held:
+                    del self._held[held.key]
+
+    def _settle(self) -> None:
+        """Note which jobs have ended. Raises the error of one that is waited for."""
+        ended = [held for held in self._coming if held.job is not None and held.job.settled]
+        for held in ended:
+            assert held.job is not None
+            self._coming.remove(held)
+            job, held.job = held.job, None
+            if not job.done:
+                if self._held.get(held.key) is held:
+                    del self._held[held.key]
+                self._free.append(held.slot)
+                if job.error is not None and held.key in self._in_use:
+                    raise job.error
+
+    def _wait(self) -> None:
+        jobs = [held.job for held in self._coming if held.job is not None]
+        assert jobs, "nothing to wait for"
+        start = time.perf_counter()
+        self._reader.wait(lambda: any(job.settled for job in jobs))
+        self._count(seconds_waited=time.perf_counter() - start)
+        self._settle()
+
+    def _count(self, **more: float) -> None:
+        self._reads = replace(
+            self._reads, **{name: vars(self._reads)[name] + value for name, value in more.items()}
+        )
+
+
+def on_demand(backend: Backend) -> Backend:
+    """The backend, its `moe` taking StoredExperts too."""
+    return replace(backend, moe=partial(moe, backend.moe), capture=None)
+
+
+def moe(
+    inner: Op,
+    x: Tensor,
+    experts: Tensor,
+    expert_weights: Tensor,
+    gate_up: Stack | StoredExperts,
+    gate_up_bias: Tensor | None,
+    down: Stack | StoredExperts,
+    down_bias: Tensor | None,
+    *,
+    clamp: tuple[float, float] | None = None,
+    residual: Tensor | None = None,
+    wide: bool = False,
+) -> Tensor:
+    """As `reference.moe`, by another backend's `moe`: its stack of experts is the store's slots.
+
+    Where they come one after another their parts are kept in float32, and added in the order of
+    each token's choices: the result of few tokens has the bits that native kernels give with all
+    experts in memory. Of many it may differ by rounding: fewer at once may take another kernel.
+    """
+    if not isinstance(gate_up, StoredExperts) or not x.numel():
+        return inner(
+            x, experts, expert_weights, gate_up, gate_up_bias, down, down_bias,
+            clamp=clamp, residual=residual, wide=wide,
+        )  # fmt: skip
+    store, (tokens, chosen) = gate_up.store, experts.shape
+    gate_up_bias, down_bias = store.biases or (None, None)
+    by_slot = partial(
+        inner,
+        gate_up=store.gate_up,
+        gate_up_bias=gate_up_bias,
+        down=store.down,
+        down_bias=down_bias,
+        clamp=clamp,
+    )
+    needed = experts.unique().tolist()
+    slot_of = torch.zeros(gate_up.shape[0], dtype=torch.long)
+    whole: Tensor | None = None
+    parts: Tensor | None = None  # float32, one for each choice
+
+    def use(ready: dict[int, int]) -> None:
+        nonlocal whole, parts
+        here = torch.tensor(list(ready))
+        slot_of[here] = torch.tensor(list(ready.values()))
+        if len(ready) == len(needed):
+            whole = by_slot(x, slot_of[experts], expert_weights, residual=residual, wide=wide)
+            return
+        choices = torch.isin(experts, here).flatten().nonzero().flatten()
+        slots = slot_of[experts.flatten()[choices], None]
+        weights = expert_weights.flatten()[choices, None]
+        part = by_slot(x[choices // chosen], slots, weights, wide=True)
+        if parts is None:
+            parts = part.new_empty(tokens * chosen, part.shape[1])
+        parts[choices] = part
+
+    store.visit(gate_up.layer, needed, use)
+    if whole is not None:
+        return whole
+    assert parts is not None
+    total, *others = parts.view(tokens, chosen, -1).unbind(1)
+    for part in others:
+        total = total + part
+    total = total if residual is None else total + residual
+    return total if wide else total.to(x.dtype)

@@ -1,0 +1,1 @@
+"""This machine: memory, processors, huge pages and files."""

@@ -1,0 +1,213 @@
+"""What training will take of the memory, before it takes it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ossia.adapt import lora
+from ossia.adapt.lora import LoRA
+from ossia.adapt.quantized import expert_names
+from ossia.checkpoint.load import DENSE_DTYPES
+from ossia.config import (
+    GELU,
+    AttentionConfig,
+    ClampedSwiGLU,
+    LayerNorm,
+    MLPConfig,
+    ModelConfig,
+    MoEConfig,
+    SwiGLU,
+)
+from ossia.errors import OssiaError
+from ossia.model import Decoder
+from ossia.ops import mxfp4
+from ossia.system.memory import available_memory, format_size
+from ossia.train.loss import CHUNK
+from ossia.train.settings import Training
+
+_FLOAT = 4  # bytes
+# Numbers kept for each hidden unit, without the result, which is what the next matrix reads.
+_ACTIVATED = {GELU: 1, SwiGLU: 3, ClampedSwiGLU: 6}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes, at the moment of a step when there are most."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {format_size(size)}" for name, size in vars(self).items())
+        return f"about {format_size(self.total)} of memory ({parts})"
+
+    def refuse_more_than_there_is(self) -> None:
+        """Raise OssiaError if the system says that so much is not free."""
+        free = available_memory()
+        if free is not None and self.total > free:
+            raise OssiaError(
+                f"training needs {self}, and {format_size(free)} are free: use --recompute, fewer "
+                "rows at a time (--batch-size, --accumulate), a shorter --length or a smaller model"
+            )
+
+
+@dataclass(frozen=True)
+class Updates:
+    """What low-rank updates add to what a layer keeps; `rounded` where they are seen as MXFP4."""
+
+    learned: LoRA
+    rounded: bool = False
+
+
+def layers(
+    config: ModelConfig, tokens: int, *, recompute: bool, updates: Updates | None = None
+) -> int:
+    """Bytes that the layers keep of so many tokens for the gradient, of all weights or of those
+    updates, in float32: what torch keeps for each operation of `ops.training`, to a tenth or so.
+    """
+    kept = [
+        _FLOAT * tokens * _layer(config, i, updates) + _packed(config, i, tokens, updates)
+        for i in range(len(config.layers))
+    ]
+    inputs = _FLOAT * tokens * config.hidden_size * len(kept)
+    return inputs + max(kept) if recompute else sum(kept)
+
+
+def loss(config: ModelConfig, tokens: int) -> int:
+    """Bytes at work in the loss: the last norm and its gradient, and of a chunk the logits, their
+    gradients and a copy.
+    """
+    logits = min(tokens * config.vocab_size, max(CHUNK, config.vocab_size))
+    return _FLOAT * (4 * tokens * config.hidden_size + 3 * logits)
+
+
+@dataclass(frozen=True)
+class _Input:
+    """Numbers of a token that some matrices of a layer read."""
+
+    kind: str  # of the matrices, in the words of --targets
+    width: int
+    matrices: int = 1
+    copies: int = 1  # of the token: one for each chosen expert
+    kept: bool = False  # in any case, for what made it
+
+    def numbers(self, updates: Updates | None) -> int:
+        """That the products keep."""
+        own = 0 if self.kept else self.width
+        if updates is None:
+            return self.copies * own
+        learned = updates.learned
+        if self.kind not in learned.targets:
+            return 0
+        each = learned.rank
+        if learned.dropout:  # each matrix has its own noise and what that leaves
+            each += 2 * self.width
+            own = own if updates.rounded and self.kind == "experts" else 0
+        return self.copies * (own + self.matrices * each)
+
+
+def _layer(config: ModelConfig, index: int, updates: Updates | None) -> int:
+    """Numbers kept for a token in one layer."""
+    layer, hidden = config.layers[index], config.hidden_size
+    # An RMSNorm that learns keeps what it scales.
+    learns = updates is None and not isinstance(config.norm, LayerNorm)
+    kept = 2 * (hidden + learns * hidden) + _attention(layer.attention, updates)
+    match layer.feedforward:
+        case MLPConfig() as mlp:
+            inner = mlp.intermediate_size
+            inputs = [
+                _Input("mlp", hidden, matrices=1 if isinstance(mlp.activation, GELU) else 2),
+                _Input("mlp", inner),
+            ]
+            kept += _ACTIVATED[type(mlp.activation)] * inner
+        case MoEConfig() as moe:
+            inner, chosen = moe.intermediate_size, moe.experts_per_token
+            inputs = [
+                _Input("router", hidden),
+                _Input("experts", hidden, copies=chosen),
+                _Input("experts", inner, copies=chosen),
+            ]
+            # What experts make of the token is kept to be weighted.
+            kept += chosen * (_ACTIVATED[type(moe.activation)] * inner + hidden)
+    inputs += [
+        _Input("attention", hidden, matrices=3),
+        _Input("attention", layer.attention.num_heads * layer.attention.head_dim, kept=True),
+    ]
+    return kept + sum(some.numbers(updates) for some in inputs)
+
+
+def _attention(config: AttentionConfig, updates: Updates | None) -> int:
+    """Queries, keys, values and the result; before QK-norm one more of the first, and within it
+    another if it learns.
+    """
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    more = config.qk_norm * (1 + (updates is None))
+    return (2 + more) * (queries + keys)
+
+
+def _packed(config: ModelConfig, index: int, tokens: int, updates: Updates | None) -> int:
+    """Bytes of the experts of a layer that are packed with their updates."""
+    moe = config.layers[index].feedforward
+    if updates is None or not updates.rounded or not isinstance(moe, MoEConfig):
+        return 0
+    used = min(moe.num_experts, tokens * moe.experts_per_token)
+    blocks = 3 * moe.intermediate_size * config.hidden_size // mxfp4.BLOCK
+    return used * blocks * (mxfp4.BLOCK // 2 + 1)
+
+
+def full(config: ModelConfig, settings: Training) -> Estimate:
+    """Of training all weights with AdamW, in float32."""
+    with torch.device("meta"):
+        sizes = {name: p.numel() for name, p in Decoder(config).named_parameters()}
+    total = sum(sizes.values())
+    rounded = sum(sizes[name] for name in expert_names(config)) if settings.mxfp4_steps else 0
+    tokens = settings.batch_size * settings.length // settings.accumulate
+    return Estimate(
+        weights=_FLOAT * total,
+        gradients=_FLOAT * (total + config.vocab_size * config.hidden_size),
+        optimizer=2 * _FLOAT * total,
+        activations=layers(config, tokens, recompute=settings.recompute)
+        + loss(config, tokens)
+        + _FLOAT * rounded,
+    )
+
+
+def adapters(stored: ModelConfig, settings: Training, learned: LoRA) -> Estimate:
+    """Of training low-rank updates: the matrices stay as they lie, packed or not, and all else is
+    float32.
+    """
+    with torch.device("meta"):
+        decoder = Decoder(stored)
+    matrices = dict(lora.adaptable(decoder, learned.targets))
+    width = DENSE_DTYPES[stored.dtype].itemsize
+    kept = {f"{name}.{part}" for name in matrices for part in ("weight", "blocks", "scales")}
+    sizes = {
+        name: value.numel() * (width if name in kept else _FLOAT)
+        if value.is_floating_point()
+        else value.nbytes
+        for name, value in decoder.state_dict().items()
+    }
+    shapes = [lora.base_of(module).shape for module in matrices.values()]
+    trained = sum(math.prod(lead) * learned.rank * (r + c) for *lead, r, c in shapes)
+    tokens = settings.batch_size * settings.length // settings.accumulate
+    return Estimate(
+        weights=sum(sizes.values()) + _FLOAT * trained,
+        gradients=_FLOAT * trained,
+        optimizer=2 * _FLOAT * trained,
+        activations=layers(
+            stored,
+            tokens,
+            recompute=settings.recompute,
+            updates=Updates(learned, rounded=settings.mxfp4_steps > 0),
+        )
+        + loss(stored, tokens),
+    )

@@ -1,0 +1,1 @@
+"""Training data: sources, vocabulary, token shards, conversations and packing."""

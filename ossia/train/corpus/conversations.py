@@ -1,0 +1,224 @@
+"""Conversations to learn from: read from JSON lines and checked, then rendered as the model will
+see them, each token of theirs marked that the model itself is to write.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ossia.errors import OssiaError
+from ossia.text.chat import (
+    ChatFormat,
+    ChatMessage,
+    read_messages,
+    read_reasoning_effort,
+    read_tools,
+)
+from ossia.train.corpus.sources import json_lines
+from ossia.train.loss import IGNORED
+
+_NOTES = ("system", "developer")  # may stand anywhere before a reply
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One checked line of a file; `where` names it in messages."""
+
+    where: str
+    messages: Sequence[Mapping[str, Any]]
+    tools: Sequence[Mapping[str, Any]] | None
+    reasoning_effort: str | None
+    date: str | None  # YYYY-MM-DD
+
+
+@dataclass(frozen=True)
+class Example:
+    """A text to learn from: int64 inputs and targets (length,), the targets one token ahead, or
+    IGNORED where the model is told the next token and does not write it.
+    """
+
+    where: str
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def learned(self) -> int:
+        """The number of targets."""
+        return int((self.targets != IGNORED).sum())
+
+    def truncated(self, length: int) -> Example:
+        """Its beginning."""
+        return Example(self.where, self.inputs[:length], self.targets[:length])
+
+
+def read(path: str, option: str) -> list[Conversation]:
+    """The conversations in a file of JSON lines, each an object with `messages` and maybe `tools`,
+    `reasoning_effort` and `date`, as Chat Completions has them.
+
+    Raises OssiaError that names file and line, and `option` where there is no file to name.
+    """
+    file = Path(path)
+    if file.is_dir():
+        raise OssiaError(f"{option} {path}: is a folder; give a file of JSON lines")
+    if not file.is_file():
+        raise OssiaError(f"{option} {path}: no such file")
+    try:
+        read = [checked(value, f"{file}, line {n}") for n, value in json_lines(file)]
+    except OSError as error:
+        raise OssiaError(f"{file}: {error.strerror}") from error
+    if not read:
+        raise OssiaError(f"{option} {path}: holds no conversation")
+    return read
+
+
+def digest(path: str) -> str:
+    """The SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checked(value: Any, where: str) -> Conversation:
+    """The conversation in a line; OssiaError, which begins with `where`, if it holds none."""
+    if not isinstance(value, dict) or not isinstance(value.get("messages"), list):
+        raise OssiaError(f'{where}: not an object whose "messages" is a list')
+    tools, date = value.get("tools"), value.get("date")
+    if tools is not None and not isinstance(tools, list):
+        raise OssiaError(f'{where}: its "tools" is not a list')
+    try:
+        _check(read_messages(value["messages"]))
+        read_tools(tools)
+        effort = read_reasoning_effort(value.get("reasoning_effort"))
+        if date is not None:
+            datetime.date.fromisoformat(date)
+    except OssiaError as error:
+        raise OssiaError(f"{where}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise OssiaError(f"{where}: date must be YYYY-MM-DD, not {date!r}") from error
+    return Conversation(where, value["messages"], tools, effort, date)
+
+
+def _check(messages: Sequence[ChatMessage]) -> None:
+    """Raise OssiaError unless replies answer users or tools, tools answer calls, and a reply ends
+    it.
+    """
+    speaker = ""  # the last that is no note
+    unanswered: list[str | None] = []  # the ids of the calls that wait for a result
+    for n, message in enumerate(messages):
+        where = f"messages[{n}]"
+        if message.role == "tool":
+            _answer(message, unanswered, where)
+        elif unanswered:
+            raise OssiaError(f"{where}: a call before it has no result from a tool")
+        elif message.role == "assistant":
+            if speaker in ("", "assistant"):
+                after = "begins the conversation" if not speaker else "follows another reply"
+                raise OssiaError(f"{where}: roles out of order: an assistant's message {after}")
+            unanswered = _calls(message, where)
+        if message.role not in _NOTES:
+            speaker = message.role
+    if not messages or messages[-1].role != "assistant":
+        last = messages[-1].role if messages else None
+        raise OssiaError(f"messages: must end with an assistant's reply, not {last}")
+
+
+def _calls(message: ChatMessage, where: str) -> list[str | None]:
+    """The ids of a reply's calls."""
+    if not message.content and not message.tool_calls:
+        raise OssiaError(f"{where}: a reply needs content or tool calls")
+    for n, call in enumerate(message.tool_calls):
+        try:
+            arguments = json.loads(call.arguments)
+        except (ValueError, RecursionError) as error:
+            raise OssiaError(f"{where}.tool_calls[{n}]: arguments not JSON ({error})") from error
+        if not isinstance(arguments, dict):
+            raise OssiaError(f"{where}.tool_calls[{n}]: arguments not a JSON object")
+    return [call.id for call in message.tool_calls]
+
+
+def _answer(message: ChatMessage, unanswered: list[str | None], where: str) -> None:
+    """Take the call that a tool's result answers from those that wait: by its id, where both have
+    one, else the oldest.
+    """
+    if not unanswered:
+        raise OssiaError(f"{where}: a tool's result without a call before it")
+    if message.tool_call_id is None or set(unanswered) == {None}:
+        unanswered.pop(0)
+    elif message.tool_call_id in unanswered:
+        unanswered.remove(message.tool_call_id)
+    else:
+        raise OssiaError(f"{where}: no call before it has the id {message.tool_call_id!r}")
+
+
+def render(conversation: Conversation, format: ChatFormat, date: str) -> list[Example]:
+    """What the model learns from a conversation: every reply, after just the prompt that inference
+    would give it.
+
+    Formats rewrite what was said before (earlier reasoning goes, a reply that was answered ends
+    with another id), so a reply may need a text of its own. Where the prompt only continues the
+    last text, both replies are learned from one. `date` stands where a conversation has none.
+    """
+    examples: list[tuple[list[int], list[int]]] = []
+    messages = conversation.messages
+    for n, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        try:
+            turns = format.render_turns(
+                messages[: n + 1],
+                tools=conversation.tools,
+                reasoning_effort=conversation.reasoning_effort,
+                date=conversation.date or date,
+            )
+        except OssiaError as error:
+            raise OssiaError(f"{conversation.where}: {error}") from error
+        for prompt, reply in turns:
+            inputs = prompt + reply[:-1]
+            targets = [IGNORED] * (len(prompt) - 1) + reply
+            told, learned = examples[-1] if examples else ([], [])
+            if told and told == prompt[:-1][: len(told)]:
+                examples.pop()
+                targets[: len(told)] = learned
+            examples.append((inputs, targets))
+    return [Example(conversation.where, *map(torch.tensor, both)) for both in examples]
+
+
+def split(
+    conversations: Sequence[Conversation], share: float, seed: int
+) -> tuple[list[Conversation], list[Conversation]]:
+    """Those to train on and those held out: a `share` drawn by `seed`, at least one."""
+    count = max(1, round(share * len(conversations)))
+    if count >= len(conversations):
+        raise OssiaError(
+            f"{len(conversations)} conversations are too few to hold {share:g} of them out: give "
+            "--eval-data, or --eval-share 0"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(conversations), generator=generator).tolist()
+    held_out = set(order[:count])
+    return (
+        [c for n, c in enumerate(conversations) if n not in held_out],
+        [c for n, c in enumerate(conversations) if n in held_out],
+    )
+
+
+def check_ids(examples: Sequence[Example], vocab_size: int) -> None:
+    """Raise OssiaError for a token that the model has no embedding for."""
+    for example in examples:
+        largest = int(max(example.inputs.max(), example.targets.max()))
+        if largest >= vocab_size:
+            raise OssiaError(
+                f"{example.where}: the tokenizer makes the id {largest}, and the model knows "
+                f"{vocab_size}"
+            )

@@ -1,0 +1,280 @@
+"""A run from a checkpoint and conversations: the model learns every reply, and is saved as it was
+found, its experts in the format they had.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ossia import checkpoint, text
+from ossia.adapt import adapters, lora, quantized
+from ossia.checkpoint.load import DENSE_DTYPES
+from ossia.config import ExpertFormat, ModelConfig, MoEConfig, with_expert_format
+from ossia.errors import OssiaError
+from ossia.insight.counts import count
+from ossia.model import Decoder
+from ossia.model.feedforward import MoE
+from ossia.ops.training import TRAINING
+from ossia.train import budget, parallel
+from ossia.train.corpus import conversations, packing
+from ossia.train.corpus.conversations import Conversation, Example
+from ossia.train.evaluate import SummedLoss, loss_of
+from ossia.train.loop import Trainer
+from ossia.train.runs.folder import FolderRun, Prepared, beside, writing
+from ossia.train.settings import FineTuneSettings, TooLong
+
+_LENGTH = 2048  # of a row, where the context allows it: most conversations are shorter
+_SAMPLED = 1 << 20  # bytes at either end of a file that its fingerprint looks at
+
+
+class FineTuning(FolderRun):
+    """Of `ossia finetune`."""
+
+    COMMAND = "finetune"
+    settings: FineTuneSettings
+
+    @classmethod
+    def prepare(cls, settings: FineTuneSettings) -> Prepared:
+        model = checkpoint.find(settings.model)
+        stored = checkpoint.read_config(model)
+        settings = _settled(settings, stored)
+        estimate(stored, settings).refuse_more_than_there_is()
+        where = checkpoint.text_folder(model)
+        chat_format = text.load_format(where, text.load_tokenizer(where))
+        train, held_out = _read(settings)
+        texts = {
+            name: _fitting(_examples(part, chat_format, settings, stored), settings)
+            for name, part in (("train", train), ("held_out", held_out))
+        }
+        if not texts["train"]:
+            raise OssiaError(f"--data {settings.data}: no conversation fits into --length")
+
+        def write(out: Path) -> dict[str, Any]:
+            rows = {
+                name: packing.write(out / "training" / name, examples, settings.length)
+                for name, examples in texts.items()
+                if examples
+            }
+            steps = settings.steps or math.ceil(
+                settings.epochs * rows["train"] / settings.batch_size
+            )
+            files = {"train": settings.data, "held_out": settings.eval_data or settings.data}
+            return {
+                "settings": asdict(replace(settings, steps=steps).settled()),
+                "model": {"name": settings.model, "fingerprint": fingerprint(model)},
+                "data": {
+                    name: {
+                        "file": Path(files[name]).name,
+                        "sha256": conversations.digest(files[name]),
+                        "conversations": len({example.where for example in examples}),
+                        "texts": len(examples),
+                        "tokens": sum(map(len, examples)),
+                        "learned": sum(example.learned for example in examples),
+                        "rows": rows.get(name, 0),
+                    }
+                    for name, examples in texts.items()
+                },
+            }
+
+        return write
+
+    def read(self, described: dict[str, Any]) -> None:
+        self.settings = settings = FineTuneSettings(**described["settings"])
+        self.model, self.data = described["model"], described["data"]
+        self.base = checkpoint.find(settings.model)
+        if fingerprint(self.base) != self.model["fingerprint"]:
+            raise OssiaError(f"{self.base} is another checkpoint than the run began with")
+        self._rows = packing.Rows(
+            self.folder / "train", settings.length, settings.batch_size, settings.seed
+        )
+        self._held_out = None
+        if self.data["held_out"]["rows"]:
+            self._held_out = packing.Rows(self.folder / "held_out", settings.length)
+
+    def build(self) -> None:
+        self.stored = checkpoint.read_config(self.base)
+        self.estimate = estimate(self.stored, self.settings)
+        self.estimate.refuse_more_than_there_is()
+        self.notes = [f"training takes {self.estimate}"]
+        if self.settings.lora:
+            self.decoder = lora.load_base(self.base)
+            generator = torch.Generator().manual_seed(self.settings.seed)
+            lora.attach(self.decoder, _lora(self.settings), generator)
+        else:
+            self.decoder = dense(self.base)
+            if not self.settings.train_router:
+                freeze_routers(self.decoder)
+        self.trainer = Trainer(
+            self.decoder, self._rows, self._figures, self.settings, self.folder / "states"
+        )
+
+    def _figures(self, loss: SummedLoss) -> dict[str, float]:
+        if self._held_out is None:
+            return {}
+        return {"held_out_loss": packing.nats_per_token(loss, self._held_out)}
+
+    def train(self, report=lambda _: None, stopped=lambda: False) -> bool:
+        """See FolderRun.train. The curve begins with the checkpoint as it was."""
+        if not self.trainer.progress.curve:
+            self.trainer.evaluate(None)
+        return super().train(report, stopped)
+
+    def export(self) -> dict[str, Any]:
+        dtype = DENSE_DTYPES[self.stored.dtype]
+        experts = ExpertFormat(self.settings.experts or ExpertFormat.DENSE)
+        if self.settings.lora:
+            saved, errors = lora.merged(self.decoder, experts, dtype)
+        else:
+            weights = parallel.gathered(self.decoder)
+            if parallel.rank() != 0:
+                return {}
+            saved = quantized.to_save(weights, self.decoder.config, experts, dtype)
+            errors = quantized.errors(weights, saved)
+        checkpoint.save(saved, self.out, extra_files=beside(self.base))
+        if self.settings.lora:
+            with writing(self.out):
+                folder = self.out / "adapter"
+                adapters.save(self.decoder, folder, _lora(self.settings), self.settings.model)
+        trained = sum(p.numel() for p in self.decoder.parameters() if p.requires_grad)
+        counts = count(saved.config)
+        record = {
+            **self.circumstances(),
+            "parameters": {
+                "total": counts.parameters,
+                "active": counts.active_parameters,
+                "trained": trained,
+            },
+            "quantization_error": errors,
+            "memory": vars(self.estimate),
+            "model": self.model,
+            "data": self.data,
+            "settings": asdict(self.settings),
+            "curve": self.trainer.progress.curve,
+        }
+        if self._held_out is not None:
+            reloaded = checkpoint.load(self.out)
+            record["held_out_loss"] = {
+                "before": record["curve"][0]["held_out_loss"],
+                "as_trained": record["curve"][-1]["held_out_loss"],
+                "as_saved": packing.nats_per_token(loss_of(reloaded), self._held_out),
+            }
+        self.finish(record)
+        return record
+
+
+def estimate(stored: ModelConfig, settings: FineTuneSettings) -> budget.Estimate:
+    """The memory that fine-tuning of a checkpoint takes."""
+    if settings.lora:
+        return budget.adapters(stored, settings, _lora(settings))
+    return budget.full(with_expert_format(stored, ExpertFormat.DENSE), settings)
+
+
+def _lora(settings: FineTuneSettings) -> lora.LoRA:
+    targets = (*settings.targets.split(","), *(("router",) if settings.train_router else ()))
+    return lora.LoRA(settings.rank, settings.alpha, settings.lora_dropout, targets)
+
+
+def dense(folder: Path) -> Decoder:
+    """The model of a checkpoint as it is trained: float32, packed experts unpacked."""
+    stored = checkpoint.load(folder, "float32", backend="reference", expert_memory="all")
+    weights = stored.state_dict()
+    with torch.device("meta"):
+        decoder = Decoder(with_expert_format(stored.config, ExpertFormat.DENSE), TRAINING)
+    unpacked = quantized.unpacked(weights, decoder.state_dict())
+    decoder.load_state_dict(unpacked, assign=True)
+    return decoder
+
+
+def freeze_routers(decoder: Decoder) -> None:
+    """Few examples teach a router to forget whole experts sooner than to choose better."""
+    for module in decoder.modules():
+        if isinstance(module, MoE):
+            module.router.requires_grad_(False)
+
+
+def fingerprint(folder: Path) -> str:
+    """What tells a checkpoint from another: its config, and size, begin and end of its files."""
+    seen = hashlib.sha256((folder / "config.json").read_bytes())
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        seen.update(f"{file.name} {size}".encode())
+        with file.open("rb") as opened:
+            seen.update(opened.read(_SAMPLED))
+            opened.seek(max(0, size - _SAMPLED))
+            seen.update(opened.read(_SAMPLED))
+    return seen.hexdigest()
+
+
+def _settled(settings: FineTuneSettings, stored: ModelConfig) -> FineTuneSettings:
+    """What was left to the checkpoint and the day, decided; OssiaError for what cannot be."""
+    context = stored.context_length
+    if settings.length > context:
+        raise OssiaError(f"--length {settings.length}: the model's context is {context} tokens")
+    formats = {x.feedforward.format for x in stored.layers if isinstance(x.feedforward, MoEConfig)}
+    if not formats and (settings.experts or settings.mxfp4_steps):
+        raise OssiaError("--experts and --mxfp4-steps need a model with experts")
+    experts = settings.experts or (str(formats.pop()) if formats else "")
+    if settings.mxfp4_steps and experts != ExpertFormat.MXFP4:
+        raise OssiaError("--mxfp4-steps needs experts that are saved as mxfp4")
+    if settings.expert_parallel and not experts:
+        raise OssiaError("--expert-parallel needs a model with experts")
+    if settings.lora and parallel.size() > 1:
+        raise OssiaError("--lora trains on one process")
+    if experts:
+        quantized.check_format(stored, ExpertFormat(experts))
+    return replace(
+        settings,
+        experts=experts,
+        length=settings.length or min(_LENGTH, context),
+        date=settings.date or datetime.date.today().isoformat(),
+    )
+
+
+def _read(settings: FineTuneSettings) -> tuple[list[Conversation], list[Conversation]]:
+    """The conversations to train on, and those held out."""
+    read = conversations.read(settings.data, "--data")
+    if settings.eval_data:
+        return read, conversations.read(settings.eval_data, "--eval-data")
+    if not settings.eval_share:
+        return read, []
+    return conversations.split(read, settings.eval_share, settings.seed)
+
+
+def _examples(
+    part: Sequence[Conversation],
+    chat_format: text.ChatFormat,
+    settings: FineTuneSettings,
+    stored: ModelConfig,
+) -> list[Example]:
+    examples = [
+        example
+        for conversation in part
+        for example in conversations.render(conversation, chat_format, settings.date)
+    ]
+    conversations.check_ids(examples, stored.vocab_size)
+    return examples
+
+
+def _fitting(examples: Sequence[Example], settings: FineTuneSettings) -> list[Example]:
+    """Those that fit into a row, or are made to."""
+    fitting = []
+    for example in examples:
+        if len(example) > settings.length:
+            if settings.too_long == TooLong.ERROR:
+                raise OssiaError(
+                    f"{example.where}: {len(example)} tokens, more than --length "
+                    f"{settings.length}; raise it, or decide by --too-long truncate or skip"
+                )
+            example = example.truncated(settings.length)
+            if settings.too_long == TooLong.SKIP or not example.learned:
+                continue
+        fitting.append(example)
+    return fitting

@@ -1,0 +1,256 @@
+"""The folder of a run, from the first check to the finished checkpoint: what `ossia train` and
+`ossia finetune` share.
+
+It holds `training/` (settings, tokens, states) until the end, then the checkpoint and
+`record.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import tokenizers
+import torch
+
+from ossia import checkpoint
+from ossia.checkpoint.files import read_json
+from ossia.errors import OssiaError
+from ossia.system.files import replacing
+from ossia.train import parallel
+from ossia.train.corpus.shards import write_bytes
+from ossia.train.loop import StepReport, Trainer
+from ossia.train.settings import Training, option
+from ossia.train.utilization import Utilization
+
+# What a checkpoint has beside its weights that the fine-tuned one needs too.
+_BESIDE = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+
+# What a run writes into its new folder; what it returns describes the run, in run.json.
+Prepared = Callable[[Path], dict[str, Any]]
+
+
+class FolderRun(ABC):
+    """A run that can be trained, stopped, resumed and exported; made by `start` or `resume`."""
+
+    COMMAND: ClassVar[str]  # of `ossia`, that starts such runs
+
+    settings: Training
+    trainer: Trainer
+    notes: Sequence[str] = ()  # what to tell before training starts
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.folder = out, out / "training"
+        if (out / "record.json").exists():
+            raise OssiaError(f"{out} holds a finished run; there is nothing to resume")
+        file = self.folder / "run.json"
+        if not file.is_file():
+            raise OssiaError(f"{out} holds no run to resume")
+        described = read_json(file)
+        command = described.get("command", self.COMMAND)
+        if command != self.COMMAND:
+            raise OssiaError(f"{out} holds a run of ossia {command}; resume it with that")
+        try:
+            self.read(described)
+        except OssiaError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise OssiaError(f"{file}: not the description of a run ({error})") from error
+        self.build()
+
+    @classmethod
+    @abstractmethod
+    def prepare(cls, settings: Any) -> Prepared:
+        """Read and check everything; what it returns writes the run into a new folder."""
+
+    @abstractmethod
+    def read(self, described: dict[str, Any]) -> None:
+        """Take up what `prepare` described and wrote."""
+
+    @abstractmethod
+    def build(self) -> None:
+        """Make the decoder and its trainer."""
+
+    @abstractmethod
+    def export(self) -> dict[str, Any]:
+        """Write the checkpoint, evaluate it as a user will load it, write and return the record; of
+        several processes the first does it, and the others return nothing.
+        """
+
+    @classmethod
+    def start(cls, settings: Training, out: Path) -> Self:
+        """Read the data and write a new run into the folder `out`, which appears when the run is
+        whole; of several processes the first does it.
+
+        Raises OssiaError for a folder in use and for data, sizes or formats that cannot work.
+        """
+
+        def write() -> bool:
+            check_folder(out)
+            prepared, existed = cls.prepare(settings), out.exists()
+            with writing(out), replacing(out) as new:
+                (new / "training").mkdir()
+                described = {"command": cls.COMMAND, **prepared(new)}
+                write_json(new / "training" / "run.json", described)
+            return existed
+
+        existed = parallel.first_does(write)
+        with removed_on_failure(out, existed):
+            return cls(out)
+
+    @classmethod
+    def resume(cls, out: Path) -> Self:
+        """Continue the run in `out` from its last saved state, or from its first step."""
+        run = cls(out)
+        run.trainer.resume()
+        return run
+
+    def train(
+        self,
+        report: Callable[[StepReport], None] = lambda _: None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Train on: True at the last step, False if `stopped()` said so; the state is saved."""
+        if parallel.rank() == 0 and self.trainer.progress.step < self.settings.steps:
+            self._note_session()
+        return self.trainer.run(report, stopped)
+
+    def utilization(self) -> Utilization | None:
+        """Measures how busy the machine is, if this kind of run knows the arithmetic it needs."""
+        return None
+
+    def circumstances(self) -> dict[str, Any]:
+        """What every record says of how the run went."""
+        progress = self.trainer.progress
+        return {
+            "command": command(self.COMMAND, self.settings, self.out),
+            **_means(),
+            "sessions": self._sessions(),
+            "seconds": round(progress.seconds, 1),
+            "steps": progress.step,
+            "tokens": progress.tokens,
+            "bytes": sum(f.stat().st_size for f in self.out.iterdir() if f.is_file()),
+        }
+
+    def _note_session(self) -> None:
+        """Write down what the steps from here on are computed with, if not as those before: a state
+        may be resumed with other means, and the result then differs in rounding.
+        """
+        step, means = self.trainer.progress.step, _means()
+        kept = [session for session in self._sessions() if session["from_step"] < step]
+        if not kept or kept[-1] != {"from_step": kept[-1]["from_step"], **means}:
+            kept.append({"from_step": step, **means})
+        with writing(self.out):
+            write_json(self.folder / "sessions.json", kept)
+
+    def _sessions(self) -> list[dict[str, Any]]:
+        file = self.folder / "sessions.json"
+        return json.loads(file.read_bytes()) if file.exists() else []
+
+    def finish(self, record: dict[str, Any]) -> None:
+        """Write the record; what only the training needed goes."""
+        with writing(self.out):
+            write_json(self.out / "record.json", record)
+        shutil.rmtree(self.folder)
+
+
+def _means() -> dict[str, Any]:
+    """What decides the last bits of a run."""
+    return {
+        "versions": versions(),
+        "threads": torch.get_num_threads(),
+        "processes": parallel.size(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what decides a run's numbers, beside its settings."""
+    return {
+        "ossia": version("ossia"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "tokenizers": tokenizers.__version__,
+    }
+
+
+def command(name: str, settings: Any, out: Path) -> str:
+    """The `ossia` command that repeats the run: every setting that is not the default."""
+    words = ["ossia", name]
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if value is True:
+            words.append(option(field.name))
+        elif value != field.default:
+            words += [option(field.name), str(value)]
+    return shlex.join([*words, "--out", out.name])
+
+
+def beside(folder: Path) -> list[Path]:
+    """The files beside a checkpoint's weights that another made from it needs too."""
+    where = checkpoint.text_folder(folder)
+    return [where / name for name in _BESIDE if (where / name).is_file()]
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write it as people read it, whole or not at all."""
+    write_bytes(file, (json.dumps(value, indent=1) + "\n").encode())
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """What the system refuses becomes an OssiaError that names the run's folder."""
+    try:
+        yield
+    except OSError as error:
+        raise OssiaError(f"cannot write to {out}: {error.strerror or error}") from error
+
+
+def check_folder(out: Path) -> None:
+    """Raise OssiaError for a folder in use, or one that the checkpoint could not replace."""
+    if (out / "training" / "run.json").exists():
+        raise OssiaError(f"{out} holds an unfinished run; continue it with --resume")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OssiaError(f"{out} exists and is not an empty folder; give a new one")
+    check_replaceable(out)
+
+
+def check_replaceable(out: Path) -> None:
+    """Raise OssiaError for an empty folder whose place another cannot take."""
+    parent = out.resolve().parent
+    if out.exists() and (os.path.ismount(out) or not os.access(parent, os.W_OK)):
+        # `checkpoint.save` would say so too, after the training.
+        raise OssiaError(f"--out {out}: cannot be replaced; give a new folder inside it")
+
+
+@contextmanager
+def removed_on_failure(out: Path, existed: bool) -> Iterator[None]:
+    """If the block does not end well, `out` goes, or is empty if it `existed`; of several processes
+    the first sees to it.
+    """
+    try:
+        yield
+    except BaseException:
+        if parallel.rank() == 0:
+            shutil.rmtree(out, ignore_errors=True)
+            if existed:
+                out.mkdir(exist_ok=True)
+        raise

@@ -1,0 +1,140 @@
+"""Architectures to train from nothing, by name: the families at sizes for a few CPU cores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from ossia import families
+from ossia.checkpoint.files import read_json
+from ossia.config import (
+    GELU,
+    AttentionConfig,
+    ClampedSwiGLU,
+    ExpertFormat,
+    LayerConfig,
+    LayerNorm,
+    LearnedPositions,
+    MLPConfig,
+    ModelConfig,
+    MoEConfig,
+    RMSNorm,
+    RoPE,
+    Rounding,
+    Router,
+    SwiGLU,
+    YaRN,
+    with_expert_format,
+)
+from ossia.errors import OssiaError
+from ossia.train.corpus.vocabulary import END_OF_TEXT, RETURN, START_OF_TEXT, control_id
+
+_ANY_VOCABULARY = 1  # replaced by the vocabulary that the run learns
+
+
+def gpt_oss(
+    *,
+    hidden: int,
+    layers: int,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    experts: int,
+    chosen: int,
+    intermediate: int,
+    window: int,
+    context: int,
+    original_context: int,
+) -> ModelConfig:
+    """gpt-oss's architecture at any size: even layers slide, odd ones see everything; all values
+    but sizes are gpt-oss-20b's.
+    """
+    attention = AttentionConfig(num_heads, num_kv_heads, head_dim, bias=True, sinks=True)
+    feedforward = MoEConfig(
+        num_experts=experts,
+        experts_per_token=chosen,
+        intermediate_size=intermediate,
+        activation=ClampedSwiGLU(),
+        router=Router.TOP_K_THEN_SOFTMAX,
+        bias=True,
+    )
+    yarn = YaRN(context / original_context, original_context, truncate=False)
+    return ModelConfig(
+        vocab_size=_ANY_VOCABULARY,
+        hidden_size=hidden,
+        context_length=context,
+        layers=tuple(
+            LayerConfig(replace(attention, window=window if i % 2 == 0 else None), feedforward)
+            for i in range(layers)
+        ),
+        position=RoPE(theta=150_000.0, yarn=yarn),
+        norm=RMSNorm(eps=1e-5, rounding=Rounding.AFTER_WEIGHT),
+    )
+
+
+PRESETS: dict[str, ModelConfig] = {
+    "small-gpt-oss": gpt_oss(
+        hidden=192,
+        layers=6,
+        num_heads=3,
+        num_kv_heads=1,
+        head_dim=64,
+        experts=16,
+        chosen=2,
+        intermediate=128,
+        window=128,
+        context=1024,
+        original_context=512,
+    ),
+    "small-gpt2": ModelConfig(
+        vocab_size=_ANY_VOCABULARY,
+        hidden_size=256,
+        context_length=256,
+        layers=(
+            LayerConfig(AttentionConfig(4, 4, 64, bias=True), MLPConfig(1024, GELU(), bias=True)),
+        )
+        * 6,
+        position=LearnedPositions(),
+        norm=LayerNorm(),
+        tied_embeddings=True,
+    ),
+    "small-qwen3": ModelConfig(
+        vocab_size=_ANY_VOCABULARY,
+        hidden_size=256,
+        context_length=1024,
+        layers=(LayerConfig(AttentionConfig(4, 2, 64, qk_norm=True), MLPConfig(704, SwiGLU())),)
+        * 6,
+        position=RoPE(theta=1e6),
+        norm=RMSNorm(eps=1e-6),
+        tied_embeddings=True,
+    ),
+}
+
+
+def architecture(name: str, tokenizer: Tokenizer) -> ModelConfig:
+    """A preset, or the config.json of one of the families, with the vocabulary and control ids of
+    `tokenizer`.
+    """
+    if name in PRESETS:
+        config = PRESETS[name]
+    elif Path(name).is_file():
+        config = families.from_hf(read_json(Path(name)), name)
+        # Whatever the file says of a checkpoint's experts: what learns is not packed.
+        config = with_expert_format(config, ExpertFormat.DENSE)
+    else:
+        raise OssiaError(f"--config {name}: neither a config.json nor one of {', '.join(PRESETS)}")
+    return with_vocabulary(config, tokenizer)
+
+
+def with_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+    """The same architecture over the ids of `tokenizer`, which `tokenizer.learn` made."""
+    end = control_id(tokenizer, END_OF_TEXT)
+    return replace(
+        config,
+        vocab_size=tokenizer.get_vocab_size(),
+        bos_id=control_id(tokenizer, START_OF_TEXT),
+        eos_ids=(end, control_id(tokenizer, RETURN)),
+        pad_id=end,
+    )

@@ -1,0 +1,166 @@
+"""A run from text: a vocabulary and a model learned from nothing, a Hugging Face checkpoint and the
+record of its making left in a folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ossia import checkpoint, families
+from ossia.adapt import quantized
+from ossia.config import ExpertFormat, ModelConfig, MoEConfig, with_expert_format
+from ossia.errors import OssiaError
+from ossia.model import Decoder
+from ossia.ops.training import TRAINING
+from ossia.train import parallel
+from ossia.train.corpus import shards, sources, texts, vocabulary
+from ossia.train.corpus.chat_words import chat_words
+from ossia.train.evaluate import SummedLoss, bits_per_byte, loss_of
+from ossia.train.loop import Trainer
+from ossia.train.runs import presets
+from ossia.train.runs.folder import FolderRun, Prepared, write_json, writing
+from ossia.train.settings import Settings
+from ossia.train.utilization import Utilization
+
+# Enough to tell models apart to the third digit, and quick to evaluate on a CPU.
+_MOST_HELD_OUT_BYTES = 1 << 18
+
+# A small model sampled at 1 wanders off; what transformers and `ossia generate` read.
+_TEMPERATURE = 0.7
+
+
+class Run(FolderRun):
+    """Of `ossia train`."""
+
+    COMMAND = "train"
+    settings: Settings
+
+    @classmethod
+    def prepare(cls, settings: Settings) -> Prepared:
+        corpus = sources.read(settings.data)
+        seen = chain((document.text for document in corpus.train), chat_words())
+        tokenizer = vocabulary.learn(seen, settings.vocab_size)
+        config = presets.architecture(settings.config, tokenizer)
+        _check(settings, config)
+
+        def write(out: Path) -> dict[str, Any]:
+            folder = out / "training"
+            vocabulary.write(tokenizer, out, config.context_length)
+            text = texts.write(folder, corpus, tokenizer, _MOST_HELD_OUT_BYTES)
+            train, _ = texts.read(folder, text)
+            shards.TextBatches(train, settings, text["separator"])  # refuses too little
+            return {
+                "settings": asdict(settings.settled()),
+                "config": families.to_hf(config),
+                "text": text,
+            }
+
+        return write
+
+    def read(self, described: dict[str, Any]) -> None:
+        self.settings = Settings(**described["settings"])
+        self.text: dict[str, Any] = described["text"]
+        self.config = families.from_hf(described["config"], str(self.folder / "run.json"))
+        self._shards, self.held_out = texts.read(self.folder, self.text)
+        self._separator = int(self.text["separator"])
+
+    def build(self) -> None:
+        try:
+            self.decoder = Decoder(self.config, TRAINING)
+        except (RuntimeError, TypeError, OverflowError) as error:  # torch's ways to say so
+            reason = str(error).partition("\n")[0]
+            raise OssiaError(f"the model is too large for this machine ({reason})") from error
+        self.decoder.init_weights(torch.Generator().manual_seed(self.settings.seed))
+        self.trainer = Trainer(
+            self.decoder,
+            shards.TextBatches(self._shards, self.settings, self._separator),
+            lambda loss: {"held_out_bits_per_byte": self._bits_per_byte(loss)[""]},
+            self.settings,
+            self.folder / "states",
+        )
+
+    def utilization(self) -> Utilization:
+        return Utilization(self.config, self.settings)
+
+    def export(self) -> dict[str, Any]:
+        weights = parallel.gathered(self.decoder)
+        trained = self._bits_per_byte(self.trainer.summed_loss)
+        if parallel.rank() != 0:
+            return {}
+        has_experts = any(isinstance(x.feedforward, MoEConfig) for x in self.config.layers)
+        experts = ExpertFormat(self.settings.experts) if has_experts else ExpertFormat.DENSE
+        checkpoint.save(quantized.to_save(weights, self.config, experts), self.out)
+        with writing(self.out):
+            write_json(self.out / "generation_config.json", _generation_config(self.config))
+            record = self._record(checkpoint.load(self.out), trained[""])
+        self.finish(record)
+        return record
+
+    def _bits_per_byte(self, loss: SummedLoss) -> dict[str, float]:
+        return bits_per_byte(loss, self.held_out, self.settings.length)
+
+    def _record(self, saved: Decoder, trained: float) -> dict[str, Any]:
+        context = self.config.context_length
+        at_length = self._bits_per_byte(loss_of(saved))
+        at_context = bits_per_byte(loss_of(saved), self.held_out, context)
+        for document in self.text["held_out"]:
+            document["bits_per_byte"] = at_length[document["name"]]
+        return {
+            **self.circumstances(),
+            "parameters": parameters(self.decoder),
+            "held_out_bits_per_byte": {
+                "as_trained": trained,
+                "as_saved": at_length[""],
+                f"as_saved_at_{context}_tokens": at_context[""],
+            },
+            "text": self.text,
+            "settings": asdict(self.settings),
+            "curve": self.trainer.progress.curve,
+        }
+
+
+def _check(settings: Settings, config: ModelConfig) -> None:
+    """Raise OssiaError where the settings do not suit the model."""
+    longest = max(settings.length, settings.long_length)
+    if longest > config.context_length:
+        raise OssiaError(
+            f"the model's context is {config.context_length} tokens, too short for {longest}"
+        )
+    has_experts = any(isinstance(layer.feedforward, MoEConfig) for layer in config.layers)
+    if settings.mxfp4_steps and not (has_experts and settings.experts == ExpertFormat.MXFP4):
+        raise OssiaError("--mxfp4-steps needs a model with experts, saved as mxfp4")
+    if settings.expert_parallel and not has_experts:
+        raise OssiaError("--expert-parallel needs a model with experts")
+    if has_experts and settings.experts == ExpertFormat.MXFP4:
+        # An error now, not after hours.
+        families.to_hf(with_expert_format(config, ExpertFormat.MXFP4))
+
+
+def parameters(decoder: Decoder) -> dict[str, int]:
+    """All parameters, and those that one token passes through: of experts only the chosen."""
+    total = sum(p.numel() for p in decoder.parameters())
+    idle = 0
+    for i, layer in enumerate(decoder.config.layers):
+        moe = layer.feedforward
+        if isinstance(moe, MoEConfig):
+            module = decoder.get_submodule(f"layers.{i}.feedforward")
+            router = module.get_submodule("router")
+            experts = sum(p.numel() for p in module.parameters())
+            experts -= sum(p.numel() for p in router.parameters())
+            idle += experts // moe.num_experts * (moe.num_experts - moe.experts_per_token)
+    return {"total": total, "active": total - idle}
+
+
+def _generation_config(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "bos_token_id": config.bos_id,
+        "eos_token_id": list(config.eos_ids),
+        "pad_token_id": config.pad_id,
+        "do_sample": True,
+        "temperature": _TEMPERATURE,
+    }

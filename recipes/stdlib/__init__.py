@@ -1,0 +1,1 @@
+"""ossia-stdlib: text, dialogues and scoring."""
