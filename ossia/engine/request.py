@@ -100,6 +100,14 @@ class TokenOutput:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """A request ended by an error instead of its last token; it has no further outputs."""
+
+    request_id: int
+    error: Exception
+
+
+@dataclass(frozen=True)
 class Result:
     """All outputs of one request, in order."""
 
