@@ -32,7 +32,7 @@ sanitize: .venv/test.installed
 	TSAN_OPTIONS=halt_on_error=1 OSSIA_DRIVER=build/thread/driver $(BIN)/pytest -k "not neon and not older_processors" tests/ops/cpu
 
 # torch first, by its pinned version: any other order would fetch a second, larger build.
-.venv/ossia.installed: pyproject.toml constraints.txt $(wildcard native/*.txt native/src/*)
+.venv/ossia.installed: pyproject.toml constraints.txt $(wildcard native/*.txt native/src/* native/src/*/*)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ossia needs Python 3.11 or newer; try make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --requirement constraints.txt

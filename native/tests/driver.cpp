@@ -1,4 +1,5 @@
-// Serves the calls of a Machine over pipes to tests/ops/cpu/remote.py, which describes the exchange: driver THREADS ISA EDGE
+// Serves the calls of a Machine over pipes to tests/ops/cpu/remote.py, which describes the exchange: driver THREADS ISA
+// EDGE
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -16,7 +17,8 @@ namespace {
 class Fenced {
   public:
     Fenced(std::size_t size, bool at_end) {
-        const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE)), inner = (size + page - 1) / page * page;
+        const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE)),
+                          inner = (size + page - 1) / page * page;
         size_ = inner + 2 * page;
         void* mapped = mmap(nullptr, size_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (mapped == MAP_FAILED) throw std::bad_alloc();

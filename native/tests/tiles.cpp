@@ -5,8 +5,8 @@
 #include <iostream>
 #include <string>
 
-#include "amx.hpp"
-#include "tiles_emulated.hpp"
+#include "amx/amx.hpp"
+#include "amx/tiles_emulated.hpp"
 
 namespace ossia {
 
@@ -77,8 +77,10 @@ void dense(const Dense<bf16>& w, const void* tokens, long count, long begin, lon
             float sum = t == 33 ? kError : 0;
             for (long c = 0; c < w.cols; ++c) {
                 bf16 x;
-                std::memcpy(&x, static_cast<const char*>(tokens) + place_in_tiles(t, c / kWordBlock, word_blocks(w.cols)) +
-                                    c % kWordBlock / 2 * kTileRowBytes + c % 2 * 2, sizeof x);
+                std::memcpy(&x,
+                            static_cast<const char*>(tokens) + place_in_tiles(t, c / kWordBlock, word_blocks(w.cols)) +
+                                c % kWordBlock / 2 * kTileRowBytes + c % 2 * 2,
+                            sizeof x);
                 sum += widen(w.data[r * w.stride + c]) * widen(x);
             }
             out[t * kPanelRows + r - begin] = sum;
@@ -87,7 +89,8 @@ void dense(const Dense<bf16>& w, const void* tokens, long count, long begin, lon
 void put(const float* x, long count, void* at) {
     for (long c = 0; c < kWordBlock; ++c) {
         const float value = c < count ? x[c] : 0;
-        std::memcpy(static_cast<char*>(at) + c / 2 * kTileRowBytes + c % 2 * 2, reinterpret_cast<const char*>(&value) + 2, 2);
+        std::memcpy(static_cast<char*>(at) + c / 2 * kTileRowBytes + c % 2 * 2,
+                    reinterpret_cast<const char*>(&value) + 2, 2);
     }
 }
 constexpr TileGemm kRight{nullptr, dense<0>, nullptr, nullptr, put}, kWrong{nullptr, dense<1>, nullptr, nullptr, put};

@@ -1,5 +1,5 @@
-// As much of nanobind as src/module.cpp uses, without Python: what it binds is called by name, with arguments as words of text.
-// So a processor for which there is no Python, or one under an emulator, runs the same bindings.
+// As much of nanobind as src/module.cpp uses, without Python: what it binds is called by name, with arguments as words
+// of text. So a processor for which there is no Python, or one under an emulator, runs the same bindings.
 #pragma once
 
 #include <cstdint>

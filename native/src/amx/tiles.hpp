@@ -1,0 +1,51 @@
+// A matrix unit as Intel's AMX has it: eight tiles of up to 16 rows of 64 bytes, and a product of two of them, in
+// bfloat16, that is added to a third, in float32. The kernels (gemm.inl) are written against a unit; `Amx` is the
+// processor's own.
+//
+// The instructions are written out because the compilers' functions for them do not say that they read memory: GCC 12
+// drops stores to what they load.
+#pragma once
+
+#include <cstdint>
+
+namespace ossia {
+
+constexpr long kTileRows = 16;
+constexpr long kTileRowBytes = 64;
+constexpr long kTileBytes = kTileRows * kTileRowBytes;
+
+// What LDTILECFG reads.
+struct alignas(64) TileConfig {
+    std::uint8_t palette, first_row;
+    std::uint8_t reserved[14];
+    std::uint16_t row_bytes[16];
+    std::uint8_t rows[16];
+};
+static_assert(sizeof(TileConfig) == 64);
+
+#if defined(__x86_64__)
+struct Amx {
+    static void configure(const TileConfig& config) { asm volatile("ldtilecfg %0" : : "m"(config) : "memory"); }
+    static void release() { asm volatile("tilerelease" : : : "memory"); }
+
+    template <int kTile>
+    static void load(const void* from, long stride) {
+        asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(kTile) : "memory");
+    }
+    template <int kTile>
+    static void store(void* to, long stride) {
+        asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(stride), "i"(kTile) : "memory");
+    }
+    template <int kTile>
+    static void zero() {
+        asm volatile("tilezero %%tmm%c0" : : "i"(kTile) : "memory");
+    }
+    // Adds the products of rows of kLeft and of columns of kRight, pairs of which lie together, to kSum.
+    template <int kSum, int kLeft, int kRight>
+    static void multiply() {
+        asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kLeft), "i"(kRight) : "memory");
+    }
+};
+#endif
+
+}  // namespace ossia

@@ -1,0 +1,78 @@
+#include "core/machine.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <stdexcept>
+
+#include "amx/amx.hpp"
+
+namespace ossia {
+
+namespace {
+
+std::vector<Machine::Form> forms() {
+    std::vector<Machine::Form> known{{"portable", kernels_portable(), gemm_portable()}};
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        known.push_back({"avx2", kernels_avx2(), gemm_avx2()});
+    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni")) {
+        known.push_back({"avx512", kernels_avx512(), gemm_avx512()});
+    }
+#elif defined(__aarch64__)
+    known.push_back({"neon", kernels_neon(), gemm_portable()});
+#endif
+    return known;
+}
+
+#if defined(__x86_64__)
+// AVX-512 with a matrix unit for the products of many tokens in bfloat16.
+Gemm with(const TileGemm& tiles) {
+    Gemm gemm = gemm_avx512();
+    gemm.tiles = &tiles;
+    return gemm;
+}
+#endif
+
+Machine::Form choose(const std::string& isa) {
+    std::vector<Machine::Form> known = forms();
+    const auto named = [&] {
+        return std::find_if(known.begin(), known.end(), [&](const auto& form) { return isa == form.name; });
+    };
+    if (named() != known.end()) return *named();
+#if defined(__x86_64__)
+    // Only now: who names another form is to be spared what may go wrong with this one.
+    if (known.back().name == std::string("avx512")) {
+        static const Gemm amx = with(gemm_amx()), emulated = with(gemm_amx_emulated());
+        if (isa == "amx-emulated") return {"amx-emulated", kernels_avx512(), emulated};
+        if (amx_state().usable) {
+            known.push_back({"avx512+amx", kernels_avx512(), amx});
+        } else {
+            known.back().remark = amx_state().remark;
+        }
+    }
+#endif
+    if (isa.empty()) return known.back();
+    if (named() != known.end()) return *named();
+    std::string names;
+    for (const Machine::Form& form : known) names += std::string(names.empty() ? "" : ", ") + form.name;
+    throw std::invalid_argument("OSSIA_CPU_ISA=" + isa + ": this processor runs " + names);
+}
+
+}  // namespace
+
+Machine::Machine(int threads, const std::string& isa) : Machine(threads, choose(isa)) {}
+
+Machine::Machine(int threads, const Form& form)
+    : name_(form.name), remark_(form.remark), kernels_(form.kernels), gemm_(form.gemm), pool_(std::max(threads, 1)) {}
+
+std::uint64_t Machine::sum(const std::uint64_t* words, long count) {
+    std::vector<std::uint64_t> sums(pool_.size());
+    pool_.run([&](int thread, int threads) {
+        const Share mine = share(count, 512, thread, threads);
+        sums[thread] = kernels_.sum(words + mine.begin, mine.end - mine.begin);
+    });
+    return std::accumulate(sums.begin(), sums.end(), std::uint64_t{0});
+}
+
+}  // namespace ossia

@@ -1,0 +1,98 @@
+// One pool of threads that runs a task on all of them at once; the caller is one of them.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace ossia {
+
+// A contiguous share of [0, count) in whole multiples of `grain`.
+struct Share {
+    long begin, end;
+};
+
+inline Share share(long count, long grain, int thread, int threads) {
+    const long pieces = (count + grain - 1) / grain;
+    const long begin = pieces * thread / threads * grain, end = pieces * (thread + 1) / threads * grain;
+    return {begin < count ? begin : count, end < count ? end : count};
+}
+
+class Pool {
+  public:
+    explicit Pool(int threads);
+    ~Pool();
+    Pool(const Pool&) = delete;
+    Pool& operator=(const Pool&) = delete;
+
+    int size() const { return static_cast<int>(workers_.size()) + 1; }
+
+    // Keeps each worker on one of the processors that the caller may use, as far as they go round. The caller is left
+    // alone, as what it starts would inherit its place. Does nothing where the system cannot.
+    void pin();
+
+    // Calls task(thread, threads) on every thread, returns when all have. Callers take turns; a task must not call
+    // run().
+    template <class Task>
+    void run(const Task& task) {
+        run_erased(&task, [](const void* erased, int thread, int threads) {
+            (*static_cast<const Task*>(erased))(thread, threads);
+        });
+    }
+
+  private:
+    using Call = void (*)(const void*, int, int);
+    void run_erased(const void* task, Call call);
+    void work(int thread);
+
+    std::vector<std::thread> workers_;
+    std::mutex turn_;  // of the callers
+    std::mutex mutex_;
+    std::condition_variable wake_;
+    std::atomic<unsigned> epoch_{0};
+    std::atomic<int> busy_{0};
+    std::atomic<int> sleeping_{0};
+    std::atomic<bool> stop_{false};
+    const void* task_ = nullptr;
+    Call call_ = nullptr;
+};
+
+// Pieces of [0, count) that threads take one by one: each its own share first, in order, then what others have left. So
+// a thread that loses its processor for a while is not waited for, and one that keeps it reads the same memory each
+// time.
+class Pieces {
+  public:
+    // Pieces of `size`, a multiple of `grain`, as shares are.
+    Pieces(long count, long grain, long size, int threads) : size_(size), left_(threads) {
+        for (int thread = 0; thread < threads; ++thread) {
+            const Share own = share(count, grain, thread, threads);
+            left_[thread].next.store(own.begin, std::memory_order_relaxed);
+            left_[thread].end = own.end;
+        }
+    }
+
+    // Calls task(begin, end) for the pieces that this thread gets.
+    template <class Task>
+    void take(int thread, const Task& task) {
+        const int threads = static_cast<int>(left_.size());
+        for (int turn = 0; turn < threads; ++turn) {
+            Left& left = left_[(thread + turn) % threads];
+            while (left.next.load(std::memory_order_relaxed) < left.end) {
+                const long begin = left.next.fetch_add(size_, std::memory_order_relaxed);
+                if (begin < left.end) task(begin, begin + size_ < left.end ? begin + size_ : left.end);
+            }
+        }
+    }
+
+  private:
+    struct alignas(64) Left {
+        std::atomic<long> next{0};
+        long end = 0;
+    };
+    long size_;
+    std::vector<Left> left_;
+};
+
+}  // namespace ossia

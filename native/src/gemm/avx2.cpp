@@ -1,0 +1,113 @@
+// AVX2 with FMA: products of many tokens.
+#include "gemm/gemm.hpp"
+
+#include <immintrin.h>
+
+#include <cstring>
+
+namespace ossia {
+namespace {
+
+struct Bits;
+
+struct Vec {
+    static constexpr int kWidth = 8;
+    static constexpr int kWordGroups = 2, kWordTokens = 4;  // their sums as integers fill half of the registers
+    static constexpr int kFloatGroups = 2, kFloatTokens = 6;
+    __m256 v;
+
+    static Vec zero() { return {_mm256_setzero_ps()}; }
+    static Vec fill(float value) { return {_mm256_set1_ps(value)}; }
+    static Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
+    static Vec load(const bf16* p) {
+        const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+        return {_mm256_castsi256_ps(_mm256_slli_epi32(words, 16))};
+    }
+    static Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+    static Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
+    static Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
+    friend Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
+    friend Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
+    friend Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
+    friend Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
+    static void separate(Vec a, Vec b, Vec& even, Vec& odd) {
+        const auto ordered = [](__m256 pairs) {
+            return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(pairs), _MM_SHUFFLE(3, 1, 2, 0)));
+        };
+        even.v = ordered(_mm256_shuffle_ps(a.v, b.v, _MM_SHUFFLE(2, 0, 2, 0)));
+        odd.v = ordered(_mm256_shuffle_ps(a.v, b.v, _MM_SHUFFLE(3, 1, 3, 1)));
+    }
+    float first() const { return _mm256_cvtss_f32(v); }
+    void store(float* p) const { _mm256_storeu_ps(p, v); }
+    inline Bits round() const;
+};
+
+struct Bits {
+    __m256i v;
+
+    static Bits fill(std::int32_t value) { return {_mm256_set1_epi32(value)}; }
+    static Bits of(Vec value) { return {_mm256_castps_si256(value.v)}; }
+    static Bits load(const void* p) { return {_mm256_loadu_si256(static_cast<const __m256i*>(p))}; }
+    static Bits repeat(const void* p) {
+        std::int32_t value;
+        std::memcpy(&value, p, sizeof value);
+        return fill(value);
+    }
+    static Bits max(Bits a, Bits b) { return {_mm256_max_epi32(a.v, b.v)}; }
+    static Bits dot(Bits sum, Bits a, Bits b) { return sum + Bits{_mm256_madd_epi16(a.v, b.v)}; }
+    static Bits pair(Bits low, Bits high) { return {_mm256_blend_epi16(low.v, _mm256_slli_epi32(high.v, 16), 0xAA)}; }
+    friend Bits operator&(Bits a, Bits b) { return {_mm256_and_si256(a.v, b.v)}; }
+    friend Bits operator+(Bits a, Bits b) { return {_mm256_add_epi32(a.v, b.v)}; }
+    friend Bits operator-(Bits a, Bits b) { return {_mm256_sub_epi32(a.v, b.v)}; }
+    Bits operator<<(int count) const { return {_mm256_slli_epi32(v, count)}; }
+    Bits operator>>(int count) const { return {_mm256_srli_epi32(v, count)}; }
+    Vec as_floats() const { return {_mm256_castsi256_ps(v)}; }
+    Vec to_floats() const { return {_mm256_cvtepi32_ps(v)}; }
+    std::int32_t largest() const {
+        __m128i most = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+        most = _mm_max_epi32(most, _mm_shuffle_epi32(most, _MM_SHUFFLE(1, 0, 3, 2)));
+        return _mm_cvtsi128_si32(_mm_max_epi32(most, _mm_shuffle_epi32(most, _MM_SHUFFLE(2, 3, 0, 1))));
+    }
+    void store(void* p) const { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
+
+    template <class Element>
+    static void transpose(const Element* const* rows, long from, Bits* out) {
+        const auto piece = [&](int row) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[row] + from)); };
+        const auto two = [&](int row) {
+            return _mm256_inserti128_si256(_mm256_castsi128_si256(piece(row)), piece(row + 4), 1);
+        };
+        const __m256i part[4] = {two(0), two(1), two(2), two(3)};
+        const __m256i low01 = _mm256_unpacklo_epi32(part[0], part[1]), high01 = _mm256_unpackhi_epi32(part[0], part[1]);
+        const __m256i low23 = _mm256_unpacklo_epi32(part[2], part[3]), high23 = _mm256_unpackhi_epi32(part[2], part[3]);
+        out[0].v = _mm256_unpacklo_epi64(low01, low23);
+        out[1].v = _mm256_unpackhi_epi64(low01, low23);
+        out[2].v = _mm256_unpacklo_epi64(high01, high23);
+        out[3].v = _mm256_unpackhi_epi64(high01, high23);
+    }
+
+    Bits twice_codes(int k) const {
+        const __m256i table =
+            _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
+        const __m256i codes = _mm256_and_si256(_mm256_srli_epi16(v, 4 * k), _mm256_set1_epi16(15));
+        // Each code looked up in the upper byte of its word, which then moves down with its sign.
+        return {_mm256_srai_epi16(_mm256_shuffle_epi8(table, _mm256_slli_epi16(codes, 8)), 8)};
+    }
+
+    static void store_pairs(const Bits* integers, std::int16_t* out) {
+        for (int i = 0; i < 4; i += 2) {
+            const __m256i low = _mm256_permute2x128_si256(integers[i].v, integers[i + 1].v, 0x20);
+            const __m256i high = _mm256_permute2x128_si256(integers[i].v, integers[i + 1].v, 0x31);
+            pair({low}, {high}).store(out + i * 8);
+        }
+    }
+};
+
+Bits Vec::round() const { return {_mm256_cvtps_epi32(v)}; }
+
+#include "gemm/gemm.inl"
+
+}  // namespace
+
+const Gemm& gemm_avx2() { return kGemm; }
+
+}  // namespace ossia

@@ -1,0 +1,114 @@
+// AVX-512 with VNNI: products of many tokens.
+#include "gemm/gemm.hpp"
+
+#include <immintrin.h>
+
+#include <cstring>
+
+namespace ossia {
+namespace {
+
+struct Bits;
+
+struct Vec {
+    static constexpr int kWidth = 16;
+    static constexpr int kWordGroups = 2, kWordTokens = 6;  // their sums, as integers and as floats, fill 24 registers
+    static constexpr int kFloatGroups = 4, kFloatTokens = 6;
+    __m512 v;
+
+    static Vec zero() { return {_mm512_setzero_ps()}; }
+    static Vec fill(float value) { return {_mm512_set1_ps(value)}; }
+    static Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+    static Vec load(const bf16* p) {
+        const __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+        return {_mm512_castsi512_ps(_mm512_slli_epi32(words, 16))};
+    }
+    static Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+    static Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
+    static Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
+    friend Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
+    friend Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
+    friend Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+    friend Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
+    // The even and the odd elements of a, then b.
+    static void separate(Vec a, Vec b, Vec& even, Vec& odd) {
+        const __m512i places = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+        even.v = _mm512_permutex2var_ps(a.v, places, b.v);
+        odd.v = _mm512_permutex2var_ps(a.v, _mm512_or_si512(places, _mm512_set1_epi32(1)), b.v);
+    }
+    float first() const { return _mm512_cvtss_f32(v); }
+    void store(float* p) const { _mm512_storeu_ps(p, v); }
+    inline Bits round() const;
+};
+
+struct Bits {
+    __m512i v;
+
+    static Bits fill(std::int32_t value) { return {_mm512_set1_epi32(value)}; }
+    static Bits of(Vec value) { return {_mm512_castps_si512(value.v)}; }
+    static Bits load(const void* p) { return {_mm512_loadu_si512(p)}; }
+    static Bits repeat(const void* p) {
+        std::int32_t value;
+        std::memcpy(&value, p, sizeof value);
+        return fill(value);
+    }
+    static Bits max(Bits a, Bits b) { return {_mm512_max_epi32(a.v, b.v)}; }
+    static Bits dot(Bits sum, Bits a, Bits b) { return {_mm512_dpwssd_epi32(sum.v, a.v, b.v)}; }
+    static Bits pair(Bits low, Bits high) {
+        return {_mm512_mask_blend_epi16(0xAAAAAAAA, low.v, _mm512_slli_epi32(high.v, 16))};
+    }
+    friend Bits operator&(Bits a, Bits b) { return {_mm512_and_si512(a.v, b.v)}; }
+    friend Bits operator+(Bits a, Bits b) { return {_mm512_add_epi32(a.v, b.v)}; }
+    friend Bits operator-(Bits a, Bits b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+    Bits operator<<(int count) const { return {_mm512_slli_epi32(v, count)}; }
+    Bits operator>>(int count) const { return {_mm512_srli_epi32(v, count)}; }
+    Vec as_floats() const { return {_mm512_castsi512_ps(v)}; }
+    Vec to_floats() const { return {_mm512_cvtepi32_ps(v)}; }
+    std::int32_t largest() const { return _mm512_reduce_max_epi32(v); }
+    void store(void* p) const { _mm512_storeu_si512(p, v); }
+
+    // out[i]: 32-bit word i of the 16 bytes at element `from` of each of 16 rows.
+    template <class Element>
+    static void transpose(const Element* const* rows, long from, Bits* out) {
+        const auto piece = [&](int row) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[row] + from)); };
+        __m512i part[4];
+        for (int i = 0; i < 4; ++i) {
+            part[i] = _mm512_castsi128_si512(piece(i));
+            part[i] = _mm512_inserti32x4(part[i], piece(4 + i), 1);
+            part[i] = _mm512_inserti32x4(part[i], piece(8 + i), 2);
+            part[i] = _mm512_inserti32x4(part[i], piece(12 + i), 3);
+        }
+        const __m512i low01 = _mm512_unpacklo_epi32(part[0], part[1]), high01 = _mm512_unpackhi_epi32(part[0], part[1]);
+        const __m512i low23 = _mm512_unpacklo_epi32(part[2], part[3]), high23 = _mm512_unpackhi_epi32(part[2], part[3]);
+        out[0].v = _mm512_unpacklo_epi64(low01, low23);
+        out[1].v = _mm512_unpackhi_epi64(low01, low23);
+        out[2].v = _mm512_unpacklo_epi64(high01, high23);
+        out[3].v = _mm512_unpackhi_epi64(high01, high23);
+    }
+
+    // Pairs of twice the values of codes k and k + 4 of each eight. The table is doubled: the fifth bit of an index
+    // needs no mask.
+    Bits twice_codes(int k) const {
+        alignas(64) static constexpr std::int16_t kTwice[32] = {0,  1,  2,  3,  4,   6,  8,  12, 0,  -1, -2,
+                                                                -3, -4, -6, -8, -12, 0,  1,  2,  3,  4,  6,
+                                                                8,  12, 0,  -1, -2,  -3, -4, -6, -8, -12};
+        return {_mm512_permutexvar_epi16(_mm512_srli_epi16(v, 4 * k), _mm512_load_si512(kTwice))};
+    }
+
+    // A block's 32 integers as words, columns k and k + 4 of every eight together.
+    static void store_pairs(const Bits* integers, std::int16_t* out) {
+        const __m512i low = _mm512_shuffle_i32x4(integers[0].v, integers[1].v, 0x88);
+        const __m512i high = _mm512_shuffle_i32x4(integers[0].v, integers[1].v, 0xDD);
+        pair({low}, {high}).store(out);
+    }
+};
+
+Bits Vec::round() const { return {_mm512_cvtps_epi32(v)}; }
+
+#include "gemm/gemm.inl"
+
+}  // namespace
+
+const Gemm& gemm_avx512() { return kGemm; }
+
+}  // namespace ossia

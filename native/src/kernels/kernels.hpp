@@ -1,0 +1,155 @@
+// The inner loops, in one form for each instruction set. A form owns rows [begin, end) of its output and nothing else,
+// and sums each row in an order that depends on neither the threads nor the number of tokens: the same bits, alone and
+// in a batch.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace ossia {
+
+using bf16 = std::uint16_t;  // the upper half of a float32
+
+// Static, so that each form has its own: a shared one could be compiled with instructions that another's processor
+// lacks.
+static inline std::int32_t bits_of(float value) {
+    std::int32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+static inline float float_of(std::int32_t bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+static inline float widen(float value) { return value; }
+static inline float widen(std::int8_t value) { return value; }
+static inline float widen(bf16 value) {
+    return float_of(static_cast<std::int32_t>(static_cast<std::uint32_t>(value) << 16));
+}
+
+// A dense matrix: element (r, c) at r * stride + c, or at c * stride + r if it lies transposed, as GPT-2's do on disk.
+template <class Weight>
+struct Dense {
+    const Weight* data;
+    long stride;
+    long cols;
+    bool transposed;
+};
+
+// A matrix of int8 codes: `groups` scales a row, each of `group` columns or of what is left of them.
+struct Int8 {
+    const std::int8_t* codes;
+    const float* scales;
+    long cols, group, groups;
+};
+
+// Tokens as the int8 kernels read them: words that count a power of two, one for each group of columns, so that a
+// bfloat16 is exact unless it is 128 times smaller than its group's largest.
+struct Words {
+    const std::int16_t* words;  // (tokens, stride) at a multiple of 64 bytes, zeros behind each token's columns
+    const float* scales;        // (tokens, groups), NaN where the group holds NaN or infinity
+    long stride, groups;
+};
+constexpr long kWordsAtOnce = 32;  // a stride is a multiple of it
+
+// Rows of an MXFP4 matrix: cols/2 bytes of codes and cols/32 bytes of scales each.
+struct Packed {
+    const std::uint8_t* blocks;
+    const std::uint8_t* scales;
+    long cols;
+};
+
+// What attention over the pages of one sequence reads.
+template <class Element>
+struct Cache {
+    const Element* keys;  // (pages, page_size, kv_heads, head_dim)
+    const Element* values;
+    const float* key_scales;  // (pages, page_size, kv_heads), of int8 only
+    const float* value_scales;
+    const std::int32_t* pages;  // the sequence's row of the page table
+    long page_size, kv_heads, head_dim;
+};
+
+// Attention under one key head. Queries and sinks are multiplied by log2(e), and queries by 1/sqrt(head_dim).
+template <class Element>
+struct Attend {
+    // One query token, its heads q (group, head_dim), over positions [first, last): out (group, head_dim) is the sum of
+    // 2^(score - maximum) * value, and totals (group,) that of 2^(score - maximum).
+    void (*token)(const Cache<Element>&, const float* q, long group, long kv_head, long first, long last, float* maxima,
+                  float* totals, float* out);
+
+    // Query tokens at `position` and after, q (queries, group, head_dim): out alike. `window` 0 is none; sinks (group,)
+    // or null.
+    void (*block)(const Cache<Element>&, const float* q, const float* sinks, long group, long queries, long kv_head,
+                  long position, long window, float* scratch, float* out);
+};
+
+// What lies between the matrix products, of numbers in memory of type Element; see rowwise.inl.
+template <class Element>
+struct Rowwise {
+    void (*rms_norm)(const Element* x, const Element* weight, Element* y, long size, float eps,
+                     bool round_before_weight);
+    void (*layer_norm)(const Element* x, const Element* weight, const Element* bias, Element* y, long size, float eps);
+    void (*rotate)(const Element* x, const float* cosines, const float* sines, Element* y, long half);
+    void (*gelu)(const Element* x, Element* y, long count);
+    void (*swiglu)(const Element* gate, const Element* up, Element* y, long count);
+    void (*clamped_swiglu)(const Element* gate, const Element* up, Element* y, long count, float limit, float alpha);
+    void (*finish)(const float* x, const Element* bias, const Element* residual, Element* y, long count);
+};
+
+struct Kernels {
+    const char* name;
+
+    // y[t * y_stride + r] = sum_c w[r][c] * x[t * cols + c]
+    void (*dense_bf16)(const Dense<bf16>&, const float* x, long tokens, float* y, long y_stride, long begin, long end);
+    void (*dense_f32)(const Dense<float>&, const float* x, long tokens, float* y, long y_stride, long begin, long end);
+
+    // The same of words in the groups of the matrix, or, if `add`, y gains it.
+    void (*dense_int8)(const Int8&, const Words& x, long tokens, bool add, float* y, long y_stride, long begin,
+                       long end);
+
+    // A token's words, up to the next multiple of kWordsAtOnce, and its scales. What rounding leaves goes to `rest`
+    // (cols,), unless that is null.
+    void (*words_bf16)(const bf16* x, long cols, long group, std::int16_t* words, float* scales, float* rest);
+    void (*words_f32)(const float* x, long cols, long group, std::int16_t* words, float* scales, float* rest);
+
+    // A row's nearest codes and scales; false, and something, if it holds NaN or infinity.
+    bool (*codes_bf16)(const bf16* x, long cols, long group, std::int8_t* codes, float* scales);
+    bool (*codes_f32)(const float* x, long cols, long group, std::int8_t* codes, float* scales);
+
+    std::uint64_t (*sum)(const std::uint64_t* words, long count);
+
+    // Activations as the packed kernel reads them: int16 with one scale a token, in a form of its own,
+    // `quantized_size(cols)` words at a multiple of 64 bytes. What the rounding left goes to `rest` (cols,) if it is
+    // not null. A token with NaN or infinity gets a NaN scale.
+    long (*quantized_size)(long cols);
+    void (*quantize)(const float* x, long cols, std::int16_t* words, float* scale, float* rest);
+
+    // y[t][r - begin] for `tokens` pointers to quantized tokens.
+    void (*packed)(const Packed&, const std::int16_t* const* words, const float* scales, long tokens, float* const* y,
+                   long begin, long end);
+
+    // y = scale * x (dim,), its pairs (i, i + dim/2) turned first unless there are no cosines.
+    void (*turn_bf16)(const bf16* x, const float* cosines, const float* sines, long dim, float scale, float* y);
+    void (*turn_f32)(const float* x, const float* cosines, const float* sines, long dim, float scale, float* y);
+
+    long (*attend_scratch)(long rows, long head_dim);  // floats that `block` takes for queries * group rows
+    Attend<bf16> attend_bf16;
+    Attend<float> attend_f32;
+    Attend<std::int8_t> attend_int8;
+
+    Rowwise<bf16> rowwise_bf16;
+    Rowwise<float> rowwise_f32;
+
+    // One table by the type of a pointer.
+    const Rowwise<bf16>& rowwise(const bf16*) const { return rowwise_bf16; }
+    const Rowwise<float>& rowwise(const float*) const { return rowwise_f32; }
+};
+
+const Kernels& kernels_portable();
+const Kernels& kernels_avx2();
+const Kernels& kernels_avx512();
+const Kernels& kernels_neon();
+
+}  // namespace ossia

@@ -1,0 +1,287 @@
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+
+#include "core/numbers.hpp"
+
+namespace ossia {
+
+namespace {
+
+// Rows, heads times queries, that share one pass over keys: enough that a key is seldom read, few enough for the second
+// cache.
+constexpr long kBlockRows = 192;
+// Keys of one query that are one task: long texts keep all threads busy, and how a sum is cut depends on no number of
+// them.
+constexpr long kPartKeys = 1024;
+
+constexpr float kLog2E = 1.44269504f;
+
+// One sequence of a step: its new tokens are `count`, packed from `token` on, and the first stands at `position`.
+struct Sequence {
+    const std::int32_t* pages;
+    long token, count, position;
+};
+
+// Queries [query, query + queries) of a sequence under one key head over positions [first, last); a single query's
+// result is part number `part`, to be joined with others.
+struct Task {
+    const Sequence* sequence;
+    long query, queries, kv_head, first, last;
+    long part;  // -1: a block of queries
+
+    long cost() const { return queries * (last - first); }
+};
+
+// What a single query's head group found in one part.
+struct Parts {
+    std::vector<float> maxima, totals;  // (parts, group)
+    std::vector<float> sums;            // (parts, group, head_dim)
+};
+
+// Checks all that a step will read and write, so that no page table leads out of the pool.
+std::vector<Sequence> sequences(const Machine::Paged& p, long tokens) {
+    std::vector<Sequence> found;
+    long token = 0;
+    for (long s = 0; s < p.sequences; ++s) {
+        const std::int32_t* pages = p.page_table + s * p.columns;
+        const long length = p.lengths[s], count = p.query_lengths[s];
+        if (count < 0 || count > length || length > p.columns * p.page_size)
+            throw std::out_of_range("a sequence is longer than its page table");
+        if (count == 0) continue;
+        if (count > tokens - token) throw std::out_of_range("query lengths add up to more than the tokens");
+        const long oldest = p.window ? std::max(0L, length - count - p.window + 1) : 0;
+        for (long page = oldest / p.page_size; page * p.page_size < length; ++page)
+            if (pages[page] < 0 || pages[page] >= p.pages) throw std::out_of_range("a visible page is missing");
+        found.push_back({pages, token, count, length - count});
+        token += count;
+    }
+    if (token != tokens) throw std::out_of_range("query lengths add up to less than the tokens");
+    return found;
+}
+
+inline void store(const float* x, long count, bf16* y, float*) {
+    for (long i = 0; i < count; ++i) narrow(x[i], y + i);
+}
+inline void store(const float* x, long count, float* y, float*) { std::copy_n(x, count, y); }
+
+// The largest magnitude becomes 127; what holds NaN or infinity becomes all NaN.
+inline void store(const float* x, long count, std::int8_t* y, float* scale) {
+    float largest = 0;
+    bool finite = true;
+    for (long i = 0; i < count; ++i) {
+        largest = std::max(largest, std::fabs(x[i]));
+        finite = finite && std::isfinite(x[i]);
+    }
+    *scale = finite ? largest / 127 : std::numeric_limits<float>::quiet_NaN();
+    if (!(*scale > 0)) return static_cast<void>(std::fill_n(y, count, std::int8_t{0}));
+    for (long i = 0; i < count; ++i)
+        y[i] = static_cast<std::int8_t>(std::min(127.0f, std::max(-127.0f, std::nearbyint(x[i] / *scale))));
+}
+
+}  // namespace
+
+template <class Element, class Stored>
+class PagedAttention {
+  public:
+    using Turn = void (*)(const Element*, const float*, const float*, long, float, float*);
+
+    PagedAttention(const Machine::Paged& p, const Kernels& kernels, const Attend<Stored>& attend, Turn turn,
+                   const Element* q, const Element* k, const Element* v, Element* y, long tokens)
+        : p_(p),
+          kernels_(kernels),
+          attend_(attend),
+          turn_(turn),
+          q_(q),
+          k_(k),
+          v_(v),
+          y_(y),
+          group_(p.heads / p.kv_heads),
+          sequences_(sequences(p, tokens)),
+          sinks_(p.sinks ? p.heads : 0) {
+        for (std::size_t h = 0; h < sinks_.size(); ++h)
+            sinks_[h] = read(p.sinks, p.sinks_type, static_cast<long>(h)) * kLog2E;
+        long part = 0;
+        for (const Sequence& sequence : sequences_) part = add_tasks(sequence, part);
+        // The dearest first: whoever is done takes the next, and all end together.
+        std::stable_sort(tasks_.begin(), tasks_.end(),
+                         [](const Task& a, const Task& b) { return a.cost() > b.cost(); });
+        parts_.maxima.resize(part * group_);
+        parts_.totals.resize(part * group_);
+        parts_.sums.resize(part * group_ * p.head_dim);
+    }
+
+    // Multiply-adds, about.
+    long cost() const {
+        long sum = 0;
+        for (const Task& task : tasks_) sum += task.cost();
+        return sum * group_ * p_.head_dim;
+    }
+
+    // This step's keys and values into their pages, those of tokens [begin, end).
+    void append(long begin, long end) const {
+        const long dim = p_.head_dim;
+        std::vector<float> turned(dim);
+        for (const Sequence& s : sequences_)
+            for (long token = std::max(begin, s.token); token < std::min(end, s.token + s.count); ++token) {
+                const long position = s.position + token - s.token;
+                const long slot = s.pages[position / p_.page_size] * p_.page_size + position % p_.page_size;
+                for (long head = 0; head < p_.kv_heads; ++head) {
+                    const long from = (token * p_.kv_heads + head) * dim, to = slot * p_.kv_heads + head;
+                    turn_(k_ + from, cosines(token), sines(token), dim, 1, turned.data());
+                    store(turned.data(), dim, static_cast<Stored*>(p_.keys) + to * dim, at(p_.key_scales, to));
+                    turn_(v_ + from, nullptr, nullptr, dim, 1, turned.data());
+                    store(turned.data(), dim, static_cast<Stored*>(p_.values) + to * dim, at(p_.value_scales, to));
+                }
+            }
+    }
+
+    // Takes tasks until none is left.
+    void attend() {
+        const long dim = p_.head_dim;
+        std::vector<float> q, out, scratch;
+        for (long i; (i = next_.fetch_add(1)) < static_cast<long>(tasks_.size());) {
+            const Task& task = tasks_[i];
+            const Sequence& sequence = *task.sequence;
+            const Cache<Stored> cache{static_cast<const Stored*>(p_.keys),
+                                      static_cast<const Stored*>(p_.values),
+                                      p_.key_scales,
+                                      p_.value_scales,
+                                      sequence.pages,
+                                      p_.page_size,
+                                      p_.kv_heads,
+                                      dim};
+            const long rows = task.queries * group_;
+            q.resize(std::max<long>(q.size(), rows * dim));
+            for (long row = 0; row < rows; ++row) {
+                const long token = sequence.token + task.query + row / group_;
+                turn_(q_ + (token * p_.heads + task.kv_head * group_ + row % group_) * dim, cosines(token),
+                      sines(token), dim, kLog2E / std::sqrt(static_cast<float>(dim)), q.data() + row * dim);
+            }
+            if (task.part >= 0) {
+                attend_.token(cache, q.data(), group_, task.kv_head, task.first, task.last,
+                              &parts_.maxima[task.part * group_], &parts_.totals[task.part * group_],
+                              &parts_.sums[task.part * group_ * dim]);
+                continue;
+            }
+            out.resize(std::max<long>(out.size(), rows * dim));
+            scratch.resize(std::max<long>(scratch.size(), kernels_.attend_scratch(rows, dim)));
+            const float* sinks = sinks_.empty() ? nullptr : sinks_.data() + task.kv_head * group_;
+            attend_.block(cache, q.data(), sinks, group_, task.queries, task.kv_head, sequence.position + task.query,
+                          p_.window, scratch.data(), out.data());
+            for (long query = 0; query < task.queries; ++query)
+                write_out(out.data() + query * group_ * dim, sequence.token + task.query + query, task.kv_head);
+        }
+    }
+
+    // The parts of single queries put together, in order.
+    void join() const {
+        const long dim = p_.head_dim;
+        std::vector<float> out(group_ * dim);
+        for (const Joined& joined : joined_) {
+            for (long g = 0; g < group_; ++g) {
+                // A sink is a score without a value.
+                const float sink =
+                    sinks_.empty() ? -std::numeric_limits<float>::infinity() : sinks_[joined.kv_head * group_ + g];
+                float maximum = sink, total = 0;
+                for (long part = joined.begin; part < joined.end; ++part)
+                    maximum = std::max(parts_.maxima[part * group_ + g], maximum);
+                if (!sinks_.empty()) total = std::exp2(sink - maximum);
+                float* sum = out.data() + g * dim;
+                std::fill_n(sum, dim, 0.0f);
+                for (long part = joined.begin; part < joined.end; ++part) {
+                    const float fade = std::exp2(parts_.maxima[part * group_ + g] - maximum);
+                    const float* of_part = &parts_.sums[(part * group_ + g) * dim];
+                    total += parts_.totals[part * group_ + g] * fade;
+                    for (long d = 0; d < dim; ++d) sum[d] += of_part[d] * fade;
+                }
+                for (long d = 0; d < dim; ++d) sum[d] /= total;
+            }
+            write_out(out.data(), joined.token, joined.kv_head);
+        }
+    }
+
+  private:
+    // The parts [begin, end) of one token under one key head.
+    struct Joined {
+        long token, kv_head, begin, end;
+    };
+
+    // Returns the number of the next part. One query has too few rows for a block unless heads are many.
+    long add_tasks(const Sequence& sequence, long part) {
+        const auto oldest = [&](long position) { return p_.window ? std::max(0L, position - p_.window + 1) : 0; };
+        const long step = std::max(1L, kBlockRows / group_);
+        for (long kv_head = 0; kv_head < p_.kv_heads; ++kv_head) {
+            if (sequence.count > 1) {
+                for (long query = 0; query < sequence.count; query += step) {
+                    const long queries = std::min(step, sequence.count - query), position = sequence.position + query;
+                    tasks_.push_back({&sequence, query, queries, kv_head, oldest(position), position + queries, -1});
+                }
+                continue;
+            }
+            const long begin = part, last = sequence.position + 1;
+            for (long first = oldest(sequence.position); first < last; ++part) {
+                const long end = std::min(last, (first / kPartKeys + 1) * kPartKeys);
+                tasks_.push_back({&sequence, 0, 1, kv_head, first, end, part});
+                first = end;
+            }
+            joined_.push_back({sequence.token, kv_head, begin, part});
+        }
+        return part;
+    }
+
+    void write_out(const float* out, long token, long kv_head) const {
+        store(out, group_ * p_.head_dim, y_ + (token * p_.heads + kv_head * group_) * p_.head_dim, nullptr);
+    }
+
+    // Null stays null.
+    template <class T>
+    static T* at(T* data, long i) {
+        return data ? data + i : nullptr;
+    }
+    const float* cosines(long token) const { return at(p_.cosines, token * (p_.head_dim / 2)); }
+    const float* sines(long token) const { return at(p_.sines, token * (p_.head_dim / 2)); }
+
+    const Machine::Paged& p_;
+    const Kernels& kernels_;
+    const Attend<Stored>& attend_;
+    const Turn turn_;
+    const Element *q_, *k_, *v_;
+    Element* y_;
+    const long group_;
+    const std::vector<Sequence> sequences_;
+    std::vector<float> sinks_;
+    std::vector<Task> tasks_;
+    std::vector<Joined> joined_;
+    Parts parts_;
+    std::atomic<long> next_{0};
+};
+
+template <class Element, class Stored>
+void Machine::paged_attention_of(const Paged& p, const Attend<Stored>& attend,
+                                 void (*turn)(const Element*, const float*, const float*, long, float, float*),
+                                 const void* q, const void* k, const void* v, void* y, long tokens) {
+    PagedAttention<Element, Stored> step(p, kernels_, attend, turn, static_cast<const Element*>(q),
+                                         static_cast<const Element*>(k), static_cast<const Element*>(v),
+                                         static_cast<Element*>(y), tokens);
+    run_if_large(tokens * p.kv_heads * p.head_dim, [&](int thread, int threads) {
+        const Share mine = share(tokens, 1, thread, threads);
+        step.append(mine.begin, mine.end);
+    });
+    run_if_large(step.cost(), [&](int, int) { step.attend(); });
+    step.join();
+}
+
+void Machine::paged_attention(const Paged& p, const void* q, const void* k, const void* v, void* y, Type type,
+                              long tokens) {
+    const Kernels& kernels = kernels_;
+    if (type == Type::bf16 && p.key_scales)
+        return paged_attention_of(p, kernels.attend_int8, kernels.turn_bf16, q, k, v, y, tokens);
+    if (type == Type::bf16) return paged_attention_of(p, kernels.attend_bf16, kernels.turn_bf16, q, k, v, y, tokens);
+    if (p.key_scales) return paged_attention_of(p, kernels.attend_int8, kernels.turn_f32, q, k, v, y, tokens);
+    return paged_attention_of(p, kernels.attend_f32, kernels.turn_f32, q, k, v, y, tokens);
+}
+
+}  // namespace ossia

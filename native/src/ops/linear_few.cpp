@@ -1,0 +1,206 @@
+// Linear layers over few tokens: a weight is multiplied as it lies.
+#include <algorithm>
+#include <memory>
+
+#include "core/numbers.hpp"
+
+namespace ossia {
+
+namespace {
+
+constexpr long kGrain = 16;    // rows
+constexpr long kColumns = 96;  // of a transposed matrix that are summed at a time
+
+long size_of(Type type) { return type == Type::int8 ? 1 : type == Type::bf16 ? 2 : 4; }
+
+// Rows that one thread takes at a time: 128 KB, which memory delivers in ten times what taking costs.
+long piece(const Machine::Linear& w) {
+    const long rows = (1L << 17) / (size_of(w.weight_type) * std::max(w.cols, 1L));
+    return std::max(rows / kGrain * kGrain, kGrain);
+}
+
+// Few tokens as the kernels read them: floats, or words where weights are int8. Words are finer than bfloat16, but not
+// than float32: of float32 what remains is made words too, and its products are added.
+class Inputs {
+  public:
+    Inputs(const Kernels& kernels, const Machine::Linear& w, const void* x, Type type, long tokens) {
+        if (w.weight_type != Type::int8) {
+            floats_ = floats(x, type, tokens * w.cols, storage_);
+            return;
+        }
+        const long groups = int8_of(w).groups, stride = (w.cols + kWordsAtOnce - 1) / kWordsAtOnce * kWordsAtOnce;
+        const int parts = type == Type::f32 ? 2 : 1;
+        words_ = lines<std::int16_t>(parts * tokens * stride);
+        scales_.reset(new float[parts * tokens * groups]);
+        for (int part = 0; part < parts; ++part)
+            words_of_.push_back(
+                {words_.get() + part * tokens * stride, scales_.get() + part * tokens * groups, stride, groups});
+        if (type == Type::f32) storage_.resize(w.cols);
+        for (long t = 0; t < tokens; ++t) {
+            std::int16_t* const words = words_.get() + t * stride;
+            float* const scales = scales_.get() + t * groups;
+            if (type == Type::bf16) {
+                kernels.words_bf16(static_cast<const bf16*>(x) + t * w.cols, w.cols, w.group, words, scales, nullptr);
+                continue;
+            }
+            kernels.words_f32(static_cast<const float*>(x) + t * w.cols, w.cols, w.group, words, scales,
+                              storage_.data());
+            kernels.words_f32(storage_.data(), w.cols, w.group, words + tokens * stride, scales + tokens * groups,
+                              nullptr);
+        }
+    }
+
+    const float* as_floats() const { return floats_; }
+    const std::vector<Words>& words() const { return words_of_; }
+
+  private:
+    std::vector<float> storage_;
+    const float* floats_ = nullptr;
+    Lines<std::int16_t> words_;
+    std::unique_ptr<float[]> scales_;
+    std::vector<Words> words_of_;
+};
+
+void products_of(const Kernels& kernels, const Machine::Linear& w, const Inputs& inputs, float* products, long tokens,
+                 Share rows) {
+    const float* x = inputs.as_floats();
+    if (w.weight_type == Type::int8) {
+        bool add = false;
+        for (const Words& words : inputs.words()) {
+            kernels.dense_int8(int8_of(w), words, tokens, add, products, w.rows, rows.begin, rows.end);
+            add = true;
+        }
+    } else if (w.weight_type == Type::bf16) {
+        const Dense<bf16> matrix{static_cast<const bf16*>(w.weight), w.stride, w.cols, w.transposed};
+        kernels.dense_bf16(matrix, x, tokens, products, w.rows, rows.begin, rows.end);
+    } else {
+        const Dense<float> matrix{static_cast<const float*>(w.weight), w.stride, w.cols, w.transposed};
+        kernels.dense_f32(matrix, x, tokens, products, w.rows, rows.begin, rows.end);
+    }
+}
+
+// Rows [begin, end) of y = x w + bias + residual.
+template <class Out>
+void linear_rows(const Kernels& kernels, const Machine::Linear& w, const Inputs& x, float* products, long tokens,
+                 Share rows) {
+    products_of(kernels, w, x, products, tokens, rows);
+    Out* y = static_cast<Out*>(w.y);
+    if (static_cast<void*>(products) == w.y && !w.bias && !w.residual) return;
+    const Out *bias = static_cast<const Out*>(w.bias), *residual = static_cast<const Out*>(w.residual);
+    for (long t = 0; t < tokens; ++t) {
+        const long at = t * w.rows + rows.begin;
+        kernels.rowwise(y).finish(products + at, bias ? bias + rows.begin : nullptr, residual ? residual + at : nullptr,
+                                  y + at, rows.end - rows.begin);
+    }
+}
+
+// The transposed matrix that begins at `first` and goes on in those after it, as GPT-2's queries, keys and values lie:
+// its rows.
+template <class Weight>
+long rows_together(const std::vector<Machine::Linear>& matrices, std::size_t first, std::size_t* last) {
+    const Machine::Linear& w = matrices[first];
+    long rows = 0;
+    for (*last = first; *last < matrices.size(); ++*last) {
+        const Machine::Linear& next = matrices[*last];
+        if (next.weight != static_cast<const Weight*>(w.weight) + rows || next.stride != w.stride) break;
+        rows += next.rows;
+    }
+    return rows;
+}
+
+// sums (rows) = columns [first, first + count) of the matrices, one below the other, times those of x.
+template <class Weight>
+void add_columns(const Kernels& kernels, const std::vector<Machine::Linear>& matrices, const float* x, long first,
+                 long count, float* sums) {
+    for (std::size_t i = 0, last = 0; i < matrices.size(); i = last) {
+        const Machine::Linear& w = matrices[i];
+        const long rows = rows_together<Weight>(matrices, i, &last);
+        const Dense<Weight> part{static_cast<const Weight*>(w.weight) + first * w.stride, w.stride, count, true};
+        if constexpr (sizeof(Weight) == sizeof(bf16)) {
+            kernels.dense_bf16(part, x + first, 1, sums, rows, 0, rows);
+        } else {
+            kernels.dense_f32(part, x + first, 1, sums, rows, 0, rows);
+        }
+        sums += rows;
+    }
+}
+
+}  // namespace
+
+// Of a transposed matrix a column is what lies together: the threads take columns, a fixed number at a time, and what
+// these come to is added up in their order, whichever thread took them.
+void Machine::linear_transposed(const std::vector<Linear>& matrices, const float* x, long tokens) {
+    const long cols = matrices.front().cols, parts = (cols + kColumns - 1) / kColumns;
+    long rows = 0;
+    for (const Linear& w : matrices) rows += w.rows;
+    const std::unique_ptr<float[]> sums(new float[parts * tokens * rows]);
+    Pieces pieces(parts, 1, 1, threads_for(rows * cols));
+    run_if_large(rows * cols, [&](int thread, int) {
+        pieces.take(thread, [&](long part, long) {
+            const long first = part * kColumns, count = std::min(kColumns, cols - first);
+            for (long t = 0; t < tokens; ++t) {
+                float* to = sums.get() + (part * tokens + t) * rows;
+                if (matrices.front().weight_type == Type::bf16) {
+                    add_columns<bf16>(kernels_, matrices, x + t * cols, first, count, to);
+                } else {
+                    add_columns<float>(kernels_, matrices, x + t * cols, first, count, to);
+                }
+            }
+        });
+    });
+    run_if_large(rows * cols, [&](int thread, int threads) {
+        long above = 0;
+        for (const Linear& w : matrices) {
+            const Share mine = share(w.rows, kGrain, thread, threads);
+            for (long t = 0; t < tokens; ++t) {
+                float* total = sums.get() + t * rows + above + mine.begin;
+                for (long part = 1; part < parts; ++part)
+                    for (long r = 0; r < mine.end - mine.begin; ++r) total[r] += total[part * tokens * rows + r];
+                with_type(w.y_type, [&](auto element) {
+                    using Out = decltype(element);
+                    const long at = t * w.rows + mine.begin;
+                    const Out *bias = static_cast<const Out*>(w.bias), *residual = static_cast<const Out*>(w.residual);
+                    kernels_.rowwise(&element).finish(total, bias ? bias + mine.begin : nullptr,
+                                                      residual ? residual + at : nullptr, static_cast<Out*>(w.y) + at,
+                                                      mine.end - mine.begin);
+                });
+            }
+            above += w.rows;
+        }
+    });
+}
+
+void Machine::linear_few(const std::vector<Linear>& matrices, const void* x, Type type, long tokens) {
+    const Inputs inputs(kernels_, matrices.front(), x, type, tokens);
+    if (matrices.front().transposed) return linear_transposed(matrices, inputs.as_floats(), tokens);
+    // The products, which float32 takes as they are.
+    long elements = 0, size = 0;
+    for (const Linear& w : matrices) {
+        elements += w.rows * w.cols;
+        if (w.y_type != Type::f32) size += tokens * w.rows;
+    }
+    const std::unique_ptr<float[]> products(new float[size]);
+    std::vector<Pieces> pieces;
+    pieces.reserve(matrices.size());
+    for (const Linear& w : matrices) pieces.emplace_back(w.rows, kGrain, piece(w), threads_for(elements));
+    run_if_large(elements, [&](int thread, int) {
+        float* free = products.get();
+        for (std::size_t i = 0; i < matrices.size(); ++i) {
+            const Linear& w = matrices[i];
+            float* own = static_cast<float*>(w.y);
+            if (w.y_type != Type::f32) {
+                own = free;
+                free += tokens * w.rows;
+            }
+            pieces[i].take(thread, [&](long begin, long end) {
+                if (w.y_type == Type::bf16) {
+                    linear_rows<bf16>(kernels_, w, inputs, own, tokens, {begin, end});
+                } else {
+                    linear_rows<float>(kernels_, w, inputs, own, tokens, {begin, end});
+                }
+            });
+        }
+    });
+}
+
+}  // namespace ossia

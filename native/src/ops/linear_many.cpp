@@ -1,0 +1,51 @@
+// Linear layers over many tokens.
+#include <algorithm>
+
+#include "ops/many.hpp"
+
+namespace ossia {
+
+namespace {
+
+Matrix matrix_of(const Machine::Linear& w) {
+    if (w.weight_type == Type::int8) return int8_of(w);
+    if (w.weight_type == Type::bf16)
+        return Dense<bf16>{static_cast<const bf16*>(w.weight), w.stride, w.cols, w.transposed};
+    return Dense<float>{static_cast<const float*>(w.weight), w.stride, w.cols, w.transposed};
+}
+
+}  // namespace
+
+void Machine::linear_many(const std::vector<Linear>& matrices, const void* x, Type type, long tokens) {
+    const long cols = matrices.front().cols;
+    const bool words = type == Type::bf16 || matrices.front().weight_type == Type::int8;
+    const Format format = !words              ? Format::floats
+                          : type == Type::f32 ? Format::two_words
+                          : gemm_.tiles       ? Format::tiles
+                                              : Format::words;
+    const Vectors inputs = vectors_of(pool_, gemm_, format, x, type, tokens, cols);
+    struct Panel {
+        const Linear& w;
+        long begin;
+    };
+    std::vector<Panel> panels;
+    for (const Linear& w : matrices)
+        for (long begin = 0; begin < w.rows; begin += kPanelRows) panels.push_back({w, begin});
+    // A few items for each thread, where there are so many tokens.
+    const long count = static_cast<long>(panels.size());
+    const long some_tokens = std::clamp(pieces(tokens, pieces(4L * pool_.size(), count)), 24L, kManyTokens);
+    const long size = gemm_.tiles ? pieces(some_tokens, 2 * kTileTokens) * 2 * kTileTokens : some_tokens;
+    each(pool_, count * pieces(tokens, size), [&](long item, Scratch& scratch) {
+        const auto& [w, begin] = panels[item % count];
+        const long rows = std::min(kPanelRows, w.rows - begin);
+        const long first = item / count * size, some = std::min(size, tokens - first);
+        multiply(gemm_, matrix_of(w), inputs, some, [&](long i) { return first + i; }, begin, begin + rows, scratch);
+        const char* bias = static_cast<const char*>(w.bias);
+        if (bias) bias += begin * (w.y_type == Type::bf16 ? sizeof(bf16) : sizeof(float));
+        for (long i = 0; i < some; ++i)
+            finish(kernels_, scratch.tile + i * kPanelRows, bias, w.residual, rows, w.y, w.y_type,
+                   (first + i) * w.rows + begin);
+    });
+}
+
+}  // namespace ossia

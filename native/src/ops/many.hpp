@@ -1,0 +1,187 @@
+// What operations over many tokens share: vectors laid out for the products of gemm.hpp, and work handed out by panels
+// of rows.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <new>
+#include <type_traits>
+
+#include "core/numbers.hpp"
+#include "gemm/gemm.hpp"
+
+namespace ossia {
+
+struct Scratch {
+    alignas(64) char panel[std::max(kPanelBytes, kTileMemoryBytes)];
+    float tile[kManyTokens * kPanelRows];
+    const void* tokens[kManyTokens];
+    float bias[kPanelRows];
+};
+
+// Calls task(item, scratch) for each item, whoever of the threads is free.
+template <class Task>
+void each(Pool& pool, long items, const Task& task) {
+    std::atomic<long> next{0};
+    pool.run([&](int, int) {
+        std::unique_ptr<Scratch> scratch;
+        for (long item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) {
+            if (!scratch) scratch.reset(new Scratch);
+            task(item, *scratch);
+        }
+    });
+}
+
+constexpr long pieces(long count, long size) { return (count + size - 1) / size; }
+
+// Vectors as a product reads them: tiles of bfloat16, words, of float32 also the words of what rounding them left, or
+// floats as they are.
+enum class Format { tiles, words, two_words, floats };
+
+class Vectors {
+  public:
+    Vectors(const Gemm& gemm, Format format, long count, long cols)
+        : gemm_(gemm),
+          format_(format),
+          count_(count),
+          cols_(cols),
+          size_(format == Format::floats  ? cols * static_cast<long>(sizeof(float))
+                : format == Format::tiles ? word_blocks(cols) * kWordBlock * static_cast<long>(sizeof(bf16))
+                                          : words_size(cols)),
+          own_(new (kLine) char[parts() * pieces(count, kTileTokens) * kTileTokens * size_]),
+          data_(own_.get()) {}
+
+    // Floats that lie one after another already.
+    Vectors(const Gemm& gemm, const float* x, long count, long cols)
+        : gemm_(gemm),
+          format_(Format::floats),
+          count_(count),
+          cols_(cols),
+          size_(cols * static_cast<long>(sizeof(float))),
+          data_(reinterpret_cast<const char*>(x)) {}
+
+    int parts() const { return format_ == Format::two_words ? 2 : 1; }
+    bool are_tiles() const { return format_ == Format::tiles; }
+    const void* at(int part, long i) const {
+        return data_ + (part * count_ + i) * size_;
+    }  // of tiles, the first of one
+
+    // Elements [column, column + count) of vector i; `column` is a multiple of kWordBlock, and so is `count` except at
+    // the end.
+    template <class Element>
+    void set(long i, long column, const Element* x, long count) {
+        const long block = column / kWordBlock;
+        if (format_ == Format::tiles) {
+            for (long c = 0; c < count; c += kWordBlock)
+                put(x + c, std::min(kWordBlock, count - c),
+                    own_.get() + place_in_tiles(i, block + c / kWordBlock, word_blocks(cols_)));
+        } else if (format_ == Format::floats) {
+            float* to = reinterpret_cast<float*>(to_part(0, i)) + column;
+            for (long c = 0; c < count; ++c) to[c] = widen(x[c]);
+        } else if (format_ == Format::words) {
+            quantize(x, count, block, to_part(0, i), nullptr);
+        } else {
+            std::unique_ptr<float[]> rest(new float[count]);
+            quantize(x, count, block, to_part(0, i), rest.get());
+            quantize(rest.get(), count, block, to_part(1, i), nullptr);
+        }
+    }
+
+  private:
+    char* to_part(int part, long i) { return own_.get() + (part * count_ + i) * size_; }
+    void quantize(const bf16* x, long count, long block, void* to, float* rest) {
+        gemm_.quantize_bf16(x, count, cols_, block, to, rest);
+    }
+    void quantize(const float* x, long count, long block, void* to, float* rest) {
+        gemm_.quantize_f32(x, count, cols_, block, to, rest);
+    }
+    void put(const bf16* x, long count, void* to) { gemm_.tiles->put_bf16(x, count, to); }
+    void put(const float* x, long count, void* to) { gemm_.tiles->put_f32(x, count, to); }
+
+    struct Free {
+        void operator()(char* data) const { ::operator delete[](data, kLine); }
+    };
+    static constexpr std::align_val_t kLine{64};
+
+    const Gemm& gemm_;
+    Format format_;
+    long count_, cols_, size_;
+    std::unique_ptr<char[], Free> own_;
+    const char* data_;
+};
+
+// `count` vectors of `cols` elements of type `type`: the i-th is row `source(i)` of x, and not read where that is
+// negative.
+template <class Source>
+Vectors vectors_of(Pool& pool, const Gemm& gemm, Format format, const void* x, Type type, long count, long cols,
+                   const Source& source) {
+    Vectors vectors(gemm, format, count, cols);
+    const long step =
+        format == Format::tiles ? kWordBlock : cols;  // what a tile's tokens have side by side is written together
+    each(pool, pieces(count, kTileTokens), [&](long item, Scratch&) {
+        const long first = item * kTileTokens, last = std::min(count, first + kTileTokens);
+        for (long column = 0; column < cols; column += step)
+            for (long i = first; i < last; ++i) {
+                const long row = source(i), size = std::min(step, cols - column);
+                if (row < 0) continue;
+                if (type == Type::bf16) {
+                    vectors.set(i, column, static_cast<const bf16*>(x) + row * cols + column, size);
+                } else {
+                    vectors.set(i, column, static_cast<const float*>(x) + row * cols + column, size);
+                }
+            }
+    });
+    return vectors;
+}
+
+// The vectors x (tokens, cols) of type `type`.
+inline Vectors vectors_of(Pool& pool, const Gemm& gemm, Format format, const void* x, Type type, long tokens,
+                          long cols) {
+    if (format == Format::floats && type == Type::f32) return {gemm, static_cast<const float*>(x), tokens, cols};
+    return vectors_of(pool, gemm, format, x, type, tokens, cols, [](long i) { return i; });
+}
+
+inline auto product(const TileGemm& gemm, const Packed&) { return gemm.packed; }
+inline auto product(const TileGemm& gemm, const Dense<bf16>&) { return gemm.dense; }
+inline auto product(const TileGemm& gemm, const Int8&) { return gemm.int8; }
+inline auto product(const Gemm& gemm, const Packed&) { return gemm.packed; }
+inline auto product(const Gemm& gemm, const Dense<bf16>&) { return gemm.bf16_words; }
+inline auto product(const Gemm& gemm, const Int8&) { return gemm.int8_words; }
+inline auto product(const Gemm& gemm, const Dense<float>&) { return gemm.f32_floats; }
+
+// scratch.tile gets rows [begin, end) of the matrix times vectors of(0) to of(count - 1).
+template <class Of>
+void multiply(const Gemm& gemm, const Matrix& matrix, const Vectors& x, long count, const Of& of, long begin, long end,
+              Scratch& scratch) {
+    if (x.are_tiles()) {
+        std::visit(
+            [&](const auto& w) {
+                if constexpr (!std::is_same_v<decltype(w), const Dense<float>&>)
+                    product(*gemm.tiles, w)(w, x.at(0, of(0)), count, begin, end, scratch.panel, scratch.tile);
+            },
+            matrix);
+        return;
+    }
+    for (int part = 0; part < x.parts(); ++part) {
+        for (long i = 0; i < count; ++i) scratch.tokens[i] = x.at(part, of(i));
+        std::visit(
+            [&](const auto& w) {
+                product(gemm, w)(w, scratch.tokens, count, begin, end, part > 0, scratch.panel, scratch.tile);
+            },
+            matrix);
+    }
+}
+
+// y[at + i] = x[i] + bias[i] + residual[at + i] for i below count, where they are.
+inline void finish(const Kernels& kernels, const float* x, const void* bias, const void* residual, long count, void* y,
+                   Type y_type, long at) {
+    with_type(y_type, [&](auto element) {
+        using Element = decltype(element);
+        const auto *own = static_cast<const Element*>(bias), *added = static_cast<const Element*>(residual);
+        Element* out = static_cast<Element*>(y) + at;
+        kernels.rowwise(out).finish(x, own, added ? added + at : nullptr, out, count);
+    });
+}
+
+}  // namespace ossia
