@@ -1,9 +1,13 @@
-"""What a config costs: parameters, bytes on disk, bytes read per token, KV cache."""
+"""The cost of a config: parameters, FLOPs, checkpoint bytes, bytes read per token, KV cache.
+
+The only counter: records, estimates, reports and measurements take their figures from here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from enum import StrEnum
 from fractions import Fraction
 from math import prod
 
@@ -22,19 +26,33 @@ _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "uint8": 1}
 _MXFP4_BLOCK = 32  # elements that share a scale; two elements to a byte
 
 
+class Part(StrEnum):
+    """The part of a model that a tensor belongs to."""
+
+    LOOKUP = "lookup"  # tables whose rows are picked by index: untied embedding, learned positions
+    NORM = "norm"
+    ATTENTION = "attention"
+    MLP = "mlp"
+    ROUTER = "router"
+    EXPERTS = "experts"
+    UNEMBEDDING = "unembedding"  # the embedding too, if tied
+
+
 @dataclass(frozen=True)
 class Tensor:
-    """A parameter under its name in `Decoder.state_dict()`.
+    """A tensor under its name in `Decoder.state_dict()`.
 
-    `parameters` counts the numbers that it stands for: MXFP4 blocks two a byte, their scales none.
+    `parameters` is the number of values that it encodes: two per byte of MXFP4 blocks, none for
+    their scales.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     parameters: int
+    part: Part
+    is_matrix: bool = False  # multiplied with activations: no bias, norm, sink or lookup table
     share: Fraction = Fraction(1)  # of its bytes that are read to decode one token
-    is_lookup: bool = False  # rows are picked by index, not multiplied
 
     @property
     def num_bytes(self) -> int:
@@ -45,17 +63,21 @@ class Tensor:
 class Counts:
     """The cost of one architecture at its checkpoint's precision.
 
-    Active parameters take part in the arithmetic of one token: all but lookup tables and the
-    experts not chosen. This is the convention of the gpt-oss model card
-    (https://arxiv.org/abs/2508.10925, table 1: the unembedding counts, the embedding does not);
-    Qwen's cards count the embedding too. A tied matrix is an unembedding and counts once.
+    Active parameters take part in the arithmetic of one token: every parameter but lookup tables
+    (an untied embedding, learned positions) and the experts that are not chosen. A tied embedding
+    is the unembedding as well, and counts once. This is the convention of the gpt-oss model card
+    (https://arxiv.org/abs/2508.10925, table 1): 3.6 B of 20.9 B for gpt-oss-20b, 5.1 B of 116.8 B
+    for gpt-oss-120b. Qwen's cards include the embedding: the 3.3 B of Qwen3-30B-A3B is
+    `active_parameters + lookup_parameters`, 3.04 B + 0.31 B.
 
-    `bytes_per_token` are the weights read to decode one token of one sequence; `kv_bytes_per_token`
-    is what one position adds to the cache while it lies in every layer's window (see `kv_bytes`).
+    `bytes_per_token` is the bytes of weights read to decode one token of one sequence;
+    `kv_bytes_per_token` is what one position adds to the cache while it is within every layer's
+    window (see `kv_bytes`).
     """
 
     parameters: int
     active_parameters: int
+    lookup_parameters: int
     checkpoint_bytes: int  # of all tensors, without the files' headers
     bytes_per_token: int
     kv_bytes_per_token: int
@@ -63,27 +85,34 @@ class Counts:
 
 def count(config: ModelConfig) -> Counts:
     everything = list(tensors(config))
+    tables = [t for t in everything if t.part is Part.LOOKUP]
+    others = [t for t in everything if t.part is not Part.LOOKUP]
     return Counts(
         parameters=sum(t.parameters for t in everything),
-        active_parameters=sum(int(t.parameters * t.share) for t in everything if not t.is_lookup),
+        active_parameters=sum(int(t.parameters * t.share) for t in others),
+        lookup_parameters=sum(t.parameters for t in tables),
         checkpoint_bytes=sum(t.num_bytes for t in everything),
         bytes_per_token=bytes_per_token(config),
         kv_bytes_per_token=kv_bytes(config, 1),
     )
 
 
+def expert_parameters(config: ModelConfig) -> int:
+    """Parameters of the experts' matrices, without biases: what MXFP4 can hold."""
+    return sum(t.parameters for t in tensors(config) if t.part is Part.EXPERTS and t.is_matrix)
+
+
 def bytes_per_token(config: ModelConfig, element_bytes: float | None = None) -> int:
     """Bytes of weights read to decode one token of one sequence.
 
-    element_bytes: what an element takes of the dense matrices of attention and MLPs and of the
-    unembedding, which can be quantized when they are loaded; by default that of the config's dtype.
+    element_bytes: size of an element of the matrices that can be quantized at load: those of
+    attention and MLPs and the unembedding. Default: that of the config's dtype.
     """
+    quantizable = (Part.ATTENTION, Part.MLP, Part.UNEMBEDDING)
     total = 0
     for tensor in tensors(config):
         size: float = tensor.num_bytes
-        matrix = len(tensor.shape) == 2 and tensor.name.endswith(".weight")
-        kept = tensor.is_lookup or tensor.name.endswith(".router.weight")
-        if element_bytes is not None and matrix and not kept:
+        if element_bytes is not None and tensor.is_matrix and tensor.part in quantizable:
             size = tensor.parameters * element_bytes
         total += int(size * tensor.share)
     return total
@@ -104,10 +133,12 @@ def kv_bytes(config: ModelConfig, length: int, *, int8: bool = False) -> int:
 
 
 def forward_flops(config: ModelConfig, length: int) -> int:
-    """Multiplications and additions that a forward pass over one text of `length` tokens needs: two
-    for each active parameter and token, and for each score four times head_dim.
+    """FLOPs of a forward pass over one text of `length` tokens; a multiplication and an addition
+    count as two.
 
-    Only scores that count are counted: each query's keys up to its own, within the window.
+    Two for each active parameter and token, and four times head_dim for each attention score: two
+    for the score, two for its share of the output. Only visible scores count: those of a query's
+    own and earlier keys, within the window.
     """
     scores = 0
     for layer in config.layers:
@@ -118,93 +149,118 @@ def forward_flops(config: ModelConfig, length: int) -> int:
     return 2 * count(config).active_parameters * length + scores
 
 
+def training_flops(config: ModelConfig, length: int) -> float:
+    """FLOPs per token of training on texts of `length` tokens: the backward pass takes twice those
+    of the forward pass. Recomputed layers do not count again.
+    """
+    return 3 * forward_flops(config, length) / length
+
+
 def tensors(config: ModelConfig) -> Iterator[Tensor]:
-    """Every parameter of the model, in the order of the forward pass."""
-    hidden, vocab = config.hidden_size, config.vocab_size
+    """Every tensor of the model, in the order of the forward pass."""
+    embedding = config.vocab_size, config.hidden_size
     if config.tied_embeddings:
-        yield _dense(config, "embedding.weight", (vocab, hidden))
+        yield _matrix(config, "embedding", embedding, Part.UNEMBEDDING)
     else:
-        yield _lookup(config, "embedding.weight", vocab)
+        yield _lookup(config, "embedding", embedding)
     if isinstance(config.position, LearnedPositions):
-        yield _lookup(config, "positions.weight", config.context_length)
+        yield _lookup(config, "positions", (config.context_length, config.hidden_size))
     for i, layer in enumerate(config.layers):
         name = f"layers.{i}"
-        yield from _norm(config, f"{name}.attention_norm", hidden)
+        yield from _norm(config, f"{name}.attention_norm", config.hidden_size)
         yield from _attention(config, f"{name}.attention", layer.attention)
-        yield from _norm(config, f"{name}.feedforward_norm", hidden)
+        yield from _norm(config, f"{name}.feedforward_norm", config.hidden_size)
         if isinstance(layer.feedforward, MoEConfig):
             yield from _moe(config, f"{name}.feedforward", layer.feedforward)
         else:
             yield from _mlp(config, f"{name}.feedforward", layer.feedforward)
-    yield from _norm(config, "norm", hidden)
+    yield from _norm(config, "norm", config.hidden_size)
     if not config.tied_embeddings:
-        yield _dense(config, "unembedding.weight", (vocab, hidden))
+        yield _matrix(config, "unembedding", embedding, Part.UNEMBEDDING)
 
 
-def _dense(config: ModelConfig, name: str, shape: tuple[int, ...]) -> Tensor:
-    return Tensor(name, shape, config.dtype, prod(shape))
+def _vector(config: ModelConfig, name: str, size: int, part: Part) -> Tensor:
+    return Tensor(name, (size,), config.dtype, size, part)
 
 
-def _lookup(config: ModelConfig, name: str, rows: int) -> Tensor:
-    table = _dense(config, name, (rows, config.hidden_size))
-    return replace(table, share=Fraction(1, rows), is_lookup=True)
+def _matrix(config: ModelConfig, name: str, shape: tuple[int, int], part: Part) -> Tensor:
+    return Tensor(f"{name}.weight", shape, config.dtype, prod(shape), part, is_matrix=True)
 
 
-def _linear(config: ModelConfig, name: str, rows: int, cols: int, bias: bool) -> Iterator[Tensor]:
-    yield _dense(config, f"{name}.weight", (rows, cols))
+def _lookup(config: ModelConfig, name: str, shape: tuple[int, int]) -> Tensor:
+    share = Fraction(1, shape[0])
+    return Tensor(f"{name}.weight", shape, config.dtype, prod(shape), Part.LOOKUP, share=share)
+
+
+def _linear(
+    config: ModelConfig, name: str, shape: tuple[int, int], part: Part, bias: bool
+) -> Iterator[Tensor]:
+    yield _matrix(config, name, shape, part)
     if bias:
-        yield _dense(config, f"{name}.bias", (rows,))
+        yield _vector(config, f"{name}.bias", shape[0], part)
 
 
 def _norm(config: ModelConfig, name: str, size: int) -> Iterator[Tensor]:
-    yield _dense(config, f"{name}.weight", (size,))
+    yield _vector(config, f"{name}.weight", size, Part.NORM)
     if isinstance(config.norm, LayerNorm):
-        yield _dense(config, f"{name}.bias", (size,))
+        yield _vector(config, f"{name}.bias", size, Part.NORM)
 
 
 def _attention(config: ModelConfig, name: str, attention: AttentionConfig) -> Iterator[Tensor]:
-    hidden, head_dim, bias = config.hidden_size, attention.head_dim, attention.bias
+    hidden, head_dim = config.hidden_size, attention.head_dim
     q, kv = attention.num_heads * head_dim, attention.num_kv_heads * head_dim
-    yield from _linear(config, f"{name}.q", q, hidden, bias)
-    yield from _linear(config, f"{name}.k", kv, hidden, bias)
-    yield from _linear(config, f"{name}.v", kv, hidden, bias)
-    yield from _linear(config, f"{name}.o", hidden, q, bias)
+    shapes = {"q": (q, hidden), "k": (kv, hidden), "v": (kv, hidden), "o": (hidden, q)}
+    for projection, shape in shapes.items():
+        yield from _linear(
+            config, f"{name}.{projection}", shape, Part.ATTENTION, bias=attention.bias
+        )
     if attention.qk_norm:
         yield from _norm(config, f"{name}.q_norm", head_dim)
         yield from _norm(config, f"{name}.k_norm", head_dim)
     if attention.sinks:
-        yield _dense(config, f"{name}.sinks", (attention.num_heads,))
+        yield _vector(config, f"{name}.sinks", attention.num_heads, Part.ATTENTION)
 
 
 def _mlp(config: ModelConfig, name: str, mlp: MLPConfig) -> Iterator[Tensor]:
     hidden, inner = config.hidden_size, mlp.intermediate_size
+    shapes = {"up": (inner, hidden), "down": (hidden, inner)}
     if not isinstance(mlp.activation, GELU):
-        yield from _linear(config, f"{name}.gate", inner, hidden, mlp.bias)
-    yield from _linear(config, f"{name}.up", inner, hidden, mlp.bias)
-    yield from _linear(config, f"{name}.down", hidden, inner, mlp.bias)
+        shapes = {"gate": (inner, hidden), **shapes}
+    for projection, shape in shapes.items():
+        yield from _linear(config, f"{name}.{projection}", shape, Part.MLP, bias=mlp.bias)
 
 
 def _moe(config: ModelConfig, name: str, moe: MoEConfig) -> Iterator[Tensor]:
     hidden, inner = config.hidden_size, moe.intermediate_size
-    yield from _linear(config, f"{name}.router", moe.num_experts, hidden, moe.bias)
-    yield from _experts(config, f"{name}.gate_up", moe, 2 * inner, hidden)
-    yield from _experts(config, f"{name}.down", moe, hidden, inner)
+    router = moe.num_experts, hidden
+    yield from _linear(config, f"{name}.router", router, Part.ROUTER, bias=moe.bias)
+    yield from _experts(config, f"{name}.gate_up", moe, (2 * inner, hidden))
+    yield from _experts(config, f"{name}.down", moe, (hidden, inner))
 
 
 def _experts(
-    config: ModelConfig, name: str, moe: MoEConfig, rows: int, cols: int
+    config: ModelConfig, name: str, moe: MoEConfig, shape: tuple[int, int]
 ) -> Iterator[Tensor]:
+    """One matrix (rows, cols) and its bias for each expert."""
+    rows, cols = shape
     share = Fraction(moe.experts_per_token, moe.num_experts)
 
-    def routed(kind: str, shape: tuple[int, ...], dtype: str, parameters: int) -> Tensor:
-        shape = (moe.num_experts, *shape)
-        return Tensor(f"{name}.{kind}", shape, dtype, moe.num_experts * parameters, share)
+    def stack(kind: str, shape: tuple[int, ...], dtype: str, parameters: int) -> Tensor:
+        return Tensor(
+            f"{name}.{kind}",
+            (moe.num_experts, *shape),
+            dtype,
+            moe.num_experts * parameters,
+            Part.EXPERTS,
+            is_matrix=kind != "bias",
+            share=share,
+        )
 
     if moe.format is ExpertFormat.MXFP4:
         blocks = cols // _MXFP4_BLOCK
-        yield routed("blocks", (rows, blocks, _MXFP4_BLOCK // 2), "uint8", rows * cols)
-        yield routed("scales", (rows, blocks), "uint8", 0)
+        yield stack("blocks", (rows, blocks, _MXFP4_BLOCK // 2), "uint8", rows * cols)
+        yield stack("scales", (rows, blocks), "uint8", 0)
     else:
-        yield routed("weight", (rows, cols), config.dtype, rows * cols)
+        yield stack("weight", (rows, cols), config.dtype, rows * cols)
     if moe.bias:
-        yield routed("bias", (rows,), config.dtype, rows)
+        yield stack("bias", (rows,), config.dtype, rows)

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from ossia.config import ModelConfig
-from ossia.insight.counts import count, forward_flops, kv_bytes
+from ossia.insight.counts import count, kv_bytes, training_flops
 from ossia.ladder.run import FACTORS, STRETCHES, Ablation
 from ossia.ladder.rungs import REACH
 from ossia.ladder.statistics import difference, spread
@@ -84,11 +84,6 @@ def summarize(ablation: Ablation) -> dict[str, Any]:
         "climb": difference(_bits(results[rungs[-1]["name"]]), _bits(results[rungs[0]["name"]])),
         "comparisons": _comparisons(list(configs), results, plan.length),
     }
-
-
-def training_flops(config: ModelConfig, length: int) -> float:
-    """Multiplications and additions a token; the backward pass takes twice the forward's."""
-    return 3 * forward_flops(config, length) / length
 
 
 def _costs(config: ModelConfig, length: int) -> dict[str, Any]:

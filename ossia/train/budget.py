@@ -9,7 +9,6 @@ import torch
 
 from ossia.adapt import lora
 from ossia.adapt.lora import LoRA
-from ossia.adapt.quantized import expert_names
 from ossia.checkpoint.load import DENSE_DTYPES
 from ossia.config import (
     GELU,
@@ -22,6 +21,7 @@ from ossia.config import (
     SwiGLU,
 )
 from ossia.errors import OssiaError
+from ossia.insight.counts import count, expert_parameters
 from ossia.model import Decoder
 from ossia.ops import mxfp4
 from ossia.system.memory import available_memory, format_size
@@ -166,10 +166,8 @@ def _packed(config: ModelConfig, index: int, tokens: int, updates: Updates | Non
 
 def full(config: ModelConfig, settings: Training) -> Estimate:
     """Of training all weights with AdamW, in float32."""
-    with torch.device("meta"):
-        sizes = {name: p.numel() for name, p in Decoder(config).named_parameters()}
-    total = sum(sizes.values())
-    rounded = sum(sizes[name] for name in expert_names(config)) if settings.mxfp4_steps else 0
+    total = count(config).parameters
+    rounded = expert_parameters(config) if settings.mxfp4_steps else 0
     tokens = settings.batch_size * settings.length // settings.accumulate
     return Estimate(
         weights=_FLOAT * total,

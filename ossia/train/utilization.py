@@ -7,7 +7,7 @@ import time
 import torch
 
 from ossia.config import ModelConfig
-from ossia.insight.counts import forward_flops
+from ossia.insight.counts import training_flops
 from ossia.train import parallel
 from ossia.train.loop import DTYPES, StepReport
 from ossia.train.settings import Precision, Settings
@@ -29,8 +29,7 @@ class Utilization:
         self.peak = measured_peak(DTYPES[Precision(settings.dtype)]) * parallel.size()
         self._short = settings.steps - settings.long_steps
         lengths = (settings.length, settings.long_length or settings.length)
-        # The backward pass multiplies twice for each product of the forward pass.
-        self._flops = [3 * forward_flops(config, length) / length for length in lengths]
+        self._flops = [training_flops(config, length) for length in lengths]
 
     def of(self, report: StepReport) -> float:
         """From 0 to about 1."""

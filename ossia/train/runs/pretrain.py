@@ -15,6 +15,7 @@ from ossia import checkpoint, families
 from ossia.adapt import quantized
 from ossia.config import ExpertFormat, ModelConfig, MoEConfig, with_expert_format
 from ossia.errors import OssiaError
+from ossia.insight.counts import count
 from ossia.model import Decoder
 from ossia.ops.training import TRAINING
 from ossia.train import parallel
@@ -110,9 +111,10 @@ class Run(FolderRun):
         at_context = bits_per_byte(loss_of(saved), self.held_out, context)
         for document in self.text["held_out"]:
             document["bits_per_byte"] = at_length[document["name"]]
+        counts = count(saved.config)
         return {
             **self.circumstances(),
-            "parameters": parameters(self.decoder),
+            "parameters": {"total": counts.parameters, "active": counts.active_parameters},
             "held_out_bits_per_byte": {
                 "as_trained": trained,
                 "as_saved": at_length[""],
@@ -139,21 +141,6 @@ def _check(settings: Settings, config: ModelConfig) -> None:
     if has_experts and settings.experts == ExpertFormat.MXFP4:
         # An error now, not after hours.
         families.to_hf(with_expert_format(config, ExpertFormat.MXFP4))
-
-
-def parameters(decoder: Decoder) -> dict[str, int]:
-    """All parameters, and those that one token passes through: of experts only the chosen."""
-    total = sum(p.numel() for p in decoder.parameters())
-    idle = 0
-    for i, layer in enumerate(decoder.config.layers):
-        moe = layer.feedforward
-        if isinstance(moe, MoEConfig):
-            module = decoder.get_submodule(f"layers.{i}.feedforward")
-            router = module.get_submodule("router")
-            experts = sum(p.numel() for p in module.parameters())
-            experts -= sum(p.numel() for p in router.parameters())
-            idle += experts // moe.num_experts * (moe.num_experts - moe.experts_per_token)
-    return {"total": total, "active": total - idle}
 
 
 def _generation_config(config: ModelConfig) -> dict[str, Any]:

@@ -22,24 +22,8 @@ from ossia.train.corpus import vocabulary
 from ossia.train.corpus.shards import encode
 from ossia.train.corpus.sources import Document
 from ossia.train.evaluate import HeldOut
-from tests.train.conftest import TEXT
+from tests.ladder.conftest import TEXT
 from tests.train.models import build, small
-
-
-@pytest.fixture
-def plan(tmp_path: Path) -> Plan:
-    (tmp_path / "text.txt").write_text(TEXT)
-    return Plan(
-        data=str(tmp_path / "text.txt"),
-        rungs="rope",
-        layers=1,
-        hidden=96,
-        vocab_size=300,
-        length=16,
-        batch_size=2,
-        steps=12,
-        seeds=2,
-    )
 
 
 def files(out: Path) -> dict[str, dict]:

@@ -1,15 +1,26 @@
-"""Counts from a config alone agree with published figures and with transformers' models."""
+"""Counts from a config alone agree with published figures, torch and transformers' models."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import ossia
 from ossia import families
 from ossia.config import ExpertFormat
-from ossia.insight.counts import bytes_per_token, count, forward_flops, kv_bytes, tensors
+from ossia.insight.counts import (
+    bytes_per_token,
+    count,
+    expert_parameters,
+    forward_flops,
+    kv_bytes,
+    tensors,
+)
 from ossia.model import Decoder
+from ossia.train.runs import presets
 
 # Parameters as counted on the hub (repeated lm_heads of tied models left out).
 PARAMETERS = {
@@ -33,6 +44,18 @@ PARAMETERS = {
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_total_parameters(name):
     assert count(families.PRESETS[name]).parameters == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", families.PRESETS)
+def test_parameters_are_the_elements_of_a_decoder_on_the_meta_device(name):
+    config = families.PRESETS[name]
+    with torch.device("meta"):
+        decoder = Decoder(config)
+    # Packed experts are buffers: each byte of blocks encodes two values, scales encode none.
+    packed = sum(2 * b.numel() for n, b in decoder.named_buffers() if n.endswith("blocks"))
+    assert count(config).parameters == sum(p.numel() for p in decoder.parameters()) + packed
+    dense = sum(p.numel() for p in decoder.parameters() if p.dim() == 3)
+    assert expert_parameters(config) == packed + dense
 
 
 @pytest.mark.parametrize(
@@ -64,11 +87,27 @@ def test_dense_matrices_of_other_sizes_are_read_as_those():
     )  # not routers
 
 
-def test_active_parameters_of_a_mixture_without_its_embedding():
-    """Qwen's card says 22 B active for the 235 B: our count and the embedding."""
-    config = families.PRESETS["qwen3-235b-a22b"]
-    embedding = config.vocab_size * config.hidden_size
-    assert round((count(config).active_parameters + embedding) / 1e9) == 22
+@pytest.mark.parametrize(
+    ("name", "active", "with_embedding"),
+    [("qwen3-30b-a3b", 3, 33), ("qwen3-235b-a22b", 22, 221)],
+)
+def test_qwens_mixtures_are_as_active_as_their_names_say(name, active, with_embedding):
+    """In billions; the 3.3 B on the smaller model's card include the embedding and are cut off,
+    not rounded.
+    """
+    counts = count(families.PRESETS[name])
+    assert round(counts.active_parameters / 1e9) == active
+    assert (counts.active_parameters + counts.lookup_parameters) // 10**8 == with_embedding
+
+
+@pytest.mark.parametrize("file", ["base.json", "record.json"])
+def test_the_packaged_models_records_have_its_counts(file):
+    folder = Path(ossia.__file__).parent / "models" / "ossia-stdlib"
+    found = json.loads((folder / file).read_text(encoding="utf-8"))["parameters"]
+    vocabulary = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    config = replace(presets.PRESETS["small-gpt-oss"], vocab_size=vocabulary)
+    counts = count(config)
+    assert (found["total"], found["active"]) == (counts.parameters, counts.active_parameters)
 
 
 def test_a_dense_tied_model_is_all_active_but_for_its_positions():

@@ -11,8 +11,8 @@ import pytest
 
 from ossia.ladder import report
 from ossia.ladder.results import summarize
-from ossia.ladder.run import Ablation, Plan
-from tests.train.conftest import TEXT
+from ossia.ladder.run import Ablation
+from tests.ladder.conftest import small_plan
 
 NAMES = ["gpt2", "rope", "gqa", "sinks"]
 
@@ -20,18 +20,7 @@ NAMES = ["gpt2", "rope", "gqa", "sinks"]
 @pytest.fixture(scope="module")
 def ablation(tmp_path_factory: pytest.TempPathFactory) -> Ablation:
     folder = tmp_path_factory.mktemp("ladder")
-    (folder / "text.txt").write_text(TEXT)
-    plan = Plan(
-        data=str(folder / "text.txt"),
-        rungs="rope,gqa,sinks",
-        layers=1,
-        hidden=96,
-        vocab_size=300,
-        length=16,
-        batch_size=2,
-        steps=16,
-        seeds=2,
-    )
+    plan = small_plan(folder, rungs="rope,gqa,sinks", steps=16)
     ablation = Ablation.start(plan, folder / "out")
     ablation.train()
     return ablation
