@@ -8,7 +8,7 @@ run: .venv/ossia.installed
 	echo "What is 48213 * 977?" | $(BIN)/ossia chat --reasoning-effort high --show-reasoning
 
 test: lint
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -q -n 2 --durations=20
 
 lint: .venv/test.installed
 	$(BIN)/ruff check .
@@ -25,8 +25,8 @@ sanitize: .venv/test.installed
 	$(BIN)/pip install --quiet --no-deps --upgrade --target build/sanitize -C cmake.define.OSSIA_SANITIZE=address,undefined .
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
-	PYTHONPATH="build/sanitize:$$(echo .venv/lib/python3*/site-packages)" \
-	$(BIN)/python -S -P -m pytest --import-mode=append -k "not neon and not older_processors" tests/ops/cpu
+	PYTHONPATH="build/sanitize:$$(echo .venv/lib/python3*/site-packages):." \
+	$(BIN)/python -S -P -m pytest -o pythonpath= -k "not neon and not older_processors" tests/ops/cpu
 	cmake -S native -B build/thread -DOSSIA_DRIVER=ON -DOSSIA_SANITIZE=thread
 	cmake --build build/thread --parallel 2
 	TSAN_OPTIONS=halt_on_error=1 OSSIA_DRIVER=build/thread/driver $(BIN)/pytest -k "not neon and not older_processors" tests/ops/cpu

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import torch
 
 from ossia.text import Tokenizer, load_tokenizer
 from tests.text.harmony_reference import write_o200k
+
+pytest_plugins = ("tests.training",)
 
 # Tiny models gain nothing from threads, and with several test processes they fight over the cores.
 torch.set_num_threads(1)
@@ -29,6 +31,13 @@ def unpack(name: str, target: Path) -> Path:
         else:
             (target / source.name).write_bytes(source.read_bytes())
     return target
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Undo what a command set: on one thread, sums are taken in one order."""
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -1,99 +1,14 @@
-"""The decoder is GPT-2, Qwen3 and gpt-oss: `transformers` with the same weights says the same.
-
-Tiny random models with awkward shapes: heads that do not divide hidden, groups unlike the KV heads,
+"""The decoder is GPT-2, Qwen3 and gpt-oss: `transformers` with the same weights says the same, on
 texts many windows long and beyond the original length of YaRN.
 """
 
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    GptOssConfig,
-    Mxfp4Config,
-    Qwen3Config,
-    Qwen3MoeConfig,
-)
+from transformers import AutoModelForCausalLM, GptOssConfig, Mxfp4Config
 
 import ossia
 from ossia.engine import Engine, Request, SamplingParams
-
-YARN = {
-    "rope_type": "yarn",
-    "rope_theta": 150000.0,
-    "factor": 32.0,
-    "beta_fast": 32.0,
-    "beta_slow": 1.0,
-    "original_max_position_embeddings": 64,
-}
-GPT2 = GPT2Config(vocab_size=101, n_embd=60, n_head=5, n_layer=3, n_positions=320)
-QWEN3 = Qwen3Config(
-    vocab_size=101,
-    hidden_size=40,
-    intermediate_size=72,
-    num_hidden_layers=3,
-    num_attention_heads=6,
-    num_key_value_heads=2,
-    head_dim=18,
-    max_position_embeddings=512,
-    rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-    tie_word_embeddings=True,
-)
-QWEN3_YARN = Qwen3Config(
-    **{**QWEN3.to_dict(), "tie_word_embeddings": False, "rope_parameters": {**YARN, "factor": 4.0}}
-)
-QWEN3_MOE = Qwen3MoeConfig(
-    vocab_size=101,
-    hidden_size=40,
-    moe_intermediate_size=24,
-    num_hidden_layers=3,
-    num_attention_heads=6,
-    num_key_value_heads=3,
-    head_dim=10,
-    num_experts=7,
-    num_experts_per_tok=3,
-    norm_topk_prob=True,
-    max_position_embeddings=512,
-    rope_parameters={"rope_type": "default", "rope_theta": 1e7},
-)
-QWEN3_MOE_RAW = Qwen3MoeConfig(**{**QWEN3_MOE.to_dict(), "norm_topk_prob": False})
-GPT_OSS = GptOssConfig(
-    vocab_size=101,
-    hidden_size=96,
-    intermediate_size=64,
-    num_hidden_layers=4,
-    num_attention_heads=6,
-    num_key_value_heads=2,
-    head_dim=20,
-    num_local_experts=5,
-    num_experts_per_tok=3,
-    sliding_window=7,
-    max_position_embeddings=2048,
-    rope_parameters={**YARN, "truncate": False},
-    layer_types=["sliding_attention", "full_attention"] * 2,
-    pad_token_id=0,
-    eos_token_id=1,
-)
-CONFIGS = {
-    "gpt2": GPT2,
-    "qwen3": QWEN3,
-    "qwen3 untied, YaRN": QWEN3_YARN,
-    "qwen3 moe": QWEN3_MOE,
-    "qwen3 moe, weights not renormalised": QWEN3_MOE_RAW,
-    "gpt-oss": GPT_OSS,
-}
-
-
-def random_model(config):
-    """Weights large enough that every part matters: norms unlike 1, biases and sinks unlike 0."""
-    torch.manual_seed(7)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            is_norm = "norm" in name or ".ln_" in name
-            scale = 0.3 if parameter.dim() == 1 else 1.5 * parameter.shape[-1] ** -0.5
-            parameter.normal_(1.0 if is_norm and name.endswith("weight") else 0.0, scale)
-    return model
+from tests.transformers_models import CONFIGS, GPT_OSS, YARN, random_model, tokens
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -103,10 +18,6 @@ def pair(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("theirs")
     theirs.save_pretrained(folder)
     return theirs, ossia.load_model(folder)
-
-
-def tokens(batch: int, length: int, seed: int = 0) -> torch.Tensor:
-    return torch.randint(2, 101, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_checkpoints import GPT_OSS_CONFIG, gpt_oss_tensors, write
+
+from tests.tiny_checkpoints import GPT_OSS_CONFIG, gpt_oss_tensors, write
 
 
 @pytest.fixture

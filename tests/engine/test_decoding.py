@@ -12,7 +12,7 @@ from ossia.engine.runner import MOST_RECORDED
 from ossia.model import Decoder
 from ossia.ops.backend import Capture
 from ossia.ops.cpu import CPU
-from tests.engine.test_engine_on_decoder import gpt2_like, gpt_oss_like, qwen3_like
+from tests.models import gpt2_like, gpt_oss_like, qwen3_like
 
 NEW = 24
 

@@ -4,10 +4,10 @@ the tokens it would get alone, and its pages come back."""
 import random
 
 import pytest
-from fake_decoder import VOCAB, FakeDecoder, continuation
 
 from ossia.engine import Engine, LogitsError, Request, SamplingParams
 from ossia.errors import OssiaError
+from tests.engine.fake_decoder import VOCAB, FakeDecoder, continuation
 
 
 def greedy(prompt, max_tokens=None, **rest):

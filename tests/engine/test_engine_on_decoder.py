@@ -4,49 +4,12 @@ forward passes without a cache, however the work is divided."""
 import pytest
 import torch
 
-from ossia.config import (
-    GELU,
-    AttentionConfig,
-    ClampedSwiGLU,
-    LayerConfig,
-    LayerNorm,
-    LearnedPositions,
-    MLPConfig,
-    ModelConfig,
-    MoEConfig,
-    RMSNorm,
-    RoPE,
-    Rounding,
-    Router,
-    SwiGLU,
-    YaRN,
-)
 from ossia.engine import Engine, Request, SamplingParams
 from ossia.errors import OssiaError
 from ossia.model import Decoder
+from tests.models import gpt2_like, gpt_oss_like, qwen3_like
 
 NEW = 16
-
-
-def gpt2_like():
-    layer = LayerConfig(AttentionConfig(3, 3, 7, bias=True), MLPConfig(29, GELU(), bias=True))
-    return ModelConfig(101, 21, 90, (layer,) * 2, LearnedPositions(), LayerNorm())
-
-
-def qwen3_like():
-    attention = AttentionConfig(6, 2, 10, qk_norm=True)
-    layer = LayerConfig(attention, MLPConfig(37, SwiGLU()))
-    return ModelConfig(103, 26, 90, (layer,) * 2, RoPE(1e6), RMSNorm())
-
-
-def gpt_oss_like():
-    moe = MoEConfig(5, 2, 22, ClampedSwiGLU(), Router.TOP_K_THEN_SOFTMAX, bias=True)
-    layers = tuple(
-        LayerConfig(AttentionConfig(6, 2, 10, window=window, bias=True, sinks=True), moe)
-        for window in (9, None, 9, None)
-    )
-    position = RoPE(150_000.0, YaRN(8.0, 16, truncate=False))
-    return ModelConfig(97, 30, 128, layers, position, RMSNorm(1e-5, Rounding.AFTER_WEIGHT))
 
 
 @pytest.fixture(scope="module", params=[gpt2_like, qwen3_like, gpt_oss_like])

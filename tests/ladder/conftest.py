@@ -1,16 +1,13 @@
-"""A text and ladders that train in seconds; one thread, so that sums are reproducible."""
+"""Ladders that train in seconds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from ossia.ladder.run import Plan
-
-TEXT = "".join(f"{i} green bottles hanging on the wall, and if one falls\n" for i in range(300))
+from tests.training import TEXT
 
 
 def small_plan(folder: Path, **values: object) -> Plan:
@@ -18,14 +15,6 @@ def small_plan(folder: Path, **values: object) -> Plan:
     (folder / "text.txt").write_text(TEXT)
     sizes = {"layers": 1, "hidden": 96, "vocab_size": 300, "length": 16, "batch_size": 2}
     return Plan(**{"data": str(folder / "text.txt"), "seeds": 2, **sizes, **values})
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ossia.ladder.measure import kept_bytes
 from ossia.train.objective import Objective
-from tests.train.models import build, small
+from tests.models import build, small
 
 
 def test_what_a_linear_layer_and_a_relu_keep_is_their_input_and_their_output() -> None:

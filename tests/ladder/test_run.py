@@ -22,8 +22,8 @@ from ossia.train.corpus import vocabulary
 from ossia.train.corpus.shards import encode
 from ossia.train.corpus.sources import Document
 from ossia.train.evaluate import HeldOut
-from tests.ladder.conftest import TEXT
-from tests.train.models import build, small
+from tests.models import build, small
+from tests.training import TEXT
 
 
 def files(out: Path) -> dict[str, dict]:

@@ -23,8 +23,8 @@ from ossia.train.loss import IGNORED
 from ossia.train.objective import Objective
 from ossia.train.runs.finetune import FineTuning, dense
 from ossia.train.settings import FineTuneSettings
-from tests.train.conftest import chats
-from tests.train.models import build, small
+from tests.models import build, small
+from tests.training import chats
 
 
 def weights(run: FineTuning) -> dict[str, Tensor]:

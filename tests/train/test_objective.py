@@ -14,7 +14,7 @@ from ossia.train.objective import Objective
 from ossia.train.optimizer import build_optimizers
 from ossia.train.runs.presets import PRESETS
 from ossia.train.settings import Settings
-from tests.train.models import build, small
+from tests.models import build, small
 
 SEPARATOR = 7
 

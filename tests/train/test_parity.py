@@ -7,88 +7,15 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GptOssConfig,
-    GptOssForCausalLM,
-    Qwen3MoeConfig,
-    Qwen3MoeForCausalLM,
-)
+from transformers import AutoModelForCausalLM
 
 from ossia import checkpoint
 from ossia.model import Decoder
 from ossia.ops.training import TRAINING
 from ossia.train.objective import Objective, recompute_layers
+from tests.transformers_models import VOCAB, gpt2, gpt_oss, qwen3_moe
 
-VOCAB, LENGTH, STEPS, RATE = 97, 40, 4, 0.05
-
-
-def gpt2():
-    return GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=VOCAB,
-            n_positions=64,
-            n_embd=48,
-            n_layer=2,
-            n_head=3,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            bos_token_id=0,
-            eos_token_id=0,
-        )
-    )
-
-
-def gpt_oss():
-    return GptOssForCausalLM(
-        GptOssConfig(
-            vocab_size=VOCAB,
-            hidden_size=32,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=16,
-            num_local_experts=4,
-            num_experts_per_tok=2,
-            sliding_window=8,
-            max_position_embeddings=128,
-            rope_parameters={
-                "rope_type": "yarn",
-                "rope_theta": 10_000.0,
-                "factor": 4.0,
-                "beta_fast": 32.0,
-                "beta_slow": 1.0,
-                "original_max_position_embeddings": 32,
-                "truncate": False,
-            },
-            pad_token_id=VOCAB - 1,  # whose embedding transformers never moves
-            eos_token_id=0,
-            attn_implementation="eager",
-        )
-    )
-
-
-def qwen3_moe():
-    return Qwen3MoeForCausalLM(
-        Qwen3MoeConfig(
-            vocab_size=VOCAB,
-            hidden_size=32,
-            intermediate_size=64,
-            moe_intermediate_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=16,
-            num_experts=4,
-            num_experts_per_tok=2,
-            norm_topk_prob=True,
-            max_position_embeddings=128,
-        )
-    )
+LENGTH, STEPS, RATE = 40, 4, 0.05
 
 
 @pytest.mark.parametrize("recomputed", [False, True])

@@ -21,7 +21,7 @@ from ossia.train.loss import IGNORED
 from ossia.train.objective import Objective
 from ossia.train.settings import Settings
 from ossia.train.utilization import Utilization
-from tests.train.models import build, small
+from tests.models import build, small
 
 
 def test_the_load_report_counts_the_choices_of_each_layer() -> None:

@@ -23,7 +23,7 @@ from ossia.ops.paged import LayerKind, PagedKV, PagePool
 from ossia.text import load_format, load_tokenizer
 from tests.ops.cpu.common import cpu
 from tests.ops.cpu.remote import Remote, noting_addresses
-from tests.test_parity import CONFIGS, GPT_OSS, random_model, tokens
+from tests.transformers_models import CONFIGS, GPT_OSS, random_model, tokens
 
 LENGTH = 100
 # Steps of one token, of a few, and of a prompt: each goes through kernels of its own.

@@ -17,10 +17,10 @@ from ossia.cli.main import main
 from ossia.config import ExpertFormat
 from ossia.errors import OssiaError
 from ossia.ops import mxfp4
+from tests.models import build, small
 from tests.scripted import VOCAB_SIZE, write_byte_tokenizer
-from tests.train.conftest import chats
-from tests.train.models import build, small
-from tests.train.test_parity import gpt2, qwen3_moe
+from tests.training import chats
+from tests.transformers_models import gpt2, qwen3_moe
 
 TOKENS = torch.randint(VOCAB_SIZE, (2, 30), generator=torch.Generator().manual_seed(5))
 

@@ -1,21 +1,19 @@
-"""Tiny gpt-oss-like models, text and chats they learn in seconds; one thread: sums in one order."""
+"""Fixtures for training: a tiny gpt-oss, and text and chats that it learns in seconds."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from ossia import checkpoint
 from ossia.adapt import quantized
 from ossia.config import ExpertFormat
 from ossia.train.settings import FineTuneSettings, Settings
+from tests.models import build, small
 from tests.scripted import VOCAB_SIZE, write_byte_tokenizer
-from tests.train.models import build, small
 
 TEXT = "".join(f"{i} green bottles hanging on the wall, and if one falls\n" for i in range(300))
 
@@ -42,14 +40,6 @@ CONFIG = """{
   "original_max_position_embeddings": 32, "truncate": false},
  "attention_dropout": 0.1
 }"""
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from ossia.model import Decoder
 from ossia.ops import mxfp4
 from ossia.train.runs.finetune import FineTuning
 from ossia.train.settings import FineTuneSettings
-from tests.train.test_parity import VOCAB, gpt2, gpt_oss, qwen3_moe
+from tests.transformers_models import VOCAB, gpt2, gpt_oss, qwen3_moe
 
 peft = pytest.importorskip("peft")
 

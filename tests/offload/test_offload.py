@@ -12,7 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_checkpoints import (
+
+from ossia import OssiaError
+from ossia.checkpoint import load, save
+from ossia.checkpoint.files import read_tensors
+from ossia.engine import Engine, Request, SamplingParams
+from ossia.model import Decoder
+from ossia.offload import plan as planning
+from tests.tiny_checkpoints import (
     GPT2_CONFIG,
     GPT_OSS_CONFIG,
     LAYERS,
@@ -24,13 +31,6 @@ from tiny_checkpoints import (
     write,
     write_shards,
 )
-
-from ossia import OssiaError
-from ossia.checkpoint import load, save
-from ossia.checkpoint.files import read_tensors
-from ossia.engine import Engine, Request, SamplingParams
-from ossia.model import Decoder
-from ossia.offload import plan as planning
 
 EXPERTS = 12
 CONFIG = {**GPT_OSS_CONFIG, "num_local_experts": EXPERTS, "num_experts_per_tok": 4}

@@ -14,7 +14,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tiny_checkpoints import (
+from torch import Tensor
+
+from ossia import OssiaError
+from ossia.checkpoint import load, save
+from ossia.ops import mxfp4
+from ossia.system import files
+from tests.tiny_checkpoints import (
     EXPERTS,
     GPT2_CONFIG,
     GPT_OSS_CONFIG,
@@ -28,12 +34,6 @@ from tiny_checkpoints import (
     qwen3_moe_tensors,
     write,
 )
-from torch import Tensor
-
-from ossia import OssiaError
-from ossia.checkpoint import load, save
-from ossia.ops import mxfp4
-from ossia.system import files
 
 
 def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:

@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_checkpoints import (
+from torch import Tensor
+
+from ossia import OssiaError
+from ossia.checkpoint import load, read_config
+from ossia.ops import mxfp4
+from tests.tiny_checkpoints import (
     EXPERTS,
     GPT2_CONFIG,
     GPT_OSS_CONFIG,
@@ -24,11 +29,6 @@ from tiny_checkpoints import (
     write,
     write_shards,
 )
-from torch import Tensor
-
-from ossia import OssiaError
-from ossia.checkpoint import load, read_config
-from ossia.ops import mxfp4
 
 
 def refusal(folder: Path) -> str:

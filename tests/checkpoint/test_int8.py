@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_checkpoints import (
+
+from ossia import OssiaError
+from ossia.checkpoint import load, save
+from ossia.ops.int8 import Int8, dequantize
+from tests.tiny_checkpoints import (
     GPT2_CONFIG,
     GPT_OSS_CONFIG,
     QWEN3_MOE_CONFIG,
@@ -15,10 +19,6 @@ from tiny_checkpoints import (
     qwen3_moe_tensors,
     write,
 )
-
-from ossia import OssiaError
-from ossia.checkpoint import load, save
-from ossia.ops.int8 import Int8, dequantize
 
 FAMILIES = {
     "gpt2": (GPT2_CONFIG, gpt2_tensors),
