@@ -1,12 +1,15 @@
 #include "core/pool.hpp"
 
+#include <algorithm>
 #include <chrono>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
-#if defined(__linux__)
+#if !defined(_WIN32)
 #include <pthread.h>
+#endif
+#if defined(__linux__)
 #include <sched.h>
 #endif
 
@@ -45,66 +48,129 @@ class Wait {
 
 }  // namespace
 
-Pool::Pool(int threads) {
-    for (int thread = 1; thread < threads; ++thread) {
-        workers_.emplace_back([this, thread] { work(thread); });
-    }
-}
+// All pools, for what must happen to them when the process forks: no task may be under way then, and the child has to
+// start workers of its own.
+struct Pool::Forks {
+    std::mutex mutex;  // of `pools`
+    std::vector<Pool*> pools;
 
-Pool::~Pool() {
-    {
-        std::lock_guard<std::mutex> lock(mutex_);
-        stop_ = true;
+    // Never destroyed: a pool may be, after the static objects.
+    static Forks& all() {
+        static Forks& forks = *new Forks;
+        return forks;
     }
-    wake_.notify_all();
-    for (std::thread& worker : workers_) worker.join();
-}
+
+    Forks() {
+#if !defined(_WIN32)
+        pthread_atfork([] { all().before(); }, [] { all().after(); }, [] { all().in_child(); });
+#endif
+    }
+
+    void add(Pool* pool) {
+        std::lock_guard<std::mutex> lock(mutex);
+        pools.push_back(pool);
+    }
+
+    void remove(Pool* pool) {
+        std::lock_guard<std::mutex> lock(mutex);
+        pools.erase(std::find(pools.begin(), pools.end(), pool));
+    }
+
+    void before() {
+        mutex.lock();
+        for (Pool* pool : pools) pool->turn_.lock();
+    }
+
+    void after() {
+        for (Pool* pool : pools) pool->turn_.unlock();
+        mutex.unlock();
+    }
+
+    // The parent's threads can be neither joined nor detached here, so the crew is left as it is.
+    void in_child() {
+        for (Pool* pool : pools) static_cast<void>(pool->crew_.release());
+        after();
+    }
+};
+
+Pool::Pool(int threads) : threads_(threads), crew_(new Crew(threads)) { Forks::all().add(this); }
+
+Pool::~Pool() { Forks::all().remove(this); }
 
 void Pool::pin() {
+    std::lock_guard<std::mutex> turn(turn_);
+    pinned_ = true;
+    if (crew_) crew_->pin();
+}
+
+void Pool::run_erased(const void* task, Call call) {
+    std::lock_guard<std::mutex> turn(turn_);
+    if (!crew_) {
+        crew_.reset(new Crew(threads_));
+        if (pinned_) crew_->pin();
+    }
+    crew_->run(task, call);
+}
+
+Pool::Crew::Crew(int size) : threads(size) {
+    for (int thread = 1; thread < threads; ++thread) {
+        workers.emplace_back([this, thread] { work(thread); });
+    }
+}
+
+Pool::Crew::~Crew() {
+    {
+        std::lock_guard<std::mutex> lock(mutex);
+        stop = true;
+    }
+    wake.notify_all();
+    for (std::thread& worker : workers) worker.join();
+}
+
+void Pool::Crew::pin() {
 #if defined(__linux__)
     cpu_set_t allowed;
     if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
     std::vector<int> processors;
     for (int processor = 0; processor < CPU_SETSIZE; ++processor)
         if (CPU_ISSET(processor, &allowed)) processors.push_back(processor);
-    for (std::size_t worker = 0; worker < workers_.size(); ++worker) {
+    for (std::size_t worker = 0; worker < workers.size(); ++worker) {
         cpu_set_t one;
         CPU_ZERO(&one);
         CPU_SET(processors[(worker + 1) % processors.size()], &one);
-        pthread_setaffinity_np(workers_[worker].native_handle(), sizeof one, &one);
+        pthread_setaffinity_np(workers[worker].native_handle(), sizeof one, &one);
     }
 #endif
 }
 
-void Pool::run_erased(const void* task, Call call) {
-    std::lock_guard<std::mutex> turn(turn_);
-    task_ = task;
-    call_ = call;
-    busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+void Pool::Crew::run(const void* new_task, Call new_call) {
+    task = new_task;
+    call = new_call;
+    busy.store(static_cast<int>(workers.size()), std::memory_order_relaxed);
     // Sequentially consistent, as is a worker's going to sleep: either it sees the new epoch or we see it asleep.
-    epoch_.fetch_add(1);
-    if (sleeping_.load() > 0) {
-        std::lock_guard<std::mutex> lock(mutex_);
-        wake_.notify_all();
+    epoch.fetch_add(1);
+    if (sleeping.load() > 0) {
+        std::lock_guard<std::mutex> lock(mutex);
+        wake.notify_all();
     }
-    call(task, 0, size());
-    for (Wait wait; busy_.load(std::memory_order_acquire) > 0;) wait.rest();
+    call(task, 0, threads);
+    for (Wait wait; busy.load(std::memory_order_acquire) > 0;) wait.rest();
 }
 
-void Pool::work(int thread) {
+void Pool::Crew::work(int thread) {
     unsigned seen = 0;
     for (;;) {
-        for (Wait wait; epoch_.load(std::memory_order_acquire) == seen && wait.short_yet();) wait.rest();
-        if (epoch_.load(std::memory_order_acquire) == seen) {
-            std::unique_lock<std::mutex> lock(mutex_);
-            sleeping_.fetch_add(1);
-            wake_.wait(lock, [&] { return epoch_.load() != seen || stop_; });
-            sleeping_.fetch_sub(1);
-            if (epoch_.load() == seen) return;  // stopped
+        for (Wait wait; epoch.load(std::memory_order_acquire) == seen && wait.short_yet();) wait.rest();
+        if (epoch.load(std::memory_order_acquire) == seen) {
+            std::unique_lock<std::mutex> lock(mutex);
+            sleeping.fetch_add(1);
+            wake.wait(lock, [&] { return epoch.load() != seen || stop; });
+            sleeping.fetch_sub(1);
+            if (epoch.load() == seen) return;  // stopped
         }
-        seen = epoch_.load(std::memory_order_acquire);
-        call_(task_, thread, size());
-        busy_.fetch_sub(1, std::memory_order_release);
+        seen = epoch.load(std::memory_order_acquire);
+        call(task, thread, threads);
+        busy.fetch_sub(1, std::memory_order_release);
     }
 }
 

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -27,7 +28,7 @@ class Pool {
     Pool(const Pool&) = delete;
     Pool& operator=(const Pool&) = delete;
 
-    int size() const { return static_cast<int>(workers_.size()) + 1; }
+    int size() const { return threads_; }
 
     // Keeps each worker on one of the processors that the caller may use, as far as they go round. The caller is left
     // alone, as what it starts would inherit its place. Does nothing where the system cannot.
@@ -44,19 +45,34 @@ class Pool {
 
   private:
     using Call = void (*)(const void*, int, int);
-    void run_erased(const void* task, Call call);
-    void work(int thread);
 
-    std::vector<std::thread> workers_;
-    std::mutex turn_;  // of the callers
-    std::mutex mutex_;
-    std::condition_variable wake_;
-    std::atomic<unsigned> epoch_{0};
-    std::atomic<int> busy_{0};
-    std::atomic<int> sleeping_{0};
-    std::atomic<bool> stop_{false};
-    const void* task_ = nullptr;
-    Call call_ = nullptr;
+    // The workers, what they wait on, and the task they are given.
+    struct Crew {
+        explicit Crew(int size);
+        ~Crew();
+        void pin();
+        void run(const void* task, Call call);
+        void work(int thread);
+
+        std::vector<std::thread> workers;
+        std::mutex mutex;
+        std::condition_variable wake;
+        std::atomic<unsigned> epoch{0};
+        std::atomic<int> busy{0};
+        std::atomic<int> sleeping{0};
+        std::atomic<bool> stop{false};
+        const int threads;  // with the caller
+        const void* task = nullptr;
+        Call call = nullptr;
+    };
+    struct Forks;
+
+    void run_erased(const void* task, Call call);
+
+    const int threads_;
+    bool pinned_ = false;
+    std::mutex turn_;             // of the callers; held while the process forks
+    std::unique_ptr<Crew> crew_;  // null in a child process until its first task: threads do not survive a fork
 };
 
 // Pieces of [0, count) that threads take one by one: each its own share first, in order, then what others have left. So

@@ -33,6 +33,53 @@ def test_threads_that_slept_or_are_late_or_are_many_change_no_bit():
     assert all(torch.equal(result, results[0]) for result in results)
 
 
+FORK = """
+import os, sys, threading
+import torch
+torch.set_num_threads(1)  # torch's own threads do not survive a fork, and are not what is tested
+from ossia.ops import cpu
+from ossia.ops._native import Recording
+
+torch.manual_seed(0)
+machine, recording = cpu.Machine(3, ""), Recording()
+machine.pin()
+x, weight = torch.randn(4, 200), torch.randn(3000, 200)
+
+def check(depth):
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            recorded.zero_()
+            recording.run()
+            right = torch.equal(recorded, expected) and torch.equal(cpu.linear(x, weight), expected)
+            if right and depth:
+                check(depth - 1)
+            sys.exit(0 if right and len(os.listdir("/proc/self/task")) == 3 else 1)
+        assert os.waitpid(child, 0)[1] == 0
+
+def work():
+    while busy:
+        cpu.linear(x, weight)
+
+with cpu.using(machine), torch.inference_mode():
+    recording.begin()
+    recorded = cpu.linear(x, weight)
+    recording.end()
+    expected, busy = recorded.clone(), True
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    check(1)
+    busy = False
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at threads in /proc")
+def test_a_forked_child_starts_workers_of_its_own_and_replays_what_its_parent_recorded():
+    run = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says where threads may run")
 def test_pinning_leaves_the_caller_where_it_was():
     def allowed() -> dict[int, set[int]]:
