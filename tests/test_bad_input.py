@@ -40,6 +40,7 @@ from ossia.config import (
 )
 from ossia.errors import OssiaError
 from ossia.model import Decoder
+from ossia.system import files
 from tests.scripted import CONTROL, VOCAB_SIZE, write_byte_tokenizer
 
 CONTEXT = 512  # harmony's own preamble takes half of it, a byte a token
@@ -576,7 +577,7 @@ class TestTraining:
 
             return full
 
-        monkeypatch.setattr(Path, "write_bytes", filling(Path.write_bytes))
+        monkeypatch.setattr(files, "write_file", filling(files.write_file))
         monkeypatch.setattr(Path, "write_text", filling(Path.write_text))
         line = run(*TRAIN, "--data", text, "--config", "small-gpt2", "--out", out)
         assert f"cannot write to {out}: No space left on device" in line

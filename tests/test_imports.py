@@ -4,6 +4,8 @@ import ast
 import importlib
 import importlib.util
 import pkgutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ ALLOWED = {
     "model": {"config", "offload", "ops"},
     "offload": {"checkpoint", "config", "families", "model", "ops", "system"},
     "checkpoint": {"config", "families", "model", "offload", "ops", "system"},
-    "text": set(),
+    "text": {"system"},
     "tools": set(),
     "engine": {"config", "model", "ops", "system"},
     "insight": {"config", "families", "model", "ops"},
@@ -105,3 +107,10 @@ def test_every_module_imports():
     for module in pkgutil.walk_packages([str(ROOT)], prefix="ossia."):
         if not module.name.startswith(tuple(skipped)):
             importlib.import_module(module.name)
+
+
+@pytest.mark.parametrize("module", ["text", "tools", "system.files"])
+def test_a_module_leaves_torch_unimported(module):
+    """Nor do the modules that it imports in turn import torch."""
+    code = f"import ossia.{module}, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from ossia import families
 from ossia.adapt import lora
-from ossia.checkpoint.files import read_json
 from ossia.config import ExpertFormat, ModelConfig, with_expert_format
 from ossia.errors import OssiaError
 from ossia.model import Decoder
 from ossia.ops.low_rank import LowRank
+from ossia.system.files import read_json
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."

@@ -15,9 +15,10 @@ from ossia.checkpoint.load import DENSE_DTYPES
 from ossia.config import ExpertFormat, ModelConfig, MoEConfig
 from ossia.errors import OssiaError
 from ossia.model import Decoder
+from ossia.system.files import write_json
 from ossia.train import evaluate
 from ossia.train.corpus import conversations, packing
-from ossia.train.runs.folder import beside, check_folder, write_json, writing
+from ossia.train.runs.folder import beside, check_folder, writing
 
 _LENGTH = 2048  # of the rows that the held-out loss is read in, where the context allows it
 

@@ -10,7 +10,6 @@ from ossia import checkpoint, text
 from ossia.api.reply import Completion, Finished, Reply, ReplyBuilder, TokenLogprob
 from ossia.api.stream import PlainText, Pump, Stream
 from ossia.checkpoint import ExpertReads
-from ossia.checkpoint.files import read_json
 from ossia.engine import Engine, Request, SamplingParams
 from ossia.errors import OssiaError
 from ossia.text import TextDelta
@@ -79,7 +78,7 @@ class LLM:
         tokenizer = text.load_tokenizer(beside)
         chat_format = text.load_format(beside, tokenizer)
         file = beside / "generation_config.json"
-        defaults = read_json(file) if file.exists() else {}
+        defaults = text.read_generation_config(beside)
         try:
             _defaults(defaults)
         except OssiaError as error:
@@ -289,8 +288,4 @@ def _defaults(generation_config: Mapping[str, Any]) -> tuple[dict[str, Any], fro
     SamplingParams(**values)
     if generation_config.get("do_sample") is False:
         values["temperature"] = 0.0
-    eos = generation_config.get("eos_token_id")
-    ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
-    if not all(type(id) is int and id >= 0 for id in ids):
-        raise OssiaError(f"eos_token_id must be an id or a list of ids, not {eos!r}")
-    return values, frozenset(ids)
+    return values, text.end_of_text_ids(generation_config)

@@ -8,7 +8,6 @@ holes. Nothing else is ever opened: pickles run code.
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 import os
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from ossia.errors import OssiaError
 from ossia.system import huge_pages
+from ossia.system.files import json_object, read_json
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -87,16 +87,6 @@ class StoredTensor:
         return flat.view(self.shape)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises OssiaError if the file is absent, unreadable, not JSON or
-    not an object.
-    """
-    try:
-        return _json_object(path.read_bytes(), str(path))
-    except OSError as error:
-        raise OssiaError(f"cannot read {path}: {error.strerror}") from error
-
-
 def read_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Every tensor of a checkpoint folder, by name, from headers alone.
 
@@ -136,7 +126,7 @@ def read_header(path: Path) -> Iterator[StoredTensor]:
             f"{path} is truncated: its header ends at byte {start}, the file at {len(buffer)}; "
             "copy it again"
         )
-    header = _json_object(buffer[_LENGTH_BYTES:start], f"{path}: header")
+    header = json_object(buffer[_LENGTH_BYTES:start], f"{path}: header")
     header.pop("__metadata__", None)
     tensors = [_entry(path, name, entry, start, buffer) for name, entry in header.items()]
     tensors.sort(key=lambda tensor: (tensor.offset, tensor.nbytes))
@@ -241,26 +231,6 @@ def _map(path: Path) -> mmap.mmap | bytes:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     except OSError as error:
         raise OssiaError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _json_object(data: bytes, source: str) -> dict[str, Any]:
-    def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) < len(pairs):
-            names = [name for name, _ in pairs]
-            repeated = next(name for name in names if names.count(name) > 1)
-            raise OssiaError(f"{source}: {repeated} stands twice")
-        return result
-
-    try:
-        value = json.loads(data, object_pairs_hook=without_repeats)
-    except OssiaError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise OssiaError(f"{source} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise OssiaError(f"{source} is not a JSON object")
-    return value
 
 
 def _entry(path: Path, name: str, entry: Any, start: int, buffer: Any) -> StoredTensor:

@@ -19,13 +19,14 @@ from torch import Tensor
 
 from ossia import families, ops
 from ossia.checkpoint import regions
-from ossia.checkpoint.files import StoredTensor, in_memory, read_json, read_tensors
+from ossia.checkpoint.files import StoredTensor, in_memory, read_tensors
 from ossia.config import ModelConfig
 from ossia.errors import OssiaError
 from ossia.families.mapping import Layout, Row
 from ossia.model import Decoder
 from ossia.offload import plan as planning
 from ossia.ops.mxfp4 import NAN_SCALE
+from ossia.system.files import read_json
 
 CONFIG_FILE = "config.json"
 DENSE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

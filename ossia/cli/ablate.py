@@ -69,11 +69,10 @@ def ablate(
     same text. The folder then holds report.html and results.json. Ctrl-C saves and stops; the same
     command, or ossia ablate --out FOLDER alone, continues.
     """
-    from ossia.checkpoint.files import read_json
     from ossia.ladder import report
     from ossia.ladder.results import summarize
-    from ossia.train.corpus.shards import write_bytes
-    from ossia.train.runs.folder import write_json, writing
+    from ossia.system.files import read_json, write_bytes, write_json
+    from ossia.train.runs.folder import writing
 
     set_threads(threads)
     ablation = _open(context, out)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ossia.api import LLM, Finished, ReplyBuilder, Sampling, Stream
 from ossia.errors import OssiaError
+from ossia.system.files import write_json
 from ossia.text import Event
 from ossia.tools import Tool, call
 
@@ -164,18 +163,8 @@ class Conversation:
         if self.tools:
             record["tools"] = [tool.schema() for tool in self.tools]
         record["messages"] = self._all_messages()
-        content = json.dumps(record, ensure_ascii=False, indent=1) + "\n"
         try:
-            descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            try:
-                with open(descriptor, "w", encoding="utf-8") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(draft, path)
-            except BaseException:
-                os.unlink(draft)
-                raise
+            write_json(path, record)
         except OSError as error:
             raise OssiaError(f"cannot write {path}: {error.strerror}") from error
 

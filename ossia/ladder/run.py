@@ -19,7 +19,6 @@ import torch
 from tokenizers import Tokenizer
 
 from ossia.adapt.quantized import expert_names, round_trip
-from ossia.checkpoint.files import read_json
 from ossia.config import ExpertFormat, ModelConfig, MoEConfig, RoPE, with_expert_format
 from ossia.errors import OssiaError
 from ossia.ladder import rungs
@@ -29,12 +28,12 @@ from ossia.ladder.rungs import REACH, Rung
 from ossia.ladder.statistics import MOST_SEEDS
 from ossia.model import Decoder
 from ossia.ops.training import TRAINING
-from ossia.system.files import replacing
+from ossia.system.files import read_json, replacing, write_json
 from ossia.train.corpus import shards, sources, texts, vocabulary
 from ossia.train.evaluate import SummedLoss, bits_per_byte, loss_of
 from ossia.train.loop import StepReport, Trainer
 from ossia.train.objective import Objective
-from ossia.train.runs.folder import check_replaceable, versions, write_json, writing
+from ossia.train.runs.folder import check_replaceable, versions, writing
 from ossia.train.runs.presets import with_vocabulary
 from ossia.train.settings import Settings, option
 

@@ -1,9 +1,10 @@
-"""A folder replaced as a whole: at every moment its path holds all of the old or all of the new."""
+"""Files and folders written as a whole or not at all, and JSON objects read with clear errors."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import re
 import secrets
@@ -57,6 +58,58 @@ def write_file(path: Path, chunks: Iterable[Any]) -> None:
             file.write(chunk)
         file.flush()
         os.fsync(file.fileno())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that its path holds all of the old content or all of the new."""
+    staging = path.with_name(f".{path.name}.{secrets.token_hex(4)}.saving")
+    try:
+        write_file(staging, [content])
+        os.replace(staging, path)
+    except BaseException:
+        staging.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON in UTF-8, as `write_bytes` does."""
+    text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+    # Only lone surrogates cannot be encoded; their replacement is JSON's own escape.
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises OssiaError if the file is absent, unreadable, not JSON or
+    not an object.
+    """
+    try:
+        return json_object(path.read_bytes(), str(path))
+    except OSError as error:
+        raise OssiaError(f"cannot read {path}: {error.strerror}") from error
+
+
+def json_object(data: bytes, source: str) -> dict[str, Any]:
+    """The object that JSON text holds. Raises OssiaError, which begins with `source`, for text that
+    is not JSON, not an object, or repeats a key.
+    """
+
+    def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) < len(pairs):
+            names = [name for name, _ in pairs]
+            repeated = next(name for name in names if names.count(name) > 1)
+            raise OssiaError(f"{source}: {repeated} stands twice")
+        return result
+
+    try:
+        value = json.loads(data, object_pairs_hook=without_repeats)
+    except OssiaError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise OssiaError(f"{source} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise OssiaError(f"{source} is not a JSON object")
+    return value
 
 
 def _bring_along(old: Path, new: Path, stale: re.Pattern[str] | None) -> None:

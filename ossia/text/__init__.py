@@ -2,7 +2,7 @@
 
 from ossia.text.chat import ChatFormat, Parser
 from ossia.text.events import Channel, Event, TextDelta, ToolCallDelta, ToolCallStart
-from ossia.text.formats import load_format
+from ossia.text.formats import end_of_text_ids, load_format, read_generation_config
 from ossia.text.stop import StopStrings
 from ossia.text.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
 
@@ -17,6 +17,8 @@ __all__ = [
     "Tokenizer",
     "ToolCallDelta",
     "ToolCallStart",
+    "end_of_text_ids",
     "load_format",
     "load_tokenizer",
+    "read_generation_config",
 ]

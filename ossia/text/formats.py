@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ossia.errors import OssiaError
+from ossia.system.files import read_json
 from ossia.text.chat import ChatFormat
 from ossia.text.harmony import HarmonyFormat
 from ossia.text.harmony_render import CONTROL_TOKENS
@@ -27,9 +28,9 @@ def load_format(folder: str | Path, tokenizer: Tokenizer) -> ChatFormat:
     folder = Path(folder)
     if all(name in tokenizer.control for name in CONTROL_TOKENS):
         return HarmonyFormat(tokenizer)
-    settings = _read_json(folder / "tokenizer_config.json")
+    settings = _read_config(folder / "tokenizer_config.json")
     special = _special_tokens(settings)
-    stop_ids = _eos_ids(folder)
+    stop_ids = set(_stop_ids(folder))
     if (end := tokenizer.control.get(special.get("eos_token", ""))) is not None:
         stop_ids.add(end)
     file = folder / "chat_template.jinja"
@@ -45,17 +46,32 @@ def load_format(folder: str | Path, tokenizer: Tokenizer) -> ChatFormat:
     return TemplateFormat(template, tokenizer, stop_ids=stop_ids, variables=special, source=source)
 
 
-def _eos_ids(folder: Path) -> set[int]:
-    """`eos_token_id` of the first file that has one: a number, or a list of them."""
+def read_generation_config(folder: Path) -> dict[str, Any]:
+    """The content of a checkpoint folder's generation_config.json; empty without the file."""
+    return _read_config(folder / "generation_config.json")
+
+
+def end_of_text_ids(config: Mapping[str, Any]) -> frozenset[int]:
+    """The ids that end a text, from the `eos_token_id` (an id or a list of ids) of a
+    generation_config.json or config.json; empty without the key. Raises OssiaError for anything
+    else under the key.
+    """
+    value = config.get("eos_token_id")
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(id) is int and id >= 0 for id in ids):
+        raise OssiaError(f"eos_token_id must be an id or a list of ids, not {value!r}")
+    return frozenset(ids)
+
+
+def _stop_ids(folder: Path) -> frozenset[int]:
+    """The ids that end a text, from the first file that names any."""
     for name in ("generation_config.json", "config.json"):
-        value = _read_json(folder / name).get("eos_token_id")
-        if value is None:
-            continue
-        ids = value if isinstance(value, list) else [value]
-        if not all(isinstance(id, int) for id in ids):
-            raise OssiaError(f"{folder / name}: eos_token_id must be an id or a list of ids")
-        return set(ids)
-    return set()
+        try:
+            if ids := end_of_text_ids(_read_config(folder / name)):
+                return ids
+        except OssiaError as error:
+            raise OssiaError(f"{folder / name}: {error}") from error
+    return frozenset()
 
 
 def _special_tokens(settings: dict[str, Any]) -> dict[str, str]:
@@ -80,17 +96,9 @@ def _default_template(value: Any, source: str) -> str | None:
     return value
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    """The object in a file; empty where there is no file."""
-    if not file.is_file():
-        return {}
-    try:
-        value = json.loads(_read_text(file))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise OssiaError(f"{file}: not JSON ({error}); copy it again") from error
-    if not isinstance(value, dict):
-        raise OssiaError(f"{file}: must hold a JSON object")
-    return value
+def _read_config(file: Path) -> dict[str, Any]:
+    """The object in a file; empty without the file."""
+    return read_json(file) if file.is_file() else {}
 
 
 def _read_text(file: Path) -> str:

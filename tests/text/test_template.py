@@ -161,7 +161,7 @@ def test_broken_files_are_named(qwen3_tokenizer, tmp_path):
     with pytest.raises(OssiaError, match=r"chat_template\.jinja: not a jinja template"):
         load_format(tmp_path, qwen3_tokenizer)
     (tmp_path / "tokenizer_config.json").write_text("{")
-    with pytest.raises(OssiaError, match=r"tokenizer_config\.json: not JSON"):
+    with pytest.raises(OssiaError, match=r"tokenizer_config\.json is not valid JSON"):
         load_format(tmp_path, qwen3_tokenizer)
 
 
@@ -187,7 +187,7 @@ def test_a_template_that_fails_in_any_way_is_named(qwen3_tokenizer, template):
     [
         ('{"chat_template": [1]}', "must be a template"),
         ('{"chat_template": 7}', "must be a template"),
-        ("[" * 100_000, "not JSON"),
+        ("[" * 100_000, "not valid JSON"),
     ],
 )
 def test_a_template_that_is_none_is_an_error_not_plain_text(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from ossia.errors import OssiaError
+from ossia.system.files import write_json
 from ossia.train.corpus.sources import Document
 from ossia.train.settings import Settings
 
@@ -76,9 +76,7 @@ def write(folder: Path, parts: Iterable[Tensor], vocab_size: int | None) -> int:
             size = 0
     if held:
         flush()
-    write_bytes(
-        folder / "index.json", json.dumps({"type": kind, "shards": shards}, indent=1).encode()
-    )
+    write_json(folder / "index.json", {"type": kind, "shards": shards})
     return sum(int(shard["tokens"]) for shard in shards)
 
 
@@ -97,17 +95,6 @@ def read(folder: Path) -> list[Tensor]:
     return [
         torch.from_file(str(file), shared=False, size=count, dtype=dtype) for file, count in shards
     ]
-
-
-def write_bytes(file: Path, content: bytes) -> None:
-    """Write a file, whole or not at all."""
-    temporary = file.with_name(file.name + ".tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def documents_in(tokens: Tensor, separator: int) -> Tensor:

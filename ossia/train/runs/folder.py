@@ -24,11 +24,9 @@ import tokenizers
 import torch
 
 from ossia import checkpoint
-from ossia.checkpoint.files import read_json
 from ossia.errors import OssiaError
-from ossia.system.files import replacing
+from ossia.system.files import read_json, replacing, write_json
 from ossia.train import parallel
-from ossia.train.corpus.shards import write_bytes
 from ossia.train.loop import StepReport, Trainer
 from ossia.train.settings import Training, option
 from ossia.train.utilization import Utilization
@@ -208,11 +206,6 @@ def beside(folder: Path) -> list[Path]:
     """The files beside a checkpoint's weights that another made from it needs too."""
     where = checkpoint.text_folder(folder)
     return [where / name for name in _BESIDE if (where / name).is_file()]
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Write it as people read it, whole or not at all."""
-    write_bytes(file, (json.dumps(value, indent=1) + "\n").encode())
 
 
 @contextmanager

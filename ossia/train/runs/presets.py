@@ -8,7 +8,6 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from ossia import families
-from ossia.checkpoint.files import read_json
 from ossia.config import (
     GELU,
     AttentionConfig,
@@ -29,6 +28,7 @@ from ossia.config import (
     with_expert_format,
 )
 from ossia.errors import OssiaError
+from ossia.system.files import read_json
 from ossia.train.corpus.vocabulary import END_OF_TEXT, RETURN, START_OF_TEXT, control_id
 
 _ANY_VOCABULARY = 1  # replaced by the vocabulary that the run learns

@@ -18,13 +18,14 @@ from ossia.errors import OssiaError
 from ossia.insight.counts import count
 from ossia.model import Decoder
 from ossia.ops.training import TRAINING
+from ossia.system.files import write_json
 from ossia.train import parallel
 from ossia.train.corpus import shards, sources, texts, vocabulary
 from ossia.train.corpus.chat_words import chat_words
 from ossia.train.evaluate import SummedLoss, bits_per_byte, loss_of
 from ossia.train.loop import Trainer
 from ossia.train.runs import presets
-from ossia.train.runs.folder import FolderRun, Prepared, write_json, writing
+from ossia.train.runs.folder import FolderRun, Prepared, writing
 from ossia.train.settings import Settings
 from ossia.train.utilization import Utilization
 
