@@ -17,6 +17,7 @@ ROOT = Path(ossia.__file__).parent
 ALLOWED = {
     "config": set(),
     "errors": set(),
+    "options": set(),
     "system": set(),
     "ops": {"config", "system"},
     "families": {"config"},
@@ -63,6 +64,7 @@ FREE = {"cli", "__init__", "__main__"}  # cli may import anything, and nothing i
 # Folders that know nothing of tensors, or of text.
 WITHOUT = {
     "config": {"torch"},
+    "options": {"torch", "typer"},
     "families": {"torch"},
     "text": {"torch"},
     "tools": {"torch"},

@@ -1,0 +1,99 @@
+"""A command's options, derived from the fields of dataclasses (`ossia.options`).
+
+A parameter of the command whose type is such a dataclass becomes one option for each field, in its
+place, and the command receives the dataclass built from their values:
+
+    @derived
+    def train(out: OutOption, settings: Given[Settings], as_json: JsonOption = False) -> None: ...
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
+
+import typer
+
+from ossia.options import Options, Setting, flag, settings
+
+_METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+
+T = TypeVar("T", bound=Options)
+
+
+@dataclass(frozen=True)
+class Given(Generic[T]):
+    """Options that are not built yet, for a command that does not always need them."""
+
+    kind: type[T]
+    values: Mapping[str, Any]
+    asked: Mapping[str, Any]  # the part that the user typed
+
+    def build(self) -> T:
+        """Raises OssiaError for a value that cannot be."""
+        return self.kind(**self.values)
+
+
+def derived(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as typer reads it: with an option for each field of its dataclass parameters,
+    whose types are `D` or `Given[D]` with a subclass D of `Options`.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    own = inspect.signature(command).parameters
+    groups = {name: kind for name in own if (kind := _options_type(hints[name])) is not None}
+    parameters = [_keyword("context", typer.Context)]
+    for name, parameter in own.items():
+        if name in groups:
+            parameters += [_option(setting) for setting in settings(groups[name])]
+        else:
+            parameters.append(_keyword(name, hints[name], parameter.default))
+
+    @wraps(command)
+    def run(*, context: typer.Context, **values: Any) -> None:
+        for name, kind in groups.items():
+            given = {s.name: values.pop(s.name) for s in settings(kind)}
+            asked = {key: value for key, value in given.items() if _was_typed(context, key)}
+            group = Given(kind, given, asked)
+            values[name] = group if get_origin(hints[name]) is Given else group.build()
+        command(**values)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def _options_type(hint: Any) -> type[Options] | None:
+    kind = get_args(hint)[0] if get_origin(hint) is Given else hint
+    return kind if isinstance(kind, type) and issubclass(kind, Options) else None
+
+
+def _was_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _option(setting: Setting) -> inspect.Parameter:
+    option, kind = setting.option, setting.type
+    depends = option.default is not None
+    names = [flag(setting.name)]
+    if kind is bool and (option.off or setting.default is not False):
+        names[0] += f"/{option.off or '--no-' + names[0].removeprefix('--')}"
+    described = typer.Option(
+        *names,
+        *option.names,
+        metavar=option.metavar or _METAVARS.get(kind),
+        help=f"{option.help} [default: {option.default}]" if depends else option.help,
+        show_default=not depends,
+        case_sensitive=False,
+    )
+    hint = kind | None if setting.optional else kind
+    return _keyword(setting.name, Annotated[hint, described], setting.default)
+
+
+def _keyword(name: str, hint: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=hint)
