@@ -13,9 +13,10 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import cache
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from ossia.errors import OssiaError
+from ossia.system.memory import parse_size
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Options:
         """Raise OssiaError for a value that an option does not take."""
         for setting in settings(type(self)):
             value = getattr(self, setting.name)
+            if setting.type in _KINDS and not (value is None and setting.optional):
+                _check_kind(setting, value)
             if issubclass(setting.type, StrEnum) and value is not None:
                 if value not in list(setting.type):
                     choices = " or ".join(setting.type)
@@ -79,6 +82,16 @@ class Options:
                     f"{flag(name)} {value}: the run began with {began} and keeps it; "
                     f"leave {flag(name)} out, or start a new run"
                 )
+
+
+# The types that values are checked for: what values may be, and what a message calls them.
+_KINDS = {int: (int, "a whole number"), float: (int | float, "a number"), bool: (bool, "a bool")}
+
+
+def _check_kind(setting: Setting, value: object) -> None:
+    kind, words = _KINDS[setting.type]
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise OssiaError(f"{flag(setting.name)} must be {words}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -127,3 +140,151 @@ def _plain(hint: Any) -> tuple[type, bool]:
 def flag(name: str) -> str:
     """How the command line spells a field."""
     return "--" + name.replace("_", "-")
+
+
+class Dtype(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Load(StrEnum):
+    map = "map"
+    copy = "copy"
+
+
+class Int8(StrEnum):
+    """A format that is asked for by name, as it changes the numbers."""
+
+    int8 = "int8"
+
+
+@dataclass(frozen=True)
+class LoadOptions(Options):
+    """How a checkpoint is loaded: `LLM`, `load_model` and each command that opens a model take
+    these.
+
+    dtype may also be a torch.dtype. expert_memory is a number of bytes, a size such as "12GiB", or
+    "all". threads are set for the whole process.
+    """
+
+    dtype: Annotated[
+        Dtype | None,
+        Option("Precision of the dense weights.", default="the checkpoint's"),
+    ] = None
+    device: Annotated[str, Option("auto, cpu, cuda, cuda:1, mps.", metavar="NAME")] = "auto"
+    backend: Annotated[
+        str,
+        Option("Kernels to run on; auto takes the fastest and logs its choice.", metavar="NAME"),
+    ] = "auto"
+    threads: Annotated[
+        int | None,
+        Option(
+            "CPU threads to compute with.",
+            minimum=1,
+            default="one per processor that this process may use",
+        ),
+    ] = None
+    load: Annotated[
+        Load, Option("Leave the weights in the mapped files, or copy them into memory that stays.")
+    ] = Load.map
+    expert_memory: Annotated[
+        int | str | None,
+        Option(
+            "Memory for experts in MXFP4, such as 12GiB; the others are read from disk when they "
+            "are needed. all maps every one.",
+            metavar="SIZE",
+            default="all, or what is free if they do not fit",
+        ),
+    ] = None
+    dense: Annotated[
+        Int8 | None,
+        Option("Quantize the dense weights at load: faster, and nearly the same numbers."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        # Those of torch are accepted by their names, which needs no import of torch.
+        object.__setattr__(self, "device", str(self.device))
+        if self.dtype is not None:
+            object.__setattr__(self, "dtype", str(self.dtype).removeprefix("torch."))
+        super().__post_init__()
+        if self.expert_memory != "all":
+            _check_size("expert_memory", self.expert_memory)
+
+
+@dataclass(frozen=True)
+class EngineOptions(Options):
+    """How an engine batches requests and stores keys and values, for as many as share it.
+
+    kv_memory is a number of bytes, or a size such as "2GiB".
+    """
+
+    kv: Annotated[
+        Int8 | None,
+        Option("Store keys and values in half the memory, less exactly.", default="as --dtype"),
+    ] = None
+    kv_memory: Annotated[
+        int | str | None,
+        Option(
+            "Memory for keys and values, such as 2GiB.",
+            metavar="SIZE",
+            default="half of what is free, a quarter on a GPU",
+        ),
+    ] = None
+    max_batch: Annotated[
+        int | None,
+        Option("Requests that run together; more wait.", minimum=1, default="16, or 64 on a GPU"),
+    ] = None
+    prefill_chunk: Annotated[
+        int | None,
+        Option(
+            "Prompt tokens read in one step. Smaller chunks make smoother streams and a slower "
+            "start.",
+            minimum=1,
+            default="512; 2048 on a GPU and where experts are read from disk",
+        ),
+    ] = None
+    page_size: Annotated[
+        int,
+        Option(
+            "Positions in a page, the unit in which memory for keys and values is granted and "
+            "shared.",
+            minimum=1,
+        ),
+    ] = 16
+    prefix_cache: Annotated[
+        bool,
+        Option(
+            "Keep the keys and values of earlier texts, so that a prompt that begins like one of "
+            "them is read only from where it departs from it."
+        ),
+    ] = True
+    max_queue: Annotated[
+        int, Option("Unfinished requests, running and waiting; more are refused.", minimum=1)
+    ] = 1024
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_size("kv_memory", self.kv_memory)
+
+
+def _check_size(name: str, value: object) -> None:
+    """Raise OssiaError unless `value` is None, a positive number of bytes, or a size as text."""
+    if isinstance(value, str):
+        try:
+            value = parse_size(value)
+        except OssiaError as error:
+            raise OssiaError(f"{flag(name)}: {error}") from error
+    if value is not None and (not isinstance(value, int) or value < 1):
+        raise OssiaError(f"{flag(name)} must be at least one byte, not {value!r}")
+
+
+def split(options: Mapping[str, Any], *kinds: type[Options]) -> tuple[Any, ...]:
+    """Keyword arguments as one value of each kind. Raises OssiaError for a name that none has."""
+    known = [setting.name for kind in kinds for setting in settings(kind)]
+    if unknown := sorted(options.keys() - set(known)):
+        raise OssiaError(f"unknown option {', '.join(unknown)}; the options are {', '.join(known)}")
+    return tuple(
+        kind(**{s.name: options[s.name] for s in settings(kind) if s.name in options})
+        for kind in kinds
+    )

@@ -17,7 +17,7 @@ ROOT = Path(ossia.__file__).parent
 ALLOWED = {
     "config": set(),
     "errors": set(),
-    "options": set(),
+    "options": {"system"},
     "system": set(),
     "ops": {"config", "system"},
     "families": {"config"},

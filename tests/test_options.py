@@ -5,9 +5,18 @@ from enum import StrEnum
 from typing import Annotated
 
 import pytest
+import torch
 
 from ossia.errors import OssiaError
-from ossia.options import Option, Options, settings
+from ossia.options import (
+    Dtype,
+    EngineOptions,
+    LoadOptions,
+    Option,
+    Options,
+    settings,
+    split,
+)
 
 
 class Color(StrEnum):
@@ -82,3 +91,38 @@ def test_a_run_refuses_an_option_that_it_did_not_begin_with():
     message = "--steps 8: the run began with 7 and keeps it; leave --steps out"
     with pytest.raises(OssiaError, match=message):
         began.refuse_changes({"steps": 8})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"dtype": "int8"}, "--dtype must be float32 or bfloat16 or float16, not int8"),
+        ({"dtype": torch.float64}, "--dtype must be float32 or bfloat16 or float16, not float64"),
+        ({"load": "move"}, "--load must be map or copy, not move"),
+        ({"dense": "int4"}, "--dense must be int8, not int4"),
+        ({"threads": 0}, "--threads must be at least 1, not 0"),
+        ({"threads": 1.5}, "--threads must be a whole number, not 1.5"),
+        ({"expert_memory": 0}, "--expert-memory must be at least one byte, not 0"),
+        ({"expert_memory": "some"}, "--expert-memory: 'some' is no size; write 12GiB, 500MB or a "),
+        ({"kv": "int3"}, "--kv must be int8, not int3"),
+        ({"kv_memory": "0MB"}, "--kv-memory must be at least one byte, not 0"),
+        ({"kv_memory": 2.5}, "--kv-memory must be at least one byte, not 2.5"),
+        ({"max_batch": 0}, "--max-batch must be at least 1, not 0"),
+        ({"max_batch": True}, "--max-batch must be a whole number, not True"),
+        ({"prefill_chunk": "512"}, "--prefill-chunk must be a whole number, not '512'"),
+        ({"prefix_cache": "no"}, "--prefix-cache must be a bool, not 'no'"),
+        ({"max_queue": None}, "--max-queue must be a whole number, not None"),
+        ({"kv_cache": 1, "device": "cpu"}, "unknown option kv_cache; the options are dtype, dev"),
+    ],
+)
+def test_options_of_loading_and_of_the_engine_are_checked_where_they_are_made(values, message):
+    with pytest.raises(OssiaError) as error:
+        split(values, LoadOptions, EngineOptions)
+    assert str(error.value).startswith(message)
+
+
+def test_keywords_are_split_by_who_takes_them_and_torch_names_its_dtypes_and_devices():
+    given = {"dtype": torch.bfloat16, "device": torch.device("cpu"), "kv_memory": "1GiB"}
+    load, engine = split({**given, "expert_memory": "all"}, LoadOptions, EngineOptions)
+    expected = LoadOptions(dtype=Dtype.bfloat16, device="cpu", expert_memory="all")
+    assert (load, engine) == (expected, EngineOptions(kv_memory="1GiB"))
