@@ -17,7 +17,7 @@ from ossia.engine.request import (
     check_vocabulary,
 )
 from ossia.engine.runner import Runner
-from ossia.engine.sampler import SamplerState, sample
+from ossia.engine.sampler import Sampler, SamplerState
 from ossia.engine.scheduler import Scheduler, Sequence
 from ossia.errors import OssiaError
 from ossia.ops.paged import PagePool
@@ -87,6 +87,7 @@ class Engine:
         )
         self.scheduler = Scheduler(self.pages, prefill_chunk=prefill_chunk, max_batch=max_batch)
         self.runner = Runner(decoder, pool, self.pages)
+        self.sampler = Sampler()
         self._ids = count()
 
     @property
@@ -108,7 +109,12 @@ class Engine:
                 list(request.prompt),
                 self._max_length(request),
                 request.sampling.stop_ids,
-                SamplerState(request_id, request.sampling, request.prompt),
+                SamplerState(
+                    request_id,
+                    request.sampling,
+                    request.prompt,
+                    request.constraint() if request.constraint else None,
+                ),
             )
         )
         return request_id
@@ -117,14 +123,16 @@ class Engine:
     def step(self) -> list[TokenOutput]:
         """Run one forward pass; one output for each request that got a token.
 
-        Raises LogitsError, which names the request, if its logits are not numbers. Nothing has
-        been booked then: abort that request, and the next step carries on with the others.
+        Raises a RequestError, which names the request, if its logits are not numbers or its
+        constraint leaves no id. Nothing has been booked then: abort that request, and the next
+        step carries on with the others.
         """
         batch = self.scheduler.schedule()
         if not batch:
             return []
         logits = self.runner.run(batch)
-        samples = sample(logits, [chunk.sequence.sampler for chunk in batch if chunk.samples])
+        states = [chunk.sequence.sampler for chunk in batch if chunk.samples]
+        samples = self.sampler.sample(logits, states)
         return self.scheduler.update(batch, samples)
 
     def abort(self, request_id: int) -> None:

@@ -5,8 +5,9 @@ import random
 
 import pytest
 
-from ossia.engine import Engine, LogitsError, Request, SamplingParams
+from ossia.engine import ConstraintError, Engine, LogitsError, Request, SamplingParams
 from ossia.errors import OssiaError
+from tests.engine.constraints import Allows
 from tests.engine.fake_decoder import VOCAB, FakeDecoder, continuation
 
 
@@ -269,6 +270,36 @@ def test_logits_that_are_not_numbers_name_the_request_and_spare_the_others():
     decoder.broken_token = None
     (alone,) = engine.generate([Request([1, 2], SamplingParams(seed=5, max_tokens=6))])
     assert [output.token for output in outputs] == alone.tokens
+
+
+def test_a_constraint_steers_its_request_alone():
+    engine = Engine(FakeDecoder())
+    free = greedy([1, 2], 6)
+    # The decoder's likeliest ids are the ones nearest to its choice.
+    bound = Request([1, 2], free.sampling, lambda: Allows([3], [90, 4], [5, 60, 95]))
+    outputs = engine.generate([free, bound, free])
+    assert outputs[0].tokens == outputs[2].tokens == continuation([1, 2], 6)
+    expected = []
+    for allowed in [[3], [90, 4], *[[5, 60, 95]] * 4]:
+        (wanted,) = continuation([1, 2, *expected], 1)
+        expected.append(min(allowed, key=lambda token: abs(token - wanted)))
+    assert outputs[1].tokens == expected
+
+
+def test_a_constraint_that_allows_nothing_fails_its_request_by_name():
+    engine = Engine(FakeDecoder())
+    healthy = engine.add(Request([1, 2], SamplingParams(seed=5, max_tokens=6)))
+    stuck = engine.add(Request([1, 2], SamplingParams(seed=5), lambda: Allows([3], [])))
+    outputs = engine.step()
+    for _ in range(2):
+        with pytest.raises(ConstraintError) as caught:
+            engine.step()
+        assert caught.value.request_id == stuck
+    engine.abort(stuck)
+    while engine.has_work:
+        outputs += engine.step()
+    (alone,) = engine.generate([Request([1, 2], SamplingParams(seed=5, max_tokens=6))])
+    assert [o.token for o in outputs if o.request_id == healthy] == alone.tokens
 
 
 def test_generate_leaves_nothing_behind_when_it_fails():
