@@ -21,7 +21,7 @@ from ossia.model import Decoder
 from ossia.ops import _native
 from ossia.ops.paged import LayerKind, PagedKV, PagePool
 from ossia.text import load_format, load_tokenizer
-from tests.ops.cpu.common import cpu
+from tests.ops.cpu.common import cpu, missing
 from tests.ops.cpu.remote import Remote, noting_addresses
 from tests.transformers_models import CONFIGS, GPT_OSS, random_model, tokens
 
@@ -122,7 +122,7 @@ def test_the_packaged_model_says_what_the_float32_reference_says(isa):
     try:
         machine = cpu.Machine(2, isa)
     except ValueError:
-        pytest.skip(f"this processor has no {isa}")
+        pytest.skip(missing(isa))
     chat_format = load_format(PACKAGED, load_tokenizer(PACKAGED))
     sampling = SamplingParams(temperature=0.0, max_tokens=200, stop_ids=chat_format.stop_ids)
     prompts = [
