@@ -18,6 +18,7 @@ from ossia.measure.machine import BUFFER_BYTES, Bandwidth
 from ossia.measure.random_weights import random_decoder
 from ossia.measure.speed import SHORT_PROMPT, UNTIMED, EngineModel, Model, Speed, measure
 from ossia.ops import int8
+from ossia.system.memory import available_memory
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,9 @@ def _check_context(config: ModelConfig, needed: int) -> None:
 
 
 def _check_memory(size: int) -> None:
-    if size > (room := memory.available()):
+    free = available_memory()
+    if free is not None and size > free:
         raise OssiaError(
-            f"random weights of these shapes take {size / 1e9:.1f} GB, and {room / 1e9:.1f} GB of "
-            "memory are free"
+            f"random weights of these shapes take {size / 1e9:.1f} GB, and only {free / 1e9:.1f} "
+            "GB of memory are free"
         )
