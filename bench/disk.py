@@ -25,6 +25,7 @@ from ossia.engine import Engine, Request, SamplingParams
 from ossia.model import Decoder
 from ossia.offload.reader import Job, Reader, Span
 from ossia.ops import cpu
+from ossia.options import EngineOptions
 
 EXPERT = 13 << 20  # bytes, about gpt-oss's
 
@@ -74,7 +75,7 @@ def main() -> None:
     if options.skew:
         skew(decoder, options.skew)
     store = decoder.expert_store
-    engine = Engine(decoder, max_tokens_kv=4096, max_batch=1)
+    engine = Engine(decoder, EngineOptions(max_batch=1))
     prompt = torch.randint(
         decoder.config.vocab_size, (options.prompt,), generator=torch.Generator().manual_seed(0)
     )

@@ -22,7 +22,7 @@ from ossia.config import (
     MLPConfig,
     ModelConfig,
 )
-from ossia.engine import LogitsError, Request, TokenOutput
+from ossia.engine import Failure, LogitsError, Request, TokenOutput
 from ossia.engine.request import check_prompt
 
 CONTROL = (
@@ -83,11 +83,12 @@ class ScriptedEngine:
         self.running[id] = deque(next(self._scripts))
         return id
 
-    def step(self) -> list[TokenOutput]:
+    def step(self) -> list[TokenOutput | Failure]:
         self.most_at_once = max(self.most_at_once, len(self.running))
+        outputs: list[TokenOutput | Failure] = []
         for id in self.broken & self.running.keys():
-            raise LogitsError(id)
-        outputs = []
+            del self.running[id]
+            outputs.append(Failure(id, LogitsError(id)))
         for id, script in list(self.running.items()):
             sampling, token = self.requests[id].sampling, script.popleft()
             reason = "stop" if token in sampling.stop_ids else None if script else "length"

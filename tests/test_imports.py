@@ -26,9 +26,18 @@ ALLOWED = {
     "checkpoint": {"config", "families", "model", "offload", "ops", "system"},
     "text": {"system"},
     "tools": set(),
-    "engine": {"config", "model", "ops", "system"},
+    "engine": {"config", "model", "ops", "options", "system"},
     "insight": {"config", "families", "model", "ops"},
-    "measure": {"checkpoint", "config", "engine", "insight", "model", "ops", "system"},
+    "measure": {
+        "checkpoint",
+        "config",
+        "engine",
+        "insight",
+        "model",
+        "ops",
+        "options",
+        "system",
+    },
     "adapt": {"checkpoint", "config", "families", "model", "ops", "system", "text", "train"},
     "train": {
         "adapt",
@@ -56,7 +65,7 @@ ALLOWED = {
         "text",
         "train",
     },
-    "api": {"checkpoint", "engine", "text"},
+    "api": {"checkpoint", "engine", "options", "text"},
     "serve": {"api", "engine", "text"},
 }
 FREE = {"cli", "__init__", "__main__"}  # cli may import anything, and nothing imports it

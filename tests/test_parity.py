@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, GptOssConfig, Mxfp4Config
 
 import ossia
 from ossia.engine import Engine, Request, SamplingParams
+from ossia.options import EngineOptions
 from tests.transformers_models import CONFIGS, GPT_OSS, YARN, random_model, tokens
 
 
@@ -41,7 +42,7 @@ def greedy_without_cache(decoder, prompt: list[int], count: int) -> list[int]:
 
 
 def greedy_with_pages(decoder, prompts: list[list[int]], count: int, **settings) -> list[list[int]]:
-    engine = Engine(decoder, max_tokens_kv=1024, **settings)
+    engine = Engine(decoder, EngineOptions(kv_memory="64MiB", **settings))
     sampling = SamplingParams(temperature=0.0, max_tokens=count)
     return [result.tokens for result in engine.generate([Request(p, sampling) for p in prompts])]
 

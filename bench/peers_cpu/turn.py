@@ -23,6 +23,7 @@ from ossia.measure import memory
 from ossia.measure.model import measure_run, weight_files
 from ossia.measure.speed import SHORT_PROMPT, UNTIMED, EngineModel, Model
 from ossia.ops.int8 import ELEMENT_BYTES as INT8_ELEMENT_BYTES
+from ossia.options import EngineOptions
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ def _loader(job: Job, folder: Path, config: ModelConfig) -> Callable[[], Model]:
     int8 = job.precision == "int8"
     precision = {"dense": "int8"} if int8 else {"dtype": job.precision}
     return lambda: EngineModel(
-        Engine(checkpoint.load(folder, **precision), max_batch=batch), job.tokens + UNTIMED
+        Engine(checkpoint.load(folder, **precision), EngineOptions(max_batch=batch)),
+        job.tokens + UNTIMED,
     )
 
 

@@ -12,14 +12,13 @@ from ossia.api.stream import PlainText, Pump, Stream
 from ossia.checkpoint import ExpertReads
 from ossia.engine import Engine, Request, SamplingParams
 from ossia.errors import OssiaError
+from ossia.options import EngineOptions
 from ossia.text import TextDelta
 
 if TYPE_CHECKING:
     import torch
 
 Messages = Sequence[Mapping[str, Any]]
-
-_CHUNK, _CHUNK_ON_DEMAND = 512, 2048  # prompt tokens read in one step
 
 PACKAGED_MODELS = Path(__file__).parent.parent / "models"
 
@@ -92,9 +91,7 @@ class LLM:
             expert_memory=expert_memory,
             dense=dense,
         )
-        # A chunk of a prompt reads nearly all experts: where they come from disk, large ones pay.
-        chunk = _CHUNK if decoder.expert_store is None else _CHUNK_ON_DEMAND
-        engine = Engine(decoder, prefill_chunk=chunk, kv=kv)
+        engine = Engine(decoder, EngineOptions(kv=kv))  # type: ignore[arg-type]
         self._assemble(engine, tokenizer, chat_format, defaults)
         self._expert_store = decoder.expert_store
         self._tokenizer_name = f"{folder}: the tokenizer"

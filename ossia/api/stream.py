@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from ossia import text
 from ossia.api.reply import Finished, FinishReason
-from ossia.engine import LogitsError
+from ossia.engine import Failure
 from ossia.text import Channel, Event, TextDelta, ToolCallStart
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Pump:
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._lock = engine, threading.Lock()
-        self._inboxes: dict[int, deque[TokenOutput | LogitsError]] = {}
+        self._inboxes: dict[int, deque[TokenOutput | Failure]] = {}
         self._abandoned: deque[int] = deque()
 
     def add(self, request: Request) -> int:
@@ -100,20 +100,15 @@ class Pump:
                     self._step()
                     continue
                 output = inbox.popleft()
-            if isinstance(output, LogitsError):
-                raise output
+            if isinstance(output, Failure):
+                raise output.error
             return output
         return None
 
     def _step(self) -> None:
         self._abort_abandoned()
         assert self._engine.has_work, "a request is unfinished and the engine idle"
-        try:
-            outputs: list[TokenOutput | LogitsError] = [*self._engine.step()]
-        except LogitsError as error:  # one request's own trouble: the others go on
-            self._engine.abort(error.request_id)
-            outputs = [error]
-        for output in outputs:
+        for output in self._engine.step():
             if (owner := self._inboxes.get(output.request_id)) is not None:
                 owner.append(output)
 

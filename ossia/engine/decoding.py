@@ -29,7 +29,7 @@ class Decoding:
         device = decoder.device
         self._pool = pool
         self._tables = {
-            kind: torch.full((batch, columns), -1, dtype=torch.int32, device=device)
+            kind: torch.zeros((batch, columns), dtype=torch.int32, device=device)
             for kind in pool.kinds
         }
         self._lengths = torch.ones(batch, dtype=torch.int64, device=device)

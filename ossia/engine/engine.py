@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
 
 import torch
 
-from ossia.engine.pages import PageAllocator, plan_pages
+from ossia.engine.capacity import kv_budget, plan_pages
+from ossia.engine.kv import CacheLimits, KVCache, PageCounts, PagedText
 from ossia.engine.request import (
+    Failure,
     Request,
     Result,
     TokenOutput,
@@ -17,132 +20,153 @@ from ossia.engine.request import (
     check_vocabulary,
 )
 from ossia.engine.runner import Runner
-from ossia.engine.sampler import Sampler, SamplerState
-from ossia.engine.scheduler import Scheduler, Sequence
+from ossia.engine.sampler import LogitsError, Sample, SamplerState, sample
+from ossia.engine.scheduler import Chunk, Scheduler, Sequence
 from ossia.errors import OssiaError
-from ossia.ops.paged import PagePool
+from ossia.ops.paged import LayerKind, PagePool
+from ossia.options import EngineOptions
 
 if TYPE_CHECKING:
     from ossia.model import Decoder
 
 
+@dataclass(frozen=True)
+class EngineStats:
+    """An engine's figures, at one moment and since it was made.
+
+    prefix_queries: tokens of all admitted prompts; prefix_hits: those of them that the prefix cache
+    had. evictions: cached pages given up for memory. preemptions: requests that gave up their pages
+    to older ones and were computed again.
+    """
+
+    running: int
+    waiting: int
+    pages: Mapping[LayerKind, PageCounts]
+    prefix_queries: int
+    prefix_hits: int
+    evictions: int
+    preemptions: int
+    generated_tokens: int
+
+
 class Engine:
     """Decodes up to `max_batch` requests together; more wait their turn.
 
-    max_tokens_kv: positions the cache holds over all requests, rounded up to whole pages; by
-        default as much as all could ever need, or as half of the memory holds.
-    prefill_chunk: prompt tokens read in one step; smaller chunks make smoother streams and a
-        slower start.
-    kv: how keys and values are stored: None is the decoder's dtype; "int8" takes half of bfloat16's
-        memory and changes the numbers (docs/cpu.md says by how much).
-
-    Not thread-safe: one thread adds, steps and aborts.
+    Not thread-safe: one thread adds, steps and aborts. Raises OssiaError for options that this
+    decoder or this machine cannot meet.
     """
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        *,
-        max_tokens_kv: int | None = None,
-        page_size: int = 16,
-        prefill_chunk: int = 512,
-        max_batch: int = 16,
-        kv: str | None = None,
-    ) -> None:
-        for name, value in (
-            ("max_tokens_kv", max_tokens_kv),
-            ("page_size", page_size),
-            ("prefill_chunk", prefill_chunk),
-            ("max_batch", max_batch),
-        ):
-            if value is not None and value < 1:
-                raise OssiaError(f"{name} must be at least 1, not {value}")
-        if kv not in (None, "int8"):
-            raise OssiaError(f"unknown format {kv!r} of keys and values; there is: int8")
-        dtype = torch.int8 if kv == "int8" else decoder.dtype
+    def __init__(self, decoder: Decoder, options: EngineOptions | None = None) -> None:
+        options = options or EngineOptions()
+        on_gpu = decoder.device.type == "cuda"
         self.config = decoder.config
-        num_pages = plan_pages(
-            decoder.layer_kinds,
-            self.config.context_length,
-            max_tokens=max_tokens_kv,
-            page_size=page_size,
-            chunk=prefill_chunk,
-            max_sequences=max_batch,
-            dtype=dtype,
-            device=decoder.device,
+        self.max_batch = options.max_batch or (64 if on_gpu else 16)
+        large_chunks = on_gpu or decoder.expert_store is not None
+        self.prefill_chunk = options.prefill_chunk or (2048 if large_chunks else 512)
+        dtype = torch.int8 if options.kv == "int8" else decoder.dtype
+        limits = CacheLimits(
+            options.page_size, self.prefill_chunk, self.max_batch, self.config.context_length
         )
+        budget = kv_budget(decoder, options.kv_memory)
+        num_pages = plan_pages(decoder.layer_kinds, budget, limits, dtype)
         pool = PagePool(
             decoder.layer_kinds,
             num_pages,
-            page_size=page_size,
+            page_size=options.page_size,
             dtype=dtype,
             device=decoder.device,
         )
-        self.pages = PageAllocator(
-            num_pages,
-            page_size=page_size,
-            chunk=prefill_chunk,
-            max_sequences=max_batch,
-            context_length=self.config.context_length,
+        self.kv = KVCache(num_pages, limits, prefix_cache=options.prefix_cache)
+        self.scheduler = Scheduler(
+            self.kv, prefill_chunk=self.prefill_chunk, max_batch=self.max_batch
         )
-        self.scheduler = Scheduler(self.pages, prefill_chunk=prefill_chunk, max_batch=max_batch)
-        self.runner = Runner(decoder, pool, self.pages)
-        self.sampler = Sampler()
+        self.runner = Runner(decoder, pool, self.kv)
         self._ids = count()
+        self._generated = 0
 
     @property
     def has_work(self) -> bool:
         """Whether a request is running or waiting."""
         return bool(self.scheduler.running or self.scheduler.waiting)
 
+    @property
+    def max_length(self) -> int:
+        """Tokens, prompt and output, after which any text ends: the model's context, or what the
+        cache holds of a text that has it to itself, and the last token, which is not stored.
+        """
+        return min(self.config.context_length, self.kv.most_positions + 1)
+
     def add(self, request: Request) -> int:
         """Queue a request; the id that its outputs will carry.
 
-        Raises OssiaError for a request that the model or the cache can never serve.
+        A request ends at `max_length` with finish reason "length", however large its `max_tokens`.
+        Raises OssiaError for a prompt that the model or the cache can never hold.
         """
-        check_prompt(request.prompt, self.config.vocab_size, self.config.context_length)
-        check_vocabulary(request.sampling, self.config.vocab_size)
+        prompt, sampling = list(request.prompt), request.sampling
+        check_prompt(prompt, self.config.vocab_size, self.config.context_length)
+        check_vocabulary(sampling, self.config.vocab_size)
+        max_length = self.max_length
+        if len(prompt) >= max_length:
+            raise OssiaError(
+                f"the prompt has {len(prompt)} ids, and the cache holds {max_length - 1}: shorten "
+                "the prompt or raise kv_memory"
+            )
+        if sampling.max_tokens is not None:
+            max_length = min(max_length, len(prompt) + sampling.max_tokens)
         request_id = next(self._ids)
         self.scheduler.waiting.append(
             Sequence(
                 request_id,
-                list(request.prompt),
-                self._max_length(request),
-                request.sampling.stop_ids,
-                SamplerState(
-                    request_id,
-                    request.sampling,
-                    request.prompt,
-                    request.constraint() if request.constraint else None,
-                ),
+                PagedText(prompt, len(prompt)),
+                max_length,
+                sampling.stop_ids,
+                SamplerState(request_id, sampling, request.prompt),
             )
         )
         return request_id
 
     @torch.inference_mode()
-    def step(self) -> list[TokenOutput]:
-        """Run one forward pass; one output for each request that got a token.
+    def step(self) -> list[TokenOutput | Failure]:
+        """Run one forward pass: an output for each request that got a token, or that failed.
 
-        Raises a RequestError, which names the request, if its logits are not numbers or its
-        constraint leaves no id. Nothing has been booked then: abort that request, and the next
-        step carries on with the others.
+        An exception in the pass ends all its requests, and logits that are not numbers the one that
+        they belong to: the others take part in the next step as if this one had not been.
         """
-        batch = self.scheduler.schedule()
-        if not batch:
+        step = self.scheduler.schedule()
+        if not step:
             return []
-        logits = self.runner.run(batch)
-        states = [chunk.sequence.sampler for chunk in batch if chunk.samples]
-        samples = self.sampler.sample(logits, states)
-        return self.scheduler.update(batch, samples)
+        try:
+            logits = self.runner.run(step)
+            samples = sample(logits, [chunk.sequence.sampler for chunk in step if chunk.wanted])
+        except LogitsError as error:
+            return self._fail([error.request_id], error)
+        except Exception as error:
+            return self._fail([chunk.sequence.id for chunk in step], error)
+        return [*self._commit(step, samples)]
 
     def abort(self, request_id: int) -> None:
         """Drop a request and free its pages; nothing happens if it has already finished."""
         self.scheduler.remove(request_id)
 
+    def stats(self) -> EngineStats:
+        """The figures of this moment."""
+        scheduler, stores = self.scheduler, self.kv.stores
+        return EngineStats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            pages={store.kind: store.counts for store in stores},
+            prefix_queries=scheduler.prefix_queries,
+            prefix_hits=scheduler.prefix_hits,
+            evictions=sum(store.evictions for store in stores),
+            preemptions=scheduler.preemptions,
+            generated_tokens=self._generated,
+        )
+
     def generate(self, requests: Iterable[Request]) -> list[Result]:
         """Serve all requests to their ends; results in the order of the requests.
 
-        For an idle engine: outputs of requests added before would be lost.
+        For an idle engine: outputs of requests added before would be lost. Raises the error of the
+        first request that fails.
         """
         if self.has_work:
             raise RuntimeError("generate() needs an idle engine; with others at work, add and step")
@@ -152,25 +176,23 @@ class Engine:
                 outputs[self.add(request)] = []
             while self.has_work:
                 for output in self.step():
+                    if isinstance(output, Failure):
+                        raise output.error
                     outputs[output.request_id].append(output)
         finally:
             for request_id in outputs:
                 self.abort(request_id)
         return [Result(tuple(tokens)) for tokens in outputs.values()]
 
-    def _max_length(self, request: Request) -> int:
-        """The tokens, prompt and output, after which a request ends: within context and cache."""
-        prompt, wanted = len(request.prompt), request.sampling.max_tokens
-        held = self.pages.most_positions
-        if wanted is None:
-            # The last token needs no place; at least one is wanted, even if it does not fit.
-            length = min(self.config.context_length, max(held, prompt) + 1)
-        else:
-            length = min(self.config.context_length, prompt + wanted)
-        if length - 1 > held:
-            raise OssiaError(
-                f"a prompt of {prompt} ids and up to {length - prompt} new ones do not fit the "
-                f"cache of {held} positions: lower max_tokens, shorten the prompt or raise "
-                "max_tokens_kv"
-            )
-        return length
+    def _commit(self, step: list[Chunk], samples: list[Sample]) -> list[TokenOutput]:
+        remaining = iter(samples)
+        outputs = self.scheduler.commit(
+            step, [[next(remaining)] if chunk.wanted else [] for chunk in step]
+        )
+        self._generated += len(outputs)
+        return outputs
+
+    def _fail(self, request_ids: list[int], error: Exception) -> list[TokenOutput | Failure]:
+        for request_id in request_ids:
+            self.scheduler.remove(request_id, forget=True)
+        return [Failure(request_id, error) for request_id in request_ids]

@@ -1,126 +1,195 @@
-"""Who runs in the next step: first come, first served; long prompts in chunks, beside the sequences
-that already decode, so that nobody's stream stalls while another's prompt is read."""
+"""Who runs in the next step: requests are admitted first come, first served, those that decode get
+a token in every step, and the prompts being read share what a step may read.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
-from ossia.engine.pages import PageAllocator
+from ossia.engine.kv import KVCache, PagedText
 from ossia.engine.request import FinishReason, TokenOutput
 from ossia.engine.sampler import Sample, SamplerState
 
 
 @dataclass(eq=False)
 class Sequence:
-    """A request at work: its tokens so far, of which the first `computed` lie in the pages."""
+    """A request at work: its text, of which the first `computed` tokens have keys and values."""
 
     id: int
-    tokens: list[int]
+    text: PagedText
     max_length: int  # prompt and output together
     stop_ids: frozenset[int]
     sampler: SamplerState
     computed: int = 0
-
-    @property
-    def positions(self) -> int:
-        """The most positions it can come to hold: its last token is delivered but never read."""
-        return self.max_length - 1
+    preemptions: int = 0
 
     @property
     def pending(self) -> int:
         """Tokens not yet read: 1 while decoding, more while the prompt is read."""
-        return len(self.tokens) - self.computed
+        return len(self.text.tokens) - self.computed
 
     def append(self, token: int) -> FinishReason | None:
         """Add a sampled token; the reason if it is the last."""
-        self.tokens.append(token)
+        tokens = self.text.tokens
+        tokens.append(token)
         if token in self.stop_ids:
             return "stop"
-        return "length" if len(self.tokens) >= self.max_length else None
+        return "length" if len(tokens) >= self.max_length else None
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A sequence's share of a step: its next `count` tokens."""
+    """A sequence's share of a step: the tokens to read from its position `start` on, and of how
+    many of them, the last ones, the logits are needed: 0 before the end of a prompt, 1 at the end
+    of a text, more where drafted tokens follow it.
+    """
 
     sequence: Sequence
-    count: int
-
-    @property
-    def start(self) -> int:
-        return self.sequence.computed
+    start: int
+    tokens: tuple[int, ...]
+    wanted: int
 
     @property
     def end(self) -> int:
-        return self.sequence.computed + self.count
-
-    @property
-    def samples(self) -> bool:
-        """Whether the step reads the sequence's last token, and so knows the next."""
-        return self.count == self.sequence.pending
+        return self.start + len(self.tokens)
 
 
 class Scheduler:
-    """The waiting and the running; a step reads at most `prefill_chunk` prompt tokens in all."""
+    """The waiting and the running, oldest first; a step reads at most `prefill_chunk` prompt tokens
+    in all.
 
-    def __init__(self, pages: PageAllocator, *, prefill_chunk: int, max_batch: int) -> None:
-        self.pages = pages
+    A running sequence that finds no page takes those of the youngest, which waits, first in line,
+    to be computed again; what the cache still has of it by then is not. No sequence is admitted
+    between a preemption and the next departure.
+    """
+
+    def __init__(self, kv: KVCache, *, prefill_chunk: int, max_batch: int) -> None:
+        self.kv = kv
         self.prefill_chunk = prefill_chunk
         self.max_batch = max_batch
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
+        self.preemptions = 0
+        self.prefix_queries = 0  # tokens of admitted prompts
+        self.prefix_hits = 0  # of them, those whose keys and values were cached
+        self._full = False  # nobody can be admitted until somebody leaves
 
     def schedule(self) -> list[Chunk]:
         """Admit who fits, and give each running sequence its tokens and the pages for them."""
-        while (
-            self.waiting
-            and len(self.running) < self.max_batch
-            and self.pages.admit(self.waiting[0].id, self.waiting[0].positions)
-        ):
-            self.running.append(self.waiting.popleft())
-        batch = []
-        budget = self.prefill_chunk
-        for sequence in self.running:
-            count = 1
-            if sequence.pending > 1:
-                count = min(sequence.pending, budget)
-                budget -= count
-            if count:
-                batch.append(Chunk(sequence, count))
-                self.pages.extend(sequence.id, sequence.computed, sequence.computed + count)
-        return batch
+        if self.waiting:
+            self._admit()
+        shares = self._shares()
+        step: list[Chunk] = []
+        for sequence in self.running:  # which may lose its end meanwhile: those not yet served
+            count = shares.get(sequence.id, 1)
+            start, end = sequence.computed, sequence.computed + count
+            if count and self._grow(sequence, end):
+                tokens = tuple(sequence.text.tokens[start:end])
+                step.append(Chunk(sequence, start, tokens, wanted=int(count == sequence.pending)))
+        return step
 
-    def update(self, batch: Iterable[Chunk], samples: Iterable[Sample]) -> list[TokenOutput]:
-        """Book a step that has run: one sample, in order, for each chunk that samples."""
-        outputs = []
-        remaining = iter(samples)
-        for chunk in batch:
-            sequence = chunk.sequence
-            sampled = next(remaining) if chunk.samples else None
-            sequence.computed = chunk.end
-            if sampled is None:
-                continue
-            reason = sequence.append(sampled.token)
-            if reason:
-                self.running.remove(sequence)
-                self.pages.release(sequence.id)
-            outputs.append(
-                TokenOutput(
-                    sequence.id, sampled.token, sampled.logprob, sampled.top_logprobs, reason
+    def commit(
+        self, step: SequenceOf[Chunk], accepted: SequenceOf[SequenceOf[Sample]]
+    ) -> list[TokenOutput]:
+        """Record a step that has run. accepted: for each chunk the samples, in order, that continue
+        its text: none if it wanted no logits, else at least one.
+        """
+        outputs: list[TokenOutput] = []
+        for chunk, samples in zip(step, accepted, strict=True):
+            assert bool(samples) == bool(chunk.wanted)
+            sequence, reason = chunk.sequence, None
+            # A drafted token that was rejected is as if it had not been read.
+            sequence.computed = chunk.end - chunk.wanted
+            for sample in samples:
+                sequence.computed += 1
+                reason = sequence.append(sample.token)
+                outputs.append(
+                    TokenOutput(
+                        sequence.id, sample.token, sample.logprob, sample.top_logprobs, reason
+                    )
                 )
-            )
+                if reason:
+                    break
+            self.kv.commit(sequence.text, sequence.computed)
+            if reason:
+                self._leave(sequence)
         return outputs
 
-    def remove(self, sequence_id: int) -> None:
-        """Forget a sequence, waiting or running; nothing happens if there is none of this id."""
+    def remove(self, sequence_id: int, *, forget: bool = False) -> None:
+        """Forget a sequence, waiting or running; nothing happens if there is none of this id.
+
+        forget: what it computed is in doubt, and must not stay in the cache.
+        """
         for sequence in self.running:
             if sequence.id == sequence_id:
-                self.running.remove(sequence)
-                self.pages.release(sequence_id)
+                self._leave(sequence, forget=forget)
                 return
         for sequence in self.waiting:
             if sequence.id == sequence_id:
                 self.waiting.remove(sequence)
+                self._full = False
                 return
+
+    def _leave(self, sequence: Sequence, *, forget: bool = False) -> None:
+        self.running.remove(sequence)
+        self.kv.close(sequence.text, forget=forget)
+        self._full = False
+
+    def _admit(self) -> None:
+        """Start those waiting, in order, whose whole text fits beside what the running need next:
+        the rest of their prompts, and a page more of text.
+        """
+        while self.waiting and len(self.running) < self.max_batch and not self._full:
+            sequence = self.waiting[0]
+            text = sequence.text
+            reused = self.kv.match(text)
+            self.kv.open(text, reused)
+            page = self.kv.page_size
+            needs = [(other.text, len(other.text.tokens) + page) for other in self.running]
+            if not self.kv.fits([*needs, (text, len(text.tokens))]):
+                assert self.running, "a text that was accepted does not fit alone"
+                self.kv.close(text)
+                self._full = True
+                return
+            if not sequence.preemptions:
+                self.prefix_queries += len(text.tokens)
+                self.prefix_hits += reused
+            sequence.computed = reused
+            self.running.append(self.waiting.popleft())
+
+    def _shares(self) -> dict[int, int]:
+        """How many tokens each prompt being read gets, by sequence: all of them share a quarter of
+        the budget, so that each advances; the rest goes to those with the fewest tokens left, so
+        that a short prompt does not wait for a long one.
+        """
+        prompts = [sequence for sequence in self.running if sequence.pending > 1]
+        budget = self.prefill_chunk
+        shares: dict[int, int] = {}
+        for sequence in prompts:
+            least = max(1, self.prefill_chunk // (4 * len(prompts)))
+            shares[sequence.id] = min(sequence.pending, least, budget)
+            budget -= shares[sequence.id]
+        for sequence in sorted(prompts, key=lambda sequence: sequence.pending):
+            more = min(sequence.pending - shares[sequence.id], budget)
+            shares[sequence.id] += more
+            budget -= more
+        return shares
+
+    def _grow(self, sequence: Sequence, length: int) -> bool:
+        """Grant the pages for a running sequence's first `length` positions, at the expense of the
+        youngest; False if the youngest is the sequence itself.
+        """
+        while not self.kv.grow(sequence.text, length):
+            youngest = self.running.pop()
+            assert self.running, "a text that was accepted does not fit alone"
+            self.kv.close(youngest.text)
+            youngest.computed = 0
+            youngest.preemptions += 1
+            self.waiting.appendleft(youngest)
+            self.preemptions += 1
+            self._full = True
+            if youngest is sequence:
+                return False
+        return True

@@ -18,7 +18,7 @@ from ossia.measure.machine import BUFFER_BYTES, Bandwidth
 from ossia.measure.random_weights import random_decoder
 from ossia.measure.speed import SHORT_PROMPT, UNTIMED, EngineModel, Model, Speed, measure
 from ossia.ops import int8
-from ossia.system.memory import available_memory
+from ossia.options import EngineOptions
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,8 @@ def measure_model(
                 decoder.to_int8()
         else:
             decoder = checkpoint.load(source, dtype=dtype, dense=dense, backend=chosen.name)
-        return EngineModel(Engine(decoder, max_batch=max(batches), kv=kv), tokens + UNTIMED)
+        options = EngineOptions(max_batch=max(batches), kv=kv)  # type: ignore[arg-type]
+        return EngineModel(Engine(decoder, options), tokens + UNTIMED)
 
     read = bytes_per_token(config, int8.ELEMENT_BYTES if dense == "int8" else None)
 
@@ -159,9 +160,8 @@ def _check_context(config: ModelConfig, needed: int) -> None:
 
 
 def _check_memory(size: int) -> None:
-    free = available_memory()
-    if free is not None and size > free:
+    if size > (room := memory.available()):
         raise OssiaError(
-            f"random weights of these shapes take {size / 1e9:.1f} GB, and only {free / 1e9:.1f} "
-            "GB of memory are free"
+            f"random weights of these shapes take {size / 1e9:.1f} GB, and {room / 1e9:.1f} GB of "
+            "memory are free"
         )

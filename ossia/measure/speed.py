@@ -35,9 +35,7 @@ class Model(Protocol):
 
 
 class EngineModel:
-    """Our engine as a Model; greedy. After a prompt it makes at most `max_tokens`: the engine
-    reserves pages for all of them, and of sequences that could fill the context few fit together.
-    """
+    """Our engine as a Model; greedy. After a prompt it makes at most `max_tokens`."""
 
     def __init__(self, engine: Engine, max_tokens: int) -> None:
         self.vocab_size = engine.config.vocab_size

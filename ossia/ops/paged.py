@@ -27,7 +27,7 @@ def position_bytes(kind: LayerKind, dtype: torch.dtype) -> int:
 
 class PagePool:
     """The storage: for each kind, keys and values of (layers of that kind, pages, page_size,
-    kv_heads, head_dim).
+    kv_heads, head_dim). Page 0 belongs to no text: padded rows of a step write to it.
 
     `layers` is the kind of each layer of the model, in order. With a dtype of int8 each position
     and head has a float32 scale for its key and one for its value. On a CPU the memory is committed
@@ -69,7 +69,8 @@ class StepTables:
     """The sequences of one step as all layers of a kind see them.
 
     page_table: int32 (sequences, max_pages), the page that holds positions p * page_size .. of a
-    sequence at column p, -1 where there is none. lengths: int64 (sequences,), the positions a
+    sequence at column p; unspecified where no
+    query of the step sees one of them. lengths: int64 (sequences,), the positions a
     sequence holds after this step; query_lengths: int64 (sequences,), how many of them, the last
     ones, are this step's packed tokens.
 

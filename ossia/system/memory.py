@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ossia.errors import OssiaError
 from ossia.system.control_groups import groups, read
+
+if TYPE_CHECKING:
+    import torch
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
@@ -38,6 +43,24 @@ def available_memory(root: Path = Path("/")) -> int | None:
     for version, group in groups("memory", root):
         left += _left_in(group, *_FILES[version])
     return max(0, min(left))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process can still use on a device: a GPU's own free memory, or
+    `available_memory`. Where the system does not report that, half of the machine's memory, or
+    4 GiB if even that is unknown.
+    """
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    free = available_memory()
+    if free is not None:
+        return free
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return 4 << 30
 
 
 # By version, the files of a control group: its limit, what it uses, and in memory.stat the cached

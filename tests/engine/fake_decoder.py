@@ -1,12 +1,13 @@
 """A decoder whose next token depends on every token of the history that it finds in its pages.
 
 It stores each token's id and position in the pages as keys and values, and reads them back through
-the page tables: a page shared, lost, freed too early or not filled shows as a failed assertion or
-as a wrong token.
+the page tables: a page lost, freed too early, wrongly shared or not filled shows as a failed
+assertion or as a wrong token.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import reduce
 from itertools import accumulate
@@ -62,26 +63,28 @@ class FakeDecoder:
     device = torch.device("cpu")
     dtype = torch.float32
     ops = REFERENCE
+    expert_store = None
 
     def __init__(self, windows: tuple[int | None, ...] = (None, 5), context_length: int = 200):
         self.config = config(windows, context_length)
         self.layer_kinds = tuple(LayerKind(window, 1, 1) for window in windows)
         self.broken_token: int | None = None  # the model's logits after this one are NaN
+        self.error: Exception | None = None  # what the next call raises
         self.steps: list[list[int]] = []  # query lengths of each call
 
     def hidden_states(self, tokens: Tensor, positions: Tensor, kv: PagedKV) -> Tensor:
         self.steps.append(kv.query_lengths.tolist())
         assert tokens.dtype == positions.dtype == torch.int64
-        for table in kv.page_tables.values():
-            pages = table[table >= 0].tolist()
-            assert len(pages) == len(set(pages)), "two sequences share a page"
-        for index, kind in enumerate(self.layer_kinds):
-            layer = kv.layer(index)
-            self._write(layer, tokens, positions)
-            for s, (length, count) in enumerate(zip(kv.lengths, kv.query_lengths, strict=True)):
-                oldest = 0 if kind.window is None else max(0, int(length - count) - kind.window + 1)
-                self._read(layer, s, oldest, int(length))  # each visible position is there
+        if self.error is not None:
+            raise self.error
+        for index in range(len(self.layer_kinds)):
+            self._write(kv.layer(index), tokens, positions)
         histories = [self._read(kv.layer(0), s, 0, int(n)) for s, n in enumerate(kv.lengths)]
+        for index in range(1, len(self.layer_kinds)):
+            layer = kv.layer(index)
+            for s, (first, end) in enumerate(_visible(layer)):
+                seen = self._read(layer, s, first, end)
+                assert seen == histories[s][first:], "a window shows another text"
         following = [
             -1 if token == self.broken_token else following
             for history, count in zip(histories, kv.query_lengths.tolist(), strict=True)
@@ -93,11 +96,21 @@ class FakeDecoder:
         logits = -(torch.arange(VOCAB) - hidden).abs() / 10
         return torch.where(hidden < 0, torch.nan, logits)
 
+    def parameters(self) -> Iterator[Tensor]:
+        return iter(())
+
+    buffers = parameters
+
     def _write(self, layer: LayerKV, tokens: Tensor, positions: Tensor) -> None:
         tables = layer.tables
         rows = torch.repeat_interleave(torch.arange(len(tables.lengths)), tables.query_lengths)
         pages = tables.page_table[rows, positions // tables.page_size]
-        assert (pages >= 0).all(), "no page for a new token"
+        assert (pages > 0).all(), "no page for a new token"
+        writers = dict(zip(pages.tolist(), rows.tolist(), strict=True))
+        for s, (first, end) in enumerate(_visible(layer)):
+            columns = slice(first // tables.page_size, -(-end // tables.page_size))
+            seen = tables.page_table[s, columns].tolist()
+            assert all(writers.get(page, s) == s for page in seen), "a shared page is written"
         layer.keys[pages, positions % tables.page_size, 0, 0] = tokens.float()
         layer.values[pages, positions % tables.page_size, 0, 0] = positions.float()
 
@@ -105,8 +118,19 @@ class FakeDecoder:
         positions = torch.arange(first, end)
         page_size = layer.tables.page_size
         pages = layer.tables.page_table[sequence, positions // page_size]
-        assert (pages >= 0).all(), "a visible position has no page"
+        assert (pages > 0).all(), "a visible position has no page"
         offsets = positions % page_size
         stored = layer.values[pages, offsets, 0, 0]
         assert torch.equal(stored, positions.float()), "a visible position was overwritten"
         return layer.keys[pages, offsets, 0, 0].int().tolist()
+
+
+def _visible(layer: LayerKV) -> list[tuple[int, int]]:
+    """For each sequence the positions, first and end, that some query of the step sees."""
+    tables = layer.tables
+    pairs = zip(tables.lengths.tolist(), tables.query_lengths.tolist(), strict=True)
+    window = tables.window
+    return [
+        (0 if window is None else max(0, length - count - window + 1), length)
+        for length, count in pairs
+    ]

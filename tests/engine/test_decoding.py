@@ -7,11 +7,12 @@ import torch
 
 pytest.importorskip("ossia.ops._native")
 
-from ossia.engine import Engine, Request, SamplingParams
+from ossia.engine import Request, SamplingParams
 from ossia.engine.runner import MOST_RECORDED
 from ossia.model import Decoder
 from ossia.ops.backend import Capture
 from ossia.ops.cpu import CPU
+from tests.engine.engines import engine as build
 from tests.models import gpt2_like, gpt_oss_like, qwen3_like
 
 NEW = 24
@@ -50,7 +51,7 @@ def tokens(model, count=1, kv=None, **sampling):
         )
         for i in range(count)
     ]
-    engine = Engine(model, max_batch=max(count, 1), page_size=4, kv=kv)
+    engine = build(model, max_batch=count, page_size=4, prefill_chunk=512, kv=kv)
     return [result.tokens for result in engine.generate(requests)]
 
 
@@ -95,7 +96,7 @@ def test_a_step_that_torch_has_a_part_in_is_not_recorded():
 
 def test_weights_changed_in_place_and_hooks_are_seen():
     model = decoder(qwen3_like())
-    engine = Engine(model)
+    engine = build(model)
     ids = engine.add(Request([1, 2, 3], SamplingParams(temperature=0, max_tokens=NEW)))
     for _ in range(4):
         engine.step()

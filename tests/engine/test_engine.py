@@ -4,11 +4,17 @@ the tokens it would get alone, and its pages come back."""
 import random
 
 import pytest
+import torch
 
-from ossia.engine import ConstraintError, Engine, LogitsError, Request, SamplingParams
+from ossia.engine import Engine, Failure, LogitsError, Request, SamplingParams
+from ossia.engine.capacity import plan_pages
+from ossia.engine.kv import CacheLimits
 from ossia.errors import OssiaError
-from tests.engine.constraints import Allows
+from ossia.ops.paged import LayerKind, position_bytes
+from ossia.options import EngineOptions
+from tests.engine.engines import engine as build
 from tests.engine.fake_decoder import VOCAB, FakeDecoder, continuation
+from tests.engine.invariants import assert_all_free, check
 
 
 def greedy(prompt, max_tokens=None, **rest):
@@ -19,26 +25,18 @@ def prompts(*lengths):
     return [[(7 * i + length) % VOCAB for i in range(length)] for length in lengths]
 
 
-def assert_all_free(engine):
-    assert not engine.has_work
-    for kind, pages in engine.pages.kinds.items():
-        assert pages.unreserved == engine.pages.num_pages[kind]
-        assert sorted(pages.free) == list(range(engine.pages.num_pages[kind]))
-        assert (pages.table == -1).all()
-
-
 @pytest.mark.parametrize("page_size", [1, 4, 16])
 @pytest.mark.parametrize("prefill_chunk", [1, 3, 64])
-@pytest.mark.parametrize(("max_batch", "max_tokens_kv"), [(1, 60), (3, 100), (8, None)])
+@pytest.mark.parametrize(("max_batch", "positions"), [(1, 60), (3, 60), (8, None)])
 def test_each_request_gets_the_tokens_it_would_get_alone(
-    page_size, prefill_chunk, max_batch, max_tokens_kv
+    page_size, prefill_chunk, max_batch, positions
 ):
-    engine = Engine(
+    engine = build(
         FakeDecoder((None, 5, 1, 40)),
+        positions,
         page_size=page_size,
         prefill_chunk=prefill_chunk,
         max_batch=max_batch,
-        max_tokens_kv=max_tokens_kv,
     )
     texts = prompts(1, 2, 31, 16, 4, 17)
     results = engine.generate(greedy(text, 9 + i) for i, text in enumerate(texts))
@@ -52,18 +50,18 @@ def test_each_request_gets_the_tokens_it_would_get_alone(
 def test_random_arrivals_and_departures_change_no_token_and_lose_no_page():
     chance = random.Random(0)
     for windows in [(None,), (None, 3), (None, 9, 2)]:
-        engine = Engine(
-            FakeDecoder(windows),
-            page_size=chance.choice([2, 3]),
-            prefill_chunk=7,
-            max_batch=4,
-            max_tokens_kv=90,
+        engine = build(
+            FakeDecoder(windows), 120, page_size=chance.choice([2, 3]), prefill_chunk=7, max_batch=4
         )
-        alive, outputs, finished = {}, {}, 0
-        for _ in range(150):
-            if chance.random() < 0.25:
-                text = [chance.randrange(VOCAB) for _ in range(chance.randint(1, 30))]
-                request = greedy(text, chance.randint(1, 30))
+        alive, outputs, finished, texts = {}, {}, 0, [[]]
+        for _ in range(400):
+            if chance.random() < 0.12:
+                # A new text, or one that begins like an earlier one.
+                before = chance.choice(texts[-3:])
+                text = before[: chance.choice([0, 20, 40])]
+                text += [chance.randrange(VOCAB) for _ in range(chance.randint(1, 30))]
+                request = greedy(text, chance.randint(1, 50))
+                texts.append(text)
                 request_id = engine.add(request)
                 alive[request_id], outputs[request_id] = request, []
             if alive and chance.random() < 0.05:
@@ -75,16 +73,23 @@ def test_random_arrivals_and_departures_change_no_token_and_lose_no_page():
                 if output.finish_reason:
                     request = alive.pop(output.request_id)
                     expected = continuation(request.prompt, request.sampling.max_tokens)
+                    expected = expected[: engine.max_length - len(request.prompt)]
                     assert outputs[output.request_id] == expected
                     finished += 1
+                    texts.append([*request.prompt, *expected])
+            check(engine)
+        stats = engine.stats()
         assert finished > 10
+        assert stats.preemptions > 3
+        assert stats.evictions > 30
+        assert stats.prefix_hits > 100
         for request_id in alive:
             engine.abort(request_id)
         assert_all_free(engine)
 
 
 def test_first_come_first_served():
-    engine = Engine(FakeDecoder(), page_size=4, max_tokens_kv=64)
+    engine = build(FakeDecoder(), 64, page_size=4)
     big, huge, small = prompts(30, 40, 2)
     first, second, third = (engine.add(greedy(text, 5)) for text in (big, huge, small))
     order = []
@@ -97,7 +102,7 @@ def test_first_come_first_served():
 
 def test_a_long_prompt_does_not_stall_those_who_decode():
     decoder = FakeDecoder()
-    engine = Engine(decoder, prefill_chunk=8)
+    engine = build(decoder, prefill_chunk=8)
     short, long = prompts(3, 50)
     first = engine.add(greedy(short, 20))
     engine.step()
@@ -109,25 +114,60 @@ def test_a_long_prompt_does_not_stall_those_who_decode():
 
 def test_prompts_share_what_a_step_may_read():
     decoder = FakeDecoder()
-    Engine(decoder, prefill_chunk=8).generate(greedy(text, 2) for text in prompts(10, 3, 5))
-    assert decoder.steps == [[8], [2, 3, 3], [1, 1, 2], [1]]
+    engine = build(decoder, prefill_chunk=8)
+    engine.generate(greedy(text, 2) for text in prompts(10, 3, 5))
+    # Each gets a token or more; the rest goes to the shortest.
+    assert decoder.steps == [[1, 3, 4], [8, 1, 1], [1, 1], [1]]
+
+
+def test_more_prompts_than_tokens_in_a_step_take_their_turns():
+    decoder = FakeDecoder()
+    engine = build(decoder, prefill_chunk=2)
+    texts = prompts(4, 4, 4, 4)
+    results = engine.generate(greedy(text, 3) for text in texts)
+    assert [result.tokens for result in results] == [continuation(text, 3) for text in texts]
+    # A prompt's last token counts as decoding, which takes none of the prompts' two tokens.
+    assert decoder.steps[:4] == [[1, 1], [1, 1], [1, 1], [1, 1, 1, 1]]
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one():
+    decoder = FakeDecoder(context_length=100_001)
+    engine = build(decoder, prefill_chunk=512)
+    long, short = prompts(100_000, 300)
+    first = engine.add(greedy(long, 1))
+    engine.step()
+    assert decoder.steps == [[512]]
+    second = engine.add(greedy(short, 3))
+    assert [output.request_id for output in engine.step()] == [second]
+    assert decoder.steps[1] == [212, 300]
+    assert [output.request_id for output in engine.step()] == [second]
+    assert decoder.steps[2] == [512, 1]
+    # Many short ones leave the long one its share in every step.
+    for seed in range(12):
+        engine.add(greedy([seed, *short], 1))
+    for _ in range(4):
+        engine.step()
+        assert decoder.steps[-1][0] >= 512 // (4 * 13)
+        check(engine)
+    engine.abort(first)
 
 
 @pytest.mark.parametrize("prefill_chunk", [1, 8])
-def test_a_sliding_layer_holds_a_bounded_number_of_pages(prefill_chunk):
+def test_a_sliding_layer_uses_a_bounded_number_of_pages(prefill_chunk):
     window, page_size = 6, 4
-    engine = Engine(
+    engine = build(
         FakeDecoder((None, window)), page_size=page_size, prefill_chunk=prefill_chunk, max_batch=1
     )
-    full, sliding = engine.pages.kinds.values()
     bound = -(-(window + prefill_chunk) // page_size) + 1
-    assert len(sliding.free) == bound
     engine.add(greedy(prompts(100)[0], 90))
+    used = []
     while engine.has_work:
         engine.step()
-        assert (sliding.table >= 0).sum() <= bound
-        if engine.has_work:
-            assert (full.table >= 0).sum() >= (sliding.table >= 0).sum()
+        check(engine)
+        full, sliding = engine.stats().pages.values()
+        used.append(sliding.used)
+        assert full.used >= sliding.used
+    assert 0 < max(used) <= bound
     assert_all_free(engine)
 
 
@@ -135,15 +175,15 @@ def test_a_model_of_sliding_layers_alone_reads_to_the_context_in_a_few_pages():
     decoder = FakeDecoder((5,), context_length=100)
     # Its next token depends on the whole text, which it cannot see: only the pages are looked at.
     decoder.hidden_states = lambda tokens, positions, kv: tokens[:, None].float()
-    engine = Engine(decoder, page_size=4, prefill_chunk=8, max_batch=2)
-    assert [len(pages.free) for pages in engine.pages.kinds.values()] == [2 * 5]
+    engine = build(decoder, 2 * 5 * 4, page_size=4, prefill_chunk=8, max_batch=2)
+    assert [counts.total for counts in engine.stats().pages.values()] == [2 * 5]
     results = engine.generate([greedy([1]), greedy([2] * 90)])
     assert [len(result.tokens) for result in results] == [99, 10]
     assert_all_free(engine)
 
 
 def test_abort_frees_the_pages_at_once_and_disturbs_nobody():
-    engine = Engine(FakeDecoder(), page_size=4, max_tokens_kv=72, max_batch=2)
+    engine = build(FakeDecoder(), page_size=4, max_batch=2)
     texts = prompts(20, 21, 22)
     running, aborted, waiting = (engine.add(greedy(text, 12)) for text in texts)
     tokens = {running: [], aborted: [], waiting: []}
@@ -165,36 +205,89 @@ def test_a_stop_id_ends_a_request_and_is_delivered():
     (text,) = prompts(5)
     expected = continuation(text, 10)
     stop = expected[3]
-    (result,) = Engine(FakeDecoder()).generate([greedy(text, 10, stop_ids=frozenset({stop}))])
+    (result,) = build(FakeDecoder()).generate([greedy(text, 10, stop_ids=frozenset({stop}))])
     assert result.tokens == expected[: expected.index(stop) + 1]
     assert result.finish_reason == "stop"
     # A stop id in the prompt ends nothing.
-    (result,) = Engine(FakeDecoder()).generate([greedy([stop], 3, stop_ids=frozenset({stop}))])
+    (result,) = build(FakeDecoder()).generate([greedy([stop], 3, stop_ids=frozenset({stop}))])
     assert len(result.tokens) == 3 or result.tokens[-1] == stop
 
 
 @pytest.mark.parametrize("max_tokens", [None, 1000])
 def test_the_context_ends_a_request(max_tokens):
-    engine = Engine(FakeDecoder(context_length=40), page_size=16)
+    engine = build(FakeDecoder(context_length=40), page_size=16)
     texts = prompts(39, 1, 25)
     results = engine.generate(greedy(text, max_tokens) for text in texts)
     assert [len(result.tokens) for result in results] == [1, 39, 15]
     assert {result.finish_reason for result in results} == {"length"}
 
 
-def test_a_request_that_can_never_fit_is_refused():
-    engine = Engine(FakeDecoder(), page_size=4, max_tokens_kv=30)
+def test_the_cache_ends_a_request_that_has_it_to_itself():
+    engine = build(FakeDecoder(), 30, page_size=4)
     (text,) = prompts(20)
-    assert len(engine.generate([greedy(text, 13)])[0].tokens) == 13  # the last is never stored
-    with pytest.raises(
-        OssiaError, match=r"20 ids and up to 14 new ones .* 32 positions.*max_tokens"
-    ):
-        engine.add(greedy(text, 14))
-    with pytest.raises(OssiaError, match=r"33 ids and up to 1 new ones .* 32 positions"):
-        engine.add(greedy(prompts(33)[0]))
-    # Without max_tokens the cache's end is the context's end.
-    assert len(engine.generate([greedy(text)])[0].tokens) == 13
+    assert engine.max_length == 33
+    for max_tokens in (13, 14, 1000, None):
+        (result,) = engine.generate([greedy(text, max_tokens)])
+        assert result.tokens == continuation(text, 13)  # the last is never stored
+        assert result.finish_reason == "length"
+    assert len(engine.generate([greedy(prompts(32)[0])])[0].tokens) == 1
+    with pytest.raises(OssiaError, match=r"33 ids, .* the cache holds 32: .* kv_memory"):
+        engine.add(greedy(prompts(33)[0], 1))
     assert_all_free(engine)
+
+
+def test_the_youngest_gives_way_and_comes_back_without_being_computed_twice():
+    decoder = FakeDecoder()
+    engine = build(decoder, 32, page_size=4, max_batch=2)
+    texts = prompts(8, 9)
+    old, young = (engine.add(greedy(text, 20)) for text in texts)
+    tokens = {old: [], young: []}
+    order = []
+    while engine.has_work:
+        for output in engine.step():
+            tokens[output.request_id].append(output.token)
+            order.append(output.request_id)
+        check(engine)
+    assert tokens == {old: continuation(texts[0], 20), young: continuation(texts[1], 20)}
+    assert engine.stats().preemptions == 1
+    assert order[-6:] == [young] * 6  # it came back when the older had left
+    # Both had read 16 positions when the older needed a fifth page. It came to need seven of the
+    # eight, so the younger lost three of its four.
+    assert sum(map(sum, decoder.steps)) == 8 + 19 + 9 + 19 + 12
+    assert_all_free(engine)
+
+
+def test_a_preempted_request_keeps_its_place_and_its_random_numbers():
+    sampling = SamplingParams(seed=3, max_tokens=40, repetition_penalty=1.3)
+    requests = [Request(text, sampling) for text in prompts(5, 6, 7, 8)]
+    calm, tight = build(FakeDecoder(), page_size=4), build(FakeDecoder(), 60, page_size=4)
+    expected = [result.tokens for result in calm.generate(requests)]
+    assert [result.tokens for result in tight.generate(requests)] == expected
+    assert calm.stats().preemptions == 0
+    assert tight.stats().preemptions >= 3
+
+
+def test_sixteen_requests_without_max_tokens_run_together_in_2_gb():
+    decoder = FakeDecoder((None, 128), context_length=131_072)
+    # gpt-oss-20b: 12 layers of each kind, 8 heads of 64 in bfloat16.
+    kinds = [LayerKind(window, 8, 64) for window in (128, None)] * 12
+    limits = CacheLimits(16, 512, 16, 131_072)
+    num_pages = plan_pages(kinds, 2 * 10**9, limits, torch.bfloat16)
+    page_bytes = 16 * position_bytes(kinds[0], torch.bfloat16) * 12
+    assert 1.99e9 < page_bytes * sum(num_pages.values()) <= 2e9
+    full, sliding = num_pages[kinds[1]], num_pages[kinds[0]]
+    assert full > 4 * sliding
+    page = 16 * position_bytes(decoder.layer_kinds[0], torch.float32)
+    engine = Engine(decoder, EngineOptions(kv_memory=(full + sliding) * page, max_batch=16))
+    counts = engine.stats().pages.values()
+    assert [count.total + 1 for count in counts] == [full, sliding]
+    for seed in range(16):
+        engine.add(greedy([seed, *prompts(200)[0]]))
+    for _ in range(20):
+        outputs = engine.step()
+    assert len(outputs) == 16
+    assert engine.stats().running == 16
+    check(engine)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +303,7 @@ def test_a_request_that_can_never_fit_is_refused():
     ],
 )
 def test_bad_prompts_are_refused(prompt, message):
-    engine = Engine(FakeDecoder())
+    engine = build(FakeDecoder())
     with pytest.raises(OssiaError, match=message):
         engine.add(Request(prompt))
     assert_all_free(engine)
@@ -243,79 +336,95 @@ def test_bad_prompts_are_refused(prompt, message):
 )
 def test_bad_sampling_values_are_refused(sampling, message):
     with pytest.raises(OssiaError, match=message):
-        Engine(FakeDecoder()).add(Request([1], SamplingParams(**sampling)))
+        build(FakeDecoder()).add(Request([1], SamplingParams(**sampling)))
 
 
-@pytest.mark.parametrize("name", ["page_size", "prefill_chunk", "max_batch", "max_tokens_kv"])
-def test_bad_engine_sizes_are_refused(name):
-    with pytest.raises(OssiaError, match=f"{name} must be at least 1, not 0"):
-        Engine(FakeDecoder(), **{name: 0})
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (100, "holds no text: at least"),
+        ("20B", "holds no text: at least"),
+        ("1000000 GiB", "more than the .* of memory that is free on cpu"),
+    ],
+)
+def test_bad_memory_sizes_are_refused(size, message):
+    with pytest.raises(OssiaError, match=message):
+        Engine(FakeDecoder(), EngineOptions(kv_memory=size))
 
 
-def test_logits_that_are_not_numbers_name_the_request_and_spare_the_others():
+def test_logits_that_are_not_numbers_fail_their_request_and_spare_the_others():
     decoder = FakeDecoder()
-    engine = Engine(decoder)
+    engine = build(decoder, page_size=2)
     decoder.broken_token = 13
     healthy = engine.add(Request([1, 2], SamplingParams(seed=5, max_tokens=6)))
     broken = engine.add(greedy([12, 13], 6))
-    for _ in range(2):  # nothing was booked: the step can be tried again
-        with pytest.raises(LogitsError, match=f"request {broken} are not finite") as caught:
-            engine.step()
-        assert caught.value.request_id == broken
-    engine.abort(broken)
+    (failure,) = engine.step()
+    assert isinstance(failure, Failure)
+    assert failure.request_id == broken
+    assert isinstance(failure.error, LogitsError)
+    check(engine)
     outputs = []
     while engine.has_work:
         outputs += engine.step()
     assert {output.request_id for output in outputs} == {healthy}
+    # What it computed is not kept for others.
     decoder.broken_token = None
+    before = engine.stats().prefix_hits
+    assert engine.generate([greedy([12, 13, 14], 3)])[0].tokens == continuation([12, 13, 14], 3)
+    assert engine.stats().prefix_hits == before
     (alone,) = engine.generate([Request([1, 2], SamplingParams(seed=5, max_tokens=6))])
     assert [output.token for output in outputs] == alone.tokens
 
 
-def test_a_constraint_steers_its_request_alone():
-    engine = Engine(FakeDecoder())
-    free = greedy([1, 2], 6)
-    # The decoder's likeliest ids are the ones nearest to its choice.
-    bound = Request([1, 2], free.sampling, lambda: Allows([3], [90, 4], [5, 60, 95]))
-    outputs = engine.generate([free, bound, free])
-    assert outputs[0].tokens == outputs[2].tokens == continuation([1, 2], 6)
-    expected = []
-    for allowed in [[3], [90, 4], *[[5, 60, 95]] * 4]:
-        (wanted,) = continuation([1, 2, *expected], 1)
-        expected.append(min(allowed, key=lambda token: abs(token - wanted)))
-    assert outputs[1].tokens == expected
-
-
-def test_a_constraint_that_allows_nothing_fails_its_request_by_name():
-    engine = Engine(FakeDecoder())
-    healthy = engine.add(Request([1, 2], SamplingParams(seed=5, max_tokens=6)))
-    stuck = engine.add(Request([1, 2], SamplingParams(seed=5), lambda: Allows([3], [])))
-    outputs = engine.step()
-    for _ in range(2):
-        with pytest.raises(ConstraintError) as caught:
-            engine.step()
-        assert caught.value.request_id == stuck
-    engine.abort(stuck)
+def test_an_exception_fails_the_requests_of_its_step_and_the_engine_lives_on():
+    decoder = FakeDecoder()
+    engine = build(decoder, max_batch=2, page_size=4)
+    texts = prompts(9, 10, 11)
+    first, second, third = (engine.add(greedy(text, 5)) for text in texts)
+    engine.step()
+    decoder.error = RuntimeError("out of memory")
+    failures = engine.step()
+    assert failures == [Failure(first, decoder.error), Failure(second, decoder.error)]
+    assert engine.stats().running == 0
+    check(engine)
+    decoder.error = None
+    outputs = []
     while engine.has_work:
         outputs += engine.step()
-    (alone,) = engine.generate([Request([1, 2], SamplingParams(seed=5, max_tokens=6))])
-    assert [o.token for o in outputs if o.request_id == healthy] == alone.tokens
+    assert [output.token for output in outputs] == continuation(texts[2], 5)
+    assert {output.request_id for output in outputs} == {third}
+    assert_all_free(engine)
+    decoder.error = KeyboardInterrupt()
+    engine.add(greedy(texts[0], 5))
+    with pytest.raises(KeyboardInterrupt):
+        engine.step()
+    decoder.error = None  # nothing was recorded: the step can be run again
+    assert [output.token for output in engine.step()] == continuation(texts[0], 1)
+
+
+def test_generate_raises_the_error_of_a_request_and_drops_the_others():
+    decoder = FakeDecoder()
+    engine = build(decoder)
+    decoder.broken_token = 13
+    with pytest.raises(LogitsError):
+        engine.generate([greedy([1], 3), greedy([13], 3)])
+    assert_all_free(engine)
 
 
 def test_generate_leaves_nothing_behind_when_it_fails():
-    engine = Engine(FakeDecoder())
+    engine = build(FakeDecoder())
     with pytest.raises(OssiaError, match="empty"):
         engine.generate([greedy([1], 3), greedy([], 3)])
     assert_all_free(engine)
 
 
 def test_generate_refuses_to_swallow_the_outputs_of_others():
-    engine = Engine(FakeDecoder())
+    engine = build(FakeDecoder())
     engine.add(greedy([1], 3))
     with pytest.raises(RuntimeError, match="idle engine"):
         engine.generate([greedy([2], 3)])
 
 
 def test_an_idle_step_does_nothing():
-    assert Engine(FakeDecoder()).step() == []
-    assert Engine(FakeDecoder()).generate([]) == []
+    assert build(FakeDecoder()).step() == []
+    assert build(FakeDecoder()).generate([]) == []

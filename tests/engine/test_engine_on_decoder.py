@@ -4,9 +4,9 @@ forward passes without a cache, however the work is divided."""
 import pytest
 import torch
 
-from ossia.engine import Engine, Request, SamplingParams
-from ossia.errors import OssiaError
+from ossia.engine import Request, SamplingParams
 from ossia.model import Decoder
+from tests.engine.engines import engine as build
 from tests.models import gpt2_like, gpt_oss_like, qwen3_like
 
 NEW = 16
@@ -36,7 +36,7 @@ def model(request):
 
 def run(decoder, prompts, **engine):
     sampling = SamplingParams(temperature=0, max_tokens=NEW)
-    results = Engine(decoder, **engine).generate(Request(p, sampling) for p in prompts)
+    results = build(decoder, **engine).generate(Request(p, sampling) for p in prompts)
     return [result.tokens for result in results]
 
 
@@ -53,7 +53,7 @@ def test_greedy_tokens_are_those_of_plain_forward_passes(
 
 def test_a_neighbour_that_leaves_changes_no_token(model):
     decoder, prompts, expected = model
-    engine = Engine(decoder, page_size=4, prefill_chunk=20)
+    engine = build(decoder, page_size=4, prefill_chunk=20)
     sampling = SamplingParams(temperature=0, max_tokens=NEW)
     ids = [engine.add(Request(prompt, sampling)) for prompt in prompts]
     tokens = {request_id: [] for request_id in ids}
@@ -72,15 +72,15 @@ def test_a_seed_gives_the_same_tokens_alone_and_in_company(model):
         Request(prompt, SamplingParams(seed=i, top_p=(1.0, 0.8)[i % 2], max_tokens=NEW))
         for i, prompt in enumerate(prompts)
     ]
-    together = [result.tokens for result in Engine(decoder).generate(requests)]
-    alone = [Engine(decoder).generate([request])[0].tokens for request in requests]
+    together = [result.tokens for result in build(decoder).generate(requests)]
+    alone = [build(decoder).generate([request])[0].tokens for request in requests]
     assert together == alone
 
 
 def test_logprobs_are_those_of_a_plain_forward_pass(model):
     decoder, prompts, _ = model
     sampling = SamplingParams(temperature=0.5, seed=1, logprobs=3, max_tokens=4)
-    (result,) = Engine(decoder).generate([Request(prompts[3], sampling)])
+    (result,) = build(decoder).generate([Request(prompts[3], sampling)])
     with torch.inference_mode():
         logits = decoder(torch.tensor([prompts[3] + result.tokens]))[0, len(prompts[3]) - 1 : -1]
     expected = logits.double().log_softmax(-1)
@@ -91,8 +91,3 @@ def test_logprobs_are_those_of_a_plain_forward_pass(model):
         assert [value for _, value in output.top_logprobs] == pytest.approx(
             top.values.tolist(), abs=1e-4
         )
-
-
-def test_an_unknown_format_of_keys_and_values_is_refused(model):
-    with pytest.raises(OssiaError, match="int3"):
-        Engine(model[0], kv="int3")

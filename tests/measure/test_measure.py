@@ -13,6 +13,7 @@ from ossia.measure import memory
 from ossia.measure.model import measure_run, weight_files
 from ossia.measure.random_weights import random_decoder
 from ossia.measure.speed import SHORT_PROMPT, EngineModel, Spread, measure
+from ossia.options import EngineOptions
 
 
 class Clock:
@@ -136,9 +137,7 @@ def small(name):
 
 
 def test_sequences_of_a_batch_are_at_work_together():
-    engine = Engine(random_decoder(small("gpt2")), max_batch=8, max_tokens_kv=8 * 48)
+    engine = Engine(random_decoder(small("gpt2")), EngineOptions(max_batch=8))
     model = EngineModel(engine, max_tokens=10)
-    model.prefill(
-        [[1] * SHORT_PROMPT for _ in range(8)]
-    )  # with a whole context each, one would fit
+    model.prefill([[1] * SHORT_PROMPT for _ in range(8)])
     assert len(engine.step()) == 8

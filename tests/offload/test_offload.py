@@ -19,6 +19,7 @@ from ossia.checkpoint.files import read_tensors
 from ossia.engine import Engine, Request, SamplingParams
 from ossia.model import Decoder
 from ossia.offload import plan as planning
+from ossia.options import EngineOptions
 from tests.tiny_checkpoints import (
     GPT2_CONFIG,
     GPT_OSS_CONFIG,
@@ -57,7 +58,9 @@ def with_slots(
 
 def greedy(decoder: Decoder, prompts: list[list[int]], tokens: int = 24) -> list[list[int]]:
     sampling = SamplingParams(temperature=0, max_tokens=tokens)
-    results = Engine(decoder, prefill_chunk=9).generate(Request(p, sampling) for p in prompts)
+    results = Engine(decoder, EngineOptions(prefill_chunk=9)).generate(
+        Request(p, sampling) for p in prompts
+    )
     return [result.tokens for result in results]
 
 

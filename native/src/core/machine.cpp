@@ -41,13 +41,10 @@ Machine::Form choose(const std::string& isa) {
     };
     if (named() != known.end()) return *named();
 #if defined(__x86_64__)
-    // AMX is probed last, so that asking for another instruction set never touches it.
+    // Only now: who names another form is to be spared what may go wrong with this one.
     if (known.back().name == std::string("avx512")) {
-#if defined(OSSIA_EMULATE_AMX)
-        static const Gemm emulated = with(gemm_amx_emulated());
+        static const Gemm amx = with(gemm_amx()), emulated = with(gemm_amx_emulated());
         if (isa == "amx-emulated") return {"amx-emulated", kernels_avx512(), emulated};
-#endif
-        static const Gemm amx = with(gemm_amx());
         if (amx_state().usable) {
             known.push_back({"avx512+amx", kernels_avx512(), amx});
         } else {

@@ -87,8 +87,6 @@ const Gemm& gemm_portable();
 const Gemm& gemm_avx2();
 const Gemm& gemm_avx512();
 const TileGemm& gemm_amx();
-#if defined(OSSIA_EMULATE_AMX)
-const TileGemm& gemm_amx_emulated();  // native/tests
-#endif
+const TileGemm& gemm_amx_emulated();
 
 }  // namespace ossia

@@ -1,0 +1,49 @@
+"""Engines whose cache holds a given number of positions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ossia.engine import Engine
+from ossia.engine.capacity import plan_pages
+from ossia.engine.kv import CacheLimits
+from ossia.options import EngineOptions
+
+
+def engine(decoder: Any, positions: int | None = None, **options: Any) -> Engine:
+    """An engine for at most `max_batch` (8 by default) texts; layers that see whole texts hold
+    `positions` (by default of all those texts at full length), rounded up to pages.
+    """
+    options = {"max_batch": 8, "prefill_chunk": 64, "page_size": 16, **options}
+    if positions is None:
+        positions = options["max_batch"] * decoder.config.context_length
+    return Engine(decoder, EngineOptions(kv_memory=memory(decoder, positions, options), **options))
+
+
+def memory(decoder: Any, positions: int, options: dict[str, Any]) -> int:
+    """The least bytes in which `plan_pages` finds room for them."""
+    limits = CacheLimits(
+        options["page_size"],
+        options["prefill_chunk"],
+        options["max_batch"],
+        decoder.config.context_length,
+    )
+    pages = 1 + -(-positions // limits.page_size)
+    dtype = torch.int8 if options.get("kv") == "int8" else decoder.dtype
+    low, high = 1, 1 << 40
+    while low < high:
+        middle = (low + high) // 2
+        if _most(decoder, middle, limits, dtype) >= pages:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _most(decoder: Any, budget: int, limits: CacheLimits, dtype: torch.dtype) -> int:
+    try:
+        return max(plan_pages(decoder.layer_kinds, budget, limits, dtype).values())
+    except Exception:
+        return 0
