@@ -114,7 +114,7 @@ class Entry:
 def main() -> int:
     options = _options()
     console = Console(stderr=True, highlight=False)
-    record: dict[str, Any] = {"machine": describe(), "turns": options.turns, "models": {}}
+    record: dict[str, Any] = {"machine": asdict(describe()), "turns": options.turns, "models": {}}
     record["machine"]["threads"] = options.threads
     with _folder(options.folder) as folder:
         for name in options.models:

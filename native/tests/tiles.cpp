@@ -6,7 +6,7 @@
 #include <string>
 
 #include "amx/amx.hpp"
-#include "amx/tiles_emulated.hpp"
+#include "tiles_emulated.hpp"
 
 namespace ossia {
 

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ossia.cli.options import ThreadsOption, set_threads
 from ossia.cli.stopping import INTERRUPTED, until_interrupted
 from ossia.cli.training import number, refuse_changes
+from ossia.ladder.rungs import RUNGS
 
 if TYPE_CHECKING:
-    from ossia.config import ModelConfig
+    from ossia.ladder.results import Measurements
     from ossia.ladder.run import Ablation
     from ossia.ladder.rungs import Rung
-    from ossia.ops import Backend
     from ossia.train.loop import StepReport
-
-_DECODED = 64  # tokens of a sequence, each time its speed is measured
 
 
 def ablate(
@@ -42,7 +39,7 @@ def ablate(
     rungs: Annotated[
         str,
         number(
-            "all, or some of: dropout, rope, swiglu, moe, gqa, windows, rmsnorm, sinks, mxfp4.",
+            f"all, or some of: {', '.join(rung.name for rung in RUNGS)}.",
             metavar="NAME,...",
         ),
     ] = "all",
@@ -70,9 +67,7 @@ def ablate(
     command, or ossia ablate --out FOLDER alone, continues.
     """
     from ossia.ladder import report
-    from ossia.ladder.results import summarize
-    from ossia.system.files import read_json, write_bytes, write_json
-    from ossia.train.runs.folder import writing
+    from ossia.ladder.summary import summarize
 
     set_threads(threads)
     ablation = _open(context, out)
@@ -81,26 +76,20 @@ def ablate(
     if not _train(ablation):
         print(f"stopped and saved; continue with: ossia ablate --out {out}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
-    file = out / "measured.json"
-    if measure or not file.exists():
-        measured = _measure(ablation, turns)
-        with writing(out):
-            write_json(file, measured)
-    results = {**summarize(ablation), "measured": read_json(file)}
-    with writing(out):
-        write_json(out / "results.json", results)
-        write_bytes(out / "report.html", report.render(results).encode())
+    results = summarize(ablation, _measured(ablation, turns, again=measure))
+    page = report.write(results, out)
     if as_json:
-        print(json.dumps(results))
+        print(json.dumps(results.to_json()))
         return
     for sentence in report.findings(results):
         print(sentence)
-    print(f"{out / 'report.html'} says more.")
+    print(f"The whole report is in {page}")
 
 
 def _open(context: typer.Context, out: Path) -> Ablation:
     """The ladder in the folder, or a new one; options that it did not begin with are refused."""
-    from ossia.ladder.run import Ablation, Plan
+    from ossia.ladder.plan import Plan
+    from ossia.ladder.run import Ablation
 
     if not (out / "ladder.json").is_file():
         return Ablation.start(Plan(**{f.name: context.params[f.name] for f in fields(Plan)}), out)
@@ -142,59 +131,18 @@ def _train(ablation: Ablation) -> bool:
         return ablation.train(report, stopped)
 
 
-def _measure(ablation: Ablation, turns: int) -> dict[str, Any]:
-    """Training and decoding speed of every rung, turn about, and what a step keeps in memory."""
-    from datetime import date
-
-    import torch
+def _measured(ablation: Ablation, turns: int, *, again: bool) -> Measurements:
+    """Speed and memory of every rung, under a progress bar."""
     from rich.console import Console
     from rich.progress import Progress
 
-    from ossia import ops
-    from ossia.measure.machine import describe
-    from ossia.measure.speed import turn_about
+    from ossia.ladder.measure import measured
 
     console = Console(stderr=True, highlight=False)
-    backend = ops.select("auto", "cpu")
-    names = [rung.name for rung, _ in ablation.rungs]
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("measuring", total=(2 * turns + 1) * len(names))
+        task = progress.add_task("measuring", total=None)
 
-        def advance() -> None:
-            progress.advance(task)
+        def show(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
 
-        training = {rung.name: ablation.stepper(config) for rung, config in ablation.rungs}
-        for step in training.values():
-            step()  # memory is taken now
-            advance()
-        trained = turn_about(training, turns, advance)
-        decoding = {rung.name: _decoder_speed(config, backend) for rung, config in ablation.rungs}
-        decoded = turn_about(decoding, turns, advance)
-    kept = {rung.name: ablation.activation_bytes(config) for rung, config in ablation.rungs}
-    return {
-        "date": date.today().isoformat(),
-        "machine": describe(),
-        "threads": torch.get_num_threads(),
-        "backend": backend.name,
-        "turns": turns,
-        "rungs": {
-            name: {
-                "training": asdict(trained[name]),
-                "decoding": asdict(decoded[name]),
-                "activation_bytes": kept[name],
-            }
-            for name in names
-        },
-    }
-
-
-def _decoder_speed(config: ModelConfig, backend: Backend) -> Callable[[], float]:
-    """Tokens per second of one sequence, with random weights of the config's shapes."""
-    from ossia.engine import Engine
-    from ossia.measure.random_weights import random_decoder
-    from ossia.measure.speed import SHORT_PROMPT, UNTIMED, EngineModel, decoding_rate
-    from ossia.options import EngineOptions
-
-    engine = Engine(random_decoder(config, backend), EngineOptions(max_batch=1))
-    model = EngineModel(engine, _DECODED + UNTIMED)
-    return lambda: decoding_rate(model, [range(SHORT_PROMPT)], _DECODED)
+        return measured(ablation, turns, again=again, progress=show)

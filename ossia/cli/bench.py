@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ossia.config import ModelConfig
+    from ossia.measure.machine import Description
     from ossia.measure.model import Report
     from ossia.measure.speed import Spread
 
@@ -56,16 +57,18 @@ def machine(
         set_threads(threads)
         from ossia.measure import machine as measuring
 
-        record = measuring.describe()
+        found = measuring.describe()
         advance()
         reads = measuring.read_rates(turns)
         advance()
         products = measuring.matrix_rates(backend, turns)
         advance()
     if as_json:
-        record["read_bytes_per_second"] = {name: asdict(s) for name, s in reads.items()}
-        record["operations_per_second"] = {name: asdict(s) for name, s in products.items()}
-        print(json.dumps(record))
+        rates = {
+            "read_bytes_per_second": {name: asdict(s) for name, s in reads.items()},
+            "operations_per_second": {name: asdict(s) for name, s in products.items()},
+        }
+        print(json.dumps(asdict(found) | rates))
         return
     table = _table("", "median", "least", "most")
     for name, spread in reads.items():
@@ -73,16 +76,18 @@ def machine(
         table.add_row(label, *_numbers(spread, 1e9, 1))
     for name, spread in products.items():
         table.add_row(f"{name}, TFLOP/s", *_numbers(spread, 1e12, 2))
-    huge = f"{record['transparent_huge_pages'] or 'not offered'} (transparent), "
-    huge += f"{record['reserved_huge_pages']} reserved"
+    huge = f"{found.transparent_huge_pages or 'not offered'} (transparent), "
+    huge += f"{found.reserved_huge_pages} reserved"
+    memory = f"{found.memory_bytes / 1e9:.1f} GB"
+    if found.available_bytes is not None:
+        memory += f", {found.available_bytes / 1e9:.1f} GB free"
     _print_facts(
         {
-            "processor": f"{record['processor']}, {record['processors']} threads of it",
-            "instruction sets": " ".join(record["instruction_sets"]),
-            "native kernels": record["kernels"] or "not built: torch alone",
-            "threads": record["threads"],
-            "memory": f"{record['memory_bytes'] / 1e9:.1f} GB, "
-            f"{record['available_bytes'] / 1e9:.1f} GB free",
+            "processor": f"{found.processor}, {found.processors} threads of it",
+            "instruction sets": " ".join(found.instruction_sets),
+            "native kernels": found.kernels or "not built: torch alone",
+            "threads": found.threads,
+            "memory": memory,
             "huge pages": huge,
         }
     )
@@ -143,19 +148,19 @@ def cpu(
             progress=advance,
         )
     if as_json:
-        print(json.dumps({"model": name, "machine": machine, **asdict(report)}))
+        print(json.dumps({"model": name, "machine": asdict(machine), **asdict(report)}))
         return
     _print_report(name, machine, report)
 
 
-def _print_report(name: str, machine: dict[str, Any], report: Report) -> None:
+def _print_report(name: str, machine: Description, report: Report) -> None:
     run, speed = report.run, report.run.speed
     formats = report.dtype
     formats += f", dense weights in {report.dense}" if report.dense else ""
     formats += f", keys and values in {report.kv}" if report.kv else ""
     facts = {
         "model": f"{name}, {formats}, {report.checkpoint_bytes / 1e9:.2f} GB",
-        "backend": f"{report.backend} ({machine['kernels']}), {machine['threads']} threads",
+        "backend": f"{report.backend} ({machine.kernels}), {machine.threads} threads",
     }
     if not report.random_weights:
         facts["loaded in"] = f"{run.load_seconds:.2f} s"

@@ -20,7 +20,7 @@ from ossia.engine.request import (
     check_vocabulary,
 )
 from ossia.engine.runner import Runner
-from ossia.engine.sampler import LogitsError, Sample, SamplerState, sample
+from ossia.engine.sampler import RequestError, Sample, Sampler, SamplerState
 from ossia.engine.scheduler import Chunk, Scheduler, Sequence
 from ossia.errors import OssiaError
 from ossia.ops.paged import LayerKind, PagePool
@@ -81,6 +81,7 @@ class Engine:
             self.kv, prefill_chunk=self.prefill_chunk, max_batch=self.max_batch
         )
         self.runner = Runner(decoder, pool, self.kv)
+        self.sampler = Sampler()
         self._ids = count()
         self._generated = 0
 
@@ -120,7 +121,12 @@ class Engine:
                 PagedText(prompt, len(prompt)),
                 max_length,
                 sampling.stop_ids,
-                SamplerState(request_id, sampling, request.prompt),
+                SamplerState(
+                    request_id,
+                    sampling,
+                    request.prompt,
+                    request.constraint() if request.constraint else None,
+                ),
             )
         )
         return request_id
@@ -129,16 +135,18 @@ class Engine:
     def step(self) -> list[TokenOutput | Failure]:
         """Run one forward pass: an output for each request that got a token, or that failed.
 
-        An exception in the pass ends all its requests, and logits that are not numbers the one that
-        they belong to: the others take part in the next step as if this one had not been.
+        An exception in the pass ends all its requests; logits that are not numbers, or a constraint
+        that leaves no id, end the one that they belong to: the others take part in the next step as
+        if this one had not been.
         """
         step = self.scheduler.schedule()
         if not step:
             return []
         try:
             logits = self.runner.run(step)
-            samples = sample(logits, [chunk.sequence.sampler for chunk in step if chunk.wanted])
-        except LogitsError as error:
+            states = [chunk.sequence.sampler for chunk in step if chunk.wanted]
+            samples = self.sampler.sample(logits, states)
+        except RequestError as error:
             return self._fail([error.request_id], error)
         except Exception as error:
             return self._fail([chunk.sequence.id for chunk in step], error)

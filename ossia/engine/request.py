@@ -3,13 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from ossia.errors import OssiaError
 
 FinishReason = Literal["stop", "length"]
+
+
+class RequestError(OssiaError):
+    """An error of one request; the others of its step are sound."""
+
+    def __init__(self, request_id: int, message: str) -> None:
+        super().__init__(message)
+        self.request_id = request_id
+
+
+class Constraint(Protocol):
+    """What may come next in one request's output: a grammar, a schema, a list of choices."""
+
+    def mask(self, bits: memoryview) -> None:
+        """Set the bits of the ids that are allowed next; they are 0 when this is called.
+
+        bits: ceil(vocab / 32) unsigned words of 32 bits; id i is bit i % 32 of word i // 32, with
+            bit 0 the lowest. Bits after the vocabulary are ignored.
+        """
+        ...
+
+    def accept(self, ids: Sequence[int]) -> None:
+        """Advance by ids of the output, in order."""
+        ...
+
+    def copy(self) -> Constraint:
+        """An independent constraint in the same state."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -78,10 +106,14 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class Request:
-    """Continue `prompt`, a list of ids."""
+    """Continue `prompt`, a list of ids.
+
+    constraint: makes the constraint that the output follows, in its initial state.
+    """
 
     prompt: Sequence[int]
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    constraint: Callable[[], Constraint] | None = None
 
 
 @dataclass(frozen=True)

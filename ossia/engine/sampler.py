@@ -1,38 +1,46 @@
 """From logits to ids, for a batch in which every request has its own parameters.
 
-A row's token depends on its logits, parameters and seed alone, never on the rest of the batch: one
-uniform number from the request's own generator picks from the cumulative distribution over ids in
-a fixed order.
+What is computed is defined in `ossia.ops.sampling`. Here requests become rows of a `SamplingTable`,
+which is kept until the batch changes, and ids become samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ossia.engine.request import SamplingParams
-from ossia.errors import OssiaError
+from ossia.engine.request import Constraint, RequestError, SamplingParams
+from ossia.ops.sampling import Edits, SamplingTable, sample
 
-# Sorting 200,000 logits takes 17 ms on a CPU core, finding the largest 1024 of them 1 ms; nearly
-# every nucleus fits in these. One that does not is looked for among 16 times as many.
-CANDIDATES = 1024
-WIDEN = 16
-
-PART = 1024  # logits of which `_argmax` first asks for the largest only
+SPARE = 256  # slots for ids that a row has not seen yet, before the table is rebuilt
+MASK_64 = 2**64 - 1
 
 
-class LogitsError(OssiaError):
+class LogitsError(RequestError):
     """The model computed no distribution for request `request_id`."""
 
     def __init__(self, request_id: int) -> None:
         super().__init__(
+            request_id,
             f"the model's logits for request {request_id} are not finite numbers: its weights are "
-            "damaged, or overflow in this dtype (try bfloat16 or float32)"
+            "damaged, or overflow in this dtype (try bfloat16 or float32)",
         )
-        self.request_id = request_id
+
+
+class ConstraintError(RequestError):
+    """The constraint of request `request_id` left no id to sample."""
+
+    def __init__(self, request_id: int) -> None:
+        super().__init__(
+            request_id,
+            f"the constraint of request {request_id} allows no id that the model gives any "
+            "probability",
+        )
 
 
 @dataclass(frozen=True)
@@ -44,217 +52,279 @@ class Sample:
     top_logprobs: tuple[tuple[int, float], ...]
 
 
-class SamplerState:
-    """What sampling remembers of a request: its random numbers and, for penalties, its history."""
+def split_mix(state: int, index: int) -> int:
+    """Output `index` (64 bits) of SplitMix64 from that state (Steele, Lea and Flood 2014,
+    https://doi.org/10.1145/2660193.2660195).
+    """
+    word = (state + (index + 1) * 0x9E3779B97F4A7C15) & MASK_64
+    word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 & MASK_64
+    word = (word ^ word >> 27) * 0x94D049BB133111EB & MASK_64
+    return word ^ word >> 31
 
-    def __init__(self, request_id: int, params: SamplingParams, prompt: Sequence[int]) -> None:
+
+def uniform(seed: int, index: int) -> float:
+    """Number `index` of the stream `seed`, uniform in [0, 1) with 53 bits.
+
+    A function of a counter, so that a step that is repeated draws the same number. Neighbouring
+    seeds start at states far apart.
+    """
+    return (split_mix(split_mix(seed, 0), index) >> 11) * 2.0**-53
+
+
+class History:
+    """The ids whose logits a request's bias and penalties change: a slot for each."""
+
+    def __init__(self, params: SamplingParams, prompt: Sequence[int]) -> None:
+        self._params = params
+        biased = params.logit_bias
+        seen = dict.fromkeys(prompt) if penalizes(params) else {}
+        # An id that nothing happens to stands in for none.
+        ids = [*biased, *(token for token in seen if token not in biased)] or [0]
+        self.slots = {token: slot for slot, token in enumerate(ids)}
+        self.ids = ids
+        self.biases = [*map(float, biased.values()), *[0.0] * (len(ids) - len(biased))]
+        self.counts = [0 if token in seen else -1 for token in ids]
+
+    def record(self, token: int) -> None:
+        """Count a token of the output."""
+        if not penalizes(self._params):
+            return
+        slot = self.slots.setdefault(token, len(self.ids))
+        if slot == len(self.ids):
+            self.ids.append(token)
+            self.biases.append(0.0)
+            self.counts.append(0)
+        self.counts[slot] = max(self.counts[slot], 0) + 1
+
+
+def penalizes(params: SamplingParams) -> bool:
+    """Whether logits depend on the text so far."""
+    return (
+        params.repetition_penalty != 1.0
+        or params.presence_penalty != 0.0
+        or params.frequency_penalty != 0.0
+    )
+
+
+class SamplerState:
+    """What sampling remembers of a request: how many tokens it drew, its history for penalties, and
+    its constraint."""
+
+    def __init__(
+        self,
+        request_id: int,
+        params: SamplingParams,
+        prompt: Sequence[int],
+        constraint: Constraint | None = None,
+    ) -> None:
         self.request_id = request_id
         self.params = params
-        self.prompt = prompt
-        # On the CPU, so that a seed gives the same numbers on every device.
-        self.generator = torch.Generator()
-        if params.seed is None:
-            self.generator.seed()
-        else:
-            self.generator.manual_seed(params.seed)
-        self._counts: Tensor | None = None  # (vocab,): how often each id stands in the output
-        self._seen: Tensor | None = None  # (vocab,): whether it stands in prompt or output
-        self._bias = tuple(params.logit_bias.items())
+        self.constraint = constraint
+        self.seed = secrets.randbits(64) if params.seed is None else params.seed
+        self.drawn = 0
+        edits = bool(params.logit_bias) or penalizes(params)
+        self.history = History(params, prompt) if edits else None
+        self._unaccepted: list[int] = []  # tokens that the constraint has not been told
 
-    @property
-    def adjusts(self) -> bool:
-        """Whether the logits are changed before the temperature."""
-        return bool(self._bias) or self._penalizes
+    def uniform(self) -> float:
+        """The number that picks the request's next token."""
+        return uniform(self.seed, self.drawn)
 
-    @property
-    def _penalizes(self) -> bool:
-        params = self.params
-        return (
-            params.repetition_penalty != 1.0
-            or params.presence_penalty != 0.0
-            or params.frequency_penalty != 0.0
-        )
-
-    def adjust(self, logits: Tensor) -> Tensor:
-        """Logits (vocab,) with bias and penalties."""
-        if self._bias:
-            ids, biases = zip(*self._bias, strict=True)
-            index = torch.tensor(ids, device=logits.device)
-            logits = logits.index_add(0, index, torch.tensor(biases, device=logits.device))
-        if not self._penalizes:
-            return logits
-        if self._counts is None or self._seen is None:
-            self._counts = torch.zeros_like(logits)
-            self._seen = torch.zeros_like(logits, dtype=torch.bool)
-            self._seen[torch.tensor(self.prompt, device=logits.device)] = True
-        penalty = self.params.repetition_penalty
-        repeated = torch.where(logits > 0, logits / penalty, logits * penalty)
-        logits = torch.where(self._seen, repeated, logits)
-        return (
-            logits
-            - self.params.frequency_penalty * self._counts
-            - self.params.presence_penalty * (self._counts > 0)
-        )
+    def mask(self, bits: memoryview) -> None:
+        """Bring the constraint up to date and have it set the bits of the ids it allows."""
+        assert self.constraint is not None
+        if self._unaccepted:
+            self.constraint.accept(self._unaccepted)
+            self._unaccepted = []
+        self.constraint.mask(bits)
 
     def record(self, token: int) -> None:
         """Remember a token of the output."""
-        if self._counts is not None and self._seen is not None:
-            self._counts[token] += 1
-            self._seen[token] = True
-
-    def uniform(self) -> float:
-        """The request's next random number, in [0, 1)."""
-        return torch.rand((), generator=self.generator, dtype=torch.float64).item()
+        self.drawn += 1
+        if self.history is not None:
+            self.history.record(token)
+        if self.constraint is not None:
+            self._unaccepted.append(token)
 
 
-def sample(logits: Tensor, states: Sequence[SamplerState]) -> list[Sample]:
-    """One token for each row of logits (rows, vocab) by the parameters of its state.
+class Sampler:
+    """Samples a token for each request of a batch.
 
-    Raises LogitsError, before any state has changed, if a row has NaN or +inf, or -inf alone.
+    choose: the backend's `sample`.
     """
-    logits = logits.float()
-    _check(logits, states)
-    tokens = _choose(_adjust(logits, states), states)
-    samples = _report(logits, tokens, states)
-    for state, chosen in zip(states, samples, strict=True):
-        state.record(chosen.token)
-    return samples
+
+    def __init__(self, choose: Callable[[Tensor, SamplingTable], Tensor] = sample) -> None:
+        self._choose = choose
+        self._batch: Batch | None = None
+
+    @torch.inference_mode()
+    def sample(self, logits: Tensor, states: Sequence[SamplerState]) -> list[Sample]:
+        """One token for each row of logits (rows, vocab) by the parameters of its state.
+
+        Raises a RequestError that names the first request without a token, before any state has
+        changed: LogitsError if its logits hold NaN or +inf, or are -inf throughout; ConstraintError
+        if its constraint leaves none.
+        """
+        if not states:
+            return []
+        if self._batch is None or not self._batch.serves(logits, states):
+            self._batch = Batch(states, logits.shape[-1], logits.device)
+        self._batch.prepare()
+        tokens = self._choose(logits, self._batch.table).tolist()
+        for row, (token, state) in enumerate(zip(tokens, states, strict=True)):
+            if token < 0:
+                sound = bool(logits[row].amax().isfinite())
+                raise (ConstraintError if sound else LogitsError)(state.request_id)
+        samples = _report(logits, tokens, states)
+        self._batch.record(tokens)
+        return samples
 
 
-def _check(logits: Tensor, states: Sequence[SamplerState]) -> None:
-    # The largest of a row is NaN if any of it is.
-    finite = logits.amax(-1).isfinite().tolist()
-    for state, ok in zip(states, finite, strict=True):
-        if not ok:
-            raise LogitsError(state.request_id)
+class Batch:
+    """The table of a batch of requests, kept current from step to step."""
+
+    def __init__(self, states: Sequence[SamplerState], vocab: int, device: torch.device) -> None:
+        self._states = tuple(states)
+        self._vocab = vocab
+        self._device = device
+        # Apple's GPUs have no float64; there a pick near a boundary may differ.
+        self._real = torch.float32 if device.type == "mps" else torch.float64
+        self._full = False  # a row has no slot left for an id that it had not seen
+        self._bits: Tensor | None = None  # on the host; `_words` are views of its rows
+        self._words: dict[int, memoryview] = {}
+        self.table = self._table()
+
+    def serves(self, logits: Tensor, states: Sequence[SamplerState]) -> bool:
+        """Whether the table is still right for these requests in this order."""
+        return (
+            not self._full
+            and len(states) == len(self._states)
+            and all(a is b for a, b in zip(states, self._states, strict=True))
+            and logits.shape[-1] == self._vocab
+            and logits.device == self._device
+        )
+
+    def prepare(self) -> None:
+        """Fill in what each step has anew: random numbers, and the bits of constraints."""
+        table = self.table
+        if len(table.sampled):
+            numbers = [0.0 if s.params.greedy else s.uniform() for s in self._states]
+            table.uniforms.copy_(torch.tensor(numbers, dtype=self._real)[:, None])
+        for row, words in self._words.items():
+            words[:] = memoryview(bytes(words.nbytes)).cast("I")
+            self._states[row].mask(words)
+        if table.bits is not None and self._bits is not None and table.bits is not self._bits:
+            table.bits.copy_(self._bits)
+
+    def record(self, tokens: Sequence[int]) -> None:
+        """Remember a token of each row."""
+        for state, token in zip(self._states, tokens, strict=True):
+            state.record(token)
+        edits = self.table.edits
+        if edits is None:
+            return
+        edited = [(s, t) for s, t in zip(self._states, tokens, strict=True) if s.history]
+        changes = []  # (row of the edits, slot, id, its count, slots in use)
+        for row, (state, token) in enumerate(edited):
+            history = state.history
+            if history is not None and penalizes(state.params):
+                slot = history.slots[token]
+                changes.append((row, slot, token, history.counts[slot], len(history.ids)))
+        if any(slots > edits.ids.shape[1] for *_, slots in changes):
+            self._full = True
+        elif changes:
+            rows, slots, ids, counts, lengths = torch.tensor(changes).T.to(self._device)
+            edits.ids[rows, slots] = ids
+            edits.counts[rows, slots] = counts
+            edits.lengths[rows, 0] = lengths
+
+    def _table(self) -> SamplingTable:
+        params = [state.params for state in self._states]
+        vocab = self._vocab
+        top_k = [min(p.top_k or vocab, vocab) for p in params]
+        sampled = [row for row, p in enumerate(params) if not p.greedy]
+        ranked = [i for i, row in enumerate(sampled) if top_k[row] < vocab or params[row].top_p < 1]
+        return SamplingTable(
+            scale=self._column([_scale(p) for p in params], torch.float32),
+            top_k=self._column(top_k, torch.int64),
+            top_p=self._column([p.top_p for p in params], self._real),
+            log2_min_p=self._column([_log2(p.min_p) for p in params], torch.float32),
+            uniforms=self._column([0.0] * len(params), self._real),
+            sampled=torch.tensor(sampled, dtype=torch.int64, device=self._device),
+            ranked=torch.tensor(ranked, dtype=torch.int64, device=self._device),
+            largest_k=max((top_k[sampled[i]] % vocab for i in ranked), default=0),
+            edits=self._edits(),
+            bits=self._allowed(),
+        )
+
+    def _edits(self) -> Edits | None:
+        edited = [(row, s.history) for row, s in enumerate(self._states) if s.history is not None]
+        if not edited:
+            return None
+        histories = [history for _, history in edited]
+        params = [self._states[row].params for row, _ in edited]
+        slots = max(len(history.ids) for history in histories) + SPARE
+
+        def padded(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
+            stacked = torch.zeros(len(rows), slots, dtype=dtype)
+            for target, row in zip(stacked, rows, strict=True):
+                target[: len(row)] = torch.tensor(row, dtype=dtype)
+            return stacked.to(self._device)
+
+        real, whole = torch.float32, torch.int64
+        return Edits(
+            rows=torch.tensor([row for row, _ in edited], device=self._device),
+            lengths=self._column([len(history.ids) for history in histories], whole),
+            ids=padded([history.ids for history in histories], whole),
+            biases=padded([history.biases for history in histories], real),
+            counts=padded([history.counts for history in histories], whole),
+            repetition=self._column([p.repetition_penalty for p in params], real),
+            frequency=self._column([p.frequency_penalty for p in params], real),
+            presence=self._column([p.presence_penalty for p in params], real),
+        )
+
+    def _allowed(self) -> Tensor | None:
+        """Bits for the batch, all set in rows without a constraint; None if no row has one."""
+        constrained = [row for row, s in enumerate(self._states) if s.constraint is not None]
+        if not constrained:
+            return None
+        words = -(-self._vocab // 32)
+        memory = bytearray(b"\xff") * (4 * words * len(self._states))
+        for row in constrained:
+            self._words[row] = memoryview(memory)[4 * words * row : 4 * words * (row + 1)].cast("I")
+        self._bits = torch.frombuffer(memory, dtype=torch.int32).view(len(self._states), words)
+        return self._bits.to(self._device)
+
+    def _column(self, numbers: Sequence[float], dtype: torch.dtype) -> Tensor:
+        return torch.tensor(numbers, dtype=dtype, device=self._device)[:, None]
 
 
-def _adjust(logits: Tensor, states: Sequence[SamplerState]) -> Tensor:
-    if not any(state.adjusts for state in states):
-        return logits
-    rows = zip(logits, states, strict=True)
-    return torch.stack([state.adjust(row) if state.adjusts else row for row, state in rows])
+def _scale(params: SamplingParams) -> float:
+    """What turns differences of logits into powers of two; 0 is greedy."""
+    # A temperature too large for float32 is as good as any other that makes all ids equal.
+    return 0.0 if params.greedy else math.log2(math.e) / min(params.temperature, 1e30)
 
 
-def _choose(logits: Tensor, states: Sequence[SamplerState]) -> list[int]:
-    """The token of each row: greedy, from the whole distribution, or from its likely part."""
-    greedy, whole, likely = [], [], []
-    for row, state in enumerate(states):
-        params = state.params
-        if params.greedy:
-            greedy.append(row)
-        elif params.top_k or params.top_p < 1.0 or params.min_p > 0.0:
-            likely.append(row)
-        else:
-            whole.append(row)
-    tokens = torch.empty(len(states), dtype=torch.int64, device=logits.device)
-    if greedy:
-        tokens[greedy] = _argmax(_take(logits, torch.tensor(greedy, device=logits.device)))
-    for rows, draw in ((whole, _draw_whole), (likely, _draw_likely)):
-        if rows:
-            params = [states[row].params for row in rows]
-            uniforms = _column([states[row].uniform() for row in rows], logits)
-            temperatures = _column([p.temperature for p in params], logits).float()
-            # With the largest at 0 nothing overflows, however small the temperature.
-            scaled = _take(logits, torch.tensor(rows, device=logits.device))
-            scaled = (scaled - scaled.amax(-1, keepdim=True)).div_(temperatures)
-            tokens[rows] = draw(scaled, uniforms, params)
-    return tokens.tolist()
-
-
-def _argmax(logits: Tensor) -> Tensor:
-    """The place of the first of the largest logits in each row (rows, vocab): within the first part
-    that holds one. On a CPU torch's amax takes a twentieth of the time of its argmax.
-    """
-    vocab = logits.shape[-1]
-    whole = vocab - vocab % PART
-    tops = logits[:, :whole].unflatten(1, (vocab // PART, PART)).amax(-1)
-    if whole < vocab:
-        tops = torch.cat([tops, logits[:, whole:].amax(-1, keepdim=True)], dim=-1)
-    places = tops.argmax(-1, keepdim=True) * PART + torch.arange(PART, device=logits.device)
-    places = places.clamp_(max=vocab - 1)  # the last one's repetitions come after it
-    return places.gather(-1, logits.gather(-1, places).argmax(-1, keepdim=True))[:, 0]
-
-
-def _draw_whole(scaled: Tensor, uniforms: Tensor, params: Sequence[SamplingParams]) -> Tensor:
-    """A token of each row (rows, vocab) from its whole distribution."""
-    return _pick(scaled.exp(), uniforms)
-
-
-def _draw_likely(scaled: Tensor, uniforms: Tensor, params: Sequence[SamplingParams]) -> Tensor:
-    """A token of each row (rows, vocab; largest 0) from what top-k, top-p and min-p leave of it.
-
-    Ids are ranked by logit, then by id: what is kept is a prefix of that ranking, looked for among
-    the largest `width` logits, and again among more where the prefix may go on past them.
-    """
-    vocab = scaled.shape[-1]
-    top_k = _column([p.top_k or vocab for p in params], scaled)
-    top_p = _column([p.top_p for p in params], scaled)
-    min_p = _column([p.min_p for p in params], scaled)
-    total = scaled.exp().sum(-1, keepdim=True)
-    tokens = torch.empty(len(params), dtype=torch.int64, device=scaled.device)
-    rows = torch.arange(len(params), device=scaled.device)
-    largest_k = max(p.top_k for p in params)
-    width = CANDIDATES if any(p.top_k == 0 for p in params) else 0
-    width = max(width, 2 * largest_k)
-    while len(rows):
-        width = min(width, vocab)
-        values, ids = _rank(_take(scaled, rows), width)
-        weights = values.exp()
-        ranks = torch.arange(width, device=scaled.device)
-        keep = (ranks < top_k[rows]) & (weights >= min_p[rows]) & (weights > 0)
-        mass = torch.where(ranks < top_k[rows], weights, 0).cumsum(-1, dtype=top_p.dtype)
-        # Top-p counts the mass that top-k leaves: all, or what stands among the candidates.
-        whole = torch.where(top_k[rows] < vocab, mass[:, -1:], total[rows])
-        keep &= (mass - weights < top_p[rows] * whole) | (top_p[rows] >= 1.0)
-        tokens[rows] = ids.gather(-1, _pick(weights * keep, uniforms[rows])[:, None])[:, 0]
-        last = values.gather(-1, keep.sum(-1, keepdim=True) - 1)
-        # Below the last kept there must be a candidate: an equal one outside might rank before it.
-        rows = rows[(last <= values[:, -1:])[:, 0]] if width < vocab else rows[:0]
-        width *= WIDEN
-    return tokens
-
-
-def _rank(scaled: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """The largest `width` of each row and their ids, by value and among equals by id."""
-    if width == scaled.shape[-1]:
-        values, ids = torch.sort(scaled, dim=-1, descending=True, stable=True)
-        return values, ids
-    ids = scaled.topk(width).indices.sort(-1).values
-    values = scaled.gather(-1, ids)
-    values, order = torch.sort(values, dim=-1, descending=True, stable=True)
-    return values, ids.gather(-1, order)
-
-
-def _pick(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """The index in each row (rows, n) of weights at which its cumulative sum passes the row's share
-    (rows, 1) of the total: never one of weight 0."""
-    cumulative = weights.cumsum(-1, dtype=uniforms.dtype)
-    index = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)
-    return index[:, 0].clamp(max=weights.shape[-1] - 1)
-
-
-def _take(matrix: Tensor, rows: Tensor) -> Tensor:
-    """Rows, in order and each once, of a matrix: itself, not a copy, if they are all of it."""
-    return matrix if len(rows) == len(matrix) else matrix.index_select(0, rows)
-
-
-def _column(numbers: Sequence[float], like: Tensor) -> Tensor:
-    """Numbers as (rows, 1) on `like`'s device, in float64 where the device has it."""
-    dtype = torch.float32 if like.device.type == "mps" else torch.float64
-    return torch.tensor(numbers, dtype=dtype, device=like.device)[:, None]
+def _log2(probability: float) -> float:
+    return math.log2(probability) if probability > 0 else -math.inf
 
 
 def _report(logits: Tensor, tokens: Sequence[int], states: Sequence[SamplerState]) -> list[Sample]:
     """Tokens with the log-probabilities asked for: log-softmax of the model's own logits."""
-    samples = []
-    for row, token, state in zip(logits, tokens, states, strict=True):
-        wanted = state.params.logprobs
-        if wanted is None:
-            samples.append(Sample(token, None, ()))
-            continue
-        total = row.logsumexp(-1)
-        top = row.topk(wanted)
-        alternatives = zip(top.indices.tolist(), (top.values - total).tolist(), strict=True)
-        samples.append(Sample(token, (row[token] - total).item(), tuple(alternatives)))
+    samples = [Sample(token, None, ()) for token in tokens]
+    rows_by_wanted: dict[int, list[int]] = {}
+    for row, state in enumerate(states):
+        if state.params.logprobs is not None:
+            rows_by_wanted.setdefault(state.params.logprobs, []).append(row)
+    # By number: with ties, the largest 2 of a row need not begin the largest 5 that torch finds.
+    for wanted, rows in rows_by_wanted.items():
+        own = logits[rows].float()
+        total = own.logsumexp(-1, keepdim=True)
+        chosen = torch.tensor([tokens[row] for row in rows], device=own.device)
+        top = own.topk(wanted)
+        chosen = (own.gather(-1, chosen[:, None]) - total)[:, 0].tolist()
+        top_ids, top_values = top.indices.tolist(), (top.values - total).tolist()
+        for i, row in enumerate(rows):
+            alternatives = tuple(zip(top_ids[i], top_values[i], strict=True))
+            samples[row] = Sample(tokens[row], chosen[i], alternatives)
     return samples

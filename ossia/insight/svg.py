@@ -1,8 +1,8 @@
-"""Plots as SVG that stands in a page: no scripts, no fonts to fetch, colours from the page's style.
+"""Plots as inline SVG: no scripts, no fonts to fetch, colours from the page's style.
 
-Drawn 460 units wide, so that its text can still be read on a telephone. Each plot has a title and
-a description for those who do not see it; lines differ in dashes as well as in colour and carry
-their names at their ends.
+Plots are 460 units wide, so that their text is legible on a phone. Each has a title and a
+description for screen readers. Lines differ in dashes as well as in colour, and are labelled at
+their right ends.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ROW = 26  # height of a row of `intervals`
 _LINE = 15  # of text
 _LABELS = 140  # width of the names beside the rows
 
-# What the classes below mean; a page puts it into its <style> once.
+# The classes used below; a page includes this once in its <style>.
 STYLE = """
 svg.plot { display: block; width: 100%; max-width: 620px; height: auto; font-size: 12px; }
 svg.plot text { fill: var(--ink); }
@@ -39,30 +39,38 @@ svg.plot text.s2 { fill: var(--s2); stroke: none; }
 COLOURS_LIGHT = "--grid: #dcdcd8; --s0: #0b5cad; --s1: #b3420a; --s2: #5b7a00;"
 COLOURS_DARK = "--grid: #3a3d42; --s0: #74b3f5; --s1: #f0965f; --s2: #b2d04a;"
 
-
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
+class Heading:
+    """A plot's title and description for screen readers; `name` is unique within its page."""
+
+    name: str
+    title: str
+    description: str
+
+
+@dataclass(frozen=True)
 class Interval:
-    """A row: a mean with what is known of its error, and the values it is the mean of."""
+    """A row: a mean, half of its error bar and the values that it is the mean of."""
 
     name: str
     mean: float
-    half: float | None  # of the interval; None if unknown
+    half: float | None  # None if unknown
     values: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
 class Line:
-    """A named line through points (x, y); at most three to a plot."""
+    """A named line through points (x, y); at most three in a plot."""
 
     name: str
     points: Sequence[tuple[float, float]]
 
 
 class _Scale:
-    """A stretch of numbers drawn over a stretch of the page."""
+    """Maps a range of numbers to a range of the drawing."""
 
     def __init__(self, values: Iterable[float], start: float, stop: float) -> None:
         found = list(values)
@@ -75,7 +83,7 @@ class _Scale:
         return round(self.start + share * (self.stop - self.start), 1)
 
     def ticks(self, most: int) -> list[tuple[float, str]]:
-        """Round numbers within, at most so many, and how they are written."""
+        """At most so many round numbers within the range, each with its label."""
         rough = (self.high - self.low) / most
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)
@@ -86,7 +94,7 @@ class _Scale:
 
 
 def number(value: float, digits: int, *, sign: bool = False) -> str:
-    """As the pages write it: thousands set apart, a true minus."""
+    """A number with thousands separators and a true minus sign."""
     written = f"{value:+,.{digits}f}" if sign else f"{value:,.{digits}f}"
     if not any(c in "123456789" for c in written):
         written = written.lstrip("+-")
@@ -94,18 +102,13 @@ def number(value: float, digits: int, *, sign: bool = False) -> str:
 
 
 def power(value: float) -> tuple[float, str]:
-    """A power of a thousand that leaves the value below a thousand, and how it is written."""
+    """The largest power of a thousand that is not above the value, and its text."""
     exponent = 3 * math.floor(math.log10(value) / 3)
     return 10.0**exponent, "10" + str(exponent).translate(_SUPERSCRIPT)
 
 
-def intervals(
-    name: str, title: str, description: str, rows: Sequence[Interval], axis: str, zero: bool = False
-) -> str:
-    """Rows of means with their error bars, values as rings, and a line at zero if asked for.
-
-    `name` is the plot's own in its page.
-    """
+def intervals(heading: Heading, rows: Sequence[Interval], axis: str, *, zero: bool = False) -> str:
+    """Rows of means (dots) with error bars and values (rings); `zero` adds a line at zero."""
     height = _ROW * len(rows) + 3 * _LINE
     bottom = _ROW * len(rows)
     ends = [r.mean + side * (r.half or 0) for r in rows for side in (-1, 1)]
@@ -129,13 +132,11 @@ def intervals(
             parts += [_line(end, y - 4, end, y + 4, "error") for end in (left, right)]
         parts += [f'<circle class="seed" cx="{x(v)}" cy="{y}" r="3"/>' for v in row.values]
         parts.append(f'<circle class="mean" cx="{x(row.mean)}" cy="{y}" r="4.5"/>')
-    return _plot(name, title, description, height, parts)
+    return _plot(heading, height, parts)
 
 
 def lines(
-    name: str,
-    title: str,
-    description: str,
+    heading: Heading,
     series: Sequence[Line],
     axes: tuple[str, str],
     *,
@@ -143,8 +144,9 @@ def lines(
     zero: bool = False,
     height: int = 280,
 ) -> str:
-    """Lines over two axes, each named at its right end; `marks` are places on the first axis, and
-    `zero` draws that of the second.
+    """Lines over two axes, each labelled at its right end.
+
+    marks: labelled places on the first axis. zero: draw the second axis's zero.
     """
     top, bottom, right = 2 * _LINE, height - 3 * _LINE, WIDTH - 118
     x = _Scale([p[0] for s in series for p in s.points], 44, right)
@@ -168,11 +170,11 @@ def lines(
         points = " ".join(f"{x(a)},{y(b)}" for a, b in one.points)
         parts.append(f'<polyline class="line s{i}" points="{points}"/>')
         parts.append(_text(right + 6, end + 4, one.name, f"s{i}", "start"))
-    return _plot(name, title, description, height, parts)
+    return _plot(heading, height, parts)
 
 
 def _apart(places: Sequence[float]) -> list[float]:
-    """The places, moved down as far as text there must not overlap."""
+    """The places, moved down until text at them does not overlap."""
     found = list(places)
     order = sorted(range(len(found)), key=lambda i: found[i])
     for above, below in pairwise(order):
@@ -188,9 +190,10 @@ def _text(x: float, y: float, text: str, kind: str, anchor: str) -> str:
     return f'<text class="{kind}" x="{x}" y="{y}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _plot(name: str, title: str, description: str, height: float, parts: Iterable[str]) -> str:
+def _plot(heading: Heading, height: float, parts: Iterable[str]) -> str:
+    name = heading.name
     return (
         f'<svg class="plot" viewBox="0 0 {WIDTH} {height}" role="img" '
-        f'aria-labelledby="{name}t {name}d"><title id="{name}t">{escape(title)}</title>'
-        f'<desc id="{name}d">{escape(description)}</desc>{"".join(parts)}</svg>'
+        f'aria-labelledby="{name}t {name}d"><title id="{name}t">{escape(heading.title)}</title>'
+        f'<desc id="{name}d">{escape(heading.description)}</desc>{"".join(parts)}</svg>'
     )

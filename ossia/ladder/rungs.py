@@ -25,22 +25,22 @@ from ossia.config import (
 )
 from ossia.errors import OssiaError
 
-REACH = 4  # contexts of training length that every rung can be asked to read
+REACH = 4  # times its training length that every rung can be evaluated at
 
 _HEAD_DIM = 32
 _GROUP = 3  # query heads that share a key and value head, from the rung "gqa" on
 _EXPERTS, _CHOSEN = 8, 2
-_WINDOWS = 4  # of a sliding layer, in the training length
-_MULTIPLE = 96  # of the hidden size: whole groups of heads, and experts of whole MXFP4 blocks
+_WINDOWS = 4  # windows of a sliding layer in the training length
+_MULTIPLE = 96  # the hidden size is one of this: whole groups of heads, whole MXFP4 blocks
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One choice: `change` replaces `field`, and nothing else, in any config that has climbed the
-    rungs it `needs`.
+    """One choice: `change` replaces `field`, and nothing else, in any config that has already
+    climbed the rungs that it `needs`.
 
-    `field` is the dotted place in a ModelConfig; what follows "layers." is meant in each layer.
-    `meaning` says the change in a line.
+    `field` is a dotted path into a ModelConfig; a path under "layers." applies to every layer.
+    `meaning` is the change in one line.
     """
 
     name: str
@@ -54,8 +54,8 @@ class Rung:
 def gpt2(*, layers: int, hidden: int, length: int, vocab_size: int) -> ModelConfig:
     """The foot of the ladder: GPT-2's architecture, trained on `length` tokens.
 
-    Its positions reach `REACH` times further, so that one can ask what it makes of vectors that
-    were never trained. Raises OssiaError for a size that some rung could not divide.
+    It has positions for `REACH` times that length, so that it can be evaluated where its vectors
+    were never trained. Raises OssiaError for a size that some rung cannot divide.
     """
     for name, value in (("layers", layers), ("length", length)):
         if value < 1:
@@ -88,7 +88,7 @@ def _rope(config: ModelConfig) -> ModelConfig:
 
 
 def _swiglu(config: ModelConfig) -> ModelConfig:
-    """Three matrices in the place of two, each two thirds as large."""
+    """Three matrices, each two thirds as large, instead of two."""
     inner = 8 * config.hidden_size // 3
     return _in_layers(
         config, lambda _: {"feedforward": MLPConfig(inner, ClampedSwiGLU(), bias=True)}
@@ -96,7 +96,7 @@ def _swiglu(config: ModelConfig) -> ModelConfig:
 
 
 def _moe(config: ModelConfig) -> ModelConfig:
-    """The chosen experts together are as large as the network they replace."""
+    """The chosen experts together are as large as the network that they replace."""
 
     def mixture(layer: LayerConfig) -> dict[str, object]:
         dense = layer.feedforward
@@ -121,7 +121,7 @@ def _gqa(config: ModelConfig) -> ModelConfig:
 
 
 def _windows(config: ModelConfig) -> ModelConfig:
-    """Every other layer, from the first on, sees a part of the training length."""
+    """Every other layer, starting with the first, sees a quarter of the training length."""
     window = max(1, config.context_length // REACH // _WINDOWS)
     return _in_attention(config, lambda _, i: {"window": window if i % 2 == 0 else None})
 
@@ -138,64 +138,63 @@ def _mxfp4(config: ModelConfig) -> ModelConfig:
     return with_expert_format(config, ExpertFormat.MXFP4)
 
 
-# From the foot up. What gpt-oss also does and GPT-2 does not, but no rung changes: an unembedding
-# of its own, and YaRN, which is for texts longer than those of training.
-RUNGS = (
-    Rung("dropout", "No dropout", "0.1 before, 0 from here on", "dropout", _dropout),
-    Rung("rope", "RoPE", "rotary positions for learned ones, theta 150,000", "position", _rope),
-    Rung(
-        "swiglu",
-        "SwiGLU",
-        "gpt-oss's clamped SwiGLU for GELU, at two thirds of the width",
-        "layers.feedforward",
-        _swiglu,
-    ),
-    Rung(
-        "moe",
-        "Mixture of experts",
-        f"{_EXPERTS} experts for one network, {_CHOSEN} of them chosen, each half as wide",
-        "layers.feedforward",
-        _moe,
-        needs=("swiglu",),
-    ),
-    Rung(
-        "gqa",
-        "Grouped queries",
-        f"{_GROUP} query heads share a key and value head",
-        "layers.attention.num_kv_heads",
-        _gqa,
-    ),
-    Rung(
-        "windows",
-        "Sliding windows",
-        "every other layer sees a quarter of the training length",
-        "layers.attention.window",
-        _windows,
-    ),
-    Rung("rmsnorm", "RMSNorm", "for LayerNorm", "norm", _rmsnorm),
-    Rung(
-        "sinks",
-        "Attention sinks",
-        "a learned logit a head, which takes its share of each softmax",
-        "layers.attention.sinks",
-        _sinks,
-    ),
-    Rung(
-        "mxfp4",
-        "MXFP4 experts",
-        "rounded to four bits, and seen so in the last quarter of training",
-        "layers.feedforward.format",
-        _mxfp4,
-        needs=("moe",),
-    ),
-)
 FOOT = Rung("gpt2", "GPT-2", "its architecture, at this size", "", lambda config: config)
+DROPOUT = Rung("dropout", "No dropout", "0.1 before, 0 from here on", "dropout", _dropout)
+ROPE = Rung("rope", "RoPE", "rotary positions for learned ones, theta 150,000", "position", _rope)
+SWIGLU = Rung(
+    "swiglu",
+    "SwiGLU",
+    "gpt-oss's clamped SwiGLU for GELU, at two thirds of the width",
+    "layers.feedforward",
+    _swiglu,
+)
+MOE = Rung(
+    "moe",
+    "Mixture of experts",
+    f"{_EXPERTS} experts for one network, {_CHOSEN} of them chosen, each half as wide",
+    "layers.feedforward",
+    _moe,
+    needs=(SWIGLU.name,),
+)
+GQA = Rung(
+    "gqa",
+    "Grouped queries",
+    f"{_GROUP} query heads share a key and value head",
+    "layers.attention.num_kv_heads",
+    _gqa,
+)
+WINDOWS = Rung(
+    "windows",
+    "Sliding windows",
+    "every other layer sees a quarter of the training length",
+    "layers.attention.window",
+    _windows,
+)
+RMSNORM = Rung("rmsnorm", "RMSNorm", "for LayerNorm", "norm", _rmsnorm)
+SINKS = Rung(
+    "sinks",
+    "Attention sinks",
+    "a learned logit a head, which takes its share of each softmax",
+    "layers.attention.sinks",
+    _sinks,
+)
+MXFP4 = Rung(
+    "mxfp4",
+    "MXFP4 experts",
+    "rounded to four bits, and seen so in the last quarter of training",
+    "layers.feedforward.format",
+    _mxfp4,
+    needs=(MOE.name,),
+)
+# From the foot up. gpt-oss also has an unembedding of its own, and YaRN for texts longer than those
+# of training; no rung changes these.
+RUNGS = (DROPOUT, ROPE, SWIGLU, MOE, GQA, WINDOWS, RMSNORM, SINKS, MXFP4)
 
 
 def chosen(names: str) -> tuple[Rung, ...]:
-    """The rungs of a comma-separated list, or "all", in the ladder's order.
+    """The rungs in a comma-separated list of names, or "all", in the ladder's order.
 
-    Raises OssiaError for a name that is none, and for a rung without those it needs.
+    Raises OssiaError for an unknown name, and for a rung without those that it needs.
     """
     if names == "all":
         return RUNGS
@@ -203,7 +202,7 @@ def chosen(names: str) -> tuple[Rung, ...]:
     known = [rung.name for rung in RUNGS]
     for name in wanted:
         if name not in known:
-            raise OssiaError(f"--rungs {names}: {name!r} is none of {', '.join(known)}, nor all")
+            raise OssiaError(f"--rungs {names}: {name!r} is none of {', '.join(known)}, or all")
     rungs = tuple(rung for rung in RUNGS if rung.name in wanted)
     for rung in rungs:
         for need in rung.needs:
@@ -213,9 +212,7 @@ def chosen(names: str) -> tuple[Rung, ...]:
 
 
 def climb(foot: ModelConfig, rungs: Sequence[Rung]) -> list[tuple[Rung, ModelConfig]]:
-    """Each rung with its config, which is the last one's with one field replaced; first the foot's
-    own.
-    """
+    """The foot, then each rung, with its config: that of the rung below with one field replaced."""
     steps = [(FOOT, foot)]
     for rung in rungs:
         steps.append((rung, rung.change(steps[-1][1])))

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from ossia import ops
 from ossia.measure import memory
 from ossia.measure.speed import Spread
 from ossia.ops.mxfp4 import BLOCK, MXFP4
+from ossia.system.memory import available_memory
 
 if TYPE_CHECKING:
     from ossia.ops.cpu import Machine
@@ -133,23 +134,40 @@ def _rate(product: _Product) -> float:
     return runs * product.operations / elapsed
 
 
-def describe() -> dict[str, Any]:
-    """What the machine is, as far as the system tells."""
+@dataclass(frozen=True)
+class Description:
+    """A machine, as far as the system describes it.
+
+    kernels: the instruction set of the native kernels, None where they were not built.
+    """
+
+    processor: str
+    instruction_sets: tuple[str, ...]
+    kernels: str | None
+    threads: int
+    processors: int | None
+    memory_bytes: int
+    available_bytes: int | None
+    transparent_huge_pages: str | None
+    reserved_huge_pages: int
+    torch: str
+
+
+def describe() -> Description:
+    """This machine. Raises OssiaError where the system does not say how much memory it has."""
     machine = _native()
-    return {
-        "processor": _field("/proc/cpuinfo", r"model name\s*:\s*(.+)") or platform.processor(),
-        "instruction_sets": _instruction_sets(),
-        "kernels": machine.isa if machine else None,
-        "threads": machine.threads if machine else torch.get_num_threads(),
-        "processors": os.cpu_count(),
-        "memory_bytes": memory.total(),
-        "available_bytes": memory.available(),
-        "transparent_huge_pages": _field(
-            "/sys/kernel/mm/transparent_hugepage/enabled", r"\[(\w+)\]"
-        ),
-        "reserved_huge_pages": int(_field("/proc/meminfo", r"HugePages_Total:\s+(\d+)") or 0),
-        "torch": torch.__version__,
-    }
+    return Description(
+        processor=_field("/proc/cpuinfo", r"model name\s*:\s*(.+)") or platform.processor(),
+        instruction_sets=tuple(_instruction_sets()),
+        kernels=machine.isa if machine else None,
+        threads=machine.threads if machine else torch.get_num_threads(),
+        processors=os.cpu_count(),
+        memory_bytes=memory.total(),
+        available_bytes=available_memory(),
+        transparent_huge_pages=_field("/sys/kernel/mm/transparent_hugepage/enabled", r"\[(\w+)\]"),
+        reserved_huge_pages=int(_field("/proc/meminfo", r"HugePages_Total:\s+(\d+)") or 0),
+        torch=torch.__version__,
+    )
 
 
 def _instruction_sets() -> list[str]:

@@ -27,11 +27,6 @@ def total() -> int:
     return _kilobytes(Path("/proc/meminfo"), "MemTotal")
 
 
-def available() -> int:
-    """Bytes that a program may take without another losing its own."""
-    return _kilobytes(Path("/proc/meminfo"), "MemAvailable")
-
-
 def _kilobytes(path: Path, name: str) -> int:
     try:
         found = re.search(rf"^{name}:\s+(\d+) kB", path.read_text(encoding="ascii"), re.MULTILINE)

@@ -19,6 +19,7 @@ from ossia.measure.random_weights import random_decoder
 from ossia.measure.speed import SHORT_PROMPT, UNTIMED, EngineModel, Model, Speed, measure
 from ossia.ops import int8
 from ossia.options import EngineOptions
+from ossia.system.memory import available_memory
 
 
 @dataclass(frozen=True)
@@ -160,8 +161,9 @@ def _check_context(config: ModelConfig, needed: int) -> None:
 
 
 def _check_memory(size: int) -> None:
-    if size > (room := memory.available()):
+    free = available_memory()
+    if free is not None and size > free:
         raise OssiaError(
-            f"random weights of these shapes take {size / 1e9:.1f} GB, and {room / 1e9:.1f} GB of "
-            "memory are free"
+            f"random weights of these shapes take {size / 1e9:.1f} GB, and only {free / 1e9:.1f} "
+            "GB of memory are free"
         )

@@ -99,7 +99,8 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 
 def test_a_ladder_keeps_what_it_began_with(text: str, tmp_path: Path, capsys) -> None:
-    from ossia.ladder.run import Ablation, Plan
+    from ossia.ladder.plan import Plan
+    from ossia.ladder.run import Ablation
 
     out = tmp_path / "out"
     Ablation.start(Plan(data=text, vocab_size=300, length=16, rungs="rope"), out)

@@ -138,5 +138,5 @@ class TestBench:
         assert says in fails("bench", "cpu", *arguments)
 
     def test_random_weights_that_memory_cannot_hold(self, fails, monkeypatch):
-        monkeypatch.setattr("ossia.measure.memory.available", lambda: 10**9)
+        monkeypatch.setattr("ossia.measure.model.available_memory", lambda: 10**9)
         assert "13.8 GB" in fails("bench", "cpu", "gpt-oss-20b")

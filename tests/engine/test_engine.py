@@ -6,12 +6,20 @@ import random
 import pytest
 import torch
 
-from ossia.engine import Engine, Failure, LogitsError, Request, SamplingParams
+from ossia.engine import (
+    ConstraintError,
+    Engine,
+    Failure,
+    LogitsError,
+    Request,
+    SamplingParams,
+)
 from ossia.engine.capacity import plan_pages
 from ossia.engine.kv import CacheLimits
 from ossia.errors import OssiaError
 from ossia.ops.paged import LayerKind, position_bytes
 from ossia.options import EngineOptions
+from tests.engine.constraints import Allows
 from tests.engine.engines import engine as build
 from tests.engine.fake_decoder import VOCAB, FakeDecoder, continuation
 from tests.engine.invariants import assert_all_free, check
@@ -374,6 +382,34 @@ def test_logits_that_are_not_numbers_fail_their_request_and_spare_the_others():
     assert engine.stats().prefix_hits == before
     (alone,) = engine.generate([Request([1, 2], SamplingParams(seed=5, max_tokens=6))])
     assert [output.token for output in outputs] == alone.tokens
+
+
+def test_a_constraint_steers_its_request_alone():
+    engine = Engine(FakeDecoder())
+    free = greedy([1, 2], 6)
+    # The decoder's likeliest ids are the ones nearest to its choice.
+    bound = Request([1, 2], free.sampling, lambda: Allows([3], [90, 4], [5, 60, 95]))
+    outputs = engine.generate([free, bound, free])
+    assert outputs[0].tokens == outputs[2].tokens == continuation([1, 2], 6)
+    expected = []
+    for allowed in [[3], [90, 4], *[[5, 60, 95]] * 4]:
+        (wanted,) = continuation([1, 2, *expected], 1)
+        expected.append(min(allowed, key=lambda token: abs(token - wanted)))
+    assert outputs[1].tokens == expected
+
+
+def test_a_constraint_that_allows_nothing_fails_its_request_by_name():
+    engine = Engine(FakeDecoder())
+    healthy = engine.add(Request([1, 2], SamplingParams(seed=5, max_tokens=6)))
+    stuck = engine.add(Request([1, 2], SamplingParams(seed=5), lambda: Allows([3], [])))
+    outputs = engine.step()
+    (failure,) = engine.step()
+    assert failure.request_id == stuck
+    assert isinstance(failure.error, ConstraintError)
+    while engine.has_work:
+        outputs += engine.step()
+    (alone,) = engine.generate([Request([1, 2], SamplingParams(seed=5, max_tokens=6))])
+    assert [o.token for o in outputs if o.request_id == healthy] == alone.tokens
 
 
 def test_an_exception_fails_the_requests_of_its_step_and_the_engine_lives_on():

@@ -5,9 +5,19 @@ import math
 import pytest
 import torch
 
-from ossia.engine import LogitsError, SamplingParams
-from ossia.engine import sampler as sampler_module
-from ossia.engine.sampler import PART, SamplerState, sample
+from ossia.engine import ConstraintError, LogitsError, SamplingParams
+from ossia.engine.sampler import SPARE, Batch, Sampler, SamplerState, split_mix, uniform
+from ossia.ops import sampling
+from ossia.ops.sampling import PART, adjust
+from tests.engine.constraints import Allows
+
+
+def sample(logits, states):
+    return Sampler().sample(logits, states)
+
+
+def adjusted(logits, states):
+    return adjust(logits, Batch(states, logits.shape[-1], logits.device).table)
 
 
 def reference(logits, params, prompt=(), output=()):
@@ -42,11 +52,9 @@ def draw(logits, params, draws, prompt=(), output=()):
     for seed in range(draws):
         params_of_row = SamplingParams(**{**vars(params), "seed": seed})
         states.append(SamplerState(seed, params_of_row, prompt))
-    if output:
-        for state in states:
-            state.adjust(logits)  # the history begins with the first adjustment
-            for token in output:
-                state.record(token)
+    for state in states:
+        for token in output:
+            state.record(token)
     tokens = [s.token for s in sample(logits.expand(draws, -1), states)]
     return torch.bincount(torch.tensor(tokens), minlength=len(logits)).tolist()
 
@@ -88,8 +96,8 @@ CASES = [
 @pytest.mark.parametrize("candidates", [2, 1024])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_draws_follow_the_reference_distribution(monkeypatch, case, candidates):
-    monkeypatch.setattr(sampler_module, "CANDIDATES", candidates)
-    monkeypatch.setattr(sampler_module, "WIDEN", 2)
+    monkeypatch.setattr(sampling, "CANDIDATES", candidates)
+    monkeypatch.setattr(sampling, "WIDEN", 2)
     logits = torch.randn(40, generator=torch.Generator().manual_seed(3)) * 2
     prompt, output = [1, 5, 5, 17], [5, 2, 2, 2, 30]
     params = SamplingParams(**case)
@@ -103,10 +111,9 @@ def test_penalties_and_bias_match_the_reference_exactly(case):
     prompt, output = [0, 9, 9], [9, 8, 8]
     params = SamplingParams(**{**case, "top_k": 0, "top_p": 1.0})
     state = SamplerState(0, params, prompt)
-    state.adjust(logits)
     for token in output:
         state.record(token)
-    probabilities = state.adjust(logits).double().softmax(-1)
+    probabilities = adjusted(logits[None], [state])[0].double().softmax(-1)
     torch.testing.assert_close(
         probabilities,
         torch.tensor(reference(logits, params, prompt, output), dtype=torch.float64),
@@ -117,9 +124,9 @@ def test_penalties_and_bias_match_the_reference_exactly(case):
 
 def test_presence_and_frequency_look_at_the_output_alone():
     state = SamplerState(0, SamplingParams(presence_penalty=2.0, frequency_penalty=1.0), [1, 1])
-    assert state.adjust(torch.zeros(3)).tolist() == [0.0, 0.0, 0.0]
+    assert adjusted(torch.zeros(1, 3), [state]).tolist() == [[0.0, 0.0, 0.0]]
     state.record(2)
-    assert state.adjust(torch.zeros(3)).tolist() == [0.0, 0.0, -3.0]
+    assert adjusted(torch.zeros(1, 3), [state]).tolist() == [[0.0, 0.0, -3.0]]
 
 
 def test_the_nucleus_is_the_smallest_set_that_reaches_p():
@@ -135,8 +142,8 @@ def test_the_nucleus_is_the_smallest_set_that_reaches_p():
 
 @pytest.mark.parametrize("candidates", [1, 3, 1024])
 def test_equal_logits_are_ranked_by_id(monkeypatch, candidates):
-    monkeypatch.setattr(sampler_module, "CANDIDATES", candidates)
-    monkeypatch.setattr(sampler_module, "WIDEN", 2)
+    monkeypatch.setattr(sampling, "CANDIDATES", candidates)
+    monkeypatch.setattr(sampling, "WIDEN", 2)
     counts = draw(torch.zeros(50), SamplingParams(top_k=4), 400)
     assert all(count > 50 for count in counts[:4])
     assert counts[4:] == [0] * 46
@@ -250,3 +257,122 @@ def test_greedy_takes_the_first_of_the_largest_wherever_it_stands(vocab):
         logits[row, place + 1 : vocab // 2] = -math.inf
     states = [SamplerState(0, SamplingParams(temperature=0.0), [0]) for _ in rows]
     assert [chosen.token for chosen in sample(logits, states)] == logits.argmax(-1).tolist()
+
+
+def test_random_numbers_are_those_of_splitmix64():
+    # The outputs that https://rosettacode.org/wiki/Pseudo-random_numbers/Splitmix64 asks for.
+    assert [split_mix(1234567, i) for i in range(5)] == [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
+
+
+def test_random_numbers_are_uniform_along_a_stream_and_across_seeds():
+    for numbers in (
+        [uniform(7, index) for index in range(20_000)],
+        [uniform(seed, 0) for seed in range(-10_000, 10_000)],
+        [uniform(seed, 3) for seed in range(20_000)],
+    ):
+        assert all(0.0 <= number < 1.0 for number in numbers)
+        counts = torch.histc(torch.tensor(numbers), 100, 0, 1).tolist()
+        assert_fits([int(count) for count in counts], [0.01] * 100)
+        pairs = torch.tensor(numbers).view(-1, 2)
+        assert abs(torch.corrcoef(pairs.T)[0, 1]) < 0.04  # four standard deviations
+
+
+def test_penalties_follow_the_output_through_many_steps_and_batches():
+    vocab, steps = 1500, SPARE + 60  # more new ids than the table has slots for
+    all_logits = torch.randn(steps, vocab, generator=torch.Generator().manual_seed(8)) * 0.1
+    params = {"repetition_penalty": 1.5, "frequency_penalty": 0.3, "logit_bias": {7: 1, 9: -2.5}}
+    params = SamplingParams(temperature=1.3, seed=5, **params)
+    state, other = SamplerState(0, params, [3, 4, 4]), SamplerState(1, SamplingParams(seed=1), [0])
+    sampler, output = Sampler(), []
+    for step, logits in enumerate(all_logits):
+        if step % 50 == 0:
+            table = Batch([state], vocab, logits.device).table
+            expected = reference(logits, params, [3, 4, 4], output)
+            found = (adjust(logits[None], table)[0].double() / 1.3).softmax(-1)
+            assert found.tolist() == pytest.approx(expected, rel=1e-5)
+        batch = [state, other] if step % 7 < 4 else [other, state]
+        samples = sampler.sample(logits.expand(2, -1), batch)
+        output.append(samples[batch.index(state)].token)
+    assert len(set(output)) > SPARE
+
+    alone = SamplerState(2, params, [3, 4, 4])
+    assert [Sampler().sample(x[None], [alone])[0].token for x in all_logits] == output
+
+
+@pytest.mark.parametrize("vocab", [64, 75, 1000])
+@pytest.mark.parametrize("params", [{"temperature": 0}, {}, {"top_k": 2}, {"top_p": 0.9}])
+def test_a_constraint_leaves_the_ids_it_allows_to_the_request_that_has_it(vocab, params):
+    logits = torch.randn(2, vocab, generator=torch.Generator().manual_seed(9))
+    allowed = [{0, 31, 32, 63}, {vocab - 1}, {5, 6, vocab - 2}]
+    drawn = [set(), set(), set()]
+    for seed in range(60):
+        sampling = SamplingParams(seed=seed, **params)
+        free, alone = SamplerState(0, sampling, [0]), SamplerState(1, sampling, [0])
+        bound = SamplerState(2, sampling, [0], constraint := Allows(*allowed))
+        together, apart, output = Sampler(), Sampler(), []
+        for step in range(3):
+            other, chosen = together.sample(logits, [free, bound])
+            assert other == apart.sample(logits[:1], [alone])[0]
+            assert constraint.accepted == output
+            output.append(chosen.token)
+            drawn[step].add(chosen.token)
+    for ids, possible in zip(drawn, allowed, strict=True):
+        assert ids <= possible
+    assert params.get("temperature") == 0 or len(drawn[0]) > 1
+
+
+def test_a_constrained_request_draws_from_the_distribution_over_what_is_allowed():
+    logits = torch.randn(40, generator=torch.Generator().manual_seed(10))
+    allowed = [1, 2, 30, 31, 32, 39]
+    states = [
+        SamplerState(seed, SamplingParams(seed=seed), [0], Allows(allowed)) for seed in range(2000)
+    ]
+    tokens = [chosen.token for chosen in sample(logits.expand(2000, -1), states)]
+    inside = torch.full((40,), -math.inf)
+    inside[allowed] = logits[allowed]
+    expected = reference(inside, SamplingParams())
+    assert_fits(torch.bincount(torch.tensor(tokens), minlength=40).tolist(), expected)
+
+
+def test_a_constraint_that_allows_no_id_is_an_error_of_its_request():
+    logits = torch.zeros(3, 40)
+    logits[:, 7] = -math.inf
+    for allowed in ([], [7], [40, 63]):  # none, one without probability, none of the vocabulary
+        states = [SamplerState(i + 70, SamplingParams(seed=i), [0]) for i in range(3)]
+        states[1].constraint = Allows(allowed)
+        sampler = Sampler()
+        with pytest.raises(ConstraintError, match="constraint of request 71 allows no id") as error:
+            sampler.sample(logits, states)
+        assert error.value.request_id == 71
+        assert [state.drawn for state in states] == [0, 0, 0]  # the others draw the same again
+
+
+def test_logits_that_are_not_numbers_are_no_fault_of_the_constraint():
+    logits = torch.zeros(1, 40)
+    logits[0, 3] = math.nan
+    state = SamplerState(5, SamplingParams(), [0], Allows([3, 4]))
+    with pytest.raises(LogitsError, match="request 5"):
+        sample(logits, [state])
+
+
+def test_whole_numbers_are_as_good_as_fractions():
+    logits = torch.randn(2, 30, generator=torch.Generator().manual_seed(11))
+    whole = SamplingParams(
+        temperature=1, top_p=1, min_p=0, repetition_penalty=2, presence_penalty=1,
+        frequency_penalty=-1, logit_bias={5: 3, 6: -100}, seed=1,
+    )  # fmt: skip
+    fraction = SamplingParams(
+        temperature=1.0, top_p=1.0, min_p=0.0, repetition_penalty=2.0, presence_penalty=1.0,
+        frequency_penalty=-1.0, logit_bias={5: 3.0, 6: -100.0}, seed=1,
+    )  # fmt: skip
+    found = [
+        [sample(logits, [SamplerState(0, p, [2]), SamplerState(1, p, [3])]) for _ in range(5)]
+        for p in (whole, fraction)
+    ]
+    assert found[0] == found[1]

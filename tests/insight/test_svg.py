@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from ossia.insight.svg import Interval, Line, intervals, lines, number, power
+from ossia.insight.svg import Heading, Interval, Line, intervals, lines, number, power
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -22,7 +22,7 @@ def test_rows_lie_where_their_values_are():
         Interval("b", 3.0, None),
         Interval("<c>", 2.0, 0.1),
     ]
-    root = parse(intervals("p", "Title", "All of it", rows, "metres", zero=True))
+    root = parse(intervals(Heading("p", "Title", "All of it"), rows, "metres", zero=True))
     a, b, c = (float(x.get("cx")) for x in root.iter(f"{SVG}circle") if x.get("class") == "mean")
     assert c == pytest.approx((a + b) / 2, abs=0.1)  # 2 lies between 1 and 3
     unit = (b - a) / 2
@@ -37,7 +37,9 @@ def test_rows_lie_where_their_values_are():
 
 
 def test_a_plot_is_named_for_those_who_do_not_see_it():
-    root = parse(lines("p", "Title", "All of it", [Line("a", [(0, 1), (1, 2)])], ("x", "y")))
+    root = parse(
+        lines(Heading("p", "Title", "All of it"), [Line("a", [(0, 1), (1, 2)])], ("x", "y"))
+    )
     assert root.get("role") == "img"
     named = {x.get("id"): x.text for x in root if x.get("id")}
     assert [named[i] for i in root.get("aria-labelledby").split()] == ["Title", "All of it"]
@@ -47,7 +49,7 @@ def test_names_at_the_ends_of_lines_do_not_overlap():
     series = [
         Line(name, [(0, 0), (1, end)]) for name, end in (("a", 1.0), ("b", 1.001), ("c", 0.999))
     ]
-    root = parse(lines("p", "t", "d", series, ("x", "y")))
+    root = parse(lines(Heading("p", "t", "d"), series, ("x", "y")))
     places = sorted(float(x.get("y")) for x in root.iter(f"{SVG}text") if x.text in ("a", "b", "c"))
     assert min(b - a for a, b in pairwise(places)) >= 12
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ossia.ladder.run import Plan
+from ossia.ladder.plan import Plan
 from tests.training import TEXT
 
 

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from ossia.config import LearnedPositions, RoPE
+from ossia.config import ExpertFormat, LearnedPositions, RoPE
 from ossia.errors import OssiaError
+from ossia.ladder.plan import Plan
 from ossia.ladder.reach import bits_by_position, token_bytes, with_yarn
-from ossia.ladder.results import summarize
-from ossia.ladder.run import Ablation, Plan
+from ossia.ladder.run import Ablation
+from ossia.ladder.summary import summarize
 from ossia.train.corpus import vocabulary
 from ossia.train.corpus.shards import encode
 from ossia.train.corpus.sources import Document
@@ -87,15 +88,15 @@ def test_a_ladder_goes_on_only_as_it_was_begun(
     ablation.train()
     torch.set_num_threads(2)
     report = summarize(Ablation(out))  # of what one thread trained
-    assert report["threads"] == 1
-    assert report["command"].endswith(" --threads 1")
+    assert report.threads == 1
+    assert report.command.endswith(" --threads 1")
     assert Ablation(out).train()  # nothing is left to train
     with pytest.raises(OssiaError, match=r"--threads 2: .*out was begun with --threads 1"):
         Ablation(out, seeds=2).train()
     torch.set_num_threads(1)
-    used = report["versions"]["torch"]
+    used = report.versions["torch"]
     monkeypatch.setattr(torch, "__version__", "99.0")
-    assert summarize(ablation)["versions"]["torch"] == used
+    assert summarize(ablation).versions["torch"] == used
     with pytest.raises(OssiaError, match=rf"was begun with torch {re.escape(used)}, and its"):
         Ablation(out, seeds=2).train()
 
@@ -120,20 +121,18 @@ def test_a_rung_of_packed_experts_is_judged_as_it_would_be_saved(
     ablation = Ablation.start(replace(plan, rungs="swiglu,moe,mxfp4", seeds=1), tmp_path / "out")
     ablation.train()
     found = ablation.results()
-    assert set(found["swiglu"][0]["by_format"]) == {"dense"}
-    for name, kind in (("moe", "dense"), ("mxfp4", "mxfp4")):
-        result = found[name][0]
-        assert set(result["by_format"]) == {"dense", "mxfp4"}
-        assert result["bits_per_byte"] == result["by_format"][kind]
-        assert result["curve"][-1]["held_out_bits_per_byte"] == pytest.approx(
-            result["bits_per_byte"], rel=1e-6
-        )
-        assert result["by_format"]["dense"] != result["by_format"]["mxfp4"]
-    # The last quarter alone saw rounded experts.
-    packed, dense = (found[name][0]["curve"] for name in ("mxfp4", "moe"))
-    alike = [a["loss"] == b["loss"] for a, b in zip(packed, dense, strict=True)]
-    steps = [point["step"] for point in packed]
-    assert alike == [step <= 9 for step in steps]
+    dense, mxfp4 = ExpertFormat.DENSE, ExpertFormat.MXFP4
+    assert set(found["swiglu"][0].by_format) == {dense}
+    for name, kind in (("moe", dense), ("mxfp4", mxfp4)):
+        (run,) = found[name]
+        assert set(run.by_format) == {dense, mxfp4}
+        assert run.bits_per_byte == run.by_format[kind]
+        assert run.curve[-1].held_out_bits_per_byte == pytest.approx(run.bits_per_byte, rel=1e-6)
+        assert run.by_format[dense] != run.by_format[mxfp4]
+    # Only the last quarter rounds the experts.
+    curves = [found[name][0].curve for name in ("mxfp4", "moe")]
+    alike = [a.loss == b.loss for a, b in zip(*curves, strict=True)]
+    assert alike == [point.step <= 9 for point in curves[0]]
 
 
 def test_bits_by_position_are_those_of_a_plain_sum() -> None:

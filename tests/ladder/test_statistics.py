@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from ossia.ladder.statistics import MOST_SEEDS, difference, half_interval, spread
+from ossia.ladder.statistics import MOST_SEEDS, Verdict, difference, half_interval, over_seeds
 
 
 def student(t: float, freedom: int) -> float:
@@ -33,15 +33,15 @@ def test_an_interval_holds_95_per_cent_of_students_distribution(count: int) -> N
 def test_what_both_owe_to_the_seed_cancels() -> None:
     before, after = [3.0, 4.0, 5.0], [2.89, 3.9, 4.91]
     found = difference(after, before)
-    assert found["mean"] == pytest.approx(-0.1)
-    assert found["by_seed"] == pytest.approx([-0.11, -0.1, -0.09])
-    assert found["half_interval"] == pytest.approx(4.303 * 0.01 / math.sqrt(3), rel=1e-6)
-    assert found["verdict"] == "better"
-    assert difference(before, after)["verdict"] == "worse"
-    assert difference([3.0, 4.2, 4.9], before)["verdict"] == "unclear"
+    assert found.mean == pytest.approx(-0.1)
+    assert found.by_seed == pytest.approx([-0.11, -0.1, -0.09])
+    assert found.half_interval == pytest.approx(4.303 * 0.01 / math.sqrt(3), rel=1e-6)
+    assert found.verdict is Verdict.BETTER
+    assert difference(before, after).verdict is Verdict.WORSE
+    assert difference([3.0, 4.2, 4.9], before).verdict is Verdict.UNCLEAR
 
 
-def test_one_seed_says_nothing_of_noise() -> None:
-    assert spread([2.0])["deviation"] is None
-    assert difference([1.0], [2.0])["half_interval"] is None
-    assert difference([1.0], [2.0])["verdict"] == "unclear"
+def test_one_seed_says_nothing_about_noise() -> None:
+    assert over_seeds([2.0]).deviation is None
+    assert difference([1.0], [2.0]).half_interval is None
+    assert difference([1.0], [2.0]).verdict is Verdict.UNCLEAR

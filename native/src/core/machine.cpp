@@ -41,10 +41,13 @@ Machine::Form choose(const std::string& isa) {
     };
     if (named() != known.end()) return *named();
 #if defined(__x86_64__)
-    // Only now: who names another form is to be spared what may go wrong with this one.
+    // AMX is probed last, so that asking for another instruction set never touches it.
     if (known.back().name == std::string("avx512")) {
-        static const Gemm amx = with(gemm_amx()), emulated = with(gemm_amx_emulated());
+#if defined(OSSIA_EMULATE_AMX)
+        static const Gemm emulated = with(gemm_amx_emulated());
         if (isa == "amx-emulated") return {"amx-emulated", kernels_avx512(), emulated};
+#endif
+        static const Gemm amx = with(gemm_amx());
         if (amx_state().usable) {
             known.push_back({"avx512+amx", kernels_avx512(), amx});
         } else {

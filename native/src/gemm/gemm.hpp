@@ -87,6 +87,8 @@ const Gemm& gemm_portable();
 const Gemm& gemm_avx2();
 const Gemm& gemm_avx512();
 const TileGemm& gemm_amx();
-const TileGemm& gemm_amx_emulated();
+#if defined(OSSIA_EMULATE_AMX)
+const TileGemm& gemm_amx_emulated();  // native/tests
+#endif
 
 }  // namespace ossia

@@ -29,6 +29,7 @@ __all__ = [
     "RESULT_ERROR",
     "Forms",
     "cpu",
+    "missing",
     "moe_error",
     "normal",
     "packed",
@@ -71,6 +72,13 @@ def moe_error(form: Forms, dtype: torch.dtype) -> float:
     return 2**-7 if form.has_tiles else 2**-11
 
 
+def missing(isa: str) -> str:
+    """Why there is no machine of that instruction set."""
+    if isa == "amx-emulated":
+        return "no emulated AMX: the processor has no AVX-512, or `make test` did not build this"
+    return f"this processor has no {isa}"
+
+
 @lru_cache
 def _machines(isa: str) -> list:
     """For the whole session: two are processes. Skips what neither the processor nor an emulator
@@ -82,7 +90,7 @@ def _machines(isa: str) -> list:
         here = [cpu.Machine(threads, isa) for threads in (1, 3)]
     except ValueError:
         if isa != "neon" or platform.machine() == "aarch64":
-            pytest.skip(f"this processor has no {isa}")
+            pytest.skip(missing(isa))
         command = emulated_driver()
     else:
         worker = str(Path(__file__).parent / "worker.py")

@@ -1,6 +1,7 @@
 """The thread pool, and how the backend and its instruction set are chosen."""
 
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -119,3 +120,16 @@ def test_an_instruction_set_the_processor_lacks_is_named():
     )
     assert "OSSIA_CPU_ISA=sse9: this processor runs portable" in run.stderr
     assert "emulated" not in run.stderr
+
+
+@pytest.mark.skipif(
+    "OSSIA_TEST_BUILD" not in os.environ or platform.machine() != "x86_64",
+    reason="not by `make test` on an x86-64",
+)
+def test_the_build_for_tests_emulates_a_matrix_unit():
+    """So that none of its tests is skipped unnoticed."""
+    try:
+        cpu.Machine(1, "avx512")
+    except ValueError:
+        pytest.skip("the emulated unit needs AVX-512 around it")
+    assert cpu.Machine(1, "amx-emulated").isa == "amx-emulated"

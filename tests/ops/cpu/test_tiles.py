@@ -23,7 +23,7 @@ def program(tmp_path_factory) -> str:
         pytest.skip("no compiler for x86-64, so no emulated matrix unit")
     built = str(tmp_path_factory.mktemp("tiles") / "tiles")
     sources = [NATIVE / "tests" / "tiles.cpp", NATIVE / "src" / "amx" / "amx.cpp"]
-    options = ["-std=c++17", "-O1", "-mavx2", "-mfma", "-I", NATIVE / "src"]
+    options = ["-std=c++17", "-O1", "-mavx2", "-mfma", "-I", NATIVE / "src", "-I", NATIVE / "tests"]
     subprocess.run(["c++", *options, "-o", built, *sources], check=True)
     return built
 

@@ -1,4 +1,4 @@
-// Products of many tokens as on AMX, by an emulated matrix unit: for tests.
+// AMX's products of many tokens on the emulated matrix unit. Only a build for tests (OSSIA_EMULATE_AMX) has them.
 #include <immintrin.h>
 
 #include <algorithm>
@@ -6,8 +6,8 @@
 #include <cstring>
 #include <limits>
 
-#include "amx/tiles_emulated.hpp"
 #include "gemm/gemm.hpp"
+#include "tiles_emulated.hpp"
 
 namespace ossia {
 namespace {
