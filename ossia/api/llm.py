@@ -13,7 +13,7 @@ from ossia.checkpoint import ExpertReads
 from ossia.engine import Engine, Request, SamplingParams
 from ossia.errors import OssiaError
 from ossia.options import EngineOptions
-from ossia.text import TextDelta
+from ossia.text import Chat, TextDelta
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +45,14 @@ class Sampling(TypedDict, total=False):
     logit_bias: Mapping[int, float] | None
     stop: str | Sequence[str] | None
     ignore_eos: bool
+
+
+class ChatOptions(Sampling, total=False):
+    """What a chat may set beside its tools, effort, thinking and date; see `LLM.stream`."""
+
+    tool_choice: str | Mapping[str, Any] | None
+    response_format: Mapping[str, Any] | None
+    instructions: str | None
 
 
 class LLM:
@@ -161,11 +169,11 @@ class LLM:
         reasoning_effort: str | None = None,
         thinking: bool = True,
         date: str | None = None,
-        **sampling: Unpack[Sampling],
+        **options: Unpack[ChatOptions],
     ) -> Reply:
         """The reply to a conversation; arguments as for `stream`."""
         builder = ReplyBuilder()
-        for event in self.stream(messages, tools, reasoning_effort, thinking, date, **sampling):
+        for event in self.stream(messages, tools, reasoning_effort, thinking, date, **options):
             builder.add(event)
         return builder.reply()
 
@@ -176,24 +184,31 @@ class LLM:
         reasoning_effort: str | None = None,
         thinking: bool = True,
         date: str | None = None,
-        **sampling: Unpack[Sampling],
+        **options: Unpack[ChatOptions],
     ) -> Stream:
         """The reply to a conversation as it is made: events, then Finished.
 
-        messages, tools: as in OpenAI's Chat Completions; an assistant message may carry "reasoning"
-        (`Reply.message` does). reasoning_effort: "low", "medium" or "high" for models that speak
-        harmony. thinking: for models that can go without. date: YYYY-MM-DD, what a prompt that
-        names the day says; today if None.
+        messages, tools, tool_choice, response_format: as in OpenAI's Chat Completions; an
+        assistant message may carry "reasoning" (`Reply.message` does). reasoning_effort: "low",
+        "medium" or "high" for models that speak harmony. thinking: False for an answer without
+        reasoning, from models that can. date: YYYY-MM-DD, for prompts that name the day; today if
+        None. instructions: what the developer asks for, before all messages. Raises OssiaError for
+        what the model's chat format cannot express, or what could only be guaranteed by
+        constrained decoding: tool_choice "required" or a function, and a strict response_format.
         """
-        prompt = self.chat_format.render(
-            [dict(message) for message in messages],
-            tools=None if tools is None else [dict(tool) for tool in tools],
+        chat = Chat.of(
+            messages,
+            tools=tools,
+            tool_choice=options.pop("tool_choice", None),
+            response_format=options.pop("response_format", None),
             reasoning_effort=reasoning_effort,
             thinking=thinking,
             date=date,
+            instructions=options.pop("instructions", None),
         )
+        prompt = self.chat_format.render(chat)
         self._check_ids(prompt)
-        params, stop = self._sampling(sampling, self._eos_ids | self.chat_format.stop_ids)
+        params, stop = self._sampling(options, self._eos_ids | self.chat_format.stop_ids)
         return Stream(self._pump, Request(prompt, params), self.chat_format.parser(prompt), stop)
 
     def _continue(

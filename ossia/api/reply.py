@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ossia.text import Channel, Event, TextDelta, ToolCallDelta, ToolCallStart
+from ossia.text import Channel, Event, TextDelta, ToolCall, ToolCallDelta, ToolCallStart
 
 FinishReason = Literal["stop", "length", "tool_calls", "interrupted"]
 
@@ -49,17 +49,6 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class ToolCall:
-    """A tool the model asks for. `arguments` is as the model wrote it: meant to be JSON, not
-    checked to be.
-    """
-
-    id: str
-    name: str
-    arguments: str
-
-
-@dataclass(frozen=True)
 class Reply:
     """One assistant turn: the answer, the reasoning before it, and words to the user before a tool
     call (`preamble`).
@@ -80,14 +69,7 @@ class Reply:
         if self.reasoning:
             message["reasoning"] = self.reasoning
         if self.tool_calls:
-            message["tool_calls"] = [
-                {
-                    "id": call.id,
-                    "type": "function",
-                    "function": {"name": call.name, "arguments": call.arguments},
-                }
-                for call in self.tool_calls
-            ]
+            message["tool_calls"] = [call.to_dict() for call in self.tool_calls]
         return message
 
 
@@ -116,7 +98,7 @@ class ReplyBuilder:
             reasoning="".join(self._texts[Channel.REASONING]),
             preamble="".join(self._texts[Channel.PREAMBLE]),
             tool_calls=tuple(
-                ToolCall(id, name, "".join(parts)) for id, name, parts in self._calls.values()
+                ToolCall(name, "".join(parts), id) for id, name, parts in self._calls.values()
             ),
             finish_reason=self._finished.reason,
             prompt_tokens=self._finished.prompt_tokens,

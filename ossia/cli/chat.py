@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,12 +45,6 @@ if TYPE_CHECKING:
     from ossia.cli.reply_view import ReplyView
 
 
-class Effort(StrEnum):
-    low = "low"
-    medium = "medium"
-    high = "high"
-
-
 def chat(
     model: ModelOption = None,
     system: Annotated[
@@ -61,7 +54,12 @@ def chat(
         ),
     ] = None,
     reasoning_effort: Annotated[
-        Effort | None, typer.Option("--reasoning-effort", help="How long gpt-oss thinks.")
+        str | None,
+        typer.Option(
+            "--reasoning-effort",
+            metavar="LEVEL",
+            help="How long gpt-oss thinks: low, medium or high.",
+        ),
     ] = None,
     thinking: Annotated[
         bool, typer.Option("--thinking/--no-thinking", help="Whether Qwen3 thinks first.")
@@ -114,8 +112,10 @@ def chat(
     """
     from ossia.cli.conversation import Conversation, check_writable
     from ossia.cli.reply_view import PlainView, TerminalView, terminal_console
+    from ossia.text.chat import read_effort
     from ossia.tools import BUILT_IN
 
+    effort = read_effort(reasoning_effort)  # before the model is loaded
     if save is not None:
         check_writable(save)
     sampling: Sampling = {
@@ -134,8 +134,8 @@ def chat(
         thinking=thinking,
         tools=BUILT_IN if tools or (tools is None and model is None) else (),
     )
-    if reasoning_effort is not None:
-        conversation.set_effort(reasoning_effort)
+    if effort is not None:
+        conversation.set_effort(effort)
     console = terminal_console()
     if console is None:
         hide = hide_reasoning is not False

@@ -11,11 +11,10 @@ from typing import Any
 from ossia.api import LLM, Finished, ReplyBuilder, Sampling, Stream
 from ossia.errors import OssiaError
 from ossia.system.files import write_json
-from ossia.text import Event
+from ossia.text import Event, ReasoningEffort
+from ossia.text.chat import read_effort
 from ossia.tools import Tool, call
 
-EFFORTS = ("low", "medium", "high")
-DEFAULT_EFFORT = "medium"  # harmony's
 _MOST_CALLS = 8  # in one turn: a model may ask for the same thing for ever
 _KINDS = {
     "harmony": "harmony chat",
@@ -45,14 +44,15 @@ class Conversation:
         self._turn = 0  # where the messages of this turn begin
         self._calls = 0  # in this turn
         self._results: list[str] = []  # of the reply's calls
-        self.effort: str | None = None
+        self.effort: ReasoningEffort | None = None
         self.messages: list[dict[str, Any]] = []
         self.ended = False
         self._reply = ReplyBuilder()
+        efforts = "|".join(ReasoningEffort)
         self.commands: dict[str, tuple[str, Callable[[str], str]]] = {
             "/help": ("this list", self._help),
             "/system": ("TEXT  instructions above all turns; alone, shows them", self._system),
-            "/effort": ("low|medium|high  how long gpt-oss thinks; alone, shows it", self._effort),
+            "/effort": (f"{efforts}  how long gpt-oss thinks; alone, shows it", self._effort),
             "/reset": ("begin anew; instructions and effort stay", self._reset),
             "/save": ("FILE  write the conversation as JSON", self._save),
             "/exit": ("leave", self._exit),
@@ -153,9 +153,7 @@ class Conversation:
             raise OssiaError(
                 f"this model's {self._llm.chat_format.name} chat format has no reasoning effort"
             )
-        if effort not in EFFORTS:
-            raise OssiaError(f"the reasoning effort is low, medium or high, not {effort!r}")
-        self.effort = effort
+        self.effort = read_effort(effort)
 
     def save(self, path: Path) -> None:
         """Write the conversation, whole or not at all."""
@@ -181,7 +179,7 @@ class Conversation:
         return f"instructions: {self.system or 'none'}"
 
     def _effort(self, argument: str) -> str:
-        self.set_effort(argument or self.effort or DEFAULT_EFFORT)
+        self.set_effort(argument or self.effort or ReasoningEffort.MEDIUM)
         return f"reasoning effort: {self.effort}"
 
     def _reset(self, argument: str) -> str:

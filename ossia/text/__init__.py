@@ -1,6 +1,6 @@
 """Text on one side, ids on the other: tokenizers, chat formats, replies as events."""
 
-from ossia.text.chat import ChatFormat, Parser
+from ossia.text.chat import Chat, ChatFormat, Parser, ReasoningEffort, ToolCall
 from ossia.text.events import Channel, Event, TextDelta, ToolCallDelta, ToolCallStart
 from ossia.text.formats import end_of_text_ids, load_format, read_generation_config
 from ossia.text.stop import StopStrings
@@ -8,13 +8,16 @@ from ossia.text.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
 
 __all__ = [
     "Channel",
+    "Chat",
     "ChatFormat",
     "Event",
     "Parser",
+    "ReasoningEffort",
     "StopStrings",
     "StreamDecoder",
     "TextDelta",
     "Tokenizer",
+    "ToolCall",
     "ToolCallDelta",
     "ToolCallStart",
     "end_of_text_ids",

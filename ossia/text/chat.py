@@ -1,19 +1,201 @@
-"""What chat formats share: checked Chat Completions messages, and the protocols of a format."""
+"""A chat as formats render it, checked once when it is made, and the protocols of a chat format."""
 
 from __future__ import annotations
 
+import datetime
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol, TypedDict, Unpack
 
 from ossia.errors import OssiaError
 from ossia.text.events import Event
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
-REASONING_EFFORTS = ("low", "medium", "high")
 # Names under which clients send an earlier reply's reasoning back.
 REASONING_KEYS = ("reasoning", "reasoning_content", "thinking")
+
+
+class Role(StrEnum):
+    """Who wrote a message."""
+
+    SYSTEM = "system"
+    DEVELOPER = "developer"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+class ReasoningEffort(StrEnum):
+    """How long a model thinks before it answers, for models that can be asked to think less."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+class ToolMode(StrEnum):
+    """Whether a reply may call tools."""
+
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call of a tool. `arguments` is as the model wrote it: usually JSON, but not checked.
+
+    Calls in a `Reply` always have an id; in messages that clients send it may be absent.
+    """
+
+    name: str
+    arguments: str
+    id: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The call in Chat Completions' form."""
+        function = {"name": self.name, "arguments": self.arguments}
+        return {
+            **({} if self.id is None else {"id": self.id}),
+            "type": "function",
+            "function": function,
+        }
+
+
+@dataclass(frozen=True)
+class ChatMessage:
+    """One message of a conversation; absent content is ''."""
+
+    role: Role
+    content: str = ""
+    name: str | None = None
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether it is a reply that ends a turn: it has content and calls no tool."""
+        return self.role is Role.ASSISTANT and bool(self.content) and not self.tool_calls
+
+
+@dataclass(frozen=True)
+class ToolDescription:
+    """A function that the model may call, as the model sees it.
+
+    `parameters` is a JSON schema, None for a function without parameters. `source` is the
+    description in the form in which the user gave it, which chat templates print.
+    """
+
+    name: str
+    description: str = ""
+    parameters: Any = None
+    source: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+
+    def to_dict(self) -> Mapping[str, Any]:
+        """The description in Chat Completions' form."""
+        if self.source is not None:
+            return self.source
+        function = {"name": self.name, "description": self.description}
+        if self.parameters is not None:
+            function["parameters"] = self.parameters
+        return {"type": "function", "function": function}
+
+
+@dataclass(frozen=True)
+class ToolChoice:
+    """Whether a reply may or must call tools; with `function`, it must call that one."""
+
+    mode: ToolMode = ToolMode.AUTO
+    function: str | None = None
+
+
+@dataclass(frozen=True)
+class ResponseFormat:
+    """The JSON schema that the answer is to follow. `strict`: the caller relies on it."""
+
+    name: str
+    schema: dict[str, Any]
+    description: str = ""
+    strict: bool = False
+
+
+class ChatSettings(TypedDict, total=False):
+    """What a chat may set beside its messages, in the form of Chat Completions; None is the
+    default.
+
+    reasoning_effort: "low", "medium" or "high"; the model's own default if None. thinking: False
+    for an answer without reasoning, from models that can. date: YYYY-MM-DD, for prompts that name
+    the day; today if None. instructions: what the developer asks for, before all messages.
+    """
+
+    tools: Sequence[Mapping[str, Any]] | None
+    tool_choice: str | Mapping[str, Any] | None
+    response_format: Mapping[str, Any] | None
+    reasoning_effort: str | None
+    thinking: bool
+    date: str | None
+    instructions: str | None
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation and what its next reply should be like. `Chat.of` makes one from the values
+    of a Chat Completions request.
+    """
+
+    messages: tuple[ChatMessage, ...]
+    tools: tuple[ToolDescription, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    response_format: ResponseFormat | None = None
+    reasoning_effort: ReasoningEffort | None = None
+    thinking: bool = True
+    date: datetime.date | None = None
+    instructions: str | None = None
+
+    @classmethod
+    def of(cls, messages: Sequence[Mapping[str, Any]], **settings: Unpack[ChatSettings]) -> Chat:
+        """Check everything, once. Raises OssiaError that names the first mistake.
+
+        An assistant's message may carry its reasoning under any of `REASONING_KEYS`. Other unknown
+        keys of messages are ignored.
+        """
+        if isinstance(messages, str | Mapping) or not isinstance(messages, Iterable):
+            raise OssiaError(f"messages: must be a list of messages, not {messages!r}")
+        tools = _read_tools(settings.get("tools"))
+        return cls(
+            messages=tuple(
+                _read_message(message, f"messages[{n}]") for n, message in enumerate(messages)
+            ),
+            tools=tools,
+            tool_choice=_read_tool_choice(settings.get("tool_choice"), tools),
+            response_format=_read_response_format(settings.get("response_format")),
+            reasoning_effort=read_effort(settings.get("reasoning_effort")),
+            thinking=settings.get("thinking", True),
+            date=_read_date(settings.get("date")),
+            instructions=_optional_string(settings.get("instructions"), "instructions"),
+        )
+
+    @property
+    def offered_tools(self) -> tuple[ToolDescription, ...]:
+        """The tools that the prompt describes: none if the reply must not call any."""
+        return () if self.tool_choice.mode is ToolMode.NONE else self.tools
+
+    def refuse_unenforceable(self) -> None:
+        """Raise OssiaError for what the caller relies on and a prompt can only ask for."""
+        if self.tool_choice.function is not None:
+            asked = f"tool_choice: a call of {self.tool_choice.function!r}"
+        elif self.tool_choice.mode is ToolMode.REQUIRED:
+            asked = 'tool_choice "required": a call'
+        elif self.response_format is not None and self.response_format.strict:
+            asked = "response_format.json_schema.strict: the schema"
+        else:
+            return
+        raise OssiaError(
+            f"{asked} cannot be enforced: ossia has no constrained decoding yet; leave it out and "
+            "check the reply"
+        )
 
 
 # What the model reads, and what it writes then, up to the id that stops it.
@@ -21,7 +203,9 @@ Turn = tuple[list[int], list[int]]
 
 
 class Parser(Protocol):
-    """One completion's ids to events. A stop id may be pushed or left out; it is never shown."""
+    """Turns one completion's ids into events. Ids that stop the model may be pushed; none of them
+    is shown.
+    """
 
     def push(self, id: int) -> list[Event]:
         """The events that `id` completes."""
@@ -33,7 +217,7 @@ class Parser(Protocol):
 
 
 class ChatFormat(Protocol):
-    """How a model was taught to read a conversation and to mark the parts of its reply."""
+    """How a model was taught to read a conversation, and to mark the parts of its reply."""
 
     @property
     def name(self) -> str:
@@ -42,93 +226,40 @@ class ChatFormat(Protocol):
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """Ids that end a reply."""
+        """The ids that end a reply."""
         ...
 
-    def render(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        reasoning_effort: str | None = None,
-        thinking: bool = True,
-        date: str | None = None,
-    ) -> list[int]:
-        """The prompt's ids, up to where the assistant's reply begins.
+    def render(self, chat: Chat) -> list[int]:
+        """The prompt's ids, up to where the assistant's reply begins. Text in messages is ordinary
+        text and never becomes a control token.
 
-        `messages` and `tools` are those of Chat Completions; an assistant message may also have
-        `reasoning`. `reasoning_effort` is low, medium or high (None: the model's default), `date`
-        is YYYY-MM-DD (None: today). Text in them is ordinary text. Raises OssiaError for a message
-        that no chat can hold.
+        Raises OssiaError for a chat that the format cannot express.
         """
         ...
 
-    def render_turns(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        reasoning_effort: str | None = None,
-        date: str | None = None,
-    ) -> list[Turn]:
-        """The last message, an assistant's, as the model is to write it: the prompt that `render`
-        makes of those before it and the reply to that. A format whose replies end with a tool call
-        has a turn for each call.
+    def render_turns(self, chat: Chat) -> list[Turn]:
+        """Each of the assistant's messages as the model is to write it, after the prompt that
+        `render` makes of the messages before it. A format whose replies end with a tool call has a
+        turn for each call.
 
-        Raises OssiaError for a message that `render` cannot hold, or the reply cannot.
+        Raises OssiaError for a message that neither a prompt nor a reply of this format can hold.
         """
         ...
 
     def parser(self, prompt: Sequence[int] = ()) -> Parser:
-        """A parser of a reply to `prompt`: some templates begin the reply's reasoning there."""
+        """A parser of a reply to `prompt`, where some templates begin the reply's reasoning."""
         ...
 
 
-@dataclass(frozen=True)
-class ToolCall:
-    """A call the assistant made: `arguments` as it wrote them, usually JSON."""
-
-    name: str
-    arguments: str
-    id: str | None = None
-
-
-@dataclass(frozen=True)
-class ChatMessage:
-    """One checked message of a conversation; absent content is ''."""
-
-    role: str
-    content: str = ""
-    name: str | None = None
-    reasoning: str | None = None
-    tool_calls: tuple[ToolCall, ...] = ()
-    tool_call_id: str | None = None
-
-
-@dataclass(frozen=True)
-class Tool:
-    """A function the model may call; `parameters` is its JSON schema, `source` the given dict."""
-
-    name: str
-    description: str
-    parameters: Any
-    source: Mapping[str, Any]
-
-
-def read_messages(messages: Sequence[Mapping[str, Any]]) -> list[ChatMessage]:
-    """Check Chat Completions messages; OssiaError names a bad one. Unknown keys are ignored."""
-    return [_read_message(message, f"messages[{n}]") for n, message in enumerate(messages)]
-
-
-def _read_message(message: Mapping[str, Any], where: str) -> ChatMessage:
+def _read_message(message: Any, where: str) -> ChatMessage:
     if not isinstance(message, Mapping):
         raise OssiaError(f"{where}: a message is an object with role and content, not {message!r}")
     role = message.get("role")
-    if role not in ROLES:
-        raise OssiaError(f"{where}: role must be one of {', '.join(ROLES)}, not {role!r}")
+    if role not in list(Role):
+        raise OssiaError(f"{where}: role must be one of {', '.join(Role)}, not {role!r}")
     reasoning = next((message[key] for key in REASONING_KEYS if message.get(key)), None)
     return ChatMessage(
-        role=role,
+        role=Role(role),
         content=_read_content(message.get("content"), f"{where}.content"),
         name=_optional_string(message.get("name"), f"{where}.name"),
         reasoning=_optional_string(reasoning, f"{where}.reasoning"),
@@ -170,24 +301,78 @@ def _optional_string(value: Any, where: str) -> str | None:
     return value
 
 
-def read_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[Tool]:
-    """Check Chat Completions function tools; OssiaError names the one at fault."""
-    checked = []
-    for n, tool in enumerate(tools or ()):
-        function = tool.get("function") if isinstance(tool, Mapping) else None
-        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise OssiaError(f"tools[{n}]: needs type 'function' and a function with a name")
-        description = _optional_string(
-            function.get("description"), f"tools[{n}].function.description"
-        )
-        checked.append(Tool(function["name"], description or "", function.get("parameters"), tool))
-    return checked
+def _read_tools(tools: Any) -> tuple[ToolDescription, ...]:
+    if tools is not None and (isinstance(tools, str | Mapping) or not isinstance(tools, Iterable)):
+        raise OssiaError(f"tools: must be a list of functions, not {tools!r}")
+    return tuple(_read_tool(tool, f"tools[{n}]") for n, tool in enumerate(tools or ()))
 
 
-def read_reasoning_effort(effort: str | None) -> str | None:
-    """Check a reasoning effort."""
-    if effort is not None and effort not in REASONING_EFFORTS:
+def _read_tool(tool: Any, where: str) -> ToolDescription:
+    function = tool.get("function") if isinstance(tool, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise OssiaError(f"{where}: needs type 'function' and a function with a name")
+    description = _optional_string(function.get("description"), f"{where}.function.description")
+    return ToolDescription(function["name"], description or "", function.get("parameters"), tool)
+
+
+def _read_tool_choice(choice: Any, tools: Sequence[ToolDescription]) -> ToolChoice:
+    if choice is None:
+        return ToolChoice()
+    if isinstance(choice, Mapping):
+        function = choice.get("function")
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if choice.get("type") != "function" or not isinstance(name, str):
+            raise OssiaError(
+                "tool_choice: must be a string, or an object with type 'function' and the "
+                f"function's name, not {choice!r}"
+            )
+        if name not in [tool.name for tool in tools]:
+            raise OssiaError(f"tool_choice: there is no tool {name!r}")
+        return ToolChoice(ToolMode.REQUIRED, name)
+    if choice not in list(ToolMode):
         raise OssiaError(
-            f"reasoning_effort must be one of {', '.join(REASONING_EFFORTS)}, not {effort!r}"
+            f"tool_choice: must be {', '.join(ToolMode)} or a function, not {choice!r}"
         )
-    return effort
+    if choice == ToolMode.REQUIRED and not tools:
+        raise OssiaError('tool_choice "required": there are no tools to call')
+    return ToolChoice(ToolMode(choice))
+
+
+def _read_response_format(value: Any) -> ResponseFormat | None:
+    match value:
+        case None | {"type": "text"}:
+            return None
+        case {"type": "json_object"}:
+            return ResponseFormat("json_object", {"type": "object"})
+        case {"type": "json_schema", "json_schema": Mapping() as schema}:
+            return _read_json_schema(schema, "response_format.json_schema")
+    raise OssiaError(
+        "response_format: must be an object with type text, json_object, or json_schema and a "
+        f"json_schema, not {value!r}"
+    )
+
+
+def _read_json_schema(given: Mapping[str, Any], where: str) -> ResponseFormat:
+    name, schema = given.get("name"), given.get("schema", {})
+    if not isinstance(name, str) or not name:
+        raise OssiaError(f"{where}: needs a name")
+    if not isinstance(schema, dict):
+        raise OssiaError(f"{where}.schema: must be a JSON schema, not {schema!r}")
+    description = _optional_string(given.get("description"), f"{where}.description")
+    return ResponseFormat(name, schema, description or "", given.get("strict") is True)
+
+
+def read_effort(effort: Any) -> ReasoningEffort | None:
+    """The effort of that name. Raises OssiaError if there is none."""
+    if effort is not None and effort not in list(ReasoningEffort):
+        raise OssiaError(
+            f"reasoning_effort must be one of {', '.join(ReasoningEffort)}, not {effort!r}"
+        )
+    return effort and ReasoningEffort(effort)
+
+
+def _read_date(date: Any) -> datetime.date | None:
+    try:
+        return None if date is None else datetime.date.fromisoformat(date)
+    except (TypeError, ValueError) as error:
+        raise OssiaError(f"date must be YYYY-MM-DD, not {date!r}") from error

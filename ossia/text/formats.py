@@ -9,8 +9,8 @@ from typing import Any
 from ossia.errors import OssiaError
 from ossia.system.files import read_json
 from ossia.text.chat import ChatFormat
-from ossia.text.harmony import HarmonyFormat
-from ossia.text.harmony_render import CONTROL_TOKENS
+from ossia.text.harmony.format import HarmonyFormat
+from ossia.text.harmony.grammar import ControlToken
 from ossia.text.plain import PlainFormat
 from ossia.text.template import TemplateFormat
 from ossia.text.tokenizer import GPT2_END_OF_TEXT, Tokenizer
@@ -26,7 +26,7 @@ def load_format(folder: str | Path, tokenizer: Tokenizer) -> ChatFormat:
     (`eos_token`). Raises OssiaError naming a file that cannot be read.
     """
     folder = Path(folder)
-    if all(name in tokenizer.control for name in CONTROL_TOKENS):
+    if all(name in tokenizer.control for name in ControlToken):
         return HarmonyFormat(tokenizer)
     settings = _read_config(folder / "tokenizer_config.json")
     special = _special_tokens(settings)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from ossia.errors import OssiaError
-from ossia.text.chat import Turn, read_messages
+from ossia.text.chat import Chat, ChatMessage, Role, Turn
 from ossia.text.events import Channel, Event, TextDelta
 from ossia.text.tokenizer import Tokenizer
 
 
 class PlainFormat:
-    """The contents of all messages in order, with nothing that marks their roles.
+    """The instructions and the contents of all messages in order, without anything that marks their
+    roles. A chat's effort, date and thinking have no place in it.
 
-    An assistant's message follows what it continued as it stands; any other begins on a line of its
+    An assistant's message directly follows what it continued. Any other begins on a line of its
     own, unless it or the text before it has white space there already.
     """
 
@@ -24,52 +24,59 @@ class PlainFormat:
         self._tokenizer = tokenizer
         self.stop_ids = frozenset(stop_ids)
 
-    def render(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        reasoning_effort: str | None = None,
-        thinking: bool = True,
-        date: str | None = None,
-    ) -> list[int]:
-        """See ChatFormat.render. Effort, date and thinking have nobody to tell them to."""
-        if tools:
-            raise OssiaError("tools: this model has no chat format, so it cannot call tools")
-        text = ""
-        for message in read_messages(messages):
-            joined = not text or text[-1].isspace() or message.content[:1].isspace()
-            if message.content and message.role != "assistant" and not joined:
-                text += "\n"
-            text += message.content
+    def render(self, chat: Chat) -> list[int]:
+        """See ChatFormat.render."""
+        _check(chat)
+        text = chat.instructions or ""
+        for message in chat.messages:
+            text = _joined(text, message)
         return self._tokenizer.encode(text)
 
-    def render_turns(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        reasoning_effort: str | None = None,
-        date: str | None = None,
-    ) -> list[Turn]:
-        """See ChatFormat.render_turns. The reply is its content and the end of the text."""
-        message = read_messages(messages)[-1]
-        if message.reasoning or message.tool_calls:
-            raise OssiaError(
-                "this model has no chat format, so its replies have no reasoning and no tool calls"
-            )
+    def render_turns(self, chat: Chat) -> list[Turn]:
+        """See ChatFormat.render_turns. A reply is its content and the end of the text."""
+        _check(chat)
         if not self.stop_ids:
-            raise OssiaError("this model has no id that ends a text, so no reply of it ends")
-        prompt = self.render(messages[:-1], tools=tools)
-        return [(prompt, [*self._tokenizer.encode(message.content), min(self.stop_ids)])]
+            raise OssiaError("this model has no id that ends a text, so its replies cannot end")
+        turns: list[Turn] = []
+        text = chat.instructions or ""
+        for message in chat.messages:
+            if message.role is Role.ASSISTANT:
+                if message.reasoning or message.tool_calls:
+                    raise OssiaError(
+                        "this model has no chat format, so its replies have no reasoning and no "
+                        "tool calls"
+                    )
+                reply = [*self._tokenizer.encode(message.content), min(self.stop_ids)]
+                turns.append((self._tokenizer.encode(text), reply))
+            text = _joined(text, message)
+        return turns
 
     def parser(self, prompt: Sequence[int] = ()) -> PlainParser:
         """A parser that takes every token for text of the answer."""
         return PlainParser(self._tokenizer)
 
 
+def _check(chat: Chat) -> None:
+    """Raise OssiaError for what a text without structure cannot ask for."""
+    if chat.offered_tools:
+        raise OssiaError("tools: this model has no chat format, so it cannot call tools")
+    if chat.response_format is not None:
+        raise OssiaError(
+            "response_format: this model has no chat format, so it cannot be asked for one; "
+            "leave it out"
+        )
+
+
+def _joined(text: str, message: ChatMessage) -> str:
+    """The text with a message after it."""
+    together = not text or text[-1].isspace() or message.content[:1].isspace()
+    if message.content and message.role is not Role.ASSISTANT and not together:
+        text += "\n"
+    return text + message.content
+
+
 class PlainParser:
-    """All text is final; control tokens are not shown."""
+    """Turns a reply's ids into events: all text is final, control tokens are not shown."""
 
     def __init__(self, tokenizer: Tokenizer):
         self._control = frozenset(tokenizer.control.values())

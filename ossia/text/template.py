@@ -1,4 +1,4 @@
-"""Chats rendered by the folder's jinja template as transformers does, user text kept ordinary."""
+"""Chats rendered by a folder's jinja template as transformers does; user text stays ordinary."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import datetime
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jinja2
@@ -13,7 +14,7 @@ import jinja2.ext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ossia.errors import OssiaError
-from ossia.text.chat import ChatMessage, Turn, read_messages, read_reasoning_effort, read_tools
+from ossia.text.chat import Chat, ChatMessage, Role, Turn
 from ossia.text.tags import END_THINK, THINK, TagParser
 from ossia.text.tokenizer import Tokenizer
 
@@ -52,38 +53,39 @@ class TemplateFormat:
         except jinja2.TemplateError as error:
             raise OssiaError(f"{source}: not a jinja template: {error}") from error
 
-    def render(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        reasoning_effort: str | None = None,
-        thinking: bool = True,
-        date: str | None = None,
-    ) -> list[int]:
-        """See ChatFormat.render. `thinking` is the template's `enable_thinking`."""
-        variables = _variables(thinking, reasoning_effort)
-        text, breaker = self.render_text(messages, tools=tools, date=date, variables=variables)
+    def render(self, chat: Chat) -> list[int]:
+        """See ChatFormat.render. A chat's `thinking` is the template's `enable_thinking`."""
+        text, breaker = self.render_text(chat)
         return self._tokenizer.encode_control(text, breaker=breaker)
 
-    def render_turns(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        reasoning_effort: str | None = None,
-        date: str | None = None,
-    ) -> list[Turn]:
-        """See ChatFormat.render_turns. A reply without reasoning is one to `thinking=False`."""
-        message = read_messages(messages)[-1]
+    def render_turns(self, chat: Chat) -> list[Turn]:
+        """See ChatFormat.render_turns. A reply without reasoning answers a prompt that turns
+        thinking off.
+        """
+        context = self._context(chat)
+        return [
+            self._turn(context, n)
+            for n, message in enumerate(context.messages)
+            if message.role is Role.ASSISTANT
+        ]
+
+    def render_text(self, chat: Chat, *, add_generation_prompt: bool = True) -> tuple[str, str]:
+        """The rendered text, and the breaker in it (see `_Context`)."""
+        context = self._context(chat)
+        text = self._fill(
+            context,
+            len(context.messages),
+            add_generation_prompt=add_generation_prompt,
+            thinking=chat.thinking,
+        )
+        return text, context.breaker
+
+    def _turn(self, context: _Context, n: int) -> Turn:
+        """The prompt before message `n`, and that message as the model is to write it."""
+        message, breaker = context.messages[n], context.breaker
         thinks = bool(message.reasoning) or message.content.startswith(THINK)
-        given: dict[str, Any] = {
-            "tools": tools,
-            "date": date,
-            "variables": _variables(thinks, reasoning_effort),
-        }
-        whole, breaker = self.render_text(messages, add_generation_prompt=False, **given)
-        prompt, _ = self.render_text(messages[:-1], breaker=breaker, **given)
+        whole = self._fill(context, n + 1, add_generation_prompt=False, thinking=thinks)
+        prompt = self._fill(context, n, add_generation_prompt=True, thinking=thinks)
         reply = whole.removeprefix(prompt)
         if reply == whole:
             raise OssiaError(f"{self._source}: begins a reply otherwise than its own prompt does")
@@ -93,39 +95,42 @@ class TemplateFormat:
         stop = next((n for n, id in enumerate(ids) if id in self.stop_ids), None)
         if stop is None:
             raise OssiaError(f"{self._source}: ends a reply with no id that stops the model")
-        return [(self._tokenizer.encode_control(prompt, breaker=breaker), ids[: stop + 1])]
+        return self._tokenizer.encode_control(prompt, breaker=breaker), ids[: stop + 1]
 
-    def render_text(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
-        date: str | None = None,
-        variables: Mapping[str, Any] | None = None,
-        breaker: str | None = None,
-    ) -> tuple[str, str]:
-        """The rendered text, and the character that stands in it wherever untrusted text was kept
-        apart: one that these messages do not hold, unless it is given.
+    def _context(self, chat: Chat) -> _Context:
+        if chat.response_format is not None:
+            raise OssiaError(
+                "response_format: chat templates have no place for one; ask for the format in the "
+                "instructions"
+            )
+        chat.refuse_unenforceable()
+        messages = _with_instructions(chat)
+        rendered = [self._message(message) for message in messages]
+        tools = [tool.to_dict() for tool in chat.offered_tools] or None
+        breaker = self._unused_character(rendered, tools)
+        variables = dict(self._variables)
+        if chat.reasoning_effort is not None:
+            variables["reasoning_effort"] = str(chat.reasoning_effort)
+        return _Context(
+            messages,
+            breaker,
+            [self._break_message(message, breaker) for message in rendered],
+            self._break(tools, breaker),
+            {**variables, "strftime_now": lambda form: _moment(chat.date).strftime(form)},
+        )
 
-        The breaker follows each character of the messages and tools that a control token could
-        begin with, so none can form from them, whatever the template cuts or joins. It is a
-        private-use character that occurs nowhere else. Only the <think>…</think> that an
-        assistant's content begins with stays as it is: templates look for it.
-        """
-        history = [self._message(message) for message in read_messages(messages)]
-        offered = [tool.source for tool in read_tools(tools)] or None
-        breaker = breaker or self._unused_character(history, offered)
-        context = {
-            **self._variables,
-            "messages": [self._break_message(message, breaker) for message in history],
-            "tools": self._break(offered, breaker),
-            "add_generation_prompt": add_generation_prompt,
-            "strftime_now": lambda form: _today(date).strftime(form),
-            **(variables or {}),
-        }
+    def _fill(
+        self, context: _Context, count: int, *, add_generation_prompt: bool, thinking: bool
+    ) -> str:
+        """The template's text for the first `count` messages."""
         try:
-            return self._template.render(context), breaker
+            return self._template.render(
+                context.variables,
+                messages=context.rendered[:count],
+                tools=context.tools,
+                add_generation_prompt=add_generation_prompt,
+                enable_thinking=thinking,
+            )
         # A template is a program: it may divide by zero or recurse as well as call raise_exception.
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
             raise OssiaError(f"{self._source}: cannot render these messages: {error}") from error
@@ -133,15 +138,15 @@ class TemplateFormat:
             raise OssiaError(f"{self._source}: recurses without end") from error
 
     def parser(self, prompt: Sequence[int] = ()) -> TagParser:
-        """A parser of a reply to `prompt`, which may have opened the reply's reasoning already."""
+        """A parser of a reply to `prompt`, which may have begun the reply's reasoning already."""
         return TagParser(self._tokenizer, prompt)
 
     def _message(self, message: ChatMessage) -> dict[str, Any]:
         """A message as templates expect it, each part where this template looks for it."""
         role, content = message.role, message.content
-        if role == "developer" and "developer" not in self._text:
-            role = "system"
-        rendered: dict[str, Any] = {"role": role, "content": content}
+        if role is Role.DEVELOPER and "developer" not in self._text:
+            role = Role.SYSTEM
+        rendered: dict[str, Any] = {"role": str(role), "content": content}
         if message.reasoning:
             rendered["reasoning_content"] = message.reasoning
             if "reasoning_content" not in self._text and END_THINK in self._text:
@@ -151,21 +156,14 @@ class TemplateFormat:
         if message.tool_call_id is not None:
             rendered["tool_call_id"] = message.tool_call_id
         if message.tool_calls:
-            rendered["tool_calls"] = [
-                {
-                    "type": "function",
-                    "function": {"name": call.name, "arguments": call.arguments},
-                    **({"id": call.id} if call.id is not None else {}),
-                }
-                for call in message.tool_calls
-            ]
+            rendered["tool_calls"] = [call.to_dict() for call in message.tool_calls]
         return rendered
 
     def _unused_character(self, *values: Any) -> str:
         used = set(self._text + json.dumps(values, ensure_ascii=False, default=str))
         character = next((chr(code) for code in _PRIVATE_USE if chr(code) not in used), None)
         if character is None:
-            raise OssiaError("messages: hold every private-use character there is: leave one out")
+            raise OssiaError("messages: they use every private-use character; leave one out")
         return character
 
     def _break_message(self, message: dict[str, Any], breaker: str) -> dict[str, Any]:
@@ -192,11 +190,32 @@ class TemplateFormat:
         return value
 
 
-def _variables(thinking: bool, reasoning_effort: str | None) -> dict[str, Any]:
-    variables: dict[str, Any] = {"enable_thinking": thinking}
-    if read_reasoning_effort(reasoning_effort) is not None:
-        variables["reasoning_effort"] = reasoning_effort
-    return variables
+@dataclass(frozen=True)
+class _Context:
+    """A chat as the template reads it.
+
+    The breaker follows each character of the messages and tools that a control token could begin
+    with, so that none can form from them, whatever the template cuts or joins. It is a private-use
+    character that occurs nowhere else. Only the <think>...</think> at the beginning of an
+    assistant's content stays as it is: templates look for it.
+    """
+
+    messages: Sequence[ChatMessage]
+    breaker: str
+    rendered: Sequence[dict[str, Any]]  # the messages, with breakers
+    tools: Any  # with breakers
+    variables: Mapping[str, Any]
+
+
+def _with_instructions(chat: Chat) -> tuple[ChatMessage, ...]:
+    """The messages, with the chat's instructions at the beginning of the first system message."""
+    if not chat.instructions:
+        return chat.messages
+    if chat.messages and chat.messages[0].role in (Role.SYSTEM, Role.DEVELOPER):
+        first, *others = chat.messages
+        merged = f"{chat.instructions}\n\n{first.content}" if first.content else chat.instructions
+        return (replace(first, content=merged), *others)
+    return (ChatMessage(Role.SYSTEM, chat.instructions), *chat.messages)
 
 
 def _environment() -> jinja2.Environment:
@@ -229,8 +248,7 @@ def _raise(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
-def _today(date: str | None) -> datetime.datetime:
-    try:
-        return datetime.datetime.fromisoformat(date) if date else datetime.datetime.now()
-    except ValueError as error:
-        raise OssiaError(f"date must be YYYY-MM-DD, not {date!r}") from error
+def _moment(date: datetime.date | None) -> datetime.datetime:
+    if date is None:
+        return datetime.datetime.now()
+    return datetime.datetime.combine(date, datetime.time())

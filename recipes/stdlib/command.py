@@ -191,8 +191,9 @@ def _is_well_formed(llm: LLM, ids: list[int], reply: Reply) -> bool:
     """Whether a reply is harmony to the letter: channels named, calls as JSON on commentary, and
     <|return|> after an answer, <|call|> after a call.
     """
-    from ossia.text.harmony_messages import Role
-    from ossia.text.harmony_parse import HarmonyError, parse
+    from ossia.text.chat import Role
+    from ossia.text.harmony.grammar import HarmonyError
+    from ossia.text.harmony.parse import parse
 
     try:
         *before, last = parse(ids, llm.tokenizer, Role.ASSISTANT)

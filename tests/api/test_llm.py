@@ -173,6 +173,19 @@ class TestChat:
         assert '{"city": "Oslo"}' in rendered
         assert "sunny" in rendered
 
+    def test_instructions_and_an_answer_s_schema_reach_the_prompt(self, llm_for):
+        llm, engine = llm_for(HARMONY)
+        llm.chat(ASK, instructions="Be brief.", response_format={"type": "json_object"})
+        prompt = llm.tokenizer.decode(engine.requests[0].prompt)
+        assert "# Instructions\n\nBe brief.\n\n# Response Formats" in prompt
+
+    def test_a_call_that_must_be_made_is_refused(self, llm_for):
+        llm, engine = llm_for(HARMONY)
+        tools = [{"type": "function", "function": {"name": "weather"}}]
+        with pytest.raises(ossia.OssiaError, match='tool_choice "required"'):
+            llm.chat(ASK, tools, tool_choice="required")
+        assert not engine.requests
+
     def test_a_reply_cut_short_keeps_what_was_made(self, llm_for):
         reply = llm_for("<|channel|>final<|message|>Forty-tw")[0].chat(ASK)
         assert (reply.content, reply.finish_reason) == ("Forty-tw", "length")

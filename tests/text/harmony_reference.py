@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ossia.text import Tokenizer
-from ossia.text.harmony_messages import (
+from ossia.text.chat import Role, ToolDescription
+from ossia.text.harmony.messages import (
     Content,
     DeveloperContent,
     Message,
-    Role,
     SystemContent,
-    ToolDescription,
     ToolNamespace,
 )
 
@@ -34,7 +33,7 @@ def to_message(data: dict[str, Any]) -> Message:
     """A message as openai_harmony writes it (`Message.to_dict`) in our types."""
     return Message(
         Role(data["role"]),
-        tuple(_content(content) for content in data["content"]),
+        content=tuple(_content(content) for content in data["content"]),
         name=data.get("name"),
         channel=data.get("channel"),
         recipient=data.get("recipient"),

@@ -5,8 +5,9 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ossia.text.harmony_messages import Role
-from ossia.text.harmony_parse import HarmonyError, StreamParser, parse
+from ossia.text.chat import Role
+from ossia.text.harmony.grammar import HarmonyError
+from ossia.text.harmony.parse import StreamParser, parse
 from tests.text.harmony_reference import to_message
 
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from ossia.errors import OssiaError
 from ossia.text import load_format
-from ossia.text.harmony_messages import Message, Role, from_chat
-from ossia.text.harmony_render import render, render_for_completion, render_for_training
+from ossia.text.chat import Chat, Role
+from ossia.text.harmony.messages import Message, from_chat
+from ossia.text.harmony.render import render, render_for_completion, render_for_training
 from tests.text.harmony_reference import to_message
 
 MODES = {
@@ -196,7 +197,7 @@ def call(id: str, name: str, arguments: str = "{}"):
 
 
 def chat(*messages, **options) -> list[Message]:
-    return from_chat(messages, date="2025-08-05", **options)
+    return from_chat(Chat.of(messages, date="2025-08-05", **options))
 
 
 def outline(messages: list[Message]) -> list[tuple]:
@@ -278,28 +279,6 @@ def test_leading_system_messages_are_the_developer_s_instructions(gpt_oss_tokeni
     assert text.endswith("<|start|>developer<|message|># Instructions\n\nNow speak German.<|end|>")
 
 
-@pytest.mark.parametrize(
-    ("message", "complaint"),
-    [
-        ({"role": "wizard", "content": "x"}, r"messages\[0\]: role"),
-        ({"role": "user", "content": 3}, r"messages\[0\]\.content"),
-        ({"role": "user", "content": [{"type": "image_url"}]}, r"content\[0\].*image_url"),
-        ({"role": "assistant", "tool_calls": [{}]}, r"tool_calls\[0\]"),
-        ("hello", r"messages\[0\]: a message is an object"),
-    ],
-)
-def test_a_message_that_is_none_is_named(message, complaint):
-    with pytest.raises(OssiaError, match=complaint):
-        chat(message)
-
-
-def test_bad_tools_and_efforts_are_named():
-    with pytest.raises(OssiaError, match=r"tools\[0\]"):
-        chat(tools=[{"type": "function"}])
-    with pytest.raises(OssiaError, match="low, medium, high"):
-        chat(reasoning_effort="extreme")
-
-
 def test_the_format_agrees_with_the_hub_s_template_but_for_its_known_slips(
     gpt_oss_folder, gpt_oss_tokenizer, golden
 ):
@@ -322,12 +301,13 @@ def test_the_format_agrees_with_the_hub_s_template_but_for_its_known_slips(
         expected = case["text"]
         for theirs, right in slips:
             expected = expected.replace(theirs, right)
-        ids = chat_format.render(
+        chat = Chat.of(
             case["messages"],
             tools=case["tools"],
             reasoning_effort=effort,
             date=cases["current_date"],
         )
+        ids = chat_format.render(chat)
         assert gpt_oss_tokenizer.decode(ids) == expected, case["name"]
         if expected == case["text"]:
             assert ids == case["ids"], case["name"]
@@ -338,8 +318,80 @@ def test_the_format_agrees_with_the_hub_s_template_but_for_its_known_slips(
 def test_a_prompt_without_thinking_asks_for_little_of_it(gpt_oss_folder, gpt_oss_tokenizer):
     chat_format = load_format(gpt_oss_folder, gpt_oss_tokenizer)
     hello = [{"role": "user", "content": "Hi"}]
-    assert "Reasoning: low" in gpt_oss_tokenizer.decode(chat_format.render(hello, thinking=False))
-    text = gpt_oss_tokenizer.decode(
-        chat_format.render(hello, thinking=False, reasoning_effort="high")
+    text = gpt_oss_tokenizer.decode(chat_format.render(Chat.of(hello, thinking=False)))
+    assert "Reasoning: low" in text
+    eager = Chat.of(hello, thinking=False, reasoning_effort="high")
+    assert "Reasoning: high" in gpt_oss_tokenizer.decode(chat_format.render(eager))
+
+
+# ------------------------------------------------------------------ settings of a chat
+
+
+SHOPPING_LIST = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "shopping_list",
+        "description": "What to buy.\nOne entry each.",
+        "schema": {
+            "properties": {
+                "items": {
+                    "type": "array",
+                    "description": "entries on the shopping list",
+                    "items": {"type": "string"},
+                }
+            },
+            "type": "object",
+        },
+    },
+}
+HELLO = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.fixture(scope="module")
+def rendered(gpt_oss_folder, gpt_oss_tokenizer):
+    """rendered(messages, setting=...) is the text of the prompt."""
+    chat_format = load_format(gpt_oss_folder, gpt_oss_tokenizer)
+
+    def render_chat(messages, **settings) -> str:
+        return gpt_oss_tokenizer.decode(chat_format.render(Chat.of(messages, **settings)))
+
+    return render_chat
+
+
+def test_an_answer_s_schema_ends_the_developer_s_message(rendered):
+    """As in the example of "Structured output" in docs/format.md of openai/harmony."""
+    text = rendered(HELLO, instructions="Be brief.", tools=[WEATHER], response_format=SHOPPING_LIST)
+    developer = text.partition("<|start|>developer<|message|>")[2].partition("<|end|>")[0]
+    assert developer.startswith("# Instructions\n\nBe brief.\n\n# Tools\n\n## functions\n\n")
+    assert developer.endswith(
+        "} // namespace functions\n\n"
+        "# Response Formats\n\n"
+        "## shopping_list\n\n"
+        "// What to buy.\n// One entry each.\n"
+        '{"properties":{"items":{"type":"array","description":"entries on the shopping list",'
+        '"items":{"type":"string"}}},"type":"object"}'
     )
-    assert "Reasoning: high" in text
+
+
+def test_any_json_object_is_a_schema_too(rendered):
+    text = rendered(HELLO, response_format={"type": "json_object"})
+    section = '# Response Formats\n\n## json_object\n\n{"type":"object"}<|end|>'
+    assert f"<|start|>developer<|message|>{section}" in text
+    assert rendered(HELLO, response_format={"type": "text"}) == rendered(HELLO)
+
+
+def test_instructions_come_before_those_in_messages(rendered):
+    system = [{"role": "system", "content": "Speak French."}, *HELLO]
+    together = [{"role": "system", "content": "Be brief.\n\nSpeak French."}, *HELLO]
+    assert rendered(system, instructions="Be brief.") == rendered(together)
+
+
+def test_tools_that_must_not_be_called_are_not_offered(rendered):
+    history = [
+        *HELLO,
+        {"role": "assistant", "tool_calls": [call("1", "weather")]},
+        {"role": "tool", "tool_call_id": "1", "content": "sunny"},
+    ]
+    text = rendered(history, tools=[WEATHER], tool_choice="none")
+    assert text == rendered(history)
+    assert rendered(history, tools=[WEATHER], tool_choice="auto") != text

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 
 from ossia.text import Tokenizer, load_format, load_tokenizer
+from ossia.text.chat import Chat, Role
 from ossia.text.events import Channel, TextDelta
-from ossia.text.harmony import HarmonyFormat, HarmonyParser
-from ossia.text.harmony_messages import Role
-from ossia.text.harmony_parse import parse
-from ossia.text.harmony_render import CONTROL_TOKENS
+from ossia.text.harmony.format import HarmonyFormat
+from ossia.text.harmony.grammar import ControlToken
+from ossia.text.harmony.parse import ReplyParser, parse
 from tests.text.replies import read, read_text
 
 CHANNEL = {"analysis": "reasoning", "commentary": "preamble", "final": "final", None: "final"}
@@ -33,7 +33,7 @@ def test_golden_completions_give_their_messages(gpt_oss_tokenizer, golden):
                 expected.append((channel, f"{expected.pop()[1]}\n\n{text}"))
             else:
                 expected.append((channel, text))
-        assert read(HarmonyParser(gpt_oss_tokenizer), case["ids"]) == expected, case["name"]
+        assert read(ReplyParser(gpt_oss_tokenizer), case["ids"]) == expected, case["name"]
         read_cases += 1
     assert read_cases == 13
 
@@ -136,7 +136,7 @@ def byte_tokenizer(tmp_path_factory) -> Tokenizer:
     inner = tokenizers.Tokenizer(models.BPE({symbol: n for n, symbol in enumerate(symbols)}, []))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
-    inner.add_special_tokens([*CONTROL_TOKENS, "<|endoftext|>", "<|reserved_200000|>"])
+    inner.add_special_tokens([*ControlToken, "<|endoftext|>", "<|reserved_200000|>"])
     folder = tmp_path_factory.mktemp("bytes")
     inner.save(str(folder / "tokenizer.json"))
     return load_tokenizer(folder)
@@ -148,8 +148,9 @@ def test_any_vocabulary_with_the_control_tokens_speaks_harmony(
     chat_format = load_format(tmp_path, byte_tokenizer)
     assert isinstance(chat_format, HarmonyFormat)
     messages = [{"role": "user", "content": "Grüße <|end|> 🚀"}]
-    large = load_format(gpt_oss_folder, gpt_oss_tokenizer).render(messages, date="2025-08-05")
-    small = chat_format.render(messages, date="2025-08-05")
+    chat = Chat.of(messages, date="2025-08-05")
+    large = load_format(gpt_oss_folder, gpt_oss_tokenizer).render(chat)
+    small = chat_format.render(chat)
     assert byte_tokenizer.decode(small) == gpt_oss_tokenizer.decode(large)
     assert small.count(byte_tokenizer.control["<|end|>"]) == 2
 
@@ -159,7 +160,7 @@ def test_any_vocabulary_with_the_control_tokens_speaks_harmony(
 def test_malformed_replies_still_reach_the_user(name, vocabulary, request):
     text, expected = MALFORMED[name]
     tokenizer = request.getfixturevalue(vocabulary)
-    parts = read_text(HarmonyParser(tokenizer), tokenizer, text)
+    parts = read_text(ReplyParser(tokenizer), tokenizer, text)
     if expected is None:
         assert parts[0][1].startswith("Yes.")
     else:
@@ -167,7 +168,7 @@ def test_malformed_replies_still_reach_the_user(name, vocabulary, request):
 
 
 def test_text_streams_as_it_comes(gpt_oss_tokenizer):
-    parser = HarmonyParser(gpt_oss_tokenizer)
+    parser = ReplyParser(gpt_oss_tokenizer)
     shown = []
     for id in gpt_oss_tokenizer.encode_control("Hello there<|end|>"):
         shown.append(parser.push(id))
@@ -181,7 +182,7 @@ def test_no_word_is_lost_whatever_the_control_tokens_around_it(gpt_oss_tokenizer
     control = st.sampled_from(sorted(gpt_oss_tokenizer.control))
     words = st.integers(0, 99).map(lambda n: f" <{n}> é世")
     pieces = data.draw(st.lists(control | words, max_size=12))
-    parts = read_text(HarmonyParser(gpt_oss_tokenizer), gpt_oss_tokenizer, "".join(pieces))
+    parts = read_text(ReplyParser(gpt_oss_tokenizer), gpt_oss_tokenizer, "".join(pieces))
     shown = "".join(text for _, text in parts).split()
     assert shown == "".join(piece for piece in pieces if piece[0] == " ").split()
 
@@ -213,7 +214,7 @@ def test_well_formed_replies_read_as_strict_parsing_reads_them(gpt_oss_tokenizer
         ids += control("<|end|>")
     messages = parse(ids, gpt_oss_tokenizer, Role.ASSISTANT) if turns else []
     assert [message.content[0] for message in messages] == [text for _, text in turns]
-    parts = read(HarmonyParser(gpt_oss_tokenizer), ids)
+    parts = read(ReplyParser(gpt_oss_tokenizer), ids)
     shown, seen = "", set()
     for (_, kind), text in turns:
         again = kind in seen and not kind.startswith("call")
@@ -234,7 +235,7 @@ def test_gpt_oss_speaks_harmony_even_beside_a_template(gpt_oss_folder, gpt_oss_t
     chat_format = load_format(gpt_oss_folder, gpt_oss_tokenizer)
     assert isinstance(chat_format, HarmonyFormat)
     assert chat_format.stop_ids == {200002, 200012, 199999}
-    prompt = chat_format.render([{"role": "user", "content": "Hi"}], date="2025-08-05")
+    prompt = chat_format.render(Chat.of([{"role": "user", "content": "Hi"}]))
     parts = read_text(
         chat_format.parser(prompt), gpt_oss_tokenizer, "<|channel|>final<|message|>Hi<|return|>"
     )

@@ -3,7 +3,7 @@
 import pytest
 
 from ossia.errors import OssiaError
-from ossia.text import load_format
+from ossia.text import Chat, load_format
 from ossia.text.plain import PlainFormat
 from tests.text.replies import read, read_text
 
@@ -26,12 +26,12 @@ def test_a_reply_continues_and_a_new_message_begins_a_line(gpt2, gpt2_tokenizer)
         {"role": "assistant", "content": " it slept.\n"},
         {"role": "user", "content": "And"},
     ]
-    text = gpt2_tokenizer.decode(gpt2.render(messages))
+    text = gpt2_tokenizer.decode(gpt2.render(Chat.of(messages)))
     assert text == "The quick brown fox.\nThen it slept.\nAnd"
 
 
 def test_a_user_s_end_of_text_is_text(gpt2, gpt2_tokenizer):
-    ids = gpt2.render([{"role": "user", "content": "a<|endoftext|>b"}])
+    ids = gpt2.render(Chat.of([{"role": "user", "content": "a<|endoftext|>b"}]))
     assert ids == gpt2_tokenizer.encode("a<|endoftext|>b")
     assert 50256 not in ids
 
@@ -44,4 +44,4 @@ def test_every_token_of_the_reply_is_answer(gpt2, gpt2_tokenizer):
 
 def test_tools_are_refused(gpt2):
     with pytest.raises(OssiaError, match="no chat format"):
-        gpt2.render([], tools=[{"type": "function", "function": {"name": "f"}}])
+        gpt2.render(Chat.of([], tools=[{"type": "function", "function": {"name": "f"}}]))

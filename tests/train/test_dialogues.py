@@ -9,8 +9,9 @@ from random import Random
 
 import pytest
 
-from ossia.text.harmony_messages import from_chat
-from ossia.text.harmony_render import contents
+from ossia.text import Chat
+from ossia.text.harmony.messages import from_chat
+from ossia.text.harmony.render import contents
 from ossia.tools import BUILT_IN, call
 from ossia.tools.documentation import documentation
 from recipes.stdlib import dialogues
@@ -163,10 +164,10 @@ def test_answers_on_the_library_are_its_docstrings() -> None:
 def test_every_chat_can_be_rendered() -> None:
     for chat in dialogues.held_out(0, 2):
         value = json.loads(chat.line())
-        messages = from_chat(
+        settled = Chat.of(
             value["messages"],
             tools=value.get("tools"),
             reasoning_effort=value["reasoning_effort"],
             date=value["date"],
         )
-        assert f"Current date: {chat.date}" in contents(messages)[0]
+        assert f"Current date: {chat.date}" in contents(from_chat(settled))[0]

@@ -6,8 +6,10 @@ many tokens.
 
 from __future__ import annotations
 
-from ossia.text.harmony_messages import CHANNELS, FUNCTIONS, JSON_ARGUMENTS, Role, from_chat
-from ossia.text.harmony_render import contents
+from ossia.text.chat import Chat, ReasoningEffort, Role
+from ossia.text.harmony.grammar import CHANNELS, FUNCTIONS
+from ossia.text.harmony.messages import JSON_ARGUMENTS, from_chat
+from ossia.text.harmony.render import contents
 
 # Often enough that its words become tokens beside those of some megabytes of source.
 _TIMES = 1000
@@ -54,14 +56,13 @@ _TOOL = {
 def chat_words() -> list[str]:
     """Texts that hold harmony's own words, and those of simple chats, many times each."""
     headers = [*Role, *CHANNELS, f" to={FUNCTIONS}", JSON_ARGUMENTS.rpartition(">")[2]]
-    efforts = ("low", "medium", "high")
     texts = []
-    for effort in efforts:
+    for effort in ReasoningEffort:
         chat = [
             {"role": Role.USER, "content": "\n".join(_QUESTIONS)},
             {"role": Role.ASSISTANT, "content": "\n".join(_ANSWERS)},
         ]
         tools = [{"type": "function", "function": _TOOL}]
-        messages = from_chat(chat, tools=tools, reasoning_effort=effort, date="2026-01-01")
-        texts += [*headers, *contents(messages)]
-    return ["\n".join(texts)] * (_TIMES // len(efforts))
+        settled = Chat.of(chat, tools=tools, reasoning_effort=effort, date="2026-01-01")
+        texts += [*headers, *contents(from_chat(settled))]
+    return ["\n".join(texts)] * (_TIMES // len(ReasoningEffort))

@@ -7,8 +7,8 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,11 @@ import torch
 from torch import Tensor
 
 from ossia.errors import OssiaError
-from ossia.text.chat import (
-    ChatFormat,
-    ChatMessage,
-    read_messages,
-    read_reasoning_effort,
-    read_tools,
-)
+from ossia.text.chat import Chat, ChatFormat, ChatMessage, Role
 from ossia.train.corpus.sources import json_lines
 from ossia.train.loss import IGNORED
 
-_NOTES = ("system", "developer")  # may stand anywhere before a reply
+_NOTES = (Role.SYSTEM, Role.DEVELOPER)  # may stand anywhere before a reply
 
 
 @dataclass(frozen=True)
@@ -34,10 +28,7 @@ class Conversation:
     """One checked line of a file; `where` names it in messages."""
 
     where: str
-    messages: Sequence[Mapping[str, Any]]
-    tools: Sequence[Mapping[str, Any]] | None
-    reasoning_effort: str | None
-    date: str | None  # YYYY-MM-DD
+    chat: Chat
 
 
 @dataclass(frozen=True)
@@ -93,20 +84,20 @@ def checked(value: Any, where: str) -> Conversation:
     """The conversation in a line; OssiaError, which begins with `where`, if it holds none."""
     if not isinstance(value, dict) or not isinstance(value.get("messages"), list):
         raise OssiaError(f'{where}: not an object whose "messages" is a list')
-    tools, date = value.get("tools"), value.get("date")
+    tools = value.get("tools")
     if tools is not None and not isinstance(tools, list):
         raise OssiaError(f'{where}: its "tools" is not a list')
     try:
-        _check(read_messages(value["messages"]))
-        read_tools(tools)
-        effort = read_reasoning_effort(value.get("reasoning_effort"))
-        if date is not None:
-            datetime.date.fromisoformat(date)
+        chat = Chat.of(
+            value["messages"],
+            tools=tools,
+            reasoning_effort=value.get("reasoning_effort"),
+            date=value.get("date"),
+        )
+        _check(chat.messages)
     except OssiaError as error:
         raise OssiaError(f"{where}: {error}") from error
-    except (TypeError, ValueError) as error:
-        raise OssiaError(f"{where}: date must be YYYY-MM-DD, not {date!r}") from error
-    return Conversation(where, value["messages"], tools, effort, date)
+    return Conversation(where, chat)
 
 
 def _check(messages: Sequence[ChatMessage]) -> None:
@@ -169,28 +160,22 @@ def render(conversation: Conversation, format: ChatFormat, date: str) -> list[Ex
     with another id), so a reply may need a text of its own. Where the prompt only continues the
     last text, both replies are learned from one. `date` stands where a conversation has none.
     """
+    chat = conversation.chat
+    if chat.date is None:
+        chat = replace(chat, date=datetime.date.fromisoformat(date))
+    try:
+        turns = format.render_turns(chat)
+    except OssiaError as error:
+        raise OssiaError(f"{conversation.where}: {error}") from error
     examples: list[tuple[list[int], list[int]]] = []
-    messages = conversation.messages
-    for n, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        try:
-            turns = format.render_turns(
-                messages[: n + 1],
-                tools=conversation.tools,
-                reasoning_effort=conversation.reasoning_effort,
-                date=conversation.date or date,
-            )
-        except OssiaError as error:
-            raise OssiaError(f"{conversation.where}: {error}") from error
-        for prompt, reply in turns:
-            inputs = prompt + reply[:-1]
-            targets = [IGNORED] * (len(prompt) - 1) + reply
-            told, learned = examples[-1] if examples else ([], [])
-            if told and told == prompt[:-1][: len(told)]:
-                examples.pop()
-                targets[: len(told)] = learned
-            examples.append((inputs, targets))
+    for prompt, reply in turns:
+        inputs = prompt + reply[:-1]
+        targets = [IGNORED] * (len(prompt) - 1) + reply
+        told, learned = examples[-1] if examples else ([], [])
+        if told and told == prompt[:-1][: len(told)]:
+            examples.pop()
+            targets[: len(told)] = learned
+        examples.append((inputs, targets))
     return [Example(conversation.where, *map(torch.tensor, both)) for both in examples]
 
 

@@ -21,7 +21,7 @@ from ossia.model import Decoder
 from ossia.ops import _native
 from ossia.ops.paged import LayerKind, PagedKV, PagePool
 from ossia.options import EngineOptions
-from ossia.text import load_format, load_tokenizer
+from ossia.text import Chat, load_format, load_tokenizer
 from tests.ops.cpu.common import cpu, missing
 from tests.ops.cpu.remote import Remote, noting_addresses
 from tests.transformers_models import CONFIGS, GPT_OSS, random_model, tokens
@@ -128,7 +128,9 @@ def test_the_packaged_model_says_what_the_float32_reference_says(isa):
     sampling = SamplingParams(temperature=0.0, max_tokens=200, stop_ids=chat_format.stop_ids)
     prompts = [
         chat_format.render(
-            [{"role": "user", "content": question}], reasoning_effort="high", date="2026-11-22"
+            Chat.of(
+                [{"role": "user", "content": question}], reasoning_effort="high", date="2026-11-22"
+            )
         )
         for question in QUESTIONS
     ]

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ossia import text
 from ossia.errors import OssiaError
-from ossia.text import ChatFormat, Tokenizer
+from ossia.text import Chat, ChatFormat, Tokenizer
 from ossia.train.corpus import conversations, sources
 from ossia.train.corpus.conversations import Conversation, Example
 from ossia.train.loss import IGNORED
@@ -92,7 +92,7 @@ def their_qwen(qwen3_folder: Path) -> PreTrainedTokenizerBase:
 
 
 def conversation(messages: list[dict], tools: list[dict] | None = None) -> Conversation:
-    return Conversation("here", messages, tools, None, None)
+    return Conversation("here", Chat.of(messages, tools=tools))
 
 
 def tools_of(messages: list[dict]) -> list[dict] | None:
@@ -144,7 +144,7 @@ def test_harmony_learns_each_reply_after_the_prompt_of_inference(
         for done in range(max(1, len(calls))):
             said = {**message, "tool_calls": calls[:done]}
             history = messages[:n] + ([said] if done else [])
-            expected.append(harmony.render(history, tools=tools, date=DATE))
+            expected.append(harmony.render(Chat.of(history, tools=tools, date=DATE)))
     assert [prompt for prompt, _ in turns] == expected
     stops = {gpt_oss_tokenizer.control[x] for x in ("<|return|>", "<|call|>")}
     assert all(reply[-1] in stops and not stops & set(reply[:-1]) for _, reply in turns)
@@ -221,8 +221,8 @@ def test_qwen_learns_each_reply_after_the_prompt_of_inference(
     end = qwen3_tokenizer.control["<|im_end|>"]
     for n, (prompt, reply) in zip(spoken, turns, strict=True):
         reasoning = [messages[n].get(key) for key in ("reasoning", "reasoning_content", "thinking")]
-        given = {"tools": tools, "thinking": any(reasoning)}
-        assert prompt == qwen.render(messages[:n], **given)
+        history = Chat.of(messages[:n], tools=tools, thinking=any(reasoning))
+        assert prompt == qwen.render(history)
         assert reply[-1] == end
         assert end not in reply[:-1]
         known = [
@@ -319,7 +319,7 @@ def test_a_file_without_conversations_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_share_is_held_out_by_the_seed() -> None:
-    every = [Conversation(str(n), [], None, None, None) for n in range(40)]
+    every = [Conversation(str(n), Chat.of([])) for n in range(40)]
     train, held_out = conversations.split(every, 0.1, seed=1)
     assert len(held_out) == 4
     assert {c.where for c in train} | {c.where for c in held_out} == {c.where for c in every}

@@ -1,0 +1,195 @@
+"""Harmony's messages, and the rules by which a chat becomes a list of them."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ossia.errors import OssiaError
+from ossia.text.chat import (
+    Chat,
+    ChatMessage,
+    ReasoningEffort,
+    ResponseFormat,
+    Role,
+    ToolDescription,
+)
+from ossia.text.harmony.grammar import CHANNELS, FUNCTIONS, ControlToken, Header
+
+IDENTITY = "You are ChatGPT, a large language model trained by OpenAI."
+KNOWLEDGE_CUTOFF = "2024-06"
+JSON_ARGUMENTS = f"{ControlToken.CONSTRAIN}json"
+
+
+@dataclass(frozen=True)
+class ToolNamespace:
+    """Tools under one name. A namespace without functions (python) is described in prose alone."""
+
+    name: str
+    description: str | None = None
+    tools: tuple[ToolDescription, ...] = ()
+
+
+@dataclass(frozen=True)
+class SystemContent:
+    """The first message: who the model is, the day, the effort. None leaves a line out."""
+
+    identity: str | None = IDENTITY
+    reasoning_effort: str | None = ReasoningEffort.MEDIUM
+    date: str | None = None
+    knowledge_cutoff: str | None = KNOWLEDGE_CUTOFF
+    channels: tuple[str, ...] = tuple(CHANNELS)
+    channel_required: bool = True
+    tools: tuple[ToolNamespace, ...] = ()
+
+
+@dataclass(frozen=True)
+class DeveloperContent:
+    """What other formats call the system prompt, the developer's tools, and the answer's schema."""
+
+    instructions: str | None = None
+    tools: tuple[ToolNamespace, ...] = ()
+    response_format: ResponseFormat | None = None
+
+
+Content = str | SystemContent | DeveloperContent
+
+
+@dataclass(frozen=True)
+class Message(Header):
+    """One message: its header and its content."""
+
+    content: tuple[Content, ...] = ()
+
+
+def has_function_tools(messages: Sequence[Message]) -> bool:
+    """Whether functions are offered: the system message then says where calls to them go."""
+    return any(
+        namespace.name == FUNCTIONS and namespace.tools
+        for message in messages
+        for content in message.content
+        if isinstance(content, DeveloperContent)
+        for namespace in content.tools
+    )
+
+
+def from_chat(chat: Chat) -> list[Message]:
+    """A chat in harmony, its last reply still to be written.
+
+    Reasoning is dropped from every turn that ended in an answer and kept in the turn that is still
+    open, across its tool calls. Raises OssiaError for a tool's result that belongs to no call.
+    """
+    last_answer = max((n for n, m in enumerate(chat.messages) if m.is_answer), default=-1)
+    conversation = opening(chat)
+    for n, messages in enumerate(translated(chat)):
+        conversation += [m for m in messages if n > last_answer or is_kept(m)]
+    return conversation
+
+
+def opening(chat: Chat) -> list[Message]:
+    """The system message, and the developer message if there is anything to say in it: the
+    instructions, which leading `system` and `developer` messages continue, the tools, and the
+    answer's schema.
+    """
+    effort = ReasoningEffort.MEDIUM if chat.thinking else ReasoningEffort.LOW
+    date = chat.date or datetime.date.today()
+    system = SystemContent(reasoning_effort=chat.reasoning_effort or effort, date=date.isoformat())
+    messages = [Message(Role.SYSTEM, content=(system,))]
+    leading = [message.content for message in chat.messages[: _leading(chat)]]
+    instructions = "\n\n".join(filter(None, [chat.instructions, *leading]))
+    if instructions or chat.offered_tools or chat.response_format:
+        functions = ToolNamespace(FUNCTIONS, tools=chat.offered_tools)
+        developer = DeveloperContent(
+            instructions or None,
+            (functions,) if chat.offered_tools else (),
+            chat.response_format,
+        )
+        messages.append(Message(Role.DEVELOPER, content=(developer,)))
+    return messages
+
+
+def translated(chat: Chat) -> list[list[Message]]:
+    """The harmony messages of each of the chat's messages, reasoning included: none of those that
+    `opening` holds, several of a reply.
+
+    Text beside tool calls is a preamble, on the commentary channel. Raises OssiaError for a tool's
+    result that belongs to no call.
+    """
+    leading = _leading(chat)
+    messages: list[list[Message]] = [[] for _ in range(leading)]
+    unanswered: list[tuple[str | None, str]] = []  # ids and names of calls without a result yet
+    for n, message in enumerate(chat.messages[leading:], start=leading):
+        match message.role:
+            case Role.ASSISTANT:
+                messages.append(_reply(message))
+                unanswered += [(call.id, call.name) for call in message.tool_calls]
+            case Role.TOOL:
+                messages.append([_tool_result(message, unanswered, f"messages[{n}]")])
+            case Role.USER:
+                messages.append([Message(Role.USER, message.name, content=(message.content,))])
+            case Role.SYSTEM | Role.DEVELOPER:
+                note = DeveloperContent(message.content)
+                messages.append([Message(Role.DEVELOPER, content=(note,))])
+    return messages
+
+
+def is_kept(message: Message) -> bool:
+    """Whether prompts repeat the message once its turn has been answered."""
+    return message.channel != "analysis"
+
+
+def _leading(chat: Chat) -> int:
+    """How many messages stand before the first that is not the developer's."""
+    notes = (Role.SYSTEM, Role.DEVELOPER)
+    spoken = (n for n, message in enumerate(chat.messages) if message.role not in notes)
+    return next(spoken, len(chat.messages))
+
+
+def _reply(message: ChatMessage) -> list[Message]:
+    """A reply as the model writes it: analysis, then the answer, or a preamble and the calls."""
+    replies = []
+    if message.reasoning:
+        replies.append(Message(Role.ASSISTANT, channel="analysis", content=(message.reasoning,)))
+    if message.content:
+        channel = "commentary" if message.tool_calls else "final"
+        replies.append(Message(Role.ASSISTANT, channel=channel, content=(message.content,)))
+    for call in message.tool_calls:
+        replies.append(
+            Message(
+                Role.ASSISTANT,
+                channel="commentary",
+                recipient=f"{FUNCTIONS}.{call.name}",
+                content_type=JSON_ARGUMENTS,
+                content=(call.arguments,),
+            )
+        )
+    return replies
+
+
+def _tool_result(
+    message: ChatMessage, unanswered: list[tuple[str | None, str]], where: str
+) -> Message:
+    """A tool's result, signed with its call's name: found by id, else by name, else the oldest."""
+    by_id = (
+        call for call in unanswered if message.tool_call_id and call[0] == message.tool_call_id
+    )
+    by_name = (call for call in unanswered if call[1] == message.name)
+    call = next(by_id, None) or next(by_name, None)
+    if call is None and message.tool_call_id is None and message.name is None:
+        call = next(iter(unanswered), None)
+    if call is not None:
+        unanswered.remove(call)
+    name = call[1] if call else message.name
+    if name is None:
+        raise OssiaError(
+            f"{where}: answers no tool call: no open call before it has the id "
+            f"{message.tool_call_id!r}"
+        )
+    return Message(
+        Role.TOOL,
+        name=f"{FUNCTIONS}.{name}",
+        channel="commentary",
+        recipient=str(Role.ASSISTANT),
+        content=(message.content,),
+    )
