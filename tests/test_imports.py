@@ -61,6 +61,7 @@ ALLOWED = {
         "measure",
         "model",
         "ops",
+        "options",
         "system",
         "text",
         "train",

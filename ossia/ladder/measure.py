@@ -18,6 +18,7 @@ from ossia.ladder.run import Ablation, is_packed
 from ossia.measure.machine import describe
 from ossia.measure.random_weights import random_decoder
 from ossia.measure.speed import SHORT_PROMPT, UNTIMED, EngineModel, decoding_rate, turn_about
+from ossia.options import EngineOptions
 from ossia.system import records
 from ossia.system.files import write_json
 from ossia.train.objective import Objective
@@ -87,7 +88,7 @@ def _training(ablation: Ablation, config: ModelConfig) -> Callable[[], float]:
 
 def _decoding(config: ModelConfig, backend: ops.Backend) -> Callable[[], float]:
     """Tokens per second of one sequence, with random weights of the config's shapes."""
-    engine = Engine(random_decoder(config, backend), max_batch=1)
+    engine = Engine(random_decoder(config, backend), EngineOptions(max_batch=1))
     model = EngineModel(engine, _DECODED + UNTIMED)
     return lambda: decoding_rate(model, [range(SHORT_PROMPT)], _DECODED)
 
