@@ -39,6 +39,12 @@ def qwen3_like() -> ModelConfig:
     return ModelConfig(103, 26, 90, (layer,) * 2, RoPE(1e6), RMSNorm())
 
 
+def qwen3_moe_like() -> ModelConfig:
+    moe = MoEConfig(5, 2, 18, SwiGLU(), Router.SOFTMAX_THEN_TOP_K_RENORMALIZED)
+    layer = LayerConfig(AttentionConfig(6, 2, 10, qk_norm=True), moe)
+    return ModelConfig(101, 26, 90, (layer,) * 2, RoPE(1e6), RMSNorm())
+
+
 def gpt_oss_like() -> ModelConfig:
     moe = MoEConfig(5, 2, 22, ClampedSwiGLU(), Router.TOP_K_THEN_SOFTMAX, bias=True)
     layers = tuple(

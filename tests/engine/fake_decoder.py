@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import reduce
+from functools import cache, reduce
 from itertools import accumulate
 
 import torch
@@ -38,13 +38,31 @@ def config(windows: tuple[int | None, ...], context_length: int = 200) -> ModelC
     return ModelConfig(VOCAB, 1, context_length, layers, LearnedPositions(), LayerNorm())
 
 
+PRIME = 10007
+
+
 def advance(state: int, token: int) -> int:
-    return (state * 31 + token + 1) % 10007
+    return (state * 31 + token + 1) % PRIME
 
 
-def next_tokens(history: list[int]) -> list[int]:
-    """The token after each one."""
-    return [state % VOCAB for state in accumulate(history, advance, initial=7)][1:]
+def next_tokens(history: Tensor) -> Tensor:
+    """The token after each one: the states of `advance`, all at once.
+
+    After n tokens the state is 31^n * (7 + the sum of (token + 1) / 31^i, i = 1 .. n) mod PRIME.
+    """
+    up, down = powers(31, len(history)), powers(pow(31, -1, PRIME), len(history))
+    sums = ((history + 1) * down % PRIME).cumsum(0)
+    return up * ((7 + sums) % PRIME) % PRIME % VOCAB
+
+
+def powers(base: int, count: int) -> Tensor:
+    """base^1 .. base^count mod PRIME."""
+    return _powers(base, 1 << count.bit_length())[:count]
+
+
+@cache
+def _powers(base: int, count: int) -> Tensor:
+    return torch.tensor(list(accumulate([base] * count, lambda x, y: x * y % PRIME)))
 
 
 def continuation(prompt: list[int], count: int) -> list[int]:
@@ -84,13 +102,12 @@ class FakeDecoder:
             layer = kv.layer(index)
             for s, (first, end) in enumerate(_visible(layer)):
                 seen = self._read(layer, s, first, end)
-                assert seen == histories[s][first:], "a window shows another text"
-        following = [
-            -1 if token == self.broken_token else following
-            for history, count in zip(histories, kv.query_lengths.tolist(), strict=True)
-            for token, following in list(zip(history, next_tokens(history), strict=True))[-count:]
-        ]
-        return torch.tensor(following, dtype=torch.float32)[:, None]
+                assert torch.equal(seen, histories[s][first:]), "a window shows another text"
+        pairs = zip(histories, self.steps[-1], strict=True)
+        following = torch.cat([next_tokens(history)[-count:] for history, count in pairs])
+        if self.broken_token is not None:
+            following[tokens == self.broken_token] = -1
+        return following[:, None].float()
 
     def unembed(self, hidden: Tensor) -> Tensor:
         logits = -(torch.arange(VOCAB) - hidden).abs() / 10
@@ -106,15 +123,14 @@ class FakeDecoder:
         rows = torch.repeat_interleave(torch.arange(len(tables.lengths)), tables.query_lengths)
         pages = tables.page_table[rows, positions // tables.page_size]
         assert (pages > 0).all(), "no page for a new token"
-        writers = dict(zip(pages.tolist(), rows.tolist(), strict=True))
         for s, (first, end) in enumerate(_visible(layer)):
             columns = slice(first // tables.page_size, -(-end // tables.page_size))
-            seen = tables.page_table[s, columns].tolist()
-            assert all(writers.get(page, s) == s for page in seen), "a shared page is written"
+            seen = torch.isin(pages[rows != s], tables.page_table[s, columns])
+            assert not seen.any(), "a shared page is written"
         layer.keys[pages, positions % tables.page_size, 0, 0] = tokens.float()
         layer.values[pages, positions % tables.page_size, 0, 0] = positions.float()
 
-    def _read(self, layer: LayerKV, sequence: int, first: int, end: int) -> list[int]:
+    def _read(self, layer: LayerKV, sequence: int, first: int, end: int) -> Tensor:
         positions = torch.arange(first, end)
         page_size = layer.tables.page_size
         pages = layer.tables.page_table[sequence, positions // page_size]
@@ -122,7 +138,7 @@ class FakeDecoder:
         offsets = positions % page_size
         stored = layer.values[pages, offsets, 0, 0]
         assert torch.equal(stored, positions.float()), "a visible position was overwritten"
-        return layer.keys[pages, offsets, 0, 0].int().tolist()
+        return layer.keys[pages, offsets, 0, 0].long()
 
 
 def _visible(layer: LayerKV) -> list[tuple[int, int]]:
