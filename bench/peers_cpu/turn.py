@@ -21,7 +21,7 @@ from ossia.engine import Engine
 from ossia.insight.counts import bytes_per_token, count
 from ossia.measure import memory
 from ossia.measure.model import measure_run, weight_files
-from ossia.measure.speed import SHORT_PROMPT, UNTIMED, EngineModel, Model
+from ossia.measure.speed import SHORT_PROMPT, UNTIMED, EngineModel, Model, Workload
 from ossia.ops.int8 import ELEMENT_BYTES as INT8_ELEMENT_BYTES
 from ossia.options import EngineOptions
 
@@ -57,11 +57,8 @@ def measured(job: Job) -> dict[str, object]:
         memory.warm([Path(job.file)] if job.file else weight_files(folder))
         run = measure_run(
             load,
+            Workload(job.prompts, job.tokens, job.batches, turns=1),
             bytes_per_token(config, ELEMENT_BYTES[job.precision]),
-            prompts=job.prompts,
-            tokens=job.tokens,
-            batches=job.batches,
-            turns=1,
         )
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         return {"reason": " ".join(f"{type(error).__name__}: {error}".split())}

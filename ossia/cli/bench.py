@@ -20,6 +20,7 @@ from ossia.cli.options import (
     set_threads,
 )
 from ossia.errors import OssiaError
+from ossia.options import LoadOptions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -133,19 +134,15 @@ def cpu(
         set_threads(threads)
         from ossia.measure.machine import describe
         from ossia.measure.model import measure_model
+        from ossia.measure.speed import Workload
 
         machine = describe()
         report = measure_model(
             source,
-            prompts=prompts,
-            tokens=tokens,
-            batches=batches,
-            turns=turns,
-            dtype=None if dtype is None else dtype.value,
-            dense=None if dense is None else dense.value,
-            kv=None if kv is None else kv.value,
-            backend=backend,
-            progress=advance,
+            Workload(prompts, tokens, batches, turns),
+            LoadOptions(dtype=dtype, dense=dense, backend=backend),
+            kv,
+            advance,
         )
     if as_json:
         print(json.dumps({"model": name, "machine": asdict(machine), **asdict(report)}))

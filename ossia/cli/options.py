@@ -6,32 +6,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ossia.options import Dtype, Int8, Load
+
 if TYPE_CHECKING:
     from ossia.api import LLM
-
-
-class Load(StrEnum):
-    map = "map"
-    copy = "copy"
-
-
-class Dtype(StrEnum):
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-class Dense(StrEnum):
-    int8 = "int8"
-
-
-class KV(StrEnum):
-    int8 = "int8"
 
 
 ModelOption = Annotated[
@@ -53,7 +35,7 @@ DtypeOption = Annotated[
     ),
 ]
 DenseOption = Annotated[
-    Dense | None,
+    Int8 | None,
     typer.Option(
         "--dense",
         help="Quantize the dense weights as they are loaded: faster, and nearly the same numbers.",
@@ -98,7 +80,7 @@ ExpertMemoryOption = Annotated[
     ),
 ]
 KVOption = Annotated[
-    KV | None,
+    Int8 | None,
     typer.Option(
         "--kv",
         help="Store keys and values in half the memory, less exactly. [default: as --dtype]",
@@ -151,8 +133,8 @@ def open_llm(
     device: str,
     backend: str,
     expert_memory: str | None = None,
-    dense: Dense | None = None,
-    kv: KV | None = None,
+    dense: Int8 | None = None,
+    kv: Int8 | None = None,
     threads: int | None = None,
     load: Load = Load.map,
 ) -> LLM:

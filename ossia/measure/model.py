@@ -1,9 +1,9 @@
-"""One model measured from its files to its tokens: loading, prompts, decoding, memory."""
+"""One model measured from its files to its tokens: load time, prefill, decoding, memory."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,19 +16,27 @@ from ossia.insight.counts import bytes_per_token, count
 from ossia.measure import memory
 from ossia.measure.machine import BUFFER_BYTES, Bandwidth
 from ossia.measure.random_weights import random_decoder
-from ossia.measure.speed import SHORT_PROMPT, UNTIMED, EngineModel, Model, Speed, measure
+from ossia.measure.speed import (
+    SHORT_PROMPT,
+    UNTIMED,
+    EngineModel,
+    Model,
+    Speed,
+    Workload,
+    measure,
+)
 from ossia.ops import int8
-from ossia.options import EngineOptions
+from ossia.options import EngineOptions, Int8, LoadOptions
 from ossia.system.memory import available_memory
 
 
 @dataclass(frozen=True)
 class Run:
-    """A program's way from its start to its last token.
+    """A program from its start to its last token.
 
-    first_token_seconds: from the start of loading to the first token of a prompt of
-        `SHORT_PROMPT`. anonymous_bytes: the most memory held beside mapped files, that of Python
-        and torch included.
+    first_token_seconds: from the start of loading to the first token after a prompt of
+        `SHORT_PROMPT`.
+    anonymous_bytes: peak memory outside mapped files, that of Python and torch included.
     """
 
     load_seconds: float
@@ -39,7 +47,9 @@ class Run:
 
 @dataclass(frozen=True)
 class Report:
-    """What `measure_model` found. Loading says nothing, and memory much, of random weights."""
+    """The result of `measure_model`. With random weights, loading is not that of a checkpoint, and
+    memory includes what the files would hold.
+    """
 
     dtype: str
     dense: str | None
@@ -53,16 +63,12 @@ class Report:
 
 def measure_run(
     load: Callable[[], Model],
+    workload: Workload,
     bytes_per_token: float,
-    *,
-    prompts: Sequence[int],
-    tokens: int,
-    batches: Sequence[int] = (1,),
-    turns: int = 5,
     progress: Callable[[], None] = lambda: None,
 ) -> Run:
-    """Load a model and measure it, as `speed.measure` does; `progress` is called once more, when it
-    has made its first token.
+    """Load a model and measure it as `speed.measure` does; `progress` is called once more, after
+    the first token.
     """
     bandwidth = Bandwidth()
     with memory.PeakAnonymous() as peak:
@@ -72,78 +78,56 @@ def measure_run(
         model.prefill([[0] * SHORT_PROMPT])
         first_token_seconds = time.perf_counter() - start
         progress()
-        speed = measure(
-            model,
-            bandwidth,
-            bytes_per_token,
-            prompts=prompts,
-            tokens=tokens,
-            batches=batches,
-            turns=turns,
-            progress=progress,
-        )
+        speed = measure(model, workload, bandwidth, bytes_per_token, progress)
     return Run(load_seconds, first_token_seconds, peak.bytes - BUFFER_BYTES, speed)
 
 
 def measure_model(
     source: Path | ModelConfig,
-    *,
-    prompts: Sequence[int],
-    tokens: int,
-    batches: Sequence[int] = (1,),
-    turns: int = 5,
-    dtype: str | None = None,
-    dense: str | None = None,
-    kv: str | None = None,
-    backend: str = "auto",
+    workload: Workload,
+    options: LoadOptions | None = None,
+    kv: Int8 | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Report:
-    """Measure our engine on a checkpoint's folder, its files in the page cache, or on a config with
-    random weights.
+    """Measure our engine on a checkpoint folder, whose files are read into the page cache first, or
+    on a config with random weights.
 
-    dense, kv: "int8" quantizes the dense matrices as they are loaded, or keys and values.
-    Raises OssiaError for what cannot be loaded, and for prompts that do not fit the context.
+    Of the options dtype, dense and backend count. Raises OssiaError for a model that cannot be
+    loaded, and for texts that do not fit its context.
     """
+    options = options or LoadOptions()
     config = source if isinstance(source, ModelConfig) else checkpoint.read_config(source)
-    config = replace(config, dtype=dtype or config.dtype)
-    _check_context(config, max(*prompts, SHORT_PROMPT + tokens + UNTIMED))
+    config = replace(config, dtype=options.dtype.value if options.dtype else config.dtype)
+    _check_context(config, workload.longest)
     counts = count(config)
     if isinstance(source, ModelConfig):
         _check_memory(counts.checkpoint_bytes)
     else:
         memory.warm(weight_files(source))
-    chosen = ops.select(backend, "cpu")
+    backend = ops.select(options.backend, "cpu")
 
     def load() -> EngineModel:
         if isinstance(source, ModelConfig):
-            decoder = random_decoder(config, chosen)
-            if dense == "int8":
+            decoder = random_decoder(config, backend)
+            if options.dense:
                 decoder.to_int8()
         else:
-            decoder = checkpoint.load(source, dtype=dtype, dense=dense, backend=chosen.name)
-        options = EngineOptions(max_batch=max(batches), kv=kv)  # type: ignore[arg-type]
-        return EngineModel(Engine(decoder, options), tokens + UNTIMED)
+            decoder = checkpoint.load(
+                source, dtype=options.dtype, dense=options.dense, backend=backend.name
+            )
+        engine = Engine(decoder, EngineOptions(max_batch=max(workload.batches), kv=kv))
+        return EngineModel(engine, workload.tokens + UNTIMED)
 
-    read = bytes_per_token(config, int8.ELEMENT_BYTES if dense == "int8" else None)
-
-    run = measure_run(
-        load,
-        read,
-        prompts=prompts,
-        tokens=tokens,
-        batches=batches,
-        turns=turns,
-        progress=progress,
-    )
+    read = bytes_per_token(config, int8.ELEMENT_BYTES if options.dense else None)
     return Report(
-        config.dtype,
-        dense,
-        kv,
-        chosen.name,
-        counts.checkpoint_bytes,
-        read,
-        isinstance(source, ModelConfig),
-        run,
+        dtype=config.dtype,
+        dense=options.dense,
+        kv=kv,
+        backend=backend.name,
+        checkpoint_bytes=counts.checkpoint_bytes,
+        bytes_per_token=read,
+        random_weights=isinstance(source, ModelConfig),
+        run=measure_run(load, workload, read, progress),
     )
 
 

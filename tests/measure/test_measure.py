@@ -12,7 +12,7 @@ from ossia.families import PRESETS
 from ossia.measure import memory
 from ossia.measure.model import measure_run, weight_files
 from ossia.measure.random_weights import random_decoder
-from ossia.measure.speed import SHORT_PROMPT, EngineModel, Spread, measure
+from ossia.measure.speed import SHORT_PROMPT, EngineModel, Spread, Workload, measure
 from ossia.options import EngineOptions
 
 
@@ -48,12 +48,9 @@ def test_rates_are_tokens_over_the_time_they_took(monkeypatch):
     bandwidths = iter([10.0, 20.0] * 3)
     speed = measure(
         model,
+        Workload([50, 200], tokens=4, batches=[1, 8], turns=3),
         lambda: next(bandwidths),
         bytes_per_token=0.5,
-        prompts=[50, 200],
-        tokens=4,
-        batches=[1, 8],
-        turns=3,
         progress=lambda: turns.append(clock.now),
     )
     assert [prefill.tokens for prefill in speed.prefill] == [50, 200]
@@ -77,9 +74,20 @@ def test_a_run_tells_loading_from_the_first_token(monkeypatch):
         return ClockedModel(clock)
 
     monkeypatch.setattr("ossia.measure.machine.Bandwidth.__call__", lambda self: 1.0)
-    run = measure_run(load, 1, prompts=[1], tokens=1, turns=1)
+    run = measure_run(load, Workload([1], tokens=1, turns=1), bytes_per_token=1)
     assert run.load_seconds == pytest.approx(3.0)
     assert run.first_token_seconds == pytest.approx(3.0 + 0.01 * SHORT_PROMPT)
+
+
+def test_a_request_that_fails_is_not_timed(monkeypatch):
+    engine = Engine(random_decoder(small("gpt2")))
+
+    def broken(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(engine.runner, "run", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        EngineModel(engine, max_tokens=4).prefill([[1, 2]])
 
 
 def test_a_spread_is_of_what_was_measured():
