@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from ossia.insight.svg import number
 from ossia.ladder import report
 from ossia.ladder.results import Reading, Results
 from ossia.ladder.rungs import FOOT, RUNGS
-from ossia.ladder.statistics import difference
+from ossia.ladder.statistics import Difference, Verdict, difference
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -58,6 +59,27 @@ def test_the_docs_list_the_rungs_and_the_fields_that_they_change() -> None:
     text = (DOCS / "ablation.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| `([\w.]+)` \|", text, re.MULTILINE)
     assert rows == [(rung.name, rung.field) for rung in RUNGS]
+
+
+def test_the_docs_say_what_the_committed_results_say(results: Results) -> None:
+    text = " ".join((DOCS / "ablation.md").read_text(encoding="utf-8").split())
+    foot, *_, top = results.rungs
+    climb = f"{foot.bits_per_byte.mean:.3f} to {top.bits_per_byte.mean:.3f} bits per byte"
+    assert f"{climb} ({signed(results.climb, 3)})" in text
+    clear = [
+        r.difference
+        for r in results.rungs
+        if r.difference and r.difference.verdict is not Verdict.UNCLEAR
+    ]
+    _, *steps = re.findall(r"\((\S+ ± [0-9.]+)\)", text)
+    assert steps == [*(signed(found, 3) for found in clear), signed(top.difference, 4)]
+    assert results.command in text
+
+
+def signed(found: Difference | None, digits: int) -> str:
+    assert found is not None
+    assert found.half_interval is not None
+    return f"{number(found.mean, digits)} ± {found.half_interval:.{digits}f}"
 
 
 def change(data: dict[str, Any], place: str, value: object) -> None:
