@@ -139,12 +139,15 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Start those waiting, in order, whose whole text fits beside what the running need next:
-        the rest of their prompts, and a page more of text.
+        the rest of their prompts, and a page more of text. One whose next page is being read for
+        another waits for that page.
         """
         while self.waiting and len(self.running) < self.max_batch and not self._full:
             sequence = self.waiting[0]
             text = sequence.text
             reused = self.kv.match(text)
+            if self._is_being_read(text, reused):
+                return
             self.kv.open(text, reused)
             page = self.kv.page_size
             needs = [(other.text, len(other.text.tokens) + page) for other in self.running]
@@ -158,6 +161,22 @@ class Scheduler:
                 self.prefix_hits += reused
             sequence.computed = reused
             self.running.append(self.waiting.popleft())
+
+    def _is_being_read(self, text: PagedText, reused: int) -> bool:
+        """Whether a running prompt, which is read no later than this one would be, will publish the
+        page that the text needs after its first `reused` tokens. So requests with one long prompt
+        that come together read it once.
+        """
+        page = reused // self.kv.page_size
+        if not self.kv.prefix_cache or page >= len(text.keys):
+            return False
+        latest = len(text.tokens) - reused + self.prefill_chunk
+        return any(
+            sequence.text.published <= page < len(sequence.text.keys)
+            and sequence.text.keys[page] == text.keys[page]
+            and 1 < sequence.pending <= latest
+            for sequence in self.running
+        )
 
     def _shares(self) -> dict[int, int]:
         """How many tokens each prompt being read gets, by sequence: all of them share a quarter of

@@ -81,6 +81,23 @@ def test_requests_that_begin_with_the_same_system_prompt_read_it_once():
     assert all(50 <= read < 50 + PAGE for read in reads[1:])
 
 
+def test_requests_that_come_together_read_their_common_prompt_once():
+    decoder = FakeDecoder((None, 128), context_length=8192)
+    engine = build(decoder, 12_000, prefill_chunk=512)
+    system = ids(1600, 1)
+    prompts = [[*system, *ids(10 + seed, seed)] for seed in range(8)]
+    sampling = SamplingParams(temperature=0, max_tokens=20)
+    results = engine.generate([Request(prompt, sampling) for prompt in prompts])
+    for prompt, result in zip(prompts, results, strict=True):
+        assert result.tokens == continuation(prompt, 20)
+    check(engine)
+    read = sum(map(sum, decoder.steps)) - 8 * 19
+    assert read == 1600 + sum(10 + seed for seed in range(8))
+    # Without an end of their own they wait for no page that nobody will publish.
+    results = engine.generate([Request(ids(100, 99), sampling)] * 8)
+    assert len({tuple(result.tokens) for result in results}) == 1
+
+
 def test_without_a_prefix_cache_everything_is_read_again():
     decoder = FakeDecoder((None, 128), context_length=8192)
     engine = build(decoder, 10_000, prefill_chunk=512, prefix_cache=False)
