@@ -12,6 +12,8 @@ import torch
 class LlamaCpp:
     """llama.cpp on one sequence, through its C interface and with its own defaults."""
 
+    sampled = None
+
     def __init__(self, path: Path, threads: int, context: int) -> None:
         import llama_cpp
 
@@ -58,6 +60,8 @@ class LlamaCpp:
 
 class Transformers:
     """transformers with its default attention and cache, in inference mode."""
+
+    sampled = None
 
     def __init__(self, folder: Path, dtype: str) -> None:
         import transformers

@@ -125,8 +125,9 @@ def cpu(
 ) -> None:
     """Measure how fast a model loads, reads prompts and makes tokens.
 
-    Read bandwidth is measured beside it in each turn: making a token reads every weight it uses
-    once, and no program makes it sooner than memory hands them over.
+    Tokens are made greedily, and at temperature 1 with top-p 0.95. Read bandwidth is measured
+    beside them in each turn: making a token reads every weight it uses once, and no program makes
+    it sooner than memory hands them over.
     """
     prompts, batches = _list("--prompt", prompt), _list("--batch", batch)
     name, source = _find(model)
@@ -174,6 +175,11 @@ def _print_report(name: str, machine: Description, report: Report) -> None:
         table.add_row(f"{together}: tokens/s", *_numbers(decoding.tokens_per_second, 1, 1))
         if decoding.share is not None:
             table.add_row("  share of the limit", *_numbers(decoding.share, 1, 2))
+        if (sampled := decoding.sampled) is not None:
+            rates = _numbers(sampled.tokens_per_second, 1, 1)
+            table.add_row("  at temperature 1, top-p 0.95", *rates)
+            table.add_row("  sampler alone, ms", *_numbers(sampled.sampler_seconds, 1e-3, 2))
+            table.add_row("  share of a step, %", *_numbers(sampled.sampler_share, 0.01, 1))
     table.add_row("memory read, GB/s", *_numbers(speed.read_bytes_per_second, 1e9, 1))
     table.add_row(
         "  so the limit is, tokens/s",

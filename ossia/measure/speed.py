@@ -11,19 +11,28 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from ossia.engine import Engine, Failure, Request, SamplingParams, TokenOutput
+import torch
 
+from ossia.engine import Engine, Failure, Request, SamplingParams, TokenOutput
+from ossia.engine.sampler import SamplerState
+
+SAMPLED = SamplingParams(temperature=1.0, top_p=0.95, seed=0)
 SHORT_PROMPT = 32  # tokens of the prompt before decoding is timed
 UNTIMED = 2  # tokens generated before: the prompt's, and one more
 
 
 class Model(Protocol):
-    """Anything that can be measured: ours, or a peer's."""
+    """Anything that can be measured, ours or a peer's. It decodes greedily."""
 
     vocab_size: int
+
+    @property
+    def sampled(self) -> SampledModel | None:
+        """The same model, sampling with `SAMPLED`; None if that cannot be measured."""
+        ...
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> None:
         """Drop earlier prompts, read these and generate the first token of each."""
@@ -34,15 +43,25 @@ class Model(Protocol):
         ...
 
 
+class SampledModel(Model, Protocol):
+    """A model whose sampler can be measured alone as well."""
+
+    def sampler_seconds(self, rows: int) -> float:
+        """The time from the logits of so many sequences to a token of each."""
+        ...
+
+
 class EngineModel:
-    """Our engine as a Model, greedy, for at most `max_tokens` after a prompt. A request that fails
-    raises its error.
+    """Our engine as a Model, for at most `max_tokens` after a prompt. A request that fails raises
+    its error.
     """
 
-    def __init__(self, engine: Engine, max_tokens: int) -> None:
+    def __init__(self, engine: Engine, max_tokens: int, *, sampled: bool = False) -> None:
         self.vocab_size = engine.config.vocab_size
+        self.sampled = None if sampled else EngineModel(engine, max_tokens, sampled=True)
         self._engine, self._ids = engine, list[int]()
-        self._sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens)
+        sampling = SAMPLED if sampled else SamplingParams(temperature=0.0)
+        self._sampling = replace(sampling, max_tokens=max_tokens)
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> None:
         for request_id in self._ids:
@@ -54,6 +73,14 @@ class EngineModel:
 
     def step(self) -> None:
         self._outputs()
+
+    def sampler_seconds(self, rows: int) -> float:
+        """On random logits: normal, with a standard deviation of 2."""
+        logits = torch.randn(rows, self.vocab_size, generator=torch.Generator().manual_seed(0)) * 2
+        states = [SamplerState(row, self._sampling, [0]) for row in range(rows)]
+        sampler = self._engine.sampler
+        sampler.sample(logits, states)  # builds the table of this batch
+        return statistics.median(_seconds(lambda: sampler.sample(logits, states)) for _ in range(5))
 
     def _outputs(self) -> list[TokenOutput]:
         outputs = []
@@ -87,15 +114,29 @@ class Prefill:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """Decoding with `SAMPLED`, in tokens per second of all sequences.
+
+    sampler_seconds: from the logits of the batch to its tokens. sampler_share: that of a step.
+    """
+
+    tokens_per_second: Spread
+    sampler_seconds: Spread
+    sampler_share: Spread
+
+
+@dataclass(frozen=True)
 class Decoding:
-    """Decoding `batch` sequences together, in tokens per second of all of them.
+    """Decoding `batch` sequences together, greedily, in tokens per second of all of them.
 
     share: of the limit that memory sets; None for several sequences, whose steps read more experts.
+    sampled: the same with sampling; None where it was not measured.
     """
 
     batch: int
     tokens_per_second: Spread
     share: Spread | None
+    sampled: Sampling | None
 
 
 @dataclass(frozen=True)
@@ -146,33 +187,69 @@ def measure(
     def ids(count: int) -> list[int]:
         return [draw.randrange(model.vocab_size) for _ in range(count)]
 
-    reads: list[float] = []
     firsts: dict[int, list[float]] = {length: [] for length in workload.prompts}
-    rates: dict[int, list[float]] = {batch: [] for batch in workload.batches}
-    shares: list[float] = []
+    batches = [_Batch(size) for size in workload.batches]
     for _ in range(workload.turns):
         for length in workload.prompts:
             prompt = ids(length)
             firsts[length].append(_seconds(lambda prompt=prompt: model.prefill([prompt])))
             progress()
-        for batch in workload.batches:
-            starts = [ids(SHORT_PROMPT) for _ in range(batch)]
-            rate = decoding_rate(model, starts, workload.tokens, lambda: reads.append(bandwidth()))
-            rates[batch].append(rate)
-            if batch == 1:
-                shares.append(rate * bytes_per_token / reads[-1])
+        for batch in batches:
+            starts = [ids(SHORT_PROMPT) for _ in range(batch.size)]
+            batch.measure(model, starts, workload.tokens, bandwidth)
             progress()
     return Speed(
         [
             Prefill(length, Spread.of(found), Spread.of([length / seconds for seconds in found]))
             for length, found in firsts.items()
         ],
-        [
-            Decoding(batch, Spread.of(found), Spread.of(shares) if batch == 1 else None)
-            for batch, found in rates.items()
-        ],
-        Spread.of(reads),
+        [batch.result(bytes_per_token) for batch in batches],
+        Spread.of([read for batch in batches for read in batch.reads]),
     )
+
+
+class _Batch:
+    """The measurements of decoding so many sequences, turn by turn."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.reads: list[float] = []  # bytes per second
+        self._rates: list[float] = []
+        self._sampled_rates: list[float] = []
+        self._sampler_seconds: list[float] = []
+
+    def measure(
+        self,
+        model: Model,
+        starts: Sequence[Sequence[int]],
+        tokens: int,
+        bandwidth: Callable[[], float],
+    ) -> None:
+        def read() -> None:
+            self.reads.append(bandwidth())
+
+        self._rates.append(decoding_rate(model, starts, tokens, read))
+        if model.sampled is not None:
+            self._sampled_rates.append(decoding_rate(model.sampled, starts, tokens))
+            self._sampler_seconds.append(model.sampled.sampler_seconds(self.size))
+
+    def result(self, bytes_per_token: float) -> Decoding:
+        pairs = zip(self._rates, self.reads, strict=True)
+        shares = [rate * bytes_per_token / read for rate, read in pairs]
+        return Decoding(
+            self.size,
+            Spread.of(self._rates),
+            Spread.of(shares) if self.size == 1 else None,
+            self._sampling() if self._sampled_rates else None,
+        )
+
+    def _sampling(self) -> Sampling:
+        pairs = zip(self._sampler_seconds, self._sampled_rates, strict=True)
+        return Sampling(
+            Spread.of(self._sampled_rates),
+            Spread.of(self._sampler_seconds),
+            Spread.of([seconds * rate / self.size for seconds, rate in pairs]),
+        )
 
 
 def decoding_rate(

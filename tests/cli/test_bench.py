@@ -39,7 +39,11 @@ def test_a_checkpoint_is_measured(ossia_command, model_folder):
     for prefill in speed["prefill"]:
         assert is_spread(prefill["seconds"])
         assert is_spread(prefill["tokens_per_second"])
-    assert all(is_spread(decoding["tokens_per_second"]) for decoding in speed["decoding"])
+    for decoding in speed["decoding"]:
+        assert is_spread(decoding["tokens_per_second"])
+        assert is_spread(decoding["sampled"]["tokens_per_second"])
+        assert is_spread(decoding["sampled"]["sampler_seconds"])
+        assert is_spread(decoding["sampled"]["sampler_share"])
     assert is_spread(speed["decoding"][0]["share"])
     assert speed["decoding"][1]["share"] is None
     assert is_spread(speed["read_bytes_per_second"])
@@ -53,6 +57,8 @@ def test_a_preset_has_random_weights(ossia_command, monkeypatch):
     assert "tiny with random weights, bfloat16" in result.out
     assert "loaded in" not in result.out
     assert "share of the limit" in result.out
+    assert "at temperature 1, top-p 0.95" in result.out
+    assert "sampler alone, ms" in result.out
     assert result.err == ""
 
 

@@ -29,8 +29,8 @@ class ClockedModel:
 
     vocab_size = 10
 
-    def __init__(self, clock):
-        self.clock, self.prompts, self.steps = clock, [], 0
+    def __init__(self, clock, sampled=None):
+        self.clock, self.sampled, self.prompts, self.steps = clock, sampled, [], 0
 
     def prefill(self, prompts):
         self.prompts.append([len(prompt) for prompt in prompts])
@@ -40,6 +40,16 @@ class ClockedModel:
     def step(self):
         self.steps += 1
         self.clock.now += 0.1
+
+
+class ClockedSampledModel(ClockedModel):
+    """Takes a fifth more for a step: its sampler takes a hundredth of a second for a row."""
+
+    def step(self):
+        self.clock.now += 0.12
+
+    def sampler_seconds(self, rows):
+        return 0.01 * rows
 
 
 def test_rates_are_tokens_over_the_time_they_took(monkeypatch):
@@ -63,6 +73,20 @@ def test_rates_are_tokens_over_the_time_they_took(monkeypatch):
     assert speed.read_bytes_per_second == Spread(15.0, 10.0, 20.0)
     assert len(turns) == 3 * 4
     assert model.prompts[2:4] == [[SHORT_PROMPT], [SHORT_PROMPT] * 8]
+    assert [decoding.sampled for decoding in speed.decoding] == [None, None]
+
+
+def test_sampling_is_measured_beside_greedy_decoding_and_alone(monkeypatch):
+    clock = Clock(monkeypatch)
+    model = ClockedModel(clock, ClockedSampledModel(clock))
+    workload = Workload([5], tokens=4, batches=[1, 8], turns=3)
+    speed = measure(model, workload, lambda: 1.0, bytes_per_token=1.0)
+    assert [d.tokens_per_second.median for d in speed.decoding] == pytest.approx([10, 80])
+    for decoding, batch in zip(speed.decoding, (1, 8), strict=True):
+        assert decoding.sampled is not None
+        assert decoding.sampled.tokens_per_second.median == pytest.approx(batch / 0.12)
+        assert decoding.sampled.sampler_seconds.median == pytest.approx(0.01 * batch)
+        assert decoding.sampled.sampler_share.median == pytest.approx(0.01 * batch / 0.12)
 
 
 def test_a_run_tells_loading_from_the_first_token(monkeypatch):
@@ -149,3 +173,13 @@ def test_sequences_of_a_batch_are_at_work_together():
     model = EngineModel(engine, max_tokens=10)
     model.prefill([[1] * SHORT_PROMPT for _ in range(8)])
     assert len(engine.step()) == 8
+
+
+def test_the_sampled_model_draws_on_the_same_engine():
+    engine = Engine(random_decoder(small("gpt2")), EngineOptions(max_batch=8))
+    model = EngineModel(engine, max_tokens=10)
+    assert model.sampled is not None
+    model.sampled.prefill([[1] * SHORT_PROMPT for _ in range(8)])
+    assert len({output.token for output in engine.step()}) == 1  # one seed for every sequence
+    assert model.sampled.sampler_seconds(3) > 0
+    model.prefill([[1] * SHORT_PROMPT])
