@@ -1,4 +1,4 @@
-"""What is said in a chat and how it goes on: messages, slash commands, saving; not its looks."""
+"""The state of a chat: messages, tool calls, slash commands and saving, but not how it looks."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 from ossia.api import LLM, Finished, ReplyBuilder, Sampling, Stream
 from ossia.errors import OssiaError
 from ossia.system.files import write_json
-from ossia.text import Event, ReasoningEffort
+from ossia.text import Effort, Event
 from ossia.text.chat import read_effort
 from ossia.tools import Tool, call
 
-_MOST_CALLS = 8  # in one turn: a model may ask for the same thing for ever
+_MOST_CALLS = 8  # in one turn: a model may repeat a call forever
 _KINDS = {
     "harmony": "harmony chat",
     "template": "chat by the model's own template",
-    "plain": "no chat format, the model continues what is said as text",
+    "plain": "no chat format, the model continues the text",
 }
 
 
 class Conversation:
-    """One conversation with a model. A turn is `ask`, `hear` for each event, `run_tools`,
-    `reply_ended`; and the same again while `go_on` gives a stream.
+    """One conversation with a model. A turn is `ask`, `hear` for each event, `run_tools` and
+    `reply_ended`, then the same for each further stream that `go_on` returns.
     """
 
     def __init__(
@@ -41,19 +41,19 @@ class Conversation:
             raise OssiaError("this model has no chat format, so it cannot call tools")
         self._llm, self._sampling = llm, sampling
         self.system, self.thinking, self.tools = system, thinking, tools
-        self._turn = 0  # where the messages of this turn begin
+        self._turn = 0  # index of the first message of this turn
         self._calls = 0  # in this turn
         self._results: list[str] = []  # of the reply's calls
-        self.effort: ReasoningEffort | None = None
+        self.effort: Effort | None = None
         self.messages: list[dict[str, Any]] = []
         self.ended = False
         self._reply = ReplyBuilder()
-        efforts = "|".join(ReasoningEffort)
+        efforts = "|".join(Effort)
         self.commands: dict[str, tuple[str, Callable[[str], str]]] = {
             "/help": ("this list", self._help),
-            "/system": ("TEXT  instructions above all turns; alone, shows them", self._system),
+            "/system": ("TEXT  instructions for all turns; alone, shows them", self._system),
             "/effort": (f"{efforts}  how long gpt-oss thinks; alone, shows it", self._effort),
-            "/reset": ("begin anew; instructions and effort stay", self._reset),
+            "/reset": ("start over; instructions and effort stay", self._reset),
             "/save": ("FILE  write the conversation as JSON", self._save),
             "/exit": ("leave", self._exit),
         }  # fmt: skip
@@ -70,7 +70,7 @@ class Conversation:
         return re.match(r"/[A-Za-z]+(\s|$)", line) is not None
 
     def command(self, line: str) -> str:
-        """Do what a slash command says, and return the words to show; OssiaError if it cannot."""
+        """Run a slash command and return the text to show. Raises OssiaError if it cannot run."""
         name, *rest = line.split(maxsplit=1)
         name, argument = name.lower(), rest[0] if rest else ""
         if name not in self.commands:
@@ -78,16 +78,16 @@ class Conversation:
         return self.commands[name][1](argument.strip())
 
     def ask(self, text: str) -> Stream:
-        """Begin the reply to a user's turn. If the model cannot take it (OssiaError), the
-        conversation stays as it was.
+        """Begin the reply to a user's turn. Raises OssiaError if the model cannot take it; the
+        conversation is then unchanged.
         """
         self._turn, self._calls = len(self.messages), 0
         self.messages.append({"role": "user", "content": text})
         return self._stream()
 
     def run_tools(self) -> list[str]:
-        """What the tools return that the reply calls; nothing without tools, or if the reply did
-        not come to its end.
+        """The results of the tools that the reply calls; none without tools, or if the reply did
+        not complete.
         """
         reply = self._reply.reply()
         if self.tools and reply.finish_reason == "tool_calls":
@@ -95,8 +95,8 @@ class Conversation:
         return self._results
 
     def go_on(self) -> Stream | None:
-        """What the model says to the results of its calls; None if there are none. After too many
-        calls the turn is taken back (OssiaError).
+        """The model's next reply, to the results of its calls; None if there are none. After too
+        many calls the turn is removed and OssiaError raised.
         """
         if not self._results:
             return None
@@ -118,15 +118,16 @@ class Conversation:
             )
         except OssiaError as error:
             del self.messages[self._turn :]
-            hint = "; /reset begins anew" if self.messages else ""
+            hint = "; /reset starts over" if self.messages else ""
             raise OssiaError(f"{error}{hint}") from error
 
     def hear(self, event: Event | Finished) -> None:
+        """Record an event of the current reply."""
         self._reply.add(event)
 
     def reply_ended(self) -> str:
-        """Keep what came of the reply, and say if its end was not its own. A turn that got no
-        answer is taken back.
+        """Add the reply to the conversation, and return a remark if it did not end by itself. A
+        turn that was stopped before any answer is removed.
         """
         reply = self._reply.reply()
         message = reply.message()
@@ -141,14 +142,15 @@ class Conversation:
             ]
         context = self._llm.config.context_length
         if reply.finish_reason == "interrupted":
-            return "(stopped; your turn is taken back)" if unanswered else "(stopped)"
+            return "(stopped; your turn was removed)" if unanswered else "(stopped)"
         if reply.finish_reason == "length":
             if reply.prompt_tokens + reply.completion_tokens >= context:
-                return f"(cut off: the context of {context:,} tokens is full; /reset begins anew)"
+                return f"(cut off: the context of {context:,} tokens is full; /reset starts over)"
             return f"(cut off after {reply.completion_tokens:,} tokens)"
         return "(an empty answer)" if unanswered else ""
 
     def set_effort(self, effort: str) -> None:
+        """Set the reasoning effort. Raises OssiaError if the model has none or it is unknown."""
         if self._llm.chat_format.name != "harmony":
             raise OssiaError(
                 f"this model's {self._llm.chat_format.name} chat format has no reasoning effort"
@@ -156,7 +158,7 @@ class Conversation:
         self.effort = read_effort(effort)
 
     def save(self, path: Path) -> None:
-        """Write the conversation, whole or not at all."""
+        """Write the conversation as JSON. Raises OssiaError, and leaves an old file, on failure."""
         record: dict[str, Any] = {"reasoning_effort": self.effort}
         if self.tools:
             record["tools"] = [tool.schema() for tool in self.tools]
@@ -179,7 +181,7 @@ class Conversation:
         return f"instructions: {self.system or 'none'}"
 
     def _effort(self, argument: str) -> str:
-        self.set_effort(argument or self.effort or ReasoningEffort.MEDIUM)
+        self.set_effort(argument or self.effort or Effort.MEDIUM)
         return f"reasoning effort: {self.effort}"
 
     def _reset(self, argument: str) -> str:
@@ -200,7 +202,7 @@ class Conversation:
 
 
 def check_writable(path: Path) -> None:
-    """Raise OssiaError now if a file could not be written there later."""
+    """Raise OssiaError if a file could not be written there."""
     if path.is_dir():
         raise OssiaError(f"cannot write {path}: it is a folder")
     if not path.parent.is_dir():

@@ -1,4 +1,4 @@
-"""How a reply looks while it is made: drawn on a terminal, or plain in a pipe."""
+"""How a reply is shown while it is generated: drawn on a terminal, or as plain text in a pipe."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ossia.text import Channel, Event, TextDelta, ToolCallDelta, ToolCallStart
 
 
 class ReplyView(Protocol):
-    """Shows the events of one reply and what its calls returned; `close` comes once after the last,
-    however it ends.
+    """Shows the events of one reply and the results of its calls. `close` is called once, at the
+    end, however the reply ends.
     """
 
     def show(self, event: Event | Finished) -> None: ...
@@ -25,7 +25,7 @@ class ReplyView(Protocol):
 
 
 class PlainView:
-    """The answer as it is, no escape codes; reasoning only if asked for."""
+    """The answer as plain text without escape codes, and the reasoning if asked for."""
 
     def __init__(self, show_reasoning: bool) -> None:
         self._show_reasoning = show_reasoning
@@ -54,7 +54,7 @@ class PlainView:
             self._at_line_start = True
 
     def _write(self, section: object, piece: str) -> None:
-        """Append to a section; a new one begins on a line of its own."""
+        """Append to a section. A new section begins on a line of its own."""
         if section != self._section:
             piece = piece.lstrip("\n")
             if not piece:
@@ -72,7 +72,7 @@ class _Section(Enum):
 
 
 class TerminalView:
-    """Markdown drawn, reasoning dim or a spinner in its place, tool calls on their own lines."""
+    """The answer as Markdown, reasoning dimmed or hidden by a spinner, calls on their own lines."""
 
     def __init__(self, console: Console, hide_reasoning: bool) -> None:
         self._console, self._hide_reasoning = console, hide_reasoning
@@ -119,7 +119,7 @@ class TerminalView:
             self._section = section
 
     def _leave(self) -> None:
-        """End the section on a line of its own, with a blank one after."""
+        """End the section, and leave a blank line after it."""
         if self._section is _Section.MARKDOWN:
             self._markdown.finish()
             self._channel = None
@@ -137,7 +137,7 @@ class TerminalView:
 
 
 def terminal_console() -> Console | None:
-    """A console where both ends of the conversation are a person's terminal, else None."""
+    """A console if both stdin and stdout are terminals, else None."""
     if sys.stdin.isatty() and sys.stdout.isatty():
         return Console(highlight=False)
     return None

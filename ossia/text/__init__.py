@@ -1,6 +1,6 @@
 """Text on one side, ids on the other: tokenizers, chat formats, replies as events."""
 
-from ossia.text.chat import Chat, ChatFormat, Parser, ReasoningEffort, ToolCall
+from ossia.text.chat import Chat, ChatFormat, Effort, Parser, ToolCall
 from ossia.text.events import Channel, Event, TextDelta, ToolCallDelta, ToolCallStart
 from ossia.text.formats import end_of_text_ids, load_format, read_generation_config
 from ossia.text.stop import StopStrings
@@ -10,9 +10,9 @@ __all__ = [
     "Channel",
     "Chat",
     "ChatFormat",
+    "Effort",
     "Event",
     "Parser",
-    "ReasoningEffort",
     "StopStrings",
     "StreamDecoder",
     "TextDelta",

@@ -26,8 +26,8 @@ class Role(StrEnum):
     TOOL = "tool"
 
 
-class ReasoningEffort(StrEnum):
-    """How long a model thinks before it answers, for models that can be asked to think less."""
+class Effort(StrEnum):
+    """The reasoning effort: how long a model thinks before it answers."""
 
     LOW = "low"
     MEDIUM = "medium"
@@ -149,7 +149,7 @@ class Chat:
     tools: tuple[ToolDescription, ...] = ()
     tool_choice: ToolChoice = ToolChoice()
     response_format: ResponseFormat | None = None
-    reasoning_effort: ReasoningEffort | None = None
+    reasoning_effort: Effort | None = None
     thinking: bool = True
     date: datetime.date | None = None
     instructions: str | None = None
@@ -362,13 +362,11 @@ def _read_json_schema(given: Mapping[str, Any], where: str) -> ResponseFormat:
     return ResponseFormat(name, schema, description or "", given.get("strict") is True)
 
 
-def read_effort(effort: Any) -> ReasoningEffort | None:
+def read_effort(effort: Any) -> Effort | None:
     """The effort of that name. Raises OssiaError if there is none."""
-    if effort is not None and effort not in list(ReasoningEffort):
-        raise OssiaError(
-            f"reasoning_effort must be one of {', '.join(ReasoningEffort)}, not {effort!r}"
-        )
-    return effort and ReasoningEffort(effort)
+    if effort is not None and effort not in list(Effort):
+        raise OssiaError(f"reasoning_effort must be one of {', '.join(Effort)}, not {effort!r}")
+    return effort and Effort(effort)
 
 
 def _read_date(date: Any) -> datetime.date | None:

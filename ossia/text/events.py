@@ -1,4 +1,4 @@
-"""The one event stream that a reply becomes: text and calls, for terminal and server alike."""
+"""The events that every reply becomes, whatever its format: text and tool calls."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from enum import StrEnum
 
 
 class Channel(StrEnum):
-    """Who a piece of text is for."""
+    """What a piece of text is to its reader."""
 
     REASONING = "reasoning"  # harmony's analysis, Qwen's <think>
-    PREAMBLE = (
-        "preamble"  # harmony's commentary without a recipient: shown to the user between tool calls
-    )
-    FINAL = "final"  # the answer; also whatever malformed output degrades to
+    # harmony's commentary without a recipient, which users see between tool calls
+    PREAMBLE = "preamble"
+    FINAL = "final"  # the answer; malformed output becomes part of it too
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class ToolCallStart:
 
 @dataclass(frozen=True)
 class ToolCallDelta:
-    """More of the arguments of call `index`: usually JSON, passed on as the model wrote it."""
+    """More of the arguments of call `index`, usually JSON, exactly as the model wrote them."""
 
     index: int
     arguments: str

@@ -1,4 +1,4 @@
-"""Which chat format a folder speaks: harmony by its vocabulary, its own template, or none."""
+"""Chooses a checkpoint's chat format: harmony by its vocabulary, else its template, else none."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ossia.text.harmony.format import HarmonyFormat
 from ossia.text.harmony.grammar import ControlToken
 from ossia.text.plain import PlainFormat
 from ossia.text.template import TemplateFormat
-from ossia.text.tokenizer import GPT2_END_OF_TEXT, Tokenizer
+from ossia.text.tokenizer import END_OF_TEXT, Tokenizer
 
 
 def load_format(folder: str | Path, tokenizer: Tokenizer) -> ChatFormat:
     """The chat format of a checkpoint folder.
 
-    A vocabulary with harmony's control tokens speaks harmony, even beside a template: the hub's
-    template for gpt-oss differs from harmony. Else chat_template.jinja, or `chat_template` of
-    tokenizer_config.json; else plain continuation. Ids that end a reply come from
-    generation_config.json, else config.json (`eos_token_id`), and from tokenizer_config.json
-    (`eos_token`). Raises OssiaError naming a file that cannot be read.
+    It is harmony if the vocabulary has harmony's control tokens, even beside a template, because
+    the hub's template for gpt-oss differs from harmony. Else it is chat_template.jinja, or
+    `chat_template` of tokenizer_config.json; else plain continuation. The ids that end a reply are
+    the `eos_token_id` of generation_config.json, else of config.json, and the `eos_token` of
+    tokenizer_config.json. Raises OssiaError that names a file that cannot be read.
     """
     folder = Path(folder)
     if all(name in tokenizer.control for name in ControlToken):
@@ -40,8 +40,8 @@ def load_format(folder: str | Path, tokenizer: Tokenizer) -> ChatFormat:
         source = f"{folder / 'tokenizer_config.json'}: chat_template"
         template = _default_template(settings.get("chat_template"), source)
     if template is None:
-        if GPT2_END_OF_TEXT in tokenizer.control:
-            stop_ids.add(tokenizer.control[GPT2_END_OF_TEXT])
+        if END_OF_TEXT in tokenizer.control:
+            stop_ids.add(tokenizer.control[END_OF_TEXT])
         return PlainFormat(tokenizer, stop_ids=stop_ids)
     return TemplateFormat(template, tokenizer, stop_ids=stop_ids, variables=special, source=source)
 
@@ -75,7 +75,7 @@ def _stop_ids(folder: Path) -> frozenset[int]:
 
 
 def _special_tokens(settings: dict[str, Any]) -> dict[str, str]:
-    """`bos_token` and the like: a string, or an object with `content`."""
+    """The special tokens, such as `bos_token`; each is a string, or an object with `content`."""
     special = {}
     for key, value in settings.items():
         if isinstance(value, dict):
@@ -86,7 +86,7 @@ def _special_tokens(settings: dict[str, Any]) -> dict[str, str]:
 
 
 def _default_template(value: Any, source: str) -> str | None:
-    """A template, or the one called default of several; None if there is none."""
+    """The template, or the one named default of several; None if there is none."""
     if isinstance(value, list) and all(isinstance(item, dict) for item in value):
         value = next(
             (item.get("template") for item in value if item.get("name") == "default"), None

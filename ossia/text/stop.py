@@ -1,4 +1,4 @@
-"""Stop strings over streamed text: no character of a match, even half begun, is ever shown."""
+"""Stop strings in streamed text: no character of one is shown, not even before it is complete."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from ossia.errors import OssiaError
 
 
 class StopStrings:
-    """Ends a text before the first stop string that completes, however the text is cut into pieces.
+    """Ends a text before the first stop string to be completed, however the text arrives in pieces.
 
-    Of several that complete with the same character the longest counts. The stop string itself is
-    not shown.
+    If several are completed by the same character, the longest one counts. The stop string itself
+    is not shown.
     """
 
     def __init__(self, strings: Iterable[str]):
@@ -22,7 +22,7 @@ class StopStrings:
         self._stopped = False
 
     def push(self, text: str) -> tuple[str, bool]:
-        """The text that is safe to show, and whether a stop string was met: then none follows."""
+        """The text that may be shown, and whether a stop string ended it; then no more follows."""
         if self._stopped:
             return "", True
         text = self._held + text
@@ -37,12 +37,12 @@ class StopStrings:
         return text[:safe], False
 
     def finish(self) -> str:
-        """The text held back, which turned out to be no stop string."""
+        """The text that was held back in case it began a stop string."""
         held, self._held = self._held, ""
         return held
 
     def _longest_beginning(self, text: str) -> int:
-        """The length of the longest end of `text` that a stop string begins with."""
+        """The length of the longest suffix of `text` that is a prefix of a stop string."""
         longest = min(max(map(len, self._strings), default=1) - 1, len(text))
         return next(
             (

@@ -17,12 +17,13 @@ _CALL_END = re.compile(r"\s*\}\s*\Z")  # the brace that closes the call, not the
 
 
 class TagParser:
-    """A reply's ids to events. Tags are control tokens; the same characters in ordinary tokens are
-    text.
+    """Turns a reply's ids into events. Tags are control tokens; the same characters in ordinary
+    tokens are text.
 
-    Blank lines around tags are the format's, not the text's. A call's arguments stream as written
-    once its name is known; a call that is not JSON with a name becomes final text, tags included. A
-    call inside unfinished reasoning ends it; tags that close nothing are dropped.
+    Line ends around tags belong to the format, not to the text. A call's arguments stream as the
+    model writes them, once its name is known. A call that is not JSON with a name becomes final
+    text, tags included. A call inside unfinished reasoning ends the reasoning; tags that close
+    nothing are dropped.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = ()):
@@ -34,15 +35,15 @@ class TagParser:
         self._control = frozenset(tokenizer.control.values())
         self._decoder = tokenizer.stream()
         self._channel = Channel.FINAL
-        self._at_start = False  # of a part, where line ends belong to the format
-        self._line_ends = ""  # held back: the format's if a tag follows
+        self._at_start = False  # of a part: line ends there belong to the format
+        self._line_ends = ""  # held back: they belong to the format if a tag follows
         self._call: _Call | None = None
         self._calls = 0
         if self._begins_thinking(tokenizer, prompt):
             self._begin(Channel.REASONING)
 
     def _begins_thinking(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> bool:
-        """Whether the prompt ends by opening the reasoning, as Thinking-2507's template does."""
+        """Whether the prompt ends with an open <think>, as the templates of Thinking-2507 do."""
         for id in reversed(prompt):
             if id in self._control or tokenizer.token_bytes(id).strip():
                 return self._tag.get(id) == THINK
@@ -65,7 +66,7 @@ class TagParser:
         return events
 
     def finish(self) -> list[Event]:
-        """What was held back: a final answer's last line ends, a call that was cut off."""
+        """What was held back: the last line ends of a final answer, or a call that was cut off."""
         if self._channel is Channel.REASONING or self._call:
             return self._end()
         held, self._line_ends = self._line_ends, ""
@@ -99,7 +100,7 @@ class TagParser:
 
 
 class _Call:
-    """The body of one <tool_call>, its arguments streamed once the name before them is known."""
+    """The body of one <tool_call>. Its arguments stream once the name before them is known."""
 
     def __init__(self, index: int):
         self.started = False

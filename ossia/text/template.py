@@ -24,8 +24,8 @@ _PRIVATE_USE = range(0xE000, 0xF900)
 class TemplateFormat:
     """A chat template and the vocabulary it was written for.
 
-    `variables` are the special tokens that templates refer to (`bos_token`, …). OssiaError, naming
-    `source`, if the template cannot be compiled.
+    `variables` are the special tokens that templates refer to, such as `bos_token`. Raises
+    OssiaError that names `source` if the template cannot be compiled.
     """
 
     name = "template"
@@ -44,8 +44,7 @@ class TemplateFormat:
         self._variables = dict(variables or {})
         self._text = template
         self._source = source
-        # Where a control token could begin: untrusted text gets a breaker after each of these
-        # characters.
+        # A control token could begin at these characters: untrusted text gets a breaker after each.
         first = "".join({name[0] for name in tokenizer.control if name})
         self._could_begin = re.compile(f"[{re.escape(first)}]" if first else r"(?!)")
         try:
@@ -88,13 +87,13 @@ class TemplateFormat:
         prompt = self._fill(context, n, add_generation_prompt=True, thinking=thinks)
         reply = whole.removeprefix(prompt)
         if reply == whole:
-            raise OssiaError(f"{self._source}: begins a reply otherwise than its own prompt does")
+            raise OssiaError(f"{self._source}: does not continue its own prompt with a reply")
         if message.reasoning and self._break(message.reasoning.strip(), breaker) not in reply:
             raise OssiaError(f"{self._source}: has no place for a reply's reasoning")
         ids = self._tokenizer.encode_control(reply, breaker=breaker)
         stop = next((n for n, id in enumerate(ids) if id in self.stop_ids), None)
         if stop is None:
-            raise OssiaError(f"{self._source}: ends a reply with no id that stops the model")
+            raise OssiaError(f"{self._source}: no id that stops the model ends a reply")
         return self._tokenizer.encode_control(prompt, breaker=breaker), ids[: stop + 1]
 
     def _context(self, chat: Chat) -> _Context:
@@ -142,7 +141,7 @@ class TemplateFormat:
         return TagParser(self._tokenizer, prompt)
 
     def _message(self, message: ChatMessage) -> dict[str, Any]:
-        """A message as templates expect it, each part where this template looks for it."""
+        """A message as templates expect it, with each part where this template looks for it."""
         role, content = message.role, message.content
         if role is Role.DEVELOPER and "developer" not in self._text:
             role = Role.SYSTEM
@@ -176,7 +175,7 @@ class TemplateFormat:
         return broken
 
     def _break(self, value: Any, breaker: str) -> Any:
-        """`value` with the breaker in every string, keys included."""
+        """`value` with breakers in all its strings, keys included."""
         match value:
             case str():
                 return self._could_begin.sub(lambda match: match.group() + breaker, value)
@@ -219,7 +218,7 @@ def _with_instructions(chat: Chat) -> tuple[ChatMessage, ...]:
 
 
 def _environment() -> jinja2.Environment:
-    """The sandbox of transformers: its white space, JSON without HTML escapes, its functions."""
+    """A sandbox like that of transformers: its white space and functions, JSON without escapes."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
     )

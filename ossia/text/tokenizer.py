@@ -1,4 +1,4 @@
-"""Text to ids and back for byte-level BPE; control tokens enter only by name, never as text."""
+"""Text to ids and back by byte-level BPE. Text never becomes a control token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from ossia.errors import OssiaError
 
-GPT2_END_OF_TEXT = "<|endoftext|>"
+END_OF_TEXT = "<|endoftext|>"
 
 
 def _byte_of_symbol() -> dict[str, int]:
@@ -32,18 +32,17 @@ BYTE_OF_SYMBOL = _byte_of_symbol()
 
 
 class Tokenizer:
-    """A vocabulary over the `tokenizers` library. Immutable, so one can serve many requests at
-    once.
+    """A vocabulary over the `tokenizers` library. It is immutable, so that requests can share it.
 
-    `control` names every added token of the vocabulary, whether the file calls it special or not
-    (Qwen's `<think>` and `<tool_call>` are not): `encode` never yields one of them, only
-    `encode_control` and a caller who looks it up do.
+    `control` maps the name of each added token to its id, whether the file calls it special or not
+    (Qwen's `<think>` and `<tool_call>` are not). `encode` never yields one of them;
+    `encode_control` does, and callers may look them up.
     """
 
     def __init__(self, inner: tokenizers.Tokenizer):
         added = inner.get_added_tokens_decoder().values()
-        # Marking an added token special lets `encode_special_tokens` cover it: then all of them are
-        # read as text.
+        # `encode_special_tokens` makes the library read special tokens in a text as ordinary text.
+        # It covers added tokens only if they are special.
         inner.add_special_tokens(
             [tokenizers.AddedToken(token.content, special=True) for token in added]
         )
@@ -58,7 +57,7 @@ class Tokenizer:
         self._control_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
     def encode(self, text: str) -> list[int]:
-        """The ids of ordinary text: '<|end|>' typed by a user never becomes a control token."""
+        """The ids of ordinary text. '<|end|>' in it does not become a control token."""
         try:
             text.encode()
         except UnicodeEncodeError:  # lone surrogates, which JSON can carry: pair them, or U+FFFD
@@ -66,10 +65,10 @@ class Tokenizer:
         return self._inner.encode(text, add_special_tokens=False).ids
 
     def encode_control(self, text: str, *, breaker: str = "") -> list[int]:
-        """The ids of a trusted template's text, control tokens recognised.
+        """The ids of a trusted template's text, in which control tokens are recognised.
 
-        `breaker` is a character that templates put into untrusted text to keep it from being read
-        as control tokens; it is removed before the ordinary pieces are encoded.
+        `breaker` is a character that was put into untrusted text, so that no control token can form
+        there; it is removed before the text between control tokens is encoded.
         """
         ids: list[int] = []
         position = 0
@@ -85,7 +84,7 @@ class Tokenizer:
         return ids
 
     def token_bytes(self, id: int) -> bytes:
-        """One token's bytes, a control token's name; b'' for ids that only pad the embedding."""
+        """The bytes of one token; the name of a control token; b'' for ids that only pad."""
         cached = self._bytes.get(id)
         if cached is None:
             symbols = self._inner.id_to_token(id) if 0 <= id < 2**32 else None
@@ -93,27 +92,27 @@ class Tokenizer:
         return cached
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`, control tokens by name; bytes that are not UTF-8 become U+FFFD."""
+        """The text of `ids`, with the names of control tokens, and U+FFFD for invalid UTF-8."""
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
 
     def stream(self) -> StreamDecoder:
-        """A decoder for ids that arrive one by one."""
+        """A new decoder for ids that arrive one by one."""
         return StreamDecoder(self)
 
 
 class StreamDecoder:
-    """Decodes ids as they arrive; bytes of a character not complete wait for the rest."""
+    """Decodes ids as they arrive. Bytes of an incomplete character wait for the rest of it."""
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, id: int) -> str:
-        """The characters that `id` completes; U+FFFD for bytes that can belong to none."""
+        """The characters that `id` completes; U+FFFD for bytes that cannot become one."""
         return self._decoder.decode(self._tokenizer.token_bytes(id))
 
     def finish(self) -> str:
-        """U+FFFD if bytes were still waiting, else ''; the decoder is then as new."""
+        """U+FFFD if bytes were still waiting, else ''. The decoder can then be used again."""
         rest = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return rest
@@ -122,8 +121,7 @@ class StreamDecoder:
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer of a checkpoint folder: tokenizer.json, else GPT-2's vocab.json and merges.txt.
 
-    Raises OssiaError, naming the file, if there is none, or if it is not a byte-level BPE
-    vocabulary.
+    Raises OssiaError that names the file if it is absent or not a byte-level BPE vocabulary.
     """
     folder = Path(folder)
     file = folder / "tokenizer.json"
@@ -162,8 +160,8 @@ def _read_gpt2(vocab_file: Path, merges_file: Path) -> tokenizers.Tokenizer:
     inner = tokenizers.Tokenizer(model)
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
-    if GPT2_END_OF_TEXT in vocab:
-        inner.add_special_tokens([GPT2_END_OF_TEXT])
+    if END_OF_TEXT in vocab:
+        inner.add_special_tokens([END_OF_TEXT])
     return inner
 
 

@@ -1,4 +1,4 @@
-"""Functions that a model may call in a chat: they read and compute here, and change nothing."""
+"""Functions that a model may call in a chat. They run on this machine and change nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ossia.tools.documentation import documentation
 
 @dataclass(frozen=True)
 class Tool:
-    """A function of one string, as the model sees it and as it is run."""
+    """A function of one string: its description for the model, and what runs."""
 
     name: str
     description: str
@@ -22,7 +22,7 @@ class Tool:
     function: Callable[[str], str]
 
     def schema(self) -> dict[str, Any]:
-        """As Chat Completions describes it."""
+        """The description in Chat Completions' form."""
         function = {
             "name": self.name,
             "description": self.description,
@@ -42,8 +42,8 @@ BUILT_IN = (
 
 
 def call(tools: Sequence[Tool], name: str, arguments: str) -> str:
-    """The result of a call as the model wrote it. What is wrong with the call is the result too:
-    the model, not the user, has to mend it.
+    """The result of a call with `arguments` as the model wrote them. A mistake in the call is a
+    result too, which begins with "error:", because the model can correct it.
     """
     tool = next((tool for tool in tools if tool.name == name), None)
     if tool is None:

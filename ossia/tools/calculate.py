@@ -1,4 +1,4 @@
-"""Arithmetic from a string, by a grammar of its own: nothing in it can name or call anything."""
+"""Arithmetic on a string. Only numbers and operators are evaluated, never names or calls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ossia.errors import OssiaError
 
 _LONGEST = 200  # characters of an expression
-_LARGEST = 10**60  # of any value on the way: no power takes long
+_LARGEST = 10**60  # of any intermediate value, so that no power takes long
 
 Number = int | float
 
@@ -25,9 +25,9 @@ _LARGEST_POWER = 200
 
 
 def calculate(expression: str) -> str:
-    """The value of numbers joined by + - * / // % ** and parentheses, as Python writes it.
+    """The value of an expression of numbers, + - * / // % ** and parentheses, as Python prints it.
 
-    Raises OssiaError for any other expression, one that has no value, and values above 10**60.
+    Raises OssiaError for any other expression, one without a value, and values above 10**60.
     """
     if len(expression) > _LONGEST:
         raise OssiaError(f"the expression is longer than {_LONGEST} characters")
@@ -68,6 +68,6 @@ def _power(base: Number, exponent: Number) -> Number:
 
 
 def _bounded(number: Number) -> Number:
-    if not abs(number) <= _LARGEST:  # NaN is not either
+    if not abs(number) <= _LARGEST:  # false for NaN too
         raise OverflowError
     return number

@@ -1,4 +1,4 @@
-"""What the running Python's standard library says of a name; nothing else is imported or read."""
+"""The documentation of names in the running Python's standard library, and of nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from ossia.errors import OssiaError
 
-# Harmless to import: none opens a window, a browser or a socket, or prints.
+# Importing these is harmless: none opens a window, a browser or a socket, or prints.
 MODULES = (
     "abc",
     "argparse",
@@ -97,10 +97,10 @@ _LONGEST = 300  # characters of a result
 
 
 def documentation(name: str) -> str:
-    """How `name` is called, and the first paragraph of its docstring, at most 300 characters.
+    """The signature of `name` and the first paragraph of its docstring, at most 300 characters.
 
-    `name` is a built-in ("len", "str.upper"), a module of `MODULES` or something in one. Raises
-    OssiaError for a name that is none of these or has no docstring.
+    `name` is a built-in ("len", "str.upper"), a module of `MODULES`, or an attribute of one. Raises
+    OssiaError for any other name, and for one without a docstring.
     """
     name = name.strip()
     if not _NAME.fullmatch(name):
@@ -113,8 +113,8 @@ def documentation(name: str) -> str:
 
 
 def summary(found: Any) -> str:
-    """The first paragraph of a docstring in one line, without the call that some begin with; empty
-    without one.
+    """The first paragraph of a docstring in one line, without the signature that some begin with;
+    empty without a docstring.
     """
     text = inspect.getdoc(found) or ""
     paragraphs = [" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text)]
@@ -123,7 +123,7 @@ def summary(found: Any) -> str:
 
 
 def find(name: str) -> Any:
-    """What a name of the standard library stands for; OssiaError if it is unknown."""
+    """The object with that name in the standard library. Raises OssiaError if there is none."""
     parts = name.split(".")
     for count in range(len(parts), 0, -1):
         module = ".".join(parts[:count])
@@ -133,7 +133,7 @@ def find(name: str) -> Any:
 
 
 def _imported(module: str) -> Any:
-    """A module of the standard library, not a namesake that the path puts before it."""
+    """A module of the standard library, never one of the same name earlier on the path."""
     spec = importlib.util.find_spec(module)
     origin = spec.origin if spec is not None else None
     library = Path(sysconfig.get_path("stdlib")).resolve()

@@ -116,7 +116,7 @@ class TestPipe:
         assert result.code == 2
         assert result.out == "Hello.\n"
         assert "context of 700" in result.err.splitlines()[-1]
-        assert "/reset begins anew" in result.err.splitlines()[-1]
+        assert "/reset starts over" in result.err.splitlines()[-1]
 
     def test_save_keeps_the_conversation_after_each_reply(
         self, ossia_command, script, stdin, tmp_path
@@ -221,7 +221,7 @@ class TestEndings:
         stream.interrupt()
         for event in stream:
             talk.hear(event)
-        assert "your turn is taken back" in talk.reply_ended()
+        assert "your turn was removed" in talk.reply_ended()
         assert talk.messages == []
 
     def test_a_turn_interrupted_after_a_call_is_taken_back_whole(self, conversation):
@@ -237,7 +237,7 @@ class TestEndings:
         stream.interrupt()
         for event in stream:
             talk.hear(event)
-        assert "your turn is taken back" in talk.reply_ended()
+        assert "your turn was removed" in talk.reply_ended()
         assert talk.messages == before
 
     def test_a_model_that_calls_for_ever_is_stopped(self, conversation):

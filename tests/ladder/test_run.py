@@ -19,6 +19,7 @@ from ossia.ladder.plan import Plan
 from ossia.ladder.reach import bits_by_position, token_bytes, with_yarn
 from ossia.ladder.run import Ablation
 from ossia.ladder.summary import summarize
+from ossia.text.tokenizer import END_OF_TEXT
 from ossia.train.corpus import vocabulary
 from ossia.train.corpus.shards import encode
 from ossia.train.corpus.sources import Document
@@ -137,7 +138,7 @@ def test_a_rung_of_packed_experts_is_judged_as_it_would_be_saved(
 
 def test_bits_by_position_are_those_of_a_plain_sum() -> None:
     learned = vocabulary.learn([TEXT], 300)
-    end = vocabulary.control_id(learned, vocabulary.END_OF_TEXT)
+    end = vocabulary.control_id(learned, END_OF_TEXT)
     texts = [TEXT[:700], TEXT[900:1000], TEXT[2000:3300]]  # the second is shorter than a window
     held_out = [
         HeldOut(str(i), encode([Document(str(i), text)], learned, end), len(text.encode()))
@@ -168,7 +169,7 @@ def test_bits_by_position_are_those_of_a_plain_sum() -> None:
 def test_the_bytes_of_a_texts_ids_are_its_bytes() -> None:
     text = "naïve — “π ≈ 3”\n\t家 🙂"
     learned = vocabulary.learn([TEXT, text * 20], 400)
-    end = vocabulary.control_id(learned, vocabulary.END_OF_TEXT)
+    end = vocabulary.control_id(learned, END_OF_TEXT)
     ids = encode([Document("", text)], learned, end).long()
     assert token_bytes(learned)[ids].sum() == len(text.encode())
 

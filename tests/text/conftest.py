@@ -1,7 +1,7 @@
-"""How hypothesis tries texts."""
+"""Hypothesis runs the same examples each time."""
 
 from hypothesis import settings
 
-# The same examples in every run, so that a failure is one that anybody can repeat.
+# Deterministic, so that anybody can repeat a failure.
 settings.register_profile("ossia", deadline=None, derandomize=True, max_examples=200)
 settings.load_profile("ossia")

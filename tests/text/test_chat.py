@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ossia.errors import OssiaError
-from ossia.text import Chat, ReasoningEffort, Tokenizer, load_format
+from ossia.text import Chat, Effort, Tokenizer, load_format
 from ossia.text.chat import (
     ChatMessage,
     ResponseFormat,
@@ -79,7 +79,7 @@ def test_a_request_becomes_values() -> None:
         (ToolDescription("weather", "Weather.", {"type": "object"}),),
         ToolChoice(ToolMode.REQUIRED, "weather"),
         ResponseFormat("list", {"type": "array"}),
-        ReasoningEffort.HIGH,
+        Effort.HIGH,
         False,
         datetime.date(2026, 11, 28),
         "Please.",

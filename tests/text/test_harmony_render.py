@@ -140,7 +140,7 @@ conversations = st.lists(
 
 
 def filled(content):
-    """openai_harmony fills in what a system message leaves out, unless it is None."""
+    """openai_harmony fills in the absent fields of a system message, unless they are None."""
     if content["type"] != "system_content":
         return content
     absent = dict.fromkeys(("model_identity", "reasoning_effort", "knowledge_cutoff"))
@@ -282,7 +282,7 @@ def test_leading_system_messages_are_the_developer_s_instructions(gpt_oss_tokeni
 def test_the_format_agrees_with_the_hub_s_template_but_for_its_known_slips(
     gpt_oss_folder, gpt_oss_tokenizer, golden
 ):
-    """Where the template differs harmony is right: these edits are the whole difference."""
+    """Where the template differs, harmony is right; these edits are the whole difference."""
     slips = [
         ("// default: celsius,\n", "// default: celsius\n"),
         ("riddles\n\n<|end|>", "riddles<|end|>"),

@@ -1,4 +1,4 @@
-"""What a user gets of a gpt-oss reply: harmony as parsed, and no text lost when malformed."""
+"""Replies of gpt-oss as events: harmony as it is parsed, and no text lost if it is malformed."""
 
 import pytest
 import tokenizers
@@ -18,7 +18,7 @@ CHANNEL = {"analysis": "reasoning", "commentary": "preamble", "final": "final", 
 
 
 def test_golden_completions_give_their_messages(gpt_oss_tokenizer, golden):
-    """The cases that strict parsing accepts, and that a completion can be."""
+    """For the cases that are completions and that strict parsing accepts."""
     read_cases = 0
     for case in golden("harmony_parse")["cases"]:
         if case["role"] != "assistant" or "error" in case or "missing message" in case["name"]:
@@ -131,7 +131,7 @@ MALFORMED = {
 
 @pytest.fixture(scope="module")
 def byte_tokenizer(tmp_path_factory) -> Tokenizer:
-    """A vocabulary of bytes and harmony's control tokens: a character is a token or more."""
+    """A vocabulary of bytes and harmony's control tokens: a character takes one token or more."""
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
     inner = tokenizers.Tokenizer(models.BPE({symbol: n for n, symbol in enumerate(symbols)}, []))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -178,7 +178,7 @@ def test_text_streams_as_it_comes(gpt_oss_tokenizer):
 @settings(max_examples=300)
 @given(data=st.data())
 def test_no_word_is_lost_whatever_the_control_tokens_around_it(gpt_oss_tokenizer, data):
-    """Words no header is made of, between control tokens: each is shown, once, in order."""
+    """Words that occur in no header, between control tokens: each is shown once, in order."""
     control = st.sampled_from(sorted(gpt_oss_tokenizer.control))
     words = st.integers(0, 99).map(lambda n: f" <{n}> é世")
     pieces = data.draw(st.lists(control | words, max_size=12))

@@ -1,4 +1,4 @@
-"""Qwen3's replies: reasoning, answer and calls apart, and whatever is malformed still shown."""
+"""Qwen3's replies as events: reasoning, answer and calls, and malformed output still shown."""
 
 import pytest
 from hypothesis import given, settings

@@ -64,7 +64,7 @@ def test_control_tokens_in_a_message_stay_ordinary(qwen3, qwen3_tokenizer):
 @settings(max_examples=100)
 @given(data=st.data())
 def test_no_message_tool_or_call_can_add_a_control_token(qwen3, qwen3_tokenizer, data):
-    """Harmless letters in place of all hostile text leave the prompt's control tokens the same."""
+    """The prompt has the same control tokens if harmless letters replace all hostile text."""
     names = sorted(qwen3_tokenizer.control)
     cut = st.sampled_from(names).map(lambda name: name[: len(name) // 2])
     text = st.lists(st.sampled_from(names) | cut | st.text(max_size=3), max_size=4).map("".join)

@@ -9,14 +9,14 @@ from random import Random
 
 import pytest
 
-from ossia.text import Chat
+from ossia.text import Chat, Effort
 from ossia.text.harmony.messages import from_chat
 from ossia.text.harmony.render import contents
 from ossia.tools import BUILT_IN, call
 from ossia.tools.documentation import documentation
 from recipes.stdlib import dialogues
 from recipes.stdlib.dialogues import arithmetic, calls, library, strings, talk
-from recipes.stdlib.dialogues.item import Effort, Item
+from recipes.stdlib.dialogues.item import Item
 
 MODULES = (arithmetic, strings, library, calls, talk)
 TASKS = list(dict.fromkeys(task for module in MODULES for task in module.TASKS))

@@ -10,7 +10,7 @@ from ossia.errors import OssiaError
 from ossia.text.chat import (
     Chat,
     ChatMessage,
-    ReasoningEffort,
+    Effort,
     ResponseFormat,
     Role,
     ToolDescription,
@@ -36,7 +36,7 @@ class SystemContent:
     """The first message: who the model is, the day, the effort. None leaves a line out."""
 
     identity: str | None = IDENTITY
-    reasoning_effort: str | None = ReasoningEffort.MEDIUM
+    reasoning_effort: str | None = Effort.MEDIUM
     date: str | None = None
     knowledge_cutoff: str | None = KNOWLEDGE_CUTOFF
     channels: tuple[str, ...] = tuple(CHANNELS)
@@ -92,7 +92,7 @@ def opening(chat: Chat) -> list[Message]:
     instructions, which leading `system` and `developer` messages continue, the tools, and the
     answer's schema.
     """
-    effort = ReasoningEffort.MEDIUM if chat.thinking else ReasoningEffort.LOW
+    effort = Effort.MEDIUM if chat.thinking else Effort.LOW
     date = chat.date or datetime.date.today()
     system = SystemContent(reasoning_effort=chat.reasoning_effort or effort, date=date.isoformat())
     messages = [Message(Role.SYSTEM, content=(system,))]

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def typescript(schema: Any, indent: str = "") -> str:
-    """A JSON schema in harmony's TypeScript-like notation; what it has no notation for is `any`."""
+    """A JSON schema in TypeScript-like notation; `any` where there is no notation for it."""
     if not isinstance(schema, dict):
         return "any"
     if isinstance(variants := schema.get("oneOf"), list):
@@ -48,7 +48,7 @@ def _object(schema: dict[str, Any], indent: str) -> str:
 
 
 def _property(head: str, schema: Any, indent: str) -> Iterable[str]:
-    """The lines of one property: what is said about it, then `name: type, // default`."""
+    """The lines of one property: comments, then `name: type, // default`."""
     schema = schema if isinstance(schema, dict) else {}
     if (title := _string(schema, "title")) is not None:
         yield f"{indent}// {title}\n{indent}//"
@@ -67,7 +67,7 @@ def _property(head: str, schema: Any, indent: str) -> Iterable[str]:
 def _union_property(
     head: str, schema: dict[str, Any], variants: list[Any], indent: str
 ) -> Iterable[str]:
-    """A property that is one of several types, a line each; its description is not said twice."""
+    """A property of several types, each on a line of its own. No description is repeated."""
     description = _string(schema, "description")
     first = _string(variants[0], "description") if variants else None
     described = description is not None and description != first
@@ -103,7 +103,7 @@ def _nullable(schema: Any, indent: str) -> str:
 
 
 def _default(schema: Any, quote_enum: bool = False) -> str | None:
-    """'default: value', None if there is none. A string is quoted unless it is one of an enum's."""
+    """'default: value'; None without a default. Strings are quoted, except those of enums."""
     if not isinstance(schema, dict) or "default" not in schema:
         return None
     default = schema["default"]

@@ -6,7 +6,7 @@ many tokens.
 
 from __future__ import annotations
 
-from ossia.text.chat import Chat, ReasoningEffort, Role
+from ossia.text.chat import Chat, Effort, Role
 from ossia.text.harmony.grammar import CHANNELS, FUNCTIONS
 from ossia.text.harmony.messages import JSON_ARGUMENTS, from_chat
 from ossia.text.harmony.render import contents
@@ -57,7 +57,7 @@ def chat_words() -> list[str]:
     """Texts that hold harmony's own words, and those of simple chats, many times each."""
     headers = [*Role, *CHANNELS, f" to={FUNCTIONS}", JSON_ARGUMENTS.rpartition(">")[2]]
     texts = []
-    for effort in ReasoningEffort:
+    for effort in Effort:
         chat = [
             {"role": Role.USER, "content": "\n".join(_QUESTIONS)},
             {"role": Role.ASSISTANT, "content": "\n".join(_ANSWERS)},
@@ -65,4 +65,4 @@ def chat_words() -> list[str]:
         tools = [{"type": "function", "function": _TOOL}]
         settled = Chat.of(chat, tools=tools, reasoning_effort=effort, date="2026-01-01")
         texts += [*headers, *contents(from_chat(settled))]
-    return ["\n".join(texts)] * (_TIMES // len(ReasoningEffort))
+    return ["\n".join(texts)] * (_TIMES // len(Effort))

@@ -1,5 +1,5 @@
-"""Conversations to learn from: read from JSON lines and checked, then rendered as the model will
-see them, each token of theirs marked that the model itself is to write.
+"""Conversations to learn from: read from JSON lines, checked, and rendered as the model will see
+them. The targets are the tokens that the model itself is to write.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NOTES = (Role.SYSTEM, Role.DEVELOPER)  # may stand anywhere before a reply
 
 @dataclass(frozen=True)
 class Conversation:
-    """One checked line of a file; `where` names it in messages."""
+    """One checked line of a file; `where` names it in errors."""
 
     where: str
     chat: Chat
@@ -33,8 +33,8 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Example:
-    """A text to learn from: int64 inputs and targets (length,), the targets one token ahead, or
-    IGNORED where the model is told the next token and does not write it.
+    """A text to learn from: int64 inputs and targets (length,). Targets are one token ahead, and
+    IGNORED where the next token is part of a prompt.
     """
 
     where: str
@@ -50,15 +50,15 @@ class Example:
         return int((self.targets != IGNORED).sum())
 
     def truncated(self, length: int) -> Example:
-        """Its beginning."""
+        """The first `length` tokens."""
         return Example(self.where, self.inputs[:length], self.targets[:length])
 
 
 def read(path: str, option: str) -> list[Conversation]:
-    """The conversations in a file of JSON lines, each an object with `messages` and maybe `tools`,
-    `reasoning_effort` and `date`, as Chat Completions has them.
+    """The conversations in a file of JSON lines, each an object with `messages`, and optionally
+    `tools`, `reasoning_effort` and `date`, in Chat Completions' form.
 
-    Raises OssiaError that names file and line, and `option` where there is no file to name.
+    Raises OssiaError that names the file and the line, or `option` if there is no such file.
     """
     file = Path(path)
     if file.is_dir():
@@ -81,7 +81,7 @@ def digest(path: str) -> str:
 
 
 def checked(value: Any, where: str) -> Conversation:
-    """The conversation in a line; OssiaError, which begins with `where`, if it holds none."""
+    """The conversation in a line. Raises OssiaError that begins with `where` if it is not one."""
     if not isinstance(value, dict) or not isinstance(value.get("messages"), list):
         raise OssiaError(f'{where}: not an object whose "messages" is a list')
     tools = value.get("tools")
@@ -101,11 +101,11 @@ def checked(value: Any, where: str) -> Conversation:
 
 
 def _check(messages: Sequence[ChatMessage]) -> None:
-    """Raise OssiaError unless replies answer users or tools, tools answer calls, and a reply ends
-    it.
+    """Raise OssiaError unless replies answer users or tools, tools answer calls, and the last
+    message is a reply.
     """
-    speaker = ""  # the last that is no note
-    unanswered: list[str | None] = []  # the ids of the calls that wait for a result
+    speaker = ""  # of the last message that is not a note
+    unanswered: list[str | None] = []  # ids of calls without a result yet
     for n, message in enumerate(messages):
         where = f"messages[{n}]"
         if message.role == "tool":
@@ -125,7 +125,7 @@ def _check(messages: Sequence[ChatMessage]) -> None:
 
 
 def _calls(message: ChatMessage, where: str) -> list[str | None]:
-    """The ids of a reply's calls."""
+    """The ids of a reply's calls. Raises OssiaError for a call that could not be made."""
     if not message.content and not message.tool_calls:
         raise OssiaError(f"{where}: a reply needs content or tool calls")
     for n, call in enumerate(message.tool_calls):
@@ -139,8 +139,8 @@ def _calls(message: ChatMessage, where: str) -> list[str | None]:
 
 
 def _answer(message: ChatMessage, unanswered: list[str | None], where: str) -> None:
-    """Take the call that a tool's result answers from those that wait: by its id, where both have
-    one, else the oldest.
+    """Remove the call that a tool's result answers: the one with its id, or the oldest if either
+    has none.
     """
     if not unanswered:
         raise OssiaError(f"{where}: a tool's result without a call before it")
@@ -153,12 +153,12 @@ def _answer(message: ChatMessage, unanswered: list[str | None], where: str) -> N
 
 
 def render(conversation: Conversation, format: ChatFormat, date: str) -> list[Example]:
-    """What the model learns from a conversation: every reply, after just the prompt that inference
-    would give it.
+    """What the model learns from a conversation: each reply, after exactly the prompt that it would
+    have at inference.
 
-    Formats rewrite what was said before (earlier reasoning goes, a reply that was answered ends
-    with another id), so a reply may need a text of its own. Where the prompt only continues the
-    last text, both replies are learned from one. `date` stands where a conversation has none.
+    Formats rewrite earlier turns (reasoning is dropped, replies end with another id), so a reply
+    may need a text of its own. A prompt that only continues the last text shares that text. `date`
+    (YYYY-MM-DD) is that of a conversation without one.
     """
     chat = conversation.chat
     if chat.date is None:
@@ -171,10 +171,10 @@ def render(conversation: Conversation, format: ChatFormat, date: str) -> list[Ex
     for prompt, reply in turns:
         inputs = prompt + reply[:-1]
         targets = [IGNORED] * (len(prompt) - 1) + reply
-        told, learned = examples[-1] if examples else ([], [])
-        if told and told == prompt[:-1][: len(told)]:
+        last_inputs, last_targets = examples[-1] if examples else ([], [])
+        if last_inputs and last_inputs == prompt[:-1][: len(last_inputs)]:
             examples.pop()
-            targets[: len(told)] = learned
+            targets[: len(last_targets)] = last_targets
         examples.append((inputs, targets))
     return [Example(conversation.where, *map(torch.tensor, both)) for both in examples]
 
@@ -182,7 +182,7 @@ def render(conversation: Conversation, format: ChatFormat, date: str) -> list[Ex
 def split(
     conversations: Sequence[Conversation], share: float, seed: int
 ) -> tuple[list[Conversation], list[Conversation]]:
-    """Those to train on and those held out: a `share` drawn by `seed`, at least one."""
+    """Conversations to train on, and a `share` drawn by `seed`, at least one, that is held out."""
     count = max(1, round(share * len(conversations)))
     if count >= len(conversations):
         raise OssiaError(
@@ -199,11 +199,11 @@ def split(
 
 
 def check_ids(examples: Sequence[Example], vocab_size: int) -> None:
-    """Raise OssiaError for a token that the model has no embedding for."""
+    """Raise OssiaError for a token without an embedding in the model."""
     for example in examples:
         largest = int(max(example.inputs.max(), example.targets.max()))
         if largest >= vocab_size:
             raise OssiaError(
-                f"{example.where}: the tokenizer makes the id {largest}, and the model knows "
-                f"{vocab_size}"
+                f"{example.where}: the tokenizer gives the id {largest}, outside the model's "
+                f"vocabulary of {vocab_size}: they do not belong together"
             )

@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from ossia.text.tokenizer import END_OF_TEXT
 from ossia.train.corpus import shards, sources, vocabulary
 from ossia.train.corpus.sources import Corpus
 from ossia.train.evaluate import HeldOut
@@ -19,7 +20,7 @@ def write(folder: Path, corpus: Corpus, tokenizer: Tokenizer, most_held_out: int
     """Write `train` and `held_out` into `folder` as shards, of the held-out texts at most so many
     bytes; returns what `read` needs and a record wants to say of them.
     """
-    separator = vocabulary.control_id(tokenizer, vocabulary.END_OF_TEXT)
+    separator = vocabulary.control_id(tokenizer, END_OF_TEXT)
     size = tokenizer.get_vocab_size()
     held_out = sources.limited(corpus.held_out, most_held_out)
     held_out_ids = [shards.encode([document], tokenizer, separator) for document in held_out]

@@ -11,21 +11,21 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ossia.errors import OssiaError
+from ossia.text.harmony.grammar import ControlToken
+from ossia.text.tokenizer import END_OF_TEXT
 
 START_OF_TEXT = "<|startoftext|>"
-END_OF_TEXT = "<|endoftext|>"
-RETURN = "<|return|>"
-# The control tokens of gpt-oss, in the order of their ids there.
+# All that a text of harmony may contain beside words, in the order of gpt-oss's ids.
 CONTROL_TOKENS = (
     START_OF_TEXT,
     END_OF_TEXT,
-    RETURN,
-    "<|constrain|>",
-    "<|channel|>",
-    "<|start|>",
-    "<|end|>",
-    "<|message|>",
-    "<|call|>",
+    ControlToken.RETURN,
+    ControlToken.CONSTRAIN,
+    ControlToken.CHANNEL,
+    ControlToken.START,
+    ControlToken.END,
+    ControlToken.MESSAGE,
+    ControlToken.CALL,
 )
 SMALLEST_VOCABULARY = 256 + len(CONTROL_TOKENS)
 
@@ -94,7 +94,7 @@ def write(tokenizer: Tokenizer, folder: Path, context_length: int) -> None:
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": START_OF_TEXT,
-        "eos_token": RETURN,
+        "eos_token": ControlToken.RETURN,
         "pad_token": END_OF_TEXT,
         "model_max_length": context_length,
         "clean_up_tokenization_spaces": False,

@@ -29,7 +29,9 @@ from ossia.config import (
 )
 from ossia.errors import OssiaError
 from ossia.system.files import read_json
-from ossia.train.corpus.vocabulary import END_OF_TEXT, RETURN, START_OF_TEXT, control_id
+from ossia.text.harmony.grammar import ControlToken
+from ossia.text.tokenizer import END_OF_TEXT
+from ossia.train.corpus.vocabulary import START_OF_TEXT, control_id
 
 _ANY_VOCABULARY = 1  # replaced by the vocabulary that the run learns
 
@@ -135,6 +137,6 @@ def with_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
         config,
         vocab_size=tokenizer.get_vocab_size(),
         bos_id=control_id(tokenizer, START_OF_TEXT),
-        eos_ids=(end, control_id(tokenizer, RETURN)),
+        eos_ids=(end, control_id(tokenizer, ControlToken.RETURN)),
         pad_id=end,
     )

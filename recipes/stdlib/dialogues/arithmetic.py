@@ -10,7 +10,8 @@ from collections.abc import Callable
 from itertools import zip_longest
 from random import Random
 
-from recipes.stdlib.dialogues.item import Effort, Item, chosen_by_hash
+from ossia.text import Effort
+from recipes.stdlib.dialogues.item import Item, chosen_by_hash
 
 _DIGITS = 3  # at most, of what is added
 

@@ -9,9 +9,10 @@ from random import Random
 from typing import Any
 
 from ossia.errors import OssiaError
+from ossia.text import Effort
 from ossia.tools import BUILT_IN, Tool
 from ossia.tools.calculate import calculate
-from recipes.stdlib.dialogues.item import Call, Effort, Item, chosen_by_hash
+from recipes.stdlib.dialogues.item import Call, Item, chosen_by_hash
 
 _CALCULATE = next(tool for tool in BUILT_IN if tool.name == "calculate")
 

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
+from ossia.text import Effort
+
 _HELD_OUT_SHARE = 20
-
-
-class Effort(StrEnum):
-    """How long the analysis is: none or a line, short, step by step."""
-
-    LOW = "low"
-    MEDIUM = "medium"
-    HIGH = "high"
 
 
 @dataclass(frozen=True)
@@ -30,11 +23,12 @@ class Call:
 
 @dataclass(frozen=True)
 class Item:
-    """What is asked and how it is answered at every effort.
+    """One question and how it is answered at every effort.
 
     is_held_out: whether it is never trained on. questions: ways to ask it. thoughts: the analysis
-    by effort, before the first call if there are calls; an empty one is left out. answer: the final
-    text, put in one way so that right is equal.
+    by effort (a line or none, short, step by step), before the first call if there are calls; an
+    empty one is left out. answer: the final text, always in the same words, so that an answer is
+    right if it is equal.
     """
 
     task: str

@@ -10,9 +10,10 @@ from random import Random
 from typing import Any
 
 from ossia.errors import OssiaError
+from ossia.text import Effort
 from ossia.tools import BUILT_IN
 from ossia.tools.documentation import MODULES, documentation, find, summary
-from recipes.stdlib.dialogues.item import Call, Effort, Item, chosen_by_hash
+from recipes.stdlib.dialogues.item import Call, Item, chosen_by_hash
 
 _LONGEST = 90  # characters of a sentence
 # By typer, in the process of a command. (torch replaces inspect.getfile, and is not imported here.)

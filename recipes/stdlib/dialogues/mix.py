@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from ossia.text import Effort
 from ossia.tools import BUILT_IN
 from recipes.stdlib.dialogues import arithmetic, calls, library, strings, talk
-from recipes.stdlib.dialogues.item import Effort, Item
+from recipes.stdlib.dialogues.item import Item
 
 Task = Callable[[Random], Item]
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from functools import cache
 from random import Random
 
-from recipes.stdlib.dialogues.item import Effort, Item, chosen_by_hash
+from ossia.text import Effort
+from recipes.stdlib.dialogues.item import Item, chosen_by_hash
 
 _SHORTEST, _LONGEST = 3, 8  # letters
 _CONSONANTS, _VOWELS = "bcdfghjklmnprstvwz", "aeiou"

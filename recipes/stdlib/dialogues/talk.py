@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from recipes.stdlib.dialogues.item import Effort, Item, chosen_by_hash
+from ossia.text import Effort
+from recipes.stdlib.dialogues.item import Item, chosen_by_hash
 
 _ABILITIES = "I can do arithmetic, spell words and explain the standard library of Python."
 _NAME = "I am a small language model of the ossia project."

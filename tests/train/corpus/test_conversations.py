@@ -332,5 +332,5 @@ def test_a_share_is_held_out_by_the_seed() -> None:
 def test_an_id_beyond_the_embedding_is_named() -> None:
     example = Example("there", torch.tensor([1, 2]), torch.tensor([IGNORED, 7]))
     conversations.check_ids([example], 8)
-    with pytest.raises(OssiaError, match="there: the tokenizer makes the id 7"):
+    with pytest.raises(OssiaError, match="there: the tokenizer gives the id 7"):
         conversations.check_ids([example], 7)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ossia.errors import OssiaError
+from ossia.text.tokenizer import END_OF_TEXT
 from ossia.train.corpus import shards, vocabulary
 from ossia.train.corpus.shards import Batches, documents_in
 from ossia.train.corpus.sources import Document
@@ -16,7 +17,7 @@ from ossia.train.corpus.sources import Document
 
 def test_documents_follow_a_separator(tmp_path: Path) -> None:
     tokenizer = vocabulary.learn(["abc abc"], vocabulary.SMALLEST_VOCABULARY)
-    end = vocabulary.control_id(tokenizer, vocabulary.END_OF_TEXT)
+    end = vocabulary.control_id(tokenizer, END_OF_TEXT)
     documents = [Document("a", "ab"), Document("b", "<|endoftext|>")]
     tokens = shards.encode(documents, tokenizer, end)
     assert tokens[0] == end
