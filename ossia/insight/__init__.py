@@ -1,1 +1,1 @@
-"""What an architecture costs and how it looks, from its config."""
+"""The cost and the look of an architecture, from its config alone."""

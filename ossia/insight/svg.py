@@ -14,8 +14,8 @@ from html import escape
 from itertools import pairwise
 
 WIDTH = 460
-_ROW = 26  # height of a row of `intervals`
-_LINE = 15  # of text
+_ROW = 26  # height of a row in `intervals`
+_LINE = 15  # height of a line of text
 _LABELS = 140  # width of the names beside the rows
 
 # The classes used below; a page includes this once in its <style>.

@@ -1,4 +1,4 @@
-"""How well a model reads beyond the length it was trained on."""
+"""Evaluation beyond the training length: bits per byte by position, and YaRN."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _TOKENS_AT_ONCE = 4096
 
 
 def with_yarn(config: ModelConfig, length: int, factor: float) -> ModelConfig:
-    """The architecture as it would read `factor` times the `length` it was trained on.
+    """The config with YaRN for `factor` times the training `length`.
 
-    The ramp's bounds are not rounded, as in gpt-oss.
+    The bounds of its ramp are not rounded, as in gpt-oss.
     """
     assert isinstance(config.position, RoPE)
     yarn = YaRN(factor, original_context=length, truncate=False)
@@ -31,10 +31,10 @@ def with_yarn(config: ModelConfig, length: int, factor: float) -> ModelConfig:
 
 
 def token_bytes(tokenizer: Tokenizer) -> Tensor:
-    """int64 (vocab,): bytes of text that each id of a `tokenizer.learn` vocabulary stands for, of
-    control tokens none.
+    """int64 (vocab,): bytes of text that each id of a learned vocabulary encodes; 0 for control
+    tokens.
     """
-    # A byte-level vocabulary spells each byte as one character.
+    # A byte-level vocabulary writes each byte as one character.
     sizes = torch.zeros(tokenizer.get_vocab_size(), dtype=torch.int64)
     for name, number in tokenizer.get_vocab().items():
         sizes[number] = 0 if name in CONTROL_TOKENS else len(name)
@@ -45,18 +45,17 @@ def token_bytes(tokenizer: Tokenizer) -> Tensor:
 def bits_by_position(
     decoder: Decoder, documents: Sequence[HeldOut], length: int, sizes: Tensor, parts: int
 ) -> list[float]:
-    """Bits per byte of the tokens predicted at each of `parts` equal stretches of `length`
-    positions.
+    """Bits per byte in each of `parts` equal stretches of `length` positions.
 
-    Each text is read in windows of `length` tokens that do not see one another; what does not fill
-    one is left out, so that every position meets the same windows. sizes: bytes of each id.
-    Raises OssiaError if no text fills a window.
+    Each text is read in independent windows of `length` tokens. Only full windows count, so that
+    every position is averaged over the same ones. sizes: `token_bytes`. Raises OssiaError if no
+    text fills a window.
     """
     inputs, targets = _whole_windows(documents, length)
     if not len(inputs):
         raise OssiaError(
-            f"no held-out text has more than {length} tokens, which the ladder reads at once; use "
-            "a shorter --length or other --data"
+            f"no held-out text has more than the {length} tokens that the ladder reads at once; "
+            "use a shorter --length or other --data"
         )
     losses = torch.zeros(length, dtype=torch.float64)
     rows = max(1, _TOKENS_AT_ONCE // length)

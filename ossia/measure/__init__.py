@@ -1,1 +1,1 @@
-"""What this machine does, measured: its memory and arithmetic, and a model's speed beside them."""
+"""Measurements of this machine, and of a model on it."""

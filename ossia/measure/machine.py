@@ -1,4 +1,4 @@
-"""What a machine can do at best: bytes read and products summed per second, and what it is."""
+"""The limits of this machine: read bandwidth and matrix products, and a description of it."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from ossia.system.memory import available_memory
 if TYPE_CHECKING:
     from ossia.ops.cpu import Machine
 
-BUFFER_BYTES = 1 << 30  # far beyond any cache
-_TOKENS, _SIZE = 512, 2880  # of the products: gpt-oss's
+BUFFER_BYTES = 1 << 30  # far larger than any cache
+_TOKENS, _SIZE = 512, 2880  # of the matrix products; the size is gpt-oss's hidden size
 _MATRIX_FLAGS = re.compile(
     "avx2|fma|f16c|avx512(f|bw|vl|_vnni|_bf16|_fp16)|avx_vnni|amx_(tile|bf16|int8)"  # x86
     "|asimd|asimddp|i8mm|bf16|sve|sve2"  # ARM
 )
-_SECONDS = 0.2  # that a rate is measured for, at least
+_SECONDS = 0.2  # least duration of a measurement
 
 
 class Bandwidth:
-    """Bytes per second of one pass over memory: by the native kernels, else by torch.
+    """Bytes per second of one pass over memory, by the native kernels if built, else by torch.
 
-    Calling it measures; it holds `BUFFER_BYTES` of anonymous memory.
+    Each call is a measurement. The object holds `BUFFER_BYTES` of anonymous memory.
     """
 
     def __init__(self) -> None:
         self._words = torch.ones(BUFFER_BYTES // 8, dtype=torch.int64)
 
     def __call__(self, machine: Machine | None = None) -> float:
-        """By all threads, or by those of another machine."""
+        """With all threads, or with those of another `Machine`."""
         if machine is None:
             machine = _native()
         start = time.perf_counter()
@@ -55,7 +55,7 @@ class Bandwidth:
 
 
 def _native() -> Machine | None:
-    """The process's own pool of threads; None where the kernels were not built."""
+    """This process's thread pool; None where the kernels were not built."""
     try:
         from ossia.ops import cpu
     except ImportError:
@@ -64,7 +64,7 @@ def _native() -> Machine | None:
 
 
 def read_rates(turns: int = 5) -> dict[str, Spread]:
-    """Bytes read per second, by one thread and by all; all alone without the native kernels."""
+    """Bytes read per second by "one" thread and by "all"; by "all" only without the kernels."""
     bandwidth, all_threads = Bandwidth(), _native()
     machines = {"all": all_threads}
     if all_threads is not None:
@@ -79,9 +79,7 @@ def read_rates(turns: int = 5) -> dict[str, Spread]:
 
 
 def matrix_rates(backend: str = "auto", turns: int = 5) -> dict[str, Spread]:
-    """Floating point operations per second of products as large as a model's layers: torch's own,
-    and the backend's operations.
-    """
+    """FLOP/s of matrix products as large as a model's layers, by torch and by the backend."""
     with torch.inference_mode():
         products = _products(ops.select(backend))
         rates: dict[str, list[float]] = {product.name: [] for product in products}
@@ -94,7 +92,7 @@ def matrix_rates(backend: str = "auto", turns: int = 5) -> dict[str, Spread]:
 @dataclass(frozen=True)
 class _Product:
     name: str
-    operations: int  # a multiplication and an addition are two
+    operations: int  # a multiplication and an addition count as two
     run: Callable[[], Tensor]
 
 
@@ -171,13 +169,13 @@ def describe() -> Description:
 
 
 def _instruction_sets() -> list[str]:
-    """Those of the processor's that matrix kernels are made of."""
+    """The processor's instruction sets that matter for matrix kernels."""
     flags = (_field("/proc/cpuinfo", r"(?:flags|Features)\s*:\s*(.+)") or "").split()
     return [flag for flag in flags if _MATRIX_FLAGS.fullmatch(flag)]
 
 
 def _field(path: str, pattern: str) -> str | None:
-    """What a file of the system says first; None where there is no such file."""
+    """The first match in a system file; None if there is none, or no such file."""
     try:
         found = re.search(pattern, Path(path).read_text(encoding="utf-8"))
     except OSError:

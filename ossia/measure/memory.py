@@ -1,4 +1,4 @@
-"""What a process holds in memory, by kind, and files brought into it. Linux: from /proc."""
+"""Memory of this process by kind, its peak, and files read into the page cache (Linux: /proc)."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 from ossia.errors import OssiaError
 
 _CHUNK = 64 << 20
-_SAMPLE_SECONDS = 0.05  # rare enough to cost what is timed meanwhile nothing
+_SAMPLE_SECONDS = 0.05  # long enough not to disturb what is timed meanwhile
 
 
 def resident(kind: str) -> int:
-    """Bytes of this process in memory: "Anon", "File" or "Shmem".
+    """Resident bytes of this process: "Anon", "File" or "Shmem".
 
-    Anonymous memory is what the process cannot give back; pages of a mapped file it can.
-    Raises OssiaError where the system does not tell.
+    The system can drop pages of mapped files, but not anonymous memory. Raises OssiaError where the
+    system does not report them.
     """
     return _kilobytes(Path("/proc/self/status"), f"Rss{kind}")
 
 
 def total() -> int:
-    """Bytes of memory that the machine has."""
+    """Bytes of physical memory."""
     return _kilobytes(Path("/proc/meminfo"), "MemTotal")
 
 
@@ -33,12 +33,14 @@ def _kilobytes(path: Path, name: str) -> int:
     except OSError:
         found = None
     if not found:
-        raise OssiaError(f"{path} with a line {name}, which Linux has, is needed to measure memory")
+        raise OssiaError(
+            f"memory cannot be measured here: it takes {path} with a line {name}, as on Linux"
+        )
     return int(found[1]) << 10
 
 
 def warm(files: Iterable[Path]) -> None:
-    """Read files once, so that their pages are in memory."""
+    """Read files once, so that they are in the page cache."""
     for path in files:
         with path.open("rb", buffering=0) as file:
             while file.read(_CHUNK):
@@ -46,7 +48,7 @@ def warm(files: Iterable[Path]) -> None:
 
 
 class PeakAnonymous:
-    """The most anonymous memory while the block runs, looked at twenty times a second."""
+    """Peak anonymous memory while the block runs, sampled twenty times a second."""
 
     def __enter__(self) -> PeakAnonymous:
         self.bytes = resident("Anon")
