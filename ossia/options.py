@@ -101,7 +101,7 @@ class Setting:
     name: str
     type: type  # without None; str if it may be of several types
     optional: bool  # whether it may be None
-    default: Any
+    default: Any  # dataclasses.MISSING if there is none
     option: Option
 
 

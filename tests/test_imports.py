@@ -40,6 +40,7 @@ ALLOWED = {
     },
     "adapt": {"checkpoint", "config", "families", "model", "ops", "system", "text", "train"},
     "train": {
+        "options",
         "adapt",
         "checkpoint",
         "config",
@@ -51,6 +52,7 @@ ALLOWED = {
         "text",
     },
     "ladder": {
+        "options",
         "adapt",
         "api",
         "checkpoint",

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ossia.cli.fields import Given, derived
 from ossia.cli.options import ThreadsOption, set_threads
 from ossia.cli.stopping import INTERRUPTED, until_interrupted
-from ossia.cli.training import number, refuse_changes
-from ossia.ladder.rungs import RUNGS
+from ossia.ladder.plan import Plan
 
 if TYPE_CHECKING:
     from ossia.ladder.results import Measurements
@@ -22,35 +21,13 @@ if TYPE_CHECKING:
     from ossia.train.loop import StepReport
 
 
+@derived
 def ablate(
-    context: typer.Context,
     out: Annotated[
         Path,
         typer.Option("--out", "-o", metavar="FOLDER", help="A new folder, or that of a ladder."),
     ],
-    data: Annotated[
-        str,
-        number(
-            "UTF-8 text or .jsonl file, a folder of them, or the word stdlib: this Python's "
-            "library.",
-            metavar="PATH",
-        ),
-    ] = "stdlib",
-    rungs: Annotated[
-        str,
-        number(
-            f"all, or some of: {', '.join(rung.name for rung in RUNGS)}.",
-            metavar="NAME,...",
-        ),
-    ] = "all",
-    seeds: Annotated[int, number("Runs of each rung; a ladder may be given more later.")] = 3,
-    steps: Annotated[int, number("Batches to train each run on.")] = 250,
-    layers: Annotated[int, number("Of every model.")] = 4,
-    hidden: Annotated[int, number("Of every model: a multiple of 96.")] = 96,
-    vocab_size: Annotated[int, number("Ids of the vocabulary to learn.")] = 1024,
-    length: Annotated[int, number("Tokens in a sequence; it is then read to four times.")] = 256,
-    batch_size: Annotated[int, number("Sequences in a batch.")] = 4,
-    learning_rate: Annotated[float, number("At its peak; falls to 0.", metavar="X")] = 3e-3,
+    plan: Given[Plan],
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure speeds and memory again.")
     ] = False,
@@ -70,7 +47,7 @@ def ablate(
     from ossia.ladder.summary import summarize
 
     set_threads(threads)
-    ablation = _open(context, out)
+    ablation = _open(plan, out)
     if threads is None:
         set_threads(ablation.threads)
     if not _train(ablation):
@@ -86,18 +63,17 @@ def ablate(
     print(f"The whole report is in {page}")
 
 
-def _open(context: typer.Context, out: Path) -> Ablation:
+def _open(plan: Given[Plan], out: Path) -> Ablation:
     """The ladder in the folder, or a new one; options that it did not begin with are refused."""
-    from ossia.ladder.plan import Plan
     from ossia.ladder.run import Ablation
 
     if not (out / "ladder.json").is_file():
-        return Ablation.start(Plan(**{f.name: context.params[f.name] for f in fields(Plan)}), out)
-    ablation, seeds = Ablation(out), context.params["seeds"]
-    refuse_changes(context, replace(ablation.plan, seeds=seeds))
-    source = context.get_parameter_source("seeds")
-    asked = source is not None and source.name == "COMMANDLINE"
-    return Ablation(out, seeds=seeds) if asked else ablation
+        return Ablation.start(plan.build(), out)
+    asked = dict(plan.asked)
+    seeds = asked.pop("seeds", None)
+    ablation = Ablation(out)
+    ablation.plan.refuse_changes(asked)
+    return ablation if seeds is None else Ablation(out, seeds=seeds)
 
 
 def _train(ablation: Ablation) -> bool:

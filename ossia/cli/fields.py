@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
@@ -91,7 +91,8 @@ def _option(setting: Setting) -> inspect.Parameter:
         case_sensitive=False,
     )
     hint = kind | None if setting.optional else kind
-    return _keyword(setting.name, Annotated[hint, described], setting.default)
+    default = inspect.Parameter.empty if setting.default is MISSING else setting.default
+    return _keyword(setting.name, Annotated[hint, described], default)
 
 
 def _keyword(name: str, hint: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:

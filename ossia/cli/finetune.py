@@ -1,133 +1,26 @@
-"""`ossia finetune`: a checkpoint taught by conversations; stops and resumes at will."""
+"""`ossia finetune`: train a checkpoint on conversations."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from ossia.cli.training import (
-    AccumulateOption,
-    BalanceOption,
-    ClipOption,
-    DecayOption,
-    EvalEveryOption,
-    ExpertParallelOption,
-    FinalLearningRateOption,
-    LearningRateOption,
-    MXFP4StepsOption,
-    OptimizerOption,
-    OutOption,
-    PrecisionOption,
-    RecomputeOption,
-    RecordOption,
-    ResumeOption,
-    SaveEveryOption,
-    ScheduleOption,
-    TensorBoardOption,
-    WeightDecayOption,
-    ZLossOption,
-    follow,
-    number,
-)
-from ossia.config import ExpertFormat
-from ossia.train.settings import Optimizer, Precision, Schedule, TooLong
+from ossia.cli.fields import Given, derived
+from ossia.cli.training import RunOptions, follow
+from ossia.train.settings import FineTuneSettings
 
 
-def finetune(
-    context: typer.Context,
-    out: OutOption,
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="PATH_OR_HUB_NAME",
-            help="Checkpoint folder, or a name on the Hugging Face hub.",
-        ),
-    ] = "",
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="FILE",
-            help="Conversations as JSON lines: messages, and maybe tools and reasoning_effort.",
-        ),
-    ] = "",
-    resume: ResumeOption = False,
-    eval_data: Annotated[
-        str, typer.Option(metavar="FILE", help="Conversations held out, as --data.")
-    ] = "",
-    eval_share: Annotated[
-        float, number("Held out of --data, where there is no --eval-data.", metavar="X")
-    ] = 0.05,
-    epochs: Annotated[float, number("Passes over the conversations.", metavar="X")] = 3.0,
-    steps: Annotated[int, number("Batches to train on. [default: as many as --epochs make]")] = 0,
-    batch_size: Annotated[int, number("Rows of packed conversations in a batch.")] = 8,
-    accumulate: AccumulateOption = 1,
-    length: Annotated[
-        int, number("Tokens in a row. [default: the model's context, at most 2048]")
-    ] = 0,
-    too_long: Annotated[
-        TooLong, typer.Option(help="What becomes of a conversation longer than a row.")
-    ] = TooLong.ERROR,
-    date: Annotated[
-        str,
-        typer.Option(
-            metavar="YYYY-MM-DD",
-            help="The day that prompts tell, where a conversation has none. [default: today]",
-        ),
-    ] = "",
-    train_router: Annotated[
-        bool, typer.Option("--train-router", help="Let routers of experts learn too.")
-    ] = False,
-    lora: Annotated[
-        bool,
-        typer.Option("--lora/--full", help="Learn low-rank updates of --targets, or every weight."),
-    ] = False,
-    rank: Annotated[int, number("Of the updates.")] = 16,
-    alpha: Annotated[float, number("Updates are scaled by alpha / rank.", metavar="X")] = 32.0,
-    lora_dropout: Annotated[float, number("Of what updates read.", metavar="P")] = 0.0,
-    targets: Annotated[
-        str, typer.Option(metavar="NAMES", help="Some of attention,mlp,experts.")
-    ] = "attention,mlp,experts",
-    optimizer: OptimizerOption = Optimizer.ADAMW,
-    learning_rate: LearningRateOption = 2e-5,
-    final_learning_rate: FinalLearningRateOption = 0.0,
-    warmup: Annotated[
-        int | None,
-        number("Steps in which the learning rate rises. [default: a tenth of all, at most 10]"),
-    ] = None,
-    schedule: ScheduleOption = Schedule.COSINE,
-    decay: DecayOption = 0,
-    weight_decay: WeightDecayOption = 0.0,
-    clip: ClipOption = 1.0,
-    balance: BalanceOption = 0.0,
-    z_loss: ZLossOption = 0.0,
-    mxfp4_steps: MXFP4StepsOption = 0,
-    experts: Annotated[
-        ExpertFormat | None,
-        typer.Option(help="How the checkpoint holds experts. [default: as --model has them]"),
-    ] = None,
-    seed: Annotated[int, number("Of batches, dropout and what is held out.")] = 0,
-    dtype: PrecisionOption = Precision.FLOAT32,
-    recompute: RecomputeOption = False,
-    expert_parallel: ExpertParallelOption = False,
-    eval_every: EvalEveryOption = 50,
-    save_every: SaveEveryOption = 100,
-    tensorboard: TensorBoardOption = None,
-    as_json: RecordOption = False,
-) -> None:
+@derived
+def finetune(options: RunOptions, settings: Given[FineTuneSettings]) -> None:
     """Fine-tune a model on conversations.
 
-    The model learns to write each assistant's message after the prompt that inference would give
-    it, and nothing else. Ctrl-C saves and stops; the same command with --resume continues, bit for
-    bit on the same machine.
+    The model learns to write each assistant message after the prompt that precedes it at inference;
+    nothing else is learned. Ctrl-C saves the run and stops; the same command with --resume
+    continues it, bit for bit on the same machine.
     """
     from ossia.train.runs.finetune import FineTuning
-    from ossia.train.settings import FineTuneSettings
 
-    follow(FineTuning, FineTuneSettings, context, describe=_held_out, summary=_summary)
+    follow(FineTuning, settings, options, describe=_held_out, summary=_summary)
 
 
 def _held_out(evaluation: dict[str, Any]) -> str:

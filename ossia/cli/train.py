@@ -1,105 +1,26 @@
-"""`ossia train`: a model from text, as a Hugging Face checkpoint; stops and resumes at will."""
+"""`ossia train`: train a model from a text and save it as a Hugging Face checkpoint."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from ossia.cli.training import (
-    AccumulateOption,
-    BalanceOption,
-    ClipOption,
-    DecayOption,
-    EvalEveryOption,
-    ExpertParallelOption,
-    FinalLearningRateOption,
-    LearningRateOption,
-    MXFP4StepsOption,
-    OptimizerOption,
-    OutOption,
-    PrecisionOption,
-    RecomputeOption,
-    RecordOption,
-    ResumeOption,
-    SaveEveryOption,
-    ScheduleOption,
-    TensorBoardOption,
-    WeightDecayOption,
-    ZLossOption,
-    follow,
-    number,
-)
-from ossia.config import ExpertFormat
-from ossia.train.settings import Optimizer, Precision, Schedule
+from ossia.cli.fields import Given, derived
+from ossia.cli.training import RunOptions, follow
+from ossia.train.settings import Settings
 
 
-def train(
-    context: typer.Context,
-    out: OutOption,
-    resume: ResumeOption = False,
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="PATH",
-            help="UTF-8 text or .jsonl file, a folder of them, or the word stdlib: this Python's "
-            "library.",
-        ),
-    ] = "stdlib",
-    config: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME_OR_FILE",
-            help="small-gpt-oss, small-gpt2, small-qwen3, or a config.json of a family.",
-        ),
-    ] = "small-gpt-oss",
-    vocab_size: Annotated[int, number("Ids of the vocabulary to learn.")] = 2048,
-    steps: Annotated[int, number("Batches to train on.")] = 2000,
-    batch_size: Annotated[int, number("Sequences in a batch.")] = 16,
-    accumulate: AccumulateOption = 1,
-    length: Annotated[int, number("Tokens in a sequence.")] = 256,
-    long_length: Annotated[
-        int,
-        number("Tokens in a sequence of the last --long-steps, in batches of as many tokens."),
-    ] = 0,
-    long_steps: Annotated[int, number("Steps at the end with long sequences.")] = 0,
-    optimizer: OptimizerOption = Optimizer.ADAMW,
-    learning_rate: LearningRateOption = 2e-3,
-    final_learning_rate: FinalLearningRateOption = 0.0,
-    warmup: Annotated[
-        int | None,
-        number("Steps in which the learning rate rises. [default: a tenth of all, at most 100]"),
-    ] = None,
-    schedule: ScheduleOption = Schedule.COSINE,
-    decay: DecayOption = 0,
-    weight_decay: WeightDecayOption = 0.1,
-    clip: ClipOption = 1.0,
-    balance: BalanceOption = 0.01,
-    z_loss: ZLossOption = 0.0,
-    mxfp4_steps: MXFP4StepsOption = 0,
-    experts: Annotated[
-        ExpertFormat, typer.Option(help="How the checkpoint holds experts.")
-    ] = ExpertFormat.MXFP4,
-    seed: Annotated[int, number("Of weights, batches and dropout.")] = 0,
-    dtype: PrecisionOption = Precision.FLOAT32,
-    recompute: RecomputeOption = False,
-    expert_parallel: ExpertParallelOption = False,
-    eval_every: EvalEveryOption = 250,
-    save_every: SaveEveryOption = 250,
-    tensorboard: TensorBoardOption = None,
-    as_json: RecordOption = False,
-) -> None:
+@derived
+def train(options: RunOptions, settings: Given[Settings]) -> None:
     """Train a model from a text.
 
-    What comes out is a Hugging Face checkpoint. A part of the text is held out and its loss
-    reported in bits per byte. Ctrl-C saves and stops; the same command with --resume continues, bit
-    for bit on the same machine.
+    The result is a Hugging Face checkpoint. Part of the text is held out, and its loss is reported
+    in bits per byte. Ctrl-C saves the run and stops; the same command with --resume continues it,
+    bit for bit on the same machine.
     """
     from ossia.train.runs.pretrain import Run
-    from ossia.train.settings import Settings
 
-    follow(Run, Settings, context, describe=_held_out, summary=_summary)
+    follow(Run, settings, options, describe=_held_out, summary=_summary)
 
 
 def _held_out(evaluation: dict[str, Any]) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 from ossia.config import ModelConfig
 from ossia.errors import OssiaError
 from ossia.ladder import rungs
 from ossia.ladder.rungs import REACH
 from ossia.ladder.statistics import MOST_SEEDS
+from ossia.options import Option, Options
 from ossia.train.settings import Settings
 
 STRETCHES = 4 * REACH  # of positions within the longest, each with bits per byte of its own
@@ -18,23 +20,40 @@ _EVALUATIONS = 8  # in the course of a run
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Options):
     """The settings that all runs of a ladder share, checked when it is made."""
 
-    data: str = "stdlib"
-    rungs: str = "all"
-    layers: int = 4
-    hidden: int = 96
-    vocab_size: int = 1024
-    length: int = 256  # tokens
-    batch_size: int = 4  # sequences
-    steps: int = 250
-    learning_rate: float = 3e-3
-    seeds: int = 3  # 0, 1, ...; a ladder can be given more later
+    data: Annotated[
+        str,
+        Option(
+            "A UTF-8 text or .jsonl file, a folder of them, or stdlib: this Python's standard "
+            "library.",
+            metavar="PATH",
+        ),
+    ] = "stdlib"
+    rungs: Annotated[
+        str,
+        Option(
+            f"all, or some of: {', '.join(rung.name for rung in rungs.RUNGS)}.", metavar="NAME,..."
+        ),
+    ] = "all"
+    layers: Annotated[int, Option("Layers of every model.")] = 4
+    hidden: Annotated[int, Option("Hidden size of every model: a multiple of 96.")] = 96
+    vocab_size: Annotated[int, Option("Size of the vocabulary to learn.")] = 1024
+    length: Annotated[
+        int, Option(f"Tokens in a sequence; evaluation reads up to {REACH} times as many.")
+    ] = 256
+    batch_size: Annotated[int, Option("Sequences in a batch.")] = 4
+    steps: Annotated[int, Option("Batches to train each run on.")] = 250
+    learning_rate: Annotated[float, Option("Peak learning rate; it falls to 0.")] = 3e-3
+    seeds: Annotated[
+        int,
+        Option("Runs of each rung; more can be added later.", minimum=1, maximum=MOST_SEEDS),
+    ] = 3
 
     def __post_init__(self) -> None:
-        if not 1 <= self.seeds <= MOST_SEEDS:
-            raise OssiaError(f"--seeds must lie between 1 and {MOST_SEEDS}, not {self.seeds}")
+        """Raise OssiaError for values that cannot work."""
+        super().__post_init__()
         if REACH * self.length % STRETCHES:
             multiple = STRETCHES // REACH
             raise OssiaError(f"--length must be a multiple of {multiple}, not {self.length}")

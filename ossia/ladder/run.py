@@ -33,7 +33,7 @@ from ossia.train.evaluate import SummedLoss, bits_per_byte, loss_of
 from ossia.train.loop import StepReport, Trainer
 from ossia.train.runs.folder import check_replaceable, versions, writing
 from ossia.train.runs.presets import with_vocabulary
-from ossia.train.settings import Settings, option
+from ossia.train.settings import Settings
 
 FACTORS = (2, REACH)  # multiples of the training length that a trained model is evaluated at
 
@@ -243,7 +243,7 @@ class Ablation:
         if all(len(document.tokens) <= REACH * plan.length for document in self._held_out):
             raise OssiaError(
                 f"--data {plan.data}: no held-out text has more than the {REACH * plan.length} "
-                f"tokens that each rung reads at once; use a shorter {option('length')}"
+                "tokens that each rung reads at once; use a shorter --length"
             )
 
 

@@ -1,4 +1,6 @@
-"""All that decides what a run computes, checked when it is made."""
+"""The settings of a training run: everything that decides what it computes, each stated once with
+its default, bounds and help, and checked when the dataclass is made.
+"""
 
 from __future__ import annotations
 
@@ -6,148 +8,182 @@ import math
 from dataclasses import dataclass, replace
 from datetime import date
 from enum import StrEnum
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 from ossia.config import ExpertFormat
 from ossia.errors import OssiaError
+from ossia.options import Option, Options, flag
 
-_LARGEST_SEED = 2**32 - 1  # others are derived from it by multiplying
+_LARGEST_SEED = 2**32 - 1  # other seeds are derived from it by multiplication
+TARGETS = ("attention", "mlp", "experts")  # of low-rank updates
 
 
 class Precision(StrEnum):
-    """Of the matrix products; weights, moments and sums are float32 in either."""
+    """Of matrix products; weights, moments and sums are float32 in either case."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
 
 
 class Schedule(StrEnum):
-    """How the learning rate falls after its rise."""
+    """How the learning rate falls after its warm-up."""
 
-    COSINE = "cosine"  # half a cosine, to zero
-    WSD = "wsd"  # stays, then falls in a straight line over the last `decay` steps, to zero
+    COSINE = "cosine"  # half a cosine
+    WSD = "wsd"  # constant, then linear over the last `decay` steps
 
 
 class Optimizer(StrEnum):
     ADAMW = "adamw"
-    MUON = "muon"  # for the hidden matrices, AdamW for all else
+    MUON = "muon"  # for hidden matrices; AdamW for everything else
 
 
 class TooLong(StrEnum):
-    """What becomes of a conversation longer than a row."""
+    """What to do with a conversation longer than a row."""
 
     ERROR = "error"
-    TRUNCATE = "truncate"  # its end goes
+    TRUNCATE = "truncate"  # drop its end
     SKIP = "skip"
 
 
+def _warmup(most: int) -> Option:
+    return Option(
+        "Steps of linear learning-rate warm-up.", default=f"a tenth of --steps, at most {most}"
+    )
+
+
 @dataclass(frozen=True)
-class Training:
-    """What the loop obeys, whatever it trains on. A step is one batch; a run is the same however
-    often it is stopped, on however many processes.
+class Training(Options):
+    """The settings of the training loop, whatever it trains on. A step is one batch. A run computes
+    the same however often it is stopped and resumed.
     """
 
-    POSITIVE: ClassVar = ("steps", "batch_size", "accumulate", "length", "eval_every", "save_every")
-    MOST_WARMUP: ClassVar = 100  # steps, where `warmup` is not given
-    CHOICES: ClassVar = {
-        "experts": ExpertFormat,
-        "dtype": Precision,
-        "schedule": Schedule,
-        "optimizer": Optimizer,
-    }
+    MOST_WARMUP: ClassVar = 100  # steps, if `warmup` is None
 
-    steps: int = 2000
-    batch_size: int = 16  # sequences
-    accumulate: int = 1  # parts of a batch, one forward and backward pass each
-    length: int = 256  # tokens
-    optimizer: str = Optimizer.ADAMW.value
-    learning_rate: float = 2e-3
-    final_learning_rate: float = 0.0
-    warmup: int | None = None  # steps; None is a tenth of all, at most MOST_WARMUP
-    schedule: str = Schedule.COSINE.value
-    decay: int = 0  # steps, of `wsd`; 0 is a fifth of all, or what the rise leaves
-    weight_decay: float = 0.1  # of matrices only
-    clip: float = 1.0  # largest norm of the gradient
-    balance: float = 0.01  # weight of the routers' load-balancing loss
-    z_loss: float = 0.0  # weight of the squared log-sum-exp of the logits
-    mxfp4_steps: int = 0  # the last steps see the experts' weights as MXFP4 will round them
-    seed: int = 0
-    experts: str = ExpertFormat.MXFP4.value  # how the checkpoint holds them
-    dtype: str = Precision.FLOAT32.value
-    recompute: bool = False  # layers in the backward pass, for their memory
-    expert_parallel: bool = False  # on several processes each holds whole experts
-    eval_every: int = 250
-    save_every: int = 250
+    steps: Annotated[int, Option("Batches to train on.", minimum=1)] = 2000
+    batch_size: Annotated[int, Option("Sequences in a batch.", minimum=1)] = 16
+    accumulate: Annotated[
+        int, Option("Parts that a batch is split into, to save memory.", minimum=1)
+    ] = 1
+    length: Annotated[int, Option("Tokens in a sequence.", minimum=1)] = 256
+    optimizer: Annotated[
+        Optimizer, Option("muon: Muon for hidden matrices, AdamW for everything else.")
+    ] = Optimizer.ADAMW
+    learning_rate: Annotated[float, Option("Peak learning rate.", names=("--lr",), above=0)] = 2e-3
+    final_learning_rate: Annotated[
+        float, Option("Learning rate after the last step.", names=("--final-lr",), minimum=0)
+    ] = 0.0
+    warmup: Annotated[int | None, _warmup(MOST_WARMUP)] = None
+    schedule: Annotated[
+        Schedule,
+        Option("Decay by half a cosine, or stay constant until the last --decay steps (wsd)."),
+    ] = Schedule.COSINE
+    decay: Annotated[
+        int, Option("Steps of wsd's decay.", default="a fifth of --steps, or what warm-up leaves")
+    ] = 0
+    weight_decay: Annotated[float, Option("Weight decay of matrices.", minimum=0)] = 0.1
+    clip: Annotated[float, Option("Maximum norm of the gradient.", above=0)] = 1.0
+    balance: Annotated[float, Option("Weight of the routers' load-balancing loss.", minimum=0)] = (
+        0.01
+    )
+    z_loss: Annotated[
+        float, Option("Weight of the z-loss: the logits' squared log-sum-exp.", minimum=0)
+    ] = 0.0
+    mxfp4_steps: Annotated[
+        int, Option("Steps at the end that train with the experts rounded to MXFP4.")
+    ] = 0
+    seed: Annotated[int, Option("Seed of everything random.", minimum=0, maximum=_LARGEST_SEED)] = 0
+    dtype: Annotated[Precision, Option("Precision of matrix products; bfloat16 is autocast.")] = (
+        Precision.FLOAT32
+    )
+    recompute: Annotated[
+        bool, Option("Save memory: recompute each layer's activations in the backward pass.")
+    ] = False
+    expert_parallel: Annotated[
+        bool, Option("Under torchrun: distribute whole experts over the processes.")
+    ] = False
+    eval_every: Annotated[int, Option("Steps between held-out evaluations.", minimum=1)] = 250
+    save_every: Annotated[int, Option("Steps between saved states.", minimum=1)] = 250
 
     def __post_init__(self) -> None:
-        """Raise OssiaError for a value that cannot be."""
-        for name in self.POSITIVE:
-            if getattr(self, name) < 1:
-                raise OssiaError(f"{option(name)} must be at least 1, not {getattr(self, name)}")
-        _refuse_negative(self, "seed")
-        if self.seed > _LARGEST_SEED:
-            raise OssiaError(f"--seed must be at most {_LARGEST_SEED}, not {self.seed}")
-        for name in ("weight_decay", "balance", "z_loss"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise OssiaError(f"{option(name)} must be 0 or more, not {getattr(self, name)}")
-        for name in ("learning_rate", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise OssiaError(f"{option(name)} must be above 0, not {getattr(self, name)}")
-        if not 0 <= self.final_learning_rate <= self.learning_rate:
+        """Raise OssiaError for values that cannot work."""
+        super().__post_init__()
+        if self.final_learning_rate > self.learning_rate:
             raise OssiaError(
-                "--final-learning-rate must lie between 0 and --learning-rate "
+                "--final-learning-rate must be at most --learning-rate "
                 f"{self.learning_rate:g}, not {self.final_learning_rate:g}"
             )
-        for name in ("mxfp4_steps", "warmup", "decay"):
-            _refuse_more_than_steps(self, name)
+        self._refuse_more_than_steps("mxfp4_steps", "warmup", "decay")
         for rows in self.rows:
             if rows % self.accumulate:
                 raise OssiaError(
                     f"--accumulate {self.accumulate} does not divide a batch of {rows} sequences"
                 )
-        if self.decay and self.schedule != Schedule.WSD:
-            raise OssiaError("--decay is of --schedule wsd")
+        if self.decay and self.schedule is not Schedule.WSD:
+            raise OssiaError("--decay needs --schedule wsd")
         if self.steps and self.rise + self.decay > self.steps:
             raise OssiaError(
                 f"--warmup {self.warmup} and --decay {self.decay} are more than "
                 f"--steps {self.steps}"
             )
-        for name, kind in self.CHOICES.items():
-            if getattr(self, name) not in list(kind):
-                values = " or ".join(kind)
-                raise OssiaError(f"{option(name)} must be {values}, not {getattr(self, name)}")
+
+    def _refuse_more_than_steps(self, *names: str) -> None:
+        most = self.steps or math.inf  # 0: unknown until the data is read
+        for name in names:
+            if not 0 <= (getattr(self, name) or 0) <= most:
+                raise OssiaError(f"{flag(name)} must lie between 0 and --steps {self.steps}")
 
     @property
     def rows(self) -> tuple[int, ...]:
-        """Sequences in a batch, of each length that the run has."""
+        """Sequences in a batch, for each sequence length of the run."""
         return (self.batch_size,)
 
     @property
     def rise(self) -> int:
-        """Steps in which the learning rate rises: `warmup`, or what suits the steps."""
+        """Steps of warm-up: `warmup`, or what suits the number of steps."""
         if self.warmup is not None:
             return self.warmup
         return min(self.MOST_WARMUP, self.steps // 10, self.steps - self.decay)
 
     def settled(self) -> Self:
-        """With what follows from the steps written out, for the record."""
+        """The same settings with what follows from the steps written out, for the record."""
         return replace(self, warmup=self.rise)
 
 
 @dataclass(frozen=True)
 class Settings(Training):
-    """Of `ossia train`: a model from a text."""
+    """The settings of `ossia train`: a model from a text."""
 
-    data: str = "stdlib"
-    config: str = "small-gpt-oss"
-    vocab_size: int = 2048
-    long_length: int = 0  # of the last `long_steps` steps, whose batches have fewer sequences
-    long_steps: int = 0
+    data: Annotated[
+        str,
+        Option(
+            "A UTF-8 text or .jsonl file, a folder of them, or stdlib: this Python's standard "
+            "library.",
+            metavar="PATH",
+        ),
+    ] = "stdlib"
+    config: Annotated[
+        str,
+        Option(
+            "small-gpt-oss, small-gpt2, small-qwen3, or the config.json of a supported family.",
+            metavar="NAME_OR_FILE",
+        ),
+    ] = "small-gpt-oss"
+    vocab_size: Annotated[int, Option("Size of the vocabulary to learn.")] = 2048
+    long_length: Annotated[
+        int,
+        Option(
+            "Tokens in a sequence during the last --long-steps, in batches of as many tokens.",
+            minimum=0,
+        ),
+    ] = 0
+    long_steps: Annotated[int, Option("Steps at the end that use --long-length.")] = 0
+    experts: Annotated[ExpertFormat, Option("Format of the experts in the checkpoint.")] = (
+        ExpertFormat.MXFP4
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _refuse_negative(self, "long_length")
-        _refuse_more_than_steps(self, "long_steps")
+        self._refuse_more_than_steps("long_steps")
         if bool(self.long_length) != bool(self.long_steps):
             raise OssiaError("--long-length and --long-steps go together")
         if self.long_length and (self.batch_size * self.length) % self.long_length:
@@ -165,78 +201,107 @@ class Settings(Training):
 
 @dataclass(frozen=True)
 class FineTuneSettings(Training):
-    """Of `ossia finetune`: a checkpoint and conversations."""
+    """The settings of `ossia finetune`: a checkpoint and conversations."""
 
-    POSITIVE: ClassVar = ("batch_size", "accumulate", "eval_every", "save_every")
     MOST_WARMUP: ClassVar = 10
-    CHOICES: ClassVar = {
-        "experts": ("", *ExpertFormat),
-        "dtype": Precision,
-        "schedule": Schedule,
-        "optimizer": Optimizer,
-        "too_long": TooLong,
-    }
+    MOST_LENGTH: ClassVar = 2048  # tokens, if `length` is 0: most conversations are shorter
 
-    model: str = ""  # a folder, or a name on the hub
-    data: str = ""
-    eval_data: str = ""  # "" holds a share of the data out
-    eval_share: float = 0.05  # of the conversations; 0 is none
-    epochs: float = 3.0
-    steps: int = 0  # 0 is as many as the epochs make
-    batch_size: int = 8  # rows
-    length: int = 0  # of a row; 0 is the model's context, of that at most 2048
-    too_long: str = TooLong.ERROR.value
-    date: str = ""  # that prompts say where a conversation has none; "" is the day of the start
-    train_router: bool = False
-    lora: bool = False  # updates of this rank of the targets, rather than all weights
-    rank: int = 16
-    alpha: float = 32.0
-    lora_dropout: float = 0.0
-    targets: str = "attention,mlp,experts"
+    model: Annotated[
+        str,
+        Option(
+            "Checkpoint folder, or a name on the Hugging Face hub; required for a new run.",
+            metavar="PATH_OR_HUB_NAME",
+            names=("-m",),
+        ),
+    ] = ""
+    data: Annotated[
+        str,
+        Option(
+            "Conversations as JSON lines (messages, and optionally tools and reasoning_effort); "
+            "required for a new run.",
+            metavar="FILE",
+        ),
+    ] = ""
+    eval_data: Annotated[
+        str,
+        Option(
+            "Held-out conversations, in the format of --data.",
+            metavar="FILE",
+            default="a share of --data",
+        ),
+    ] = ""
+    eval_share: Annotated[
+        float,
+        Option("Share of --data to hold out if there is no --eval-data.", minimum=0, below=1),
+    ] = 0.05
+    epochs: Annotated[float, Option("Passes over the conversations.", above=0)] = 3.0
+    too_long: Annotated[TooLong, Option("What to do with a conversation longer than a row.")] = (
+        TooLong.ERROR
+    )
+    date: Annotated[
+        str,
+        Option(
+            "Date in the prompts of conversations that have none.",
+            metavar="YYYY-MM-DD",
+            default="today",
+        ),
+    ] = ""
+    train_router: Annotated[bool, Option("Train the experts' routers too.")] = False
+    lora: Annotated[
+        bool, Option("Train low-rank updates of --targets, or every weight.", off="--full")
+    ] = False
+    rank: Annotated[int, Option("Rank of the updates.", minimum=1)] = 16
+    alpha: Annotated[float, Option("Updates are scaled by alpha / rank.", above=0)] = 32.0
+    lora_dropout: Annotated[
+        float, Option("Dropout on the updates' inputs.", metavar="P", minimum=0, below=1)
+    ] = 0.0
+    targets: Annotated[
+        str, Option(f"Comma-separated: some of {', '.join(TARGETS)}.", metavar="NAME,...")
+    ] = ",".join(TARGETS)
+    experts: Annotated[
+        ExpertFormat | None,
+        Option("Format of the experts in the checkpoint.", default="as in --model"),
+    ] = None
+
+    steps: Annotated[
+        int, Option("Batches to train on.", default="as many as --epochs take", minimum=0)
+    ] = 0
+    batch_size: Annotated[int, Option("Rows of packed conversations in a batch.", minimum=1)] = 8
+    length: Annotated[
+        int,
+        Option(
+            "Tokens in a row.", default=f"the model's context, at most {MOST_LENGTH}", minimum=0
+        ),
+    ] = 0
     learning_rate: float = 2e-5
+    warmup: Annotated[int | None, _warmup(MOST_WARMUP)] = None
     weight_decay: float = 0.0
     balance: float = 0.0
-    experts: str = ""  # "" is as the checkpoint has them
     eval_every: int = 50
     save_every: int = 100
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("model", "data"):
             if not getattr(self, name):
-                raise OssiaError(f"{option(name)} is needed")
-        for name in ("steps", "length"):
-            _refuse_negative(self, name)
-        if not 0 <= self.eval_share < 1:
-            raise OssiaError(f"--eval-share must be 0 or more and less than 1: {self.eval_share}")
-        if not 0 < self.epochs < math.inf:
-            raise OssiaError(f"--epochs must be above 0, not {self.epochs}")
+                raise OssiaError(f"{flag(name)} is needed")
         if self.date and not _is_day(self.date):
             raise OssiaError(f"--date must be a day, YYYY-MM-DD, not {self.date}")
         if self.balance and not self.train_router:
-            raise OssiaError("--balance moves routers: it needs --train-router")
+            raise OssiaError("--balance needs --train-router")
         self._check_lora()
-        super().__post_init__()
 
     def _check_lora(self) -> None:
         if not self.lora:
             for name in ("rank", "alpha", "lora_dropout", "targets"):
                 if getattr(self, name) != getattr(FineTuneSettings, name):
-                    raise OssiaError(f"{option(name)} is of low-rank updates: it needs --lora")
+                    raise OssiaError(f"{flag(name)} needs --lora")
             return
-        unknown = set(self.targets.split(",")) - {"attention", "mlp", "experts"}
-        if unknown:
+        if unknown := set(self.targets.split(",")).difference(TARGETS):
             raise OssiaError(
-                f"--targets must be some of attention, mlp, experts, not {sorted(unknown)[0]!r}"
+                f"--targets must be some of {', '.join(TARGETS)}, not {min(unknown)!r}"
             )
-        if self.rank < 1:
-            raise OssiaError(f"--rank must be at least 1, not {self.rank}")
-        if not 0 < self.alpha < math.inf:
-            raise OssiaError(f"--alpha must be above 0, not {self.alpha}")
-        if not 0 <= self.lora_dropout < 1:
-            raise OssiaError(
-                f"--lora-dropout must be 0 or more and less than 1, not {self.lora_dropout}"
-            )
-        if self.optimizer == Optimizer.MUON or self.expert_parallel:
+        if self.optimizer is Optimizer.MUON or self.expert_parallel:
             raise OssiaError("--lora goes with neither --optimizer muon nor --expert-parallel")
         if self.mxfp4_steps and "experts" not in self.targets:
             raise OssiaError("--mxfp4-steps needs experts among --targets")
@@ -247,22 +312,6 @@ def _is_day(text: str) -> bool:
         return date.fromisoformat(text).isoformat() == text
     except ValueError:
         return False
-
-
-def _refuse_negative(settings: Training, name: str) -> None:
-    if getattr(settings, name) < 0:
-        raise OssiaError(f"{option(name)} must not be negative, not {getattr(settings, name)}")
-
-
-def _refuse_more_than_steps(settings: Training, name: str) -> None:
-    most = settings.steps or math.inf  # not known yet, where 0 stands for what the data makes
-    if not 0 <= (getattr(settings, name) or 0) <= most:
-        raise OssiaError(f"{option(name)} must lie between 0 and --steps {settings.steps}")
-
-
-def option(name: str) -> str:
-    """How the command line spells a setting."""
-    return "--" + name.replace("_", "-")
 
 
 def learning_rate(settings: Training, step: int) -> float:

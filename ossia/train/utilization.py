@@ -10,7 +10,7 @@ from ossia.config import ModelConfig
 from ossia.insight.counts import training_flops
 from ossia.train import parallel
 from ossia.train.loop import DTYPES, StepReport
-from ossia.train.settings import Precision, Settings
+from ossia.train.settings import Settings
 
 _SIZE = 2048  # of the matrices that measure the peak
 _TRIES = 3
@@ -26,7 +26,7 @@ class Utilization:
     """
 
     def __init__(self, config: ModelConfig, settings: Settings) -> None:
-        self.peak = measured_peak(DTYPES[Precision(settings.dtype)]) * parallel.size()
+        self.peak = measured_peak(DTYPES[settings.dtype]) * parallel.size()
         self._short = settings.steps - settings.long_steps
         lengths = (settings.length, settings.long_length or settings.length)
         self._flops = [training_flops(config, length) for length in lengths]

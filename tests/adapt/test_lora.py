@@ -259,7 +259,7 @@ def test_a_stopped_run_resumes_bit_for_bit(
         ({"targets": "mlp"}, "--targets mlp: the model has none of them"),
         ({"rank": 0}, "--rank must be at least 1"),
         ({"alpha": 0.0}, "--alpha must be above 0"),
-        ({"lora_dropout": 1.0}, "--lora-dropout must be 0 or more and less than 1"),
+        ({"lora_dropout": 1.0}, "--lora-dropout must be at least 0 and below 1, not 1"),
         ({"optimizer": "muon"}, "--lora goes with neither --optimizer muon"),
         ({"targets": "attention", "mxfp4_steps": 1}, "--mxfp4-steps needs experts among"),
     ],

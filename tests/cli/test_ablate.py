@@ -75,7 +75,7 @@ def test_an_interrupted_ladder_goes_on_with_its_own_settings(text: str, tmp_path
         (["--data", "absent.txt"], "--data absent.txt: no such file or folder"),
         (["--hidden", "100"], "--hidden must be a multiple of 96, not 100"),
         (["--rungs", "relu"], "'relu' is none of"),
-        (["--seeds", "0"], "--seeds must lie between 1 and 10, not 0"),
+        (["--seeds", "0"], "--seeds must be at least 1 and at most 10, not 0"),
         (["--steps", "0"], "--steps must be at least 1"),
         (["--length", "250"], "--length must be a multiple of 4, not 250"),
         (["--data", "short.txt", "--vocab-size", "300"], "too few for windows of 256"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -33,18 +32,6 @@ def long_folder(model_folder: Path, tmp_path: Path) -> Path:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 512}))
     return folder
-
-
-def test_every_setting_is_an_option() -> None:
-    import inspect
-
-    from ossia.cli.finetune import finetune
-    from ossia.train.settings import FineTuneSettings
-
-    options = inspect.signature(finetune).parameters
-    for field in fields(FineTuneSettings):
-        default = options[field.name].default
-        assert default == field.default or (default is None and not field.default), field.name
 
 
 def test_it_trains_and_prints_the_record(

@@ -1,8 +1,14 @@
 """Every command explains itself in the same way."""
 
 import re
+import subprocess
+import sys
+from dataclasses import fields
 
 import pytest
+
+from ossia.ladder.plan import Plan
+from ossia.train.settings import FineTuneSettings, Settings
 
 COMMANDS = (
     "generate",
@@ -35,3 +41,40 @@ def test_the_list_of_commands_describes_each_in_one_whole_sentence(ossia_command
     lines = listed.splitlines()[: len(COMMANDS)]
     assert [line.split()[0] for line in lines] == list(COMMANDS)
     assert all(line.endswith(".") and not line.endswith("...") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("command", "settings"),
+    [("train", Settings), ("finetune", FineTuneSettings), ("ablate", Plan)],
+)
+def test_every_setting_is_an_option_with_a_help_text_and_its_default(
+    ossia_command, command: str, settings: type
+):
+    listed = ossia_command(command, "--help").out.partition("\nOptions:\n")[2]
+    entries = [" ".join(entry.split()) for entry in re.split(r"\n(?=  -)", listed)]
+    for field in fields(settings):
+        name = "--" + field.name.replace("_", "-")
+        [entry] = [entry for entry in entries if name in re.split(r"[ ,/]+", entry)[:3]]
+        default = field.default
+        if isinstance(default, bool):
+            assert not default, "a flag that is on by default shows how to turn it off"
+        elif default in (None, 0, ""):  # either the value, or what it stands for
+            assert "[default: " in entry or "required for a new run" in entry
+        else:
+            assert f"[default: {default}]" in entry
+        assert re.search(r"[A-Za-z0-9]{2,}[^.]*\.", entry), f"{name} has no help text"
+
+
+def test_help_does_not_wait_for_torch():
+    program = """
+import sys
+from ossia.cli.main import main
+for command in sys.argv[1:]:
+    main([*command.split(), "--help"])
+assert "torch" not in sys.modules
+"""
+    subprocess.run(
+        [sys.executable, "-c", program, "", *COMMANDS, *SUBCOMMANDS],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )

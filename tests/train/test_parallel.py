@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from ossia.options import flag
 from ossia.train.runs.finetune import FineTuning
 from ossia.train.runs.pretrain import Run
-from ossia.train.settings import FineTuneSettings, Settings, option
+from ossia.train.settings import FineTuneSettings, Settings
 
 STEPS = 4  # and as many again where the other side goes on
 
@@ -139,7 +140,7 @@ def test_torchrun_trains_and_exports_one_checkpoint(tiny: Settings, tmp_path: Pa
     words = ["--out", str(tmp_path / "two"), "--expert-parallel", "--json"]
     for name, value in asdict(settings).items():
         if not isinstance(value, bool):
-            words += [option(name), str(value)]
+            words += [flag(name), str(value)]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*launcher, "-m", "ossia", "train", *words],
@@ -175,7 +176,7 @@ def test_what_is_wrong_with_the_data_is_said_once(tmp_path: Path) -> None:
 def test_two_processes_fine_tune_as_one_does(settings: FineTuneSettings, tmp_path: Path) -> None:
     """With frozen routers, and replies that do not divide evenly between the rows of the two."""
     settings = replace(settings, steps=3, eval_every=3, mxfp4_steps=1)
-    words = [option(name) + f"={value}" for name, value in asdict(settings).items() if value]
+    words = [flag(name) + f"={value}" for name, value in asdict(settings).items() if value]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*launcher, "-m", "ossia", "finetune", *words, "--out", str(tmp_path / "two"), "--json"],

@@ -397,7 +397,10 @@ def test_the_record_repeats_the_command() -> None:
     [
         ({"steps": 0}, "--steps must be at least 1"),
         ({"learning_rate": -1.0}, "--learning-rate must be above 0"),
-        ({"final_learning_rate": 1.0}, "--final-learning-rate must lie between 0 and"),
+        (
+            {"final_learning_rate": 1.0},
+            "must be at most --learning-rate 0.01, not 1",
+        ),
         ({"long_steps": 5}, "--long-length and --long-steps go together"),
         ({"long_length": 48, "long_steps": 5}, "--long-length 48 does not divide"),
         ({"mxfp4_steps": 31}, "--mxfp4-steps must lie between 0 and --steps 30"),
@@ -407,7 +410,7 @@ def test_the_record_repeats_the_command() -> None:
             "--warmup 20 and --decay 11 are more than --steps 30",
         ),
         ({"accumulate": 3}, "--accumulate 3 does not divide a batch of 4 sequences"),
-        ({"decay": 3}, "--decay is of --schedule wsd"),
+        ({"decay": 3}, "--decay needs --schedule wsd"),
         ({"schedule": "line"}, "--schedule must be cosine or wsd, not line"),
         ({"config": "small-gpt2", "expert_parallel": True}, "--expert-parallel needs a model"),
         ({"dtype": "int8"}, "--dtype must be float32 or bfloat16, not int8"),

@@ -31,7 +31,6 @@ from ossia.train.loop import Trainer
 from ossia.train.runs.folder import FolderRun, Prepared, beside, writing
 from ossia.train.settings import FineTuneSettings, TooLong
 
-_LENGTH = 2048  # of a row, where the context allows it: most conversations are shorter
 _SAMPLED = 1 << 20  # bytes at either end of a file that its fingerprint looks at
 
 
@@ -129,7 +128,7 @@ class FineTuning(FolderRun):
 
     def export(self) -> dict[str, Any]:
         dtype = DENSE_DTYPES[self.stored.dtype]
-        experts = ExpertFormat(self.settings.experts or ExpertFormat.DENSE)
+        experts = self.settings.experts or ExpertFormat.DENSE
         if self.settings.lora:
             saved, errors = lora.merged(self.decoder, experts, dtype)
         else:
@@ -221,19 +220,19 @@ def _settled(settings: FineTuneSettings, stored: ModelConfig) -> FineTuneSetting
     formats = {x.feedforward.format for x in stored.layers if isinstance(x.feedforward, MoEConfig)}
     if not formats and (settings.experts or settings.mxfp4_steps):
         raise OssiaError("--experts and --mxfp4-steps need a model with experts")
-    experts = settings.experts or (str(formats.pop()) if formats else "")
-    if settings.mxfp4_steps and experts != ExpertFormat.MXFP4:
+    experts = settings.experts or next(iter(formats), None)
+    if settings.mxfp4_steps and experts is not ExpertFormat.MXFP4:
         raise OssiaError("--mxfp4-steps needs experts that are saved as mxfp4")
     if settings.expert_parallel and not experts:
         raise OssiaError("--expert-parallel needs a model with experts")
     if settings.lora and parallel.size() > 1:
         raise OssiaError("--lora trains on one process")
     if experts:
-        quantized.check_format(stored, ExpertFormat(experts))
+        quantized.check_format(stored, experts)
     return replace(
         settings,
         experts=experts,
-        length=settings.length or min(_LENGTH, context),
+        length=settings.length or min(FineTuneSettings.MOST_LENGTH, context),
         date=settings.date or datetime.date.today().isoformat(),
     )
 

@@ -13,7 +13,7 @@ import platform
 import shlex
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from importlib.metadata import version
@@ -25,10 +25,11 @@ import torch
 
 from ossia import checkpoint
 from ossia.errors import OssiaError
+from ossia.options import flag
 from ossia.system.files import read_json, replacing, write_json
 from ossia.train import parallel
 from ossia.train.loop import StepReport, Trainer
-from ossia.train.settings import Training, option
+from ossia.train.settings import Training
 from ossia.train.utilization import Utilization
 
 # What a checkpoint has beside its weights that the fine-tuned one needs too.
@@ -116,9 +117,13 @@ class FolderRun(ABC):
             return cls(out)
 
     @classmethod
-    def resume(cls, out: Path) -> Self:
-        """Continue the run in `out` from its last saved state, or from its first step."""
+    def resume(cls, out: Path, asked: Mapping[str, Any] | None = None) -> Self:
+        """Continue the run in `out` from its last saved state, or from its first step.
+
+        Raises OssiaError if `asked` has settings with other values than those the run began with.
+        """
         run = cls(out)
+        run.settings.refuse_changes(asked or {})
         run.trainer.resume()
         return run
 
@@ -196,9 +201,9 @@ def command(name: str, settings: Any, out: Path) -> str:
     for field in fields(settings):
         value = getattr(settings, field.name)
         if value is True:
-            words.append(option(field.name))
+            words.append(flag(field.name))
         elif value != field.default:
-            words += [option(field.name), str(value)]
+            words += [flag(field.name), str(value)]
     return shlex.join([*words, "--out", out.name])
 
 

@@ -95,7 +95,7 @@ class Run(FolderRun):
         if parallel.rank() != 0:
             return {}
         has_experts = any(isinstance(x.feedforward, MoEConfig) for x in self.config.layers)
-        experts = ExpertFormat(self.settings.experts) if has_experts else ExpertFormat.DENSE
+        experts = self.settings.experts if has_experts else ExpertFormat.DENSE
         checkpoint.save(quantized.to_save(weights, self.config, experts), self.out)
         with writing(self.out):
             write_json(self.out / "generation_config.json", _generation_config(self.config))
