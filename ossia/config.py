@@ -224,6 +224,15 @@ class ModelConfig:
                         )
 
 
+def expert_formats(config: ModelConfig) -> frozenset[ExpertFormat]:
+    """The formats of a model's experts; empty for one without experts."""
+    return frozenset(
+        layer.feedforward.format
+        for layer in config.layers
+        if isinstance(layer.feedforward, MoEConfig)
+    )
+
+
 def with_expert_format(config: ModelConfig, format: ExpertFormat) -> ModelConfig:
     """The same architecture with all experts in that format.
 

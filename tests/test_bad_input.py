@@ -549,7 +549,7 @@ class TestTraining:
         monkeypatch.setattr("os.path.ismount", lambda path: Path(path) == tmp_path / "out")
         (tmp_path / "out").mkdir()
         line = run(*TRAIN, "--data", text, "--out", tmp_path / "out")
-        assert f"--out {tmp_path / 'out'}: cannot be replaced" in line
+        assert f"{tmp_path / 'out'} cannot be replaced" in line
 
     def test_a_place_under_a_file(self, text: Path, run) -> None:
         line = run(*TRAIN, "--data", text, "--out", text / "out")

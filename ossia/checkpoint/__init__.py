@@ -1,8 +1,8 @@
 """Checkpoints on disk: found, read, loaded into a Decoder, and saved as transformers loads them."""
 
-from ossia.checkpoint.find import find, text_folder
+from ossia.checkpoint.find import find, text_files, text_folder
 from ossia.checkpoint.load import load, read_config
 from ossia.checkpoint.save import save
 from ossia.offload.store import ExpertReads
 
-__all__ = ["ExpertReads", "find", "load", "read_config", "save", "text_folder"]
+__all__ = ["ExpertReads", "find", "load", "read_config", "save", "text_files", "text_folder"]

@@ -32,6 +32,18 @@ HUB_NAMES = {
 WANTED = ["*.json", "*.jinja", "*.safetensors", "merges.txt"]
 UNWANTED = ["*/*"]
 
+# What a checkpoint has beside its config and weights.
+_TEXT_FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+
 # What else models come in as one file, by suffix, and what to do about it.
 _PICKLE = "pickles can run code and are never opened: convert it to safetensors"
 FOREIGN = {
@@ -78,6 +90,14 @@ def text_folder(folder: Path) -> Path:
     """Where the tokenizer lies: gpt-oss's `original/` has its own beside it, not in it."""
     within = folder.name == "original" and not (folder / "tokenizer.json").exists()
     return folder.parent if within else folder
+
+
+def text_files(folder: Path) -> list[Path]:
+    """A checkpoint's tokenizer, chat template and generation defaults, which a model made from it
+    needs too.
+    """
+    where = text_folder(folder)
+    return [where / name for name in _TEXT_FILES if (where / name).is_file()]
 
 
 def _checkpoint_folder(folder: Path) -> Path:

@@ -22,7 +22,7 @@ from ossia import families
 from ossia.checkpoint import regions
 from ossia.checkpoint.files import DTYPES, INDEX_FILE, SINGLE_FILE
 from ossia.checkpoint.load import CONFIG_FILE, DENSE_DTYPES, parameter_dtypes
-from ossia.config import ExpertFormat, ModelConfig, MoEConfig, with_expert_format
+from ossia.config import ExpertFormat, ModelConfig, expert_formats, with_expert_format
 from ossia.errors import OssiaError
 from ossia.families.mapping import Row
 from ossia.model import Decoder
@@ -172,7 +172,7 @@ def _saved_config(
         return config
     if experts not in list(ExpertFormat):
         raise OssiaError(f"experts must be mxfp4, dense or None, not {experts!r}")
-    if not any(isinstance(layer.feedforward, MoEConfig) for layer in config.layers):
+    if not expert_formats(config):
         raise OssiaError(f"the model has no experts to save as {experts}")
     try:
         return with_expert_format(config, ExpertFormat(experts))

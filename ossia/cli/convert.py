@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ossia.config import ExpertFormat
+
+if TYPE_CHECKING:
+    from ossia.adapt.convert import Conversion
 
 _Model = Annotated[
     str,
@@ -26,52 +29,62 @@ def quantize(
     model: _Model,
     out: _Out,
     data: Annotated[
-        str,
-        typer.Option(metavar="FILE", help="Text, or .jsonl conversations, to compare the loss on."),
-    ] = "",
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Measure the loss on this file before and after: text, or conversations (.jsonl).",
+        ),
+    ] = None,
     as_json: _Json = False,
 ) -> None:
     """Pack a checkpoint's experts into MXFP4.
 
-    Prints how far packing moves each layer's experts, over their size, and with --data the loss
-    before and after.
+    Prints the relative error of each layer's experts, and with --data the loss before and after.
     """
     from ossia.adapt import convert
+    from ossia.train.held_out import loss_on
 
     with _spinner(f"packing the experts of {model}"):
-        record = convert.quantize(model, out, data)
-    print(json.dumps(record) if as_json else "\n".join([*_lines(record), f"saved to {out}"]))
+        record = convert.quantize(model, out, loss_on(data, model) if data else None)
+    _print(record, out, as_json=as_json)
 
 
 def merge(
     model: _Model,
     adapter: Annotated[
         Path,
-        typer.Argument(metavar="ADAPTER", help="A LoRA adapter of peft's.", show_default=False),
+        typer.Argument(
+            metavar="ADAPTER", help="A LoRA adapter in peft's format.", show_default=False
+        ),
     ],
     out: _Out,
     experts: Annotated[
         ExpertFormat | None,
-        typer.Option(help="How the checkpoint holds experts. [default: as MODEL has them]"),
+        typer.Option(help="Format of the experts in the checkpoint. [default: as in MODEL]"),
     ] = None,
     as_json: _Json = False,
 ) -> None:
-    """Add a LoRA adapter to a checkpoint, experts in MXFP4 too."""
+    """Merge a LoRA adapter into a checkpoint; experts in MXFP4 are unpacked and packed again."""
     from ossia.adapt import convert
 
     with _spinner(f"adding {adapter} to {model}"):
-        record = convert.merge(model, adapter, out, experts.value if experts else "")
-    print(json.dumps(record) if as_json else "\n".join([*_lines(record), f"saved to {out}"]))
+        record = convert.merge(model, adapter, out, experts)
+    _print(record, out, as_json=as_json)
 
 
-def _lines(record: dict[str, Any]) -> list[str]:
-    lines = [f"{error:7.2%}  {name}" for name, error in record["quantization_error"].items()]
-    if lines:
-        lines.insert(0, "relative error of packing, root mean square:")
-    if loss := record.get("held_out_loss"):
-        before, after = loss["before"], loss["after"]
-        lines.append(f"held out: {before:.4f} {loss['unit']} before, {after:.4f} after")
-    return lines
+def _print(record: Conversion, out: Path, *, as_json: bool) -> None:
+    if as_json:
+        from ossia.system.records import to_json
+
+        print(json.dumps(to_json(record)))
+        return
+    if record.quantization_error:
+        print("relative error of packing, root mean square:")
+    for name, error in record.quantization_error.items():
+        print(f"{error:7.2%}  {name}")
+    if change := record.held_out_loss:
+        print(f"held out: {change.before:.4f} {change.unit} before, {change.after:.4f} after")
+    print(f"saved to {out}")
 
 
 def _spinner(message: str) -> Any:

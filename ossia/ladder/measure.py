@@ -20,9 +20,8 @@ from ossia.measure.random_weights import random_decoder
 from ossia.measure.speed import SHORT_PROMPT, UNTIMED, EngineModel, decoding_rate, turn_about
 from ossia.options import EngineOptions
 from ossia.system import records
-from ossia.system.files import write_json
+from ossia.system.files import write_json, writing
 from ossia.train.objective import Objective
-from ossia.train.runs.folder import writing
 
 _DECODED = 64  # tokens of a sequence, each time decoding is measured
 

@@ -14,8 +14,7 @@ from ossia.ladder.results import Comparison, Reading, Results, RungResult, Topic
 from ossia.ladder.rungs import MXFP4, REACH, ROPE, SINKS, Rung
 from ossia.ladder.statistics import Difference, OverSeeds, Verdict
 from ossia.measure.speed import Spread
-from ossia.system.files import write_bytes, write_json
-from ossia.train.runs.folder import writing
+from ossia.system.files import write_bytes, write_json, writing
 
 _TITLE = "From GPT-2 to gpt-oss, rung by rung"
 _STYLE = """

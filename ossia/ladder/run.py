@@ -17,7 +17,7 @@ import torch
 from tokenizers import Tokenizer
 
 from ossia.adapt.quantized import expert_names, round_trip
-from ossia.config import ExpertFormat, ModelConfig, MoEConfig, RoPE, with_expert_format
+from ossia.config import ExpertFormat, ModelConfig, RoPE, expert_formats, with_expert_format
 from ossia.errors import OssiaError
 from ossia.ladder import rungs
 from ossia.ladder.plan import STRETCHES, Plan
@@ -27,11 +27,11 @@ from ossia.ladder.rungs import REACH, Rung
 from ossia.model import Decoder
 from ossia.ops.training import TRAINING
 from ossia.system import records
-from ossia.system.files import replacing, write_json
+from ossia.system.files import check_new_folder, replacing, write_json, writing
 from ossia.train.corpus import shards, sources, texts, vocabulary
 from ossia.train.evaluate import SummedLoss, bits_per_byte, loss_of
 from ossia.train.loop import StepReport, Trainer
-from ossia.train.runs.folder import check_replaceable, versions, writing
+from ossia.train.runs.folder import versions
 from ossia.train.runs.presets import with_vocabulary
 from ossia.train.settings import Settings
 
@@ -91,7 +91,7 @@ class Ablation:
         """
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise OssiaError(f"--out {out}: exists, and is neither a ladder nor an empty folder")
-        check_replaceable(out)
+        check_new_folder(out)
         corpus = sources.read(plan.data)
         tokenizer = vocabulary.learn((d.text for d in corpus.train), plan.vocab_size)
         with writing(out), replacing(out) as new:
@@ -262,7 +262,7 @@ def _copy(trained: Decoder, config: ModelConfig | None = None, *, rounded: bool 
 
 
 def _has_experts(config: ModelConfig) -> bool:
-    return any(isinstance(layer.feedforward, MoEConfig) for layer in config.layers)
+    return bool(expert_formats(config))
 
 
 def is_packed(config: ModelConfig) -> bool:

@@ -44,11 +44,40 @@ def replacing(folder: Path, stale: re.Pattern[str] | None = None) -> Iterator[Pa
         yield staging
         if folder.exists():
             _bring_along(folder, staging, stale)
-        _sync_folder(staging)
+        sync_folder(staging)
         _take_place(staging, folder)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Turn what the system refuses within the block into an OssiaError that names `place`."""
+    try:
+        yield
+    except OSError as error:
+        raise OssiaError(f"cannot write to {place}: {error.strerror or error}") from error
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raise OssiaError for a folder in use, and for one that `replacing` would refuse later."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OssiaError(f"{folder} exists and is not an empty folder; give a new one")
+    parent = folder.resolve().parent
+    if folder.exists() and (os.path.ismount(folder) or not os.access(parent, os.W_OK)):
+        raise OssiaError(f"{folder} cannot be replaced; give a new folder inside it")
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system can."""
+    if os.name != "posix":  # elsewhere a folder cannot be opened
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_file(path: Path, chunks: Iterable[Any]) -> None:
@@ -169,13 +198,3 @@ def _working_folder() -> Path | None:
         return Path.cwd()
     except FileNotFoundError:
         return None
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":  # elsewhere a folder cannot be opened
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -25,7 +25,7 @@ from ossia.train.evaluate import SummedLoss
 from ossia.train.loss import IGNORED
 from ossia.train.objective import Losses, Objective, recompute_layers
 from ossia.train.optimizer import build_optimizers
-from ossia.train.settings import Precision, Training, learning_rate
+from ossia.train.settings import Precision, Training, derived_seed, learning_rate
 from ossia.train.state import Progress
 
 DTYPES = {Precision.FLOAT32: torch.float32, Precision.BFLOAT16: torch.bfloat16}
@@ -167,7 +167,8 @@ class Trainer:
         """Loss and balance before the update, the gradient's norm, and the tokens learned from."""
         settings = self.settings
         # Dropout too is a function of the step.
-        torch.manual_seed((settings.seed * 1_000_003 + step) * parallel.size() + parallel.rank())
+        seed = derived_seed(settings.seed, step)
+        torch.manual_seed(seed * parallel.size() + parallel.rank())
         parts = self._parts(step)
         # FSDP takes the mean over the processes, so each divides by its share of the targets.
         count = sum(int((part.targets != IGNORED).sum()) for part in parts) / parallel.size()

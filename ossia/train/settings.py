@@ -14,7 +14,7 @@ from ossia.config import ExpertFormat
 from ossia.errors import OssiaError
 from ossia.options import Option, Options, flag
 
-_LARGEST_SEED = 2**32 - 1  # other seeds are derived from it by multiplication
+_LARGEST_SEED = 2**32 - 1  # `derived_seed` stays within 64 bits
 TARGETS = ("attention", "mlp", "experts")  # of low-rank updates
 
 
@@ -312,6 +312,11 @@ def _is_day(text: str) -> bool:
         return date.fromisoformat(text).isoformat() == text
     except ValueError:
         return False
+
+
+def derived_seed(seed: int, number: int) -> int:
+    """The seed of a step or of a pass over the data: a stream of its own for each number."""
+    return seed * 1_000_003 + number
 
 
 def learning_rate(settings: Training, step: int) -> float:

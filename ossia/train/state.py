@@ -4,8 +4,6 @@ each saved step, whole or not there at all.
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import warnings
 import zlib
@@ -22,6 +20,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
 from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 
 from ossia.errors import OssiaError
+from ossia.system.files import read_json, sync_folder, write_json
 from ossia.train import parallel
 
 _KEPT = 2  # the newest, and one to fall back to
@@ -65,14 +64,11 @@ def save(
         if parallel.rank() == 0:
             files = {file.name: _checksum(file) for file in sorted(temporary.iterdir())}
             manifest = {"progress": vars(progress), "files": files}
-            with (temporary / _MANIFEST).open("w") as written:
-                json.dump(manifest, written)
-                written.flush()
-                os.fsync(written.fileno())
-            _sync(temporary)
+            write_json(temporary / _MANIFEST, manifest)
+            sync_folder(temporary)
             shutil.rmtree(final, ignore_errors=True)  # of a run that fell back behind it
             temporary.rename(final)
-            _sync(folder)
+            sync_folder(folder)
             _prune(folder, progress.step)
         parallel.wait()
     except (OSError, CheckpointException) as error:
@@ -94,7 +90,7 @@ def load(
             raise OssiaError(f"{folder}: none of the {len(steps)} saved states is whole")
         return None
     step = steps[found]
-    progress = Progress(**json.loads((step / _MANIFEST).read_bytes())["progress"])
+    progress = Progress(**read_json(step / _MANIFEST)["progress"])
     known = FileSystemReader(step).read_metadata().state_dict_metadata
     for optimizer in optimizers:
         for name, parameter in _parameters(decoder, optimizer):
@@ -155,7 +151,7 @@ def _steps(folder: Path) -> list[Path]:
 def _whole(step: Path) -> bool:
     """Whether every file is there as it was written."""
     try:
-        files = json.loads((step / _MANIFEST).read_bytes())["files"]
+        files = read_json(step / _MANIFEST)["files"]
         return all(_checksum(step / name) == known for name, known in files.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
@@ -167,15 +163,6 @@ def _checksum(file: Path) -> int:
         while chunk := opened.read(_CHUNK):
             checksum = zlib.crc32(chunk, checksum)
     return checksum
-
-
-def _sync(folder: Path) -> None:
-    """Make what was renamed or created in it outlive a power failure."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _prune(folder: Path, step: int) -> None:

@@ -17,6 +17,8 @@ from ossia.cli.main import main
 from ossia.config import ExpertFormat
 from ossia.errors import OssiaError
 from ossia.ops import mxfp4
+from ossia.system.records import to_json
+from ossia.train.held_out import loss_on
 from tests.models import build, small
 from tests.scripted import VOCAB_SIZE, write_byte_tokenizer
 from tests.training import chats
@@ -40,8 +42,8 @@ def test_experts_are_packed_and_the_error_and_the_losses_are_measured(
 ) -> None:
     out, file = tmp_path / "out", tmp_path / "text.txt"
     file.write_text("The quick brown fox jumps over the lazy dog. " * 5)
-    record = convert.quantize(str(unpacked), out, str(file))
-    assert record == json.loads((out / "quantization.json").read_text())
+    record = convert.quantize(str(unpacked), out, loss_on(str(file), str(unpacked)))
+    assert to_json(record) == json.loads((out / "quantization.json").read_text())
     before, after = checkpoint.load(unpacked), checkpoint.load(out)
     for name in ("layers.0.feedforward.gate_up", "layers.1.feedforward.down"):
         weight = before.get_parameter(f"{name}.weight").float()
@@ -50,15 +52,15 @@ def test_experts_are_packed_and_the_error_and_the_losses_are_measured(
         assert torch.equal(after.get_buffer(f"{name}.scales"), packed.scales)
         lost = mxfp4.unpack(packed, torch.float32) - weight
         expected = float(lost.norm() / weight.norm())
-        assert record["quantization_error"][name] == pytest.approx(expected, rel=1e-5)
-    assert len(record["quantization_error"]) == 4
+        assert record.quantization_error[name] == pytest.approx(expected, rel=1e-5)
+    assert len(record.quantization_error) == 4
     assert (out / "tokenizer.json").exists()
     tokens = torch.tensor([list(ids_of(out, file.read_text()))])
     for model, name in ((before, "before"), (after, "after")):
         with torch.no_grad():
             logits = model(tokens)[0, :-1].float()
         expected = torch.nn.functional.cross_entropy(logits, tokens[0, 1:])
-        assert record["held_out_loss"][name] == pytest.approx(float(expected), rel=1e-2)
+        assert getattr(record.held_out_loss, name) == pytest.approx(float(expected), rel=1e-2)
 
 
 def ids_of(folder: Path, content: str) -> list[int]:
@@ -69,15 +71,17 @@ def ids_of(folder: Path, content: str) -> list[int]:
 
 def test_the_loss_may_be_of_conversations(unpacked: Path, tmp_path: Path) -> None:
     file = chats(tmp_path / "chats.jsonl", 3)
-    loss = convert.quantize(str(unpacked), tmp_path / "out", str(file))["held_out_loss"]
-    assert loss["unit"] == "nats per learned token"
-    assert all(0 < loss[x] < 3 * math.log(VOCAB_SIZE) for x in ("before", "after"))
-    assert loss["before"] != loss["after"]
+    measured = loss_on(str(file), str(unpacked))
+    loss = convert.quantize(str(unpacked), tmp_path / "out", measured).held_out_loss
+    assert loss is not None
+    assert loss.unit == "nats per learned token"
+    assert all(0 < value < 3 * math.log(VOCAB_SIZE) for value in (loss.before, loss.after))
+    assert loss.before != loss.after
 
 
-@pytest.mark.parametrize("experts", ["", "dense"])
+@pytest.mark.parametrize("experts", [None, ExpertFormat.DENSE])
 def test_an_adapter_is_merged_into_packed_experts_and_transformers_loads_them(
-    experts: str, base: Path, tmp_path: Path
+    experts: ExpertFormat | None, base: Path, tmp_path: Path
 ) -> None:
     decoder = lora.load_base(base)
     settings = lora.LoRA(4, 8.0, 0.0, ("attention", "experts"))
@@ -97,10 +101,10 @@ def test_an_adapter_is_merged_into_packed_experts_and_transformers_loads_them(
         torch.testing.assert_close(theirs(TOKENS).logits.float(), found, rtol=0, atol=0.05 * scale)
         # Rounded to bfloat16 and, if packed, to four bits: near what the adapter computes.
         near = (found - expected).abs().mean() / expected.abs().mean()
-    assert near < (0.02 if experts == "dense" else 0.3)
-    assert len(record["quantization_error"]) == (0 if experts == "dense" else 4)
+    assert near < (0.02 if experts is ExpertFormat.DENSE else 0.3)
+    assert len(record.quantization_error) == (0 if experts is ExpertFormat.DENSE else 4)
     format = ours.config.layers[0].feedforward.format  # type: ignore[union-attr]
-    assert format is ExpertFormat(experts or "mxfp4")
+    assert format is (experts or ExpertFormat.MXFP4)
 
 
 def test_what_cannot_be_packed_is_refused(base: Path, unpacked: Path, tmp_path: Path) -> None:
@@ -117,7 +121,7 @@ def test_what_cannot_be_packed_is_refused(base: Path, unpacked: Path, tmp_path: 
         ("./absent", "", "there is no folder"),
     ):
         with pytest.raises(OssiaError, match=message):
-            convert.quantize(str(model), out, data)
+            convert.quantize(str(model), out, loss_on(data, str(model)) if data else None)
     with pytest.raises(OssiaError, match="not an empty folder"):
         convert.quantize(str(unpacked), base)
     with pytest.raises(OssiaError, match=r"adapter_config\.json"):

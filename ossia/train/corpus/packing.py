@@ -14,6 +14,7 @@ from ossia.train.corpus.conversations import Example
 from ossia.train.corpus.shards import Batch
 from ossia.train.evaluate import SummedLoss
 from ossia.train.loss import IGNORED
+from ossia.train.settings import derived_seed
 
 _COLUMNS = ("inputs", "targets", "documents")
 _TOKENS_AT_ONCE = 4096
@@ -107,7 +108,7 @@ class Rows:
     def _drawn(self, index: int) -> int:
         epoch, place = divmod(index, len(self))
         if epoch != self._pass:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            generator = torch.Generator().manual_seed(derived_seed(self.seed, epoch))
             self._order = torch.randperm(len(self), generator=generator)
             self._pass = epoch
         return int(self._order[place])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from ossia.errors import OssiaError
-from ossia.system.files import write_json
+from ossia.system.files import read_json, write_json
 from ossia.train.corpus.sources import Document
-from ossia.train.settings import Settings
+from ossia.train.settings import Settings, derived_seed
 
 _SHARD_TOKENS = 1 << 27  # about: a shard ends with a document
 _CHARACTERS_AT_ONCE = 1 << 22  # of text, encoded on all cores
@@ -84,7 +83,7 @@ def read(folder: Path) -> list[Tensor]:
     """The ids of each shard, (tokens,) as they lie in the file, read when touched."""
     index = folder / "index.json"
     try:
-        described = json.loads(index.read_bytes())
+        described = read_json(index)
         dtype = _TYPES[described["type"]]
         shards = [(folder / shard["file"], int(shard["tokens"])) for shard in described["shards"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -168,7 +167,7 @@ class Batches:
     def _window(self, index: int) -> Tensor:
         epoch, place = divmod(index, self.windows)
         if epoch != self._pass:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            generator = torch.Generator().manual_seed(derived_seed(self.seed, epoch))
             self._offset = int(torch.randint(self.length, (1,), generator=generator))
             self._order = torch.randperm(self.windows, generator=generator)
             self._pass = epoch

@@ -17,18 +17,19 @@ import torch
 from ossia import checkpoint, text
 from ossia.adapt import adapters, lora, quantized
 from ossia.checkpoint.load import DENSE_DTYPES
-from ossia.config import ExpertFormat, ModelConfig, MoEConfig, with_expert_format
+from ossia.config import ExpertFormat, ModelConfig, expert_formats, with_expert_format
 from ossia.errors import OssiaError
 from ossia.insight.counts import count
 from ossia.model import Decoder
 from ossia.model.feedforward import MoE
 from ossia.ops.training import TRAINING
+from ossia.system.files import writing
 from ossia.train import budget, parallel
 from ossia.train.corpus import conversations, packing
 from ossia.train.corpus.conversations import Conversation, Example
 from ossia.train.evaluate import SummedLoss, loss_of
 from ossia.train.loop import Trainer
-from ossia.train.runs.folder import FolderRun, Prepared, beside, writing
+from ossia.train.runs.folder import FolderRun, Prepared
 from ossia.train.settings import FineTuneSettings, TooLong
 
 _SAMPLED = 1 << 20  # bytes at either end of a file that its fingerprint looks at
@@ -137,7 +138,7 @@ class FineTuning(FolderRun):
                 return {}
             saved = quantized.to_save(weights, self.decoder.config, experts, dtype)
             errors = quantized.errors(weights, saved)
-        checkpoint.save(saved, self.out, extra_files=beside(self.base))
+        checkpoint.save(saved, self.out, extra_files=checkpoint.text_files(self.base))
         if self.settings.lora:
             with writing(self.out):
                 folder = self.out / "adapter"
@@ -217,7 +218,7 @@ def _settled(settings: FineTuneSettings, stored: ModelConfig) -> FineTuneSetting
     context = stored.context_length
     if settings.length > context:
         raise OssiaError(f"--length {settings.length}: the model's context is {context} tokens")
-    formats = {x.feedforward.format for x in stored.layers if isinstance(x.feedforward, MoEConfig)}
+    formats = expert_formats(stored)
     if not formats and (settings.experts or settings.mxfp4_steps):
         raise OssiaError("--experts and --mxfp4-steps need a model with experts")
     experts = settings.experts or next(iter(formats), None)

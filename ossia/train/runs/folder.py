@@ -7,8 +7,6 @@ It holds `training/` (settings, tokens, states) until the end, then the checkpoi
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 import shlex
 import shutil
@@ -23,26 +21,13 @@ from typing import Any, ClassVar, Self
 import tokenizers
 import torch
 
-from ossia import checkpoint
 from ossia.errors import OssiaError
 from ossia.options import flag
-from ossia.system.files import read_json, replacing, write_json
+from ossia.system.files import check_new_folder, read_json, replacing, write_json, writing
 from ossia.train import parallel
 from ossia.train.loop import StepReport, Trainer
 from ossia.train.settings import Training
 from ossia.train.utilization import Utilization
-
-# What a checkpoint has beside its weights that the fine-tuned one needs too.
-_BESIDE = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-)
 
 # What a run writes into its new folder; what it returns describes the run, in run.json.
 Prepared = Callable[[Path], dict[str, Any]]
@@ -104,7 +89,9 @@ class FolderRun(ABC):
         """
 
         def write() -> bool:
-            check_folder(out)
+            if (out / "training" / "run.json").exists():
+                raise OssiaError(f"{out} holds an unfinished run; continue it with --resume")
+            check_new_folder(out)
             prepared, existed = cls.prepare(settings), out.exists()
             with writing(out), replacing(out) as new:
                 (new / "training").mkdir()
@@ -163,11 +150,11 @@ class FolderRun(ABC):
         if not kept or kept[-1] != {"from_step": kept[-1]["from_step"], **means}:
             kept.append({"from_step": step, **means})
         with writing(self.out):
-            write_json(self.folder / "sessions.json", kept)
+            write_json(self.folder / "sessions.json", {"sessions": kept})
 
     def _sessions(self) -> list[dict[str, Any]]:
         file = self.folder / "sessions.json"
-        return json.loads(file.read_bytes()) if file.exists() else []
+        return read_json(file)["sessions"] if file.exists() else []
 
     def finish(self, record: dict[str, Any]) -> None:
         """Write the record; what only the training needed goes."""
@@ -205,38 +192,6 @@ def command(name: str, settings: Any, out: Path) -> str:
         elif value != field.default:
             words += [flag(field.name), str(value)]
     return shlex.join([*words, "--out", out.name])
-
-
-def beside(folder: Path) -> list[Path]:
-    """The files beside a checkpoint's weights that another made from it needs too."""
-    where = checkpoint.text_folder(folder)
-    return [where / name for name in _BESIDE if (where / name).is_file()]
-
-
-@contextmanager
-def writing(out: Path) -> Iterator[None]:
-    """What the system refuses becomes an OssiaError that names the run's folder."""
-    try:
-        yield
-    except OSError as error:
-        raise OssiaError(f"cannot write to {out}: {error.strerror or error}") from error
-
-
-def check_folder(out: Path) -> None:
-    """Raise OssiaError for a folder in use, or one that the checkpoint could not replace."""
-    if (out / "training" / "run.json").exists():
-        raise OssiaError(f"{out} holds an unfinished run; continue it with --resume")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OssiaError(f"{out} exists and is not an empty folder; give a new one")
-    check_replaceable(out)
-
-
-def check_replaceable(out: Path) -> None:
-    """Raise OssiaError for an empty folder whose place another cannot take."""
-    parent = out.resolve().parent
-    if out.exists() and (os.path.ismount(out) or not os.access(parent, os.W_OK)):
-        # `checkpoint.save` would say so too, after the training.
-        raise OssiaError(f"--out {out}: cannot be replaced; give a new folder inside it")
 
 
 @contextmanager

@@ -13,19 +13,19 @@ import torch
 
 from ossia import checkpoint, families
 from ossia.adapt import quantized
-from ossia.config import ExpertFormat, ModelConfig, MoEConfig, with_expert_format
+from ossia.config import ExpertFormat, ModelConfig, expert_formats, with_expert_format
 from ossia.errors import OssiaError
 from ossia.insight.counts import count
 from ossia.model import Decoder
 from ossia.ops.training import TRAINING
-from ossia.system.files import write_json
+from ossia.system.files import write_json, writing
 from ossia.train import parallel
 from ossia.train.corpus import shards, sources, texts, vocabulary
 from ossia.train.corpus.chat_words import chat_words
 from ossia.train.evaluate import SummedLoss, bits_per_byte, loss_of
 from ossia.train.loop import Trainer
 from ossia.train.runs import presets
-from ossia.train.runs.folder import FolderRun, Prepared, writing
+from ossia.train.runs.folder import FolderRun, Prepared
 from ossia.train.settings import Settings
 from ossia.train.utilization import Utilization
 
@@ -94,7 +94,7 @@ class Run(FolderRun):
         trained = self._bits_per_byte(self.trainer.summed_loss)
         if parallel.rank() != 0:
             return {}
-        has_experts = any(isinstance(x.feedforward, MoEConfig) for x in self.config.layers)
+        has_experts = bool(expert_formats(self.config))
         experts = self.settings.experts if has_experts else ExpertFormat.DENSE
         checkpoint.save(quantized.to_save(weights, self.config, experts), self.out)
         with writing(self.out):
@@ -134,7 +134,7 @@ def _check(settings: Settings, config: ModelConfig) -> None:
         raise OssiaError(
             f"the model's context is {config.context_length} tokens, too short for {longest}"
         )
-    has_experts = any(isinstance(layer.feedforward, MoEConfig) for layer in config.layers)
+    has_experts = bool(expert_formats(config))
     if settings.mxfp4_steps and not (has_experts and settings.experts == ExpertFormat.MXFP4):
         raise OssiaError("--mxfp4-steps needs a model with experts, saved as mxfp4")
     if settings.expert_parallel and not has_experts:
