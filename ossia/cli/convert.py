@@ -64,7 +64,10 @@ def merge(
     ] = None,
     as_json: _Json = False,
 ) -> None:
-    """Merge a LoRA adapter into a checkpoint; experts in MXFP4 are unpacked and packed again."""
+    """Merge a LoRA adapter into a checkpoint.
+
+    Experts in MXFP4 are unpacked, changed and packed again.
+    """
     from ossia.adapt import convert
 
     with _spinner(f"adding {adapter} to {model}"):

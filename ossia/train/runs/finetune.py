@@ -38,7 +38,7 @@ _SAMPLED = 1 << 20  # bytes at either end of a file that its fingerprint looks a
 class FineTuning(FolderRun):
     """Of `ossia finetune`."""
 
-    COMMAND = "finetune"
+    COMMAND, SETTINGS = "finetune", FineTuneSettings
     settings: FineTuneSettings
 
     @classmethod
@@ -87,7 +87,7 @@ class FineTuning(FolderRun):
         return write
 
     def read(self, described: dict[str, Any]) -> None:
-        self.settings = settings = FineTuneSettings(**described["settings"])
+        settings = self.settings
         self.model, self.data = described["model"], described["data"]
         self.base = checkpoint.find(settings.model)
         if fingerprint(self.base) != self.model["fingerprint"]:

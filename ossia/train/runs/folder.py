@@ -37,6 +37,7 @@ class FolderRun(ABC):
     """A run that can be trained, stopped, resumed and exported; made by `start` or `resume`."""
 
     COMMAND: ClassVar[str]  # of `ossia`, that starts such runs
+    SETTINGS: ClassVar[type[Training]]
 
     settings: Training
     trainer: Trainer
@@ -54,6 +55,10 @@ class FolderRun(ABC):
         if command != self.COMMAND:
             raise OssiaError(f"{out} holds a run of ossia {command}; resume it with that")
         try:
+            self.settings = self.SETTINGS(**described["settings"])
+        except (KeyError, TypeError, OssiaError) as error:
+            raise OssiaError(f"{file}: not the settings of a run ({error})") from error
+        try:
             self.read(described)
         except OssiaError:
             raise
@@ -68,7 +73,7 @@ class FolderRun(ABC):
 
     @abstractmethod
     def read(self, described: dict[str, Any]) -> None:
-        """Take up what `prepare` described and wrote."""
+        """Take up what `prepare` described and wrote, beside the settings."""
 
     @abstractmethod
     def build(self) -> None:

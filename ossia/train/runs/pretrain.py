@@ -39,7 +39,7 @@ _TEMPERATURE = 0.7
 class Run(FolderRun):
     """Of `ossia train`."""
 
-    COMMAND = "train"
+    COMMAND, SETTINGS = "train", Settings
     settings: Settings
 
     @classmethod
@@ -65,7 +65,6 @@ class Run(FolderRun):
         return write
 
     def read(self, described: dict[str, Any]) -> None:
-        self.settings = Settings(**described["settings"])
         self.text: dict[str, Any] = described["text"]
         self.config = families.from_hf(described["config"], str(self.folder / "run.json"))
         self._shards, self.held_out = texts.read(self.folder, self.text)
