@@ -21,7 +21,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from ossia.ops import cpu
+from ossia.ops import AttentionSpec, RopeTable, cpu
 from ossia.ops.paged import LayerKind, LayerKV, PagedKV, PagePool
 
 HEADS, KV_HEADS, HEAD_DIM, WINDOW = 64, 8, 64, 128
@@ -77,7 +77,8 @@ def main() -> None:
             )
 
         def ours(kv: LayerKV, x=(q, k, v), rotation=rotation) -> Callable[[], object]:
-            return lambda: cpu.CPU.paged_attention(*x, kv, sinks=sinks, rotation=rotation)
+            spec = AttentionSpec(kv.tables.window, sinks)
+            return lambda: cpu.CPU.attention(*x, spec, kv, RopeTable(*rotation))
 
         runs: dict[str, tuple[Callable[[], object], int]] = {
             "full": (ours(full), 1),

@@ -23,6 +23,7 @@ import torch
 from ossia import checkpoint
 from ossia.engine import Engine, Request, SamplingParams
 from ossia.model import Decoder
+from ossia.offload import store_of
 from ossia.offload.reader import Job, Reader, Span
 from ossia.ops import cpu
 from ossia.options import EngineOptions
@@ -74,7 +75,7 @@ def main() -> None:
     load_seconds = time.perf_counter() - start
     if options.skew:
         skew(decoder, options.skew)
-    store = decoder.expert_store
+    store = store_of(decoder)
     engine = Engine(decoder, EngineOptions(max_batch=1))
     prompt = torch.randint(
         decoder.config.vocab_size, (options.prompt,), generator=torch.Generator().manual_seed(0)

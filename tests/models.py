@@ -24,7 +24,7 @@ from ossia.config import (
     YaRN,
 )
 from ossia.model import Decoder
-from ossia.ops.training import TRAINING
+from ossia.ops.training import Training
 from ossia.train.runs.presets import gpt_oss
 
 
@@ -74,7 +74,7 @@ def small(learned: bool = False) -> ModelConfig:
 
 
 def build(config: ModelConfig) -> Decoder:
-    decoder = Decoder(config, TRAINING)
+    decoder = Decoder(config, Training())
     decoder.init_weights(torch.Generator().manual_seed(0))
     with torch.no_grad():  # without, sinks of zero and tiny scores would hide what a mask does
         for parameter in decoder.parameters():

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, GptOssConfig, Mxfp4Config
 
 import ossia
 from ossia.engine import Engine, Request, SamplingParams
+from ossia.ops import REFERENCE
 from ossia.options import EngineOptions
 from tests.transformers_models import CONFIGS, GPT_OSS, YARN, random_model, tokens
 
@@ -119,8 +120,6 @@ def test_a_position_past_the_training_length_turns_as_theirs_does():
     """YaRN's frequencies, bit for bit, for the published configuration."""
     from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRotaryEmbedding
 
-    from ossia.model.position import rotation
-
     preset = ossia.config("gpt-oss-20b")
     config = GptOssConfig(
         rope_parameters={**YARN, "original_max_position_embeddings": 4096, "truncate": False},
@@ -128,6 +127,6 @@ def test_a_position_past_the_training_length_turns_as_theirs_does():
     )
     positions = torch.tensor([[0, 1, 4095, 4096, 131071]])
     cos, sin = GptOssRotaryEmbedding(config)(torch.zeros(1), positions)
-    ours = rotation(preset.position, 64, positions)
+    ours = REFERENCE.rope_table(positions, preset.position, 64)
     assert torch.equal(ours[0], cos)
     assert torch.equal(ours[1], sin)

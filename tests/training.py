@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from ossia import checkpoint
-from ossia.adapt import quantized
-from ossia.config import ExpertFormat
 from ossia.train.settings import FineTuneSettings, Settings
 from tests.models import build, small
 from tests.scripted import VOCAB_SIZE, write_byte_tokenizer
@@ -71,8 +70,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny gpt-oss with experts in MXFP4, whose tokens are bytes and control tokens."""
     folder = tmp_path_factory.mktemp("base") / "tiny"
     config = replace(small(), vocab_size=VOCAB_SIZE, context_length=512, eos_ids=(258,))
-    weights = build(config).state_dict()
-    checkpoint.save(quantized.to_save(weights, config, ExpertFormat.MXFP4), folder)
+    checkpoint.save(build(config), folder, experts="mxfp4", dtype=torch.bfloat16)
     write_byte_tokenizer(folder)
     (folder / "generation_config.json").write_text('{"eos_token_id": 258}')
     return folder

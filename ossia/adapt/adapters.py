@@ -146,7 +146,7 @@ def load(decoder: Decoder, folder: Path) -> None:
         if not all(key in tensors for key in keys):
             continue
         used.update(keys)
-        shape = lora.base_of(modules[name]).shape
+        shape = modules[name].value.shape
         rank = _of_place(config, "rank_pattern", place, config.get("r", 8))
         a, b = (tensors[key].float() for key in keys)
         factors = _own(place, a, b, shape, rank)

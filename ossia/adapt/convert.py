@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ossia import checkpoint
-from ossia.adapt import adapters, lora, quantized
+from ossia.adapt import adapters, lora
+from ossia.adapt.formats import check_format
 from ossia.checkpoint.load import DENSE_DTYPES
 from ossia.config import ExpertFormat, expert_formats
 from ossia.errors import OssiaError
@@ -59,11 +60,16 @@ def quantize(model: str, out: Path, loss: Loss | None = None) -> Conversion:
     if ExpertFormat.MXFP4 in formats:
         raise OssiaError(f"{model}: its experts are in MXFP4 already")
     check_new_folder(out)
-    quantized.check_format(config, ExpertFormat.MXFP4)
+    check_format(config, ExpertFormat.MXFP4)
     decoder = checkpoint.load(folder, expert_memory="all")
     before = loss.of(decoder) if loss else None
-    packed, errors = lora.merged(decoder, ExpertFormat.MXFP4, DENSE_DTYPES[config.dtype])
-    checkpoint.save(packed, out, extra_files=checkpoint.text_files(folder))
+    errors = checkpoint.save(
+        decoder,
+        out,
+        experts=ExpertFormat.MXFP4,
+        dtype=DENSE_DTYPES[config.dtype],
+        extra_files=checkpoint.text_files(folder),
+    )
     change = None
     if loss and before is not None:
         change = LossChange(loss.unit, before, loss.of(checkpoint.load(out)))
@@ -84,11 +90,16 @@ def merge(model: str, adapter: Path, out: Path, experts: ExpertFormat | None = N
         raise OssiaError("--experts needs a model with experts")
     chosen = experts or next(iter(formats), ExpertFormat.DENSE)
     if formats:
-        quantized.check_format(config, chosen)
+        check_format(config, chosen)
     decoder = lora.load_base(folder)
     adapters.load(decoder, adapter)
-    merged, errors = lora.merged(decoder, chosen, DENSE_DTYPES[config.dtype])
-    checkpoint.save(merged, out, extra_files=checkpoint.text_files(folder))
+    errors = checkpoint.save(
+        decoder,
+        out,
+        experts=chosen if formats else None,
+        dtype=DENSE_DTYPES[config.dtype],
+        extra_files=checkpoint.text_files(folder),
+    )
     return _written(Conversion(model, errors, adapter=adapter.name), out / "merge.json")
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 from ossia import checkpoint, text
 from ossia.api.reply import Completion, Finished, Reply, ReplyBuilder, TokenLogprob
 from ossia.api.stream import PlainText, Pump, Stream
-from ossia.checkpoint import ExpertReads
 from ossia.engine import Engine, Request, SamplingParams
 from ossia.errors import OssiaError
+from ossia.offload import ExpertReads, store_of
+from ossia.offload.store import ExpertStore
 from ossia.options import EngineOptions
 from ossia.text import Chat, TextDelta
 
@@ -101,7 +102,7 @@ class LLM:
         )
         engine = Engine(decoder, EngineOptions(kv=kv))  # type: ignore[arg-type]
         self._assemble(engine, tokenizer, chat_format, defaults)
-        self._expert_store = decoder.expert_store
+        self._expert_store = store_of(decoder)
         self._tokenizer_name = f"{folder}: the tokenizer"
 
     @classmethod
@@ -129,7 +130,7 @@ class LLM:
         self._defaults, eos_ids = _defaults(generation_config)
         self._eos_ids = frozenset(self.config.eos_ids) | eos_ids
         self._tokenizer_name = "the tokenizer"
-        self._expert_store = None
+        self._expert_store: ExpertStore | None = None
 
     @property
     def expert_reads(self) -> ExpertReads | None:

@@ -3,6 +3,5 @@
 from ossia.checkpoint.find import find, text_files, text_folder
 from ossia.checkpoint.load import load, read_config
 from ossia.checkpoint.save import save
-from ossia.offload.store import ExpertReads
 
-__all__ = ["ExpertReads", "find", "load", "read_config", "save", "text_files", "text_folder"]
+__all__ = ["find", "load", "read_config", "save", "text_files", "text_folder"]

@@ -25,6 +25,7 @@ from ossia.errors import OssiaError
 from ossia.families.mapping import Layout, Row
 from ossia.model import Decoder
 from ossia.offload import plan as planning
+from ossia.offload.store import StoredStack
 from ossia.ops.mxfp4 import NAN_SCALE
 from ossia.system.files import read_json
 
@@ -87,7 +88,8 @@ def load(
     layout = choose_layout(families.layouts(config), stored, folder)
     decoder = without_weights(config, folder, ops.select(backend, target))
     check_headers(decoder, layout, stored)
-    plan = planning.plan(expert_memory, stored, layout, target)
+    whole = sum(tensor.nbytes for tensor in stored.values())
+    plan = planning.plan(expert_memory, _packed_layers(stored, layout), whole, target)
     if load == "copy" and target.type == "cpu":
         if plan is not None:
             raise OssiaError(
@@ -106,6 +108,7 @@ def load(
     if plan is not None:
         planning.hold(weights)
     decoder.load_state_dict(weights, assign=True)
+    decoder.place()
     if plan is not None:
         planning.attach(decoder, plan)
     decoder.requires_grad_(False).eval()
@@ -233,6 +236,23 @@ def _check_scales(stored: StoredTensor) -> None:
             f"{stored.file}: tensor {stored.name} has the scale byte {NAN_SCALE} at {where}, "
             "which is NaN in MXFP4; copy the file again"
         )
+
+
+def _packed_layers(
+    stored: Mapping[str, StoredTensor], layout: Layout
+) -> dict[int, list[StoredStack]]:
+    """By layer, the tensors that are whole stacks of packed matrices."""
+    whole = {row.ours: stored[row.theirs] for row in layout.rows if not row.their_index}
+    layers: dict[int, list[StoredStack]] = {}
+    for name in whole:
+        stem, found, _ = name.partition(planning.PARTS[0])
+        if found:
+            parts = [(whole[stem + part], part) for part in planning.PARTS]
+            layers[int(stem.split(".")[1])] = [
+                StoredStack(tensor.file, tensor.offset, tensor.shape, part.endswith("scales"))
+                for tensor, part in parts
+            ]
+    return dict(sorted(layers.items()))
 
 
 def _short(dtype: torch.dtype) -> str:

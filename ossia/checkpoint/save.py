@@ -26,7 +26,10 @@ from ossia.config import ExpertFormat, ModelConfig, expert_formats, with_expert_
 from ossia.errors import OssiaError
 from ossia.families.mapping import Row
 from ossia.model import Decoder
+from ossia.model.linear import Weighted
 from ossia.ops import mxfp4
+from ossia.ops.mxfp4 import MXFP4
+from ossia.ops.weight import Matrix, MatrixKind, dense, tensors_of
 from ossia.system.files import replacing, write_file
 
 # What an earlier save left in the folder, and a new one replaces.
@@ -41,14 +44,17 @@ def save(
     folder: str | os.PathLike[str],
     *,
     experts: str | None = None,
+    dtype: torch.dtype | None = None,
     max_shard_bytes: int = 5_000_000_000,
     extra_files: Iterable[str | os.PathLike[str]] = (),
-) -> None:
+) -> dict[str, float]:
     """Write config.json and the weights, in shards of at most `max_shard_bytes` (a larger tensor
-    has one to itself).
+    has one to itself). Low-rank updates are merged into their matrices. Returns the relative error
+    (root mean square) of each stack of experts that was packed, by module name.
 
     experts: "mxfp4" quantizes the experts, "dense" unpacks them, None keeps them as they are;
-    config.json says which.
+    config.json says which. dtype: of the dense weights, by default the one that holds all of them.
+    Experts are quantized from the weights as they are, not from their rounding to `dtype`.
     extra_files are copied beside the weights (a tokenizer, say), and what else an existing folder
     holds stays in it. The folder is replaced at once, when all is on the disk: a crash leaves the
     old one whole. It may be the very folder that the decoder was loaded from. Raises OssiaError if
@@ -57,12 +63,12 @@ def save(
     folder = Path(folder)
     if decoder.is_int8:
         raise OssiaError("a model with int8 dense weights is not saved: load it without dense=int8")
-    state = decoder.state_dict()
-    config = _saved_config(decoder.config, experts, state)
+    config = _saved_config(decoder, experts, dtype)
     with torch.device("meta"):
-        empty = Decoder(config).state_dict()
-    source = _Weights(state, parameter_dtypes(empty, DENSE_DTYPES[config.dtype]))
-    source.check({name: tensor.shape for name, tensor in empty.items()})
+        target = Decoder(config)
+    empty = target.state_dict()
+    source = _Weights(decoder, parameter_dtypes(empty, DENSE_DTYPES[config.dtype]))
+    source.check(target)
     data = families.to_hf(config)
     shards = _shards(_tensors(config, empty, source.dtypes), max_shard_bytes)
     try:
@@ -78,6 +84,7 @@ def save(
             write_file(staging / CONFIG_FILE, [json.dumps(data, indent=2).encode()])
     except OSError as error:
         raise OssiaError(f"cannot save to {folder}: {error.strerror or error}") from error
+    return source.errors()
 
 
 @dataclass(frozen=True)
@@ -95,75 +102,105 @@ class _Tensor:
 
 
 class _Weights:
-    """The decoder's parameters on the CPU, in the dtype to save; experts packed or unpacked one at
-    a time, as asked for.
+    """The decoder's weights on the CPU, in the dtype to save; experts packed or unpacked one at a
+    time, when they are read.
     """
 
-    def __init__(self, state: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> None:
-        self.state, self.dtypes = state, dtypes
+    def __init__(self, decoder: Decoder, dtypes: Mapping[str, torch.dtype]) -> None:
+        self.matrices, self.others = _parts(decoder)
+        self.dtypes = dtypes
         self._scales: dict[tuple[str, int], Tensor] = {}  # made with the blocks, written after them
+        self._lost: dict[str, tuple[float, float]] = {}  # squares of what packing lost, of all
 
-    def check(self, shapes: Mapping[str, torch.Size]) -> None:
-        """Raises OssiaError unless the parameters are those that the config to save describes."""
-        used = {part for name in shapes for part in self._parts(name)}
-        if difference := sorted(used ^ self.state.keys()):
+    def check(self, target: Decoder) -> None:
+        """Raises OssiaError unless the weights are those that the config to save describes."""
+        matrices, others = _parts(target)
+        described = {**{f"{n}.weight": m.shape for n, m in matrices.items()}, **_shapes(others)}
+        own = {**{f"{n}.weight": m.shape for n, m in self.matrices.items()}, **_shapes(self.others)}
+        if difference := sorted(own.keys() ^ described.keys()):
             raise OssiaError(
                 "the decoder's parameters are not those its config describes: "
                 f"{', '.join(difference[:3])}"
             )
-        for name, shape in shapes.items():
-            if name in self.state and self.state[name].shape != shape:
+        for name, shape in described.items():
+            if own[name] != shape:
                 raise OssiaError(
-                    f"parameter {name} has the shape {tuple(self.state[name].shape)}, "
+                    f"parameter {name} has the shape {tuple(own[name])}, "
                     f"its config says {tuple(shape)}"
                 )
 
     def read(self, name: str, index: tuple[int | slice, ...] = ()) -> Tensor:
-        """A region of a parameter; for experts in another format than the decoder's, `index` begins
-        with the expert.
+        """A region of a parameter of the saved model; where experts change their format, `index`
+        begins with the expert.
         """
-        if name in self.state:
-            value = self.state[name][index]
-        else:
+        return self._region(name, index).detach().to(device="cpu", dtype=self.dtypes[name])
+
+    def errors(self) -> dict[str, float]:
+        """Of each stack that was packed, the relative error."""
+        return {
+            name: math.sqrt(lost / total) if total else 0.0
+            for name, (lost, total) in self._lost.items()
+        }
+
+    def _region(self, name: str, index: tuple[int | slice, ...]) -> Tensor:
+        if name in self.others:
+            return self.others[name][index]
+        module, _, kind = name.rpartition(".")
+        value = self.matrices[module]
+        if kind == "weight":
+            if isinstance(value, Tensor):
+                return value[index]
+            if len(value.shape) < 3:
+                return dense(value)[index]
             expert, *rest = index
             assert isinstance(expert, int)
-            value = self._converted(name, expert)[tuple(rest)]
-        return value.detach().to(device="cpu", dtype=self.dtypes[name])
+            return dense(value, expert)[tuple(rest)]
+        if isinstance(value, MXFP4):
+            return value.tensors()[kind][index]
+        expert, *rest = index
+        assert isinstance(expert, int)
+        return self._packed(module, value, expert)[kind][tuple(rest)]
 
-    def _parts(self, name: str) -> tuple[str, ...]:
-        """The decoder's parameters that this one is made of."""
-        stem, _, kind = name.rpartition(".")
-        if name in self.state:
-            return (name,)
-        if kind == "weight" and f"{stem}.blocks" in self.state:
-            return f"{stem}.blocks", f"{stem}.scales"
-        return (f"{stem}.weight",) if kind in ("blocks", "scales") else (name,)
-
-    def _converted(self, name: str, expert: int) -> Tensor:
-        stem, _, kind = name.rpartition(".")
-        parts = [self.state[part][expert] for part in self._parts(name)]
-        if kind == "weight":
-            return mxfp4.unpack(mxfp4.MXFP4(*parts), self.dtypes[name])
-        if kind == "scales" and (stem, expert) in self._scales:
-            return self._scales.pop((stem, expert))
+    def _packed(self, module: str, stack: Matrix, expert: int) -> dict[str, Tensor]:
+        if (module, expert) in self._scales:
+            return {"scales": self._scales.pop((module, expert))}
+        matrix = dense(stack, expert)
         try:
-            packed = mxfp4.quantize(parts[0])
+            packed = mxfp4.quantize(matrix)
         except ValueError as error:
-            raise OssiaError(f"expert {expert} of {stem}.weight: {error}") from error
-        if kind == "blocks":
-            self._scales[stem, expert] = packed.scales
-            return packed.blocks
-        return packed.scales
+            raise OssiaError(f"expert {expert} of {module}.weight: {error}") from error
+        self._scales[module, expert] = packed.scales
+        lost, total = self._lost.get(module, (0.0, 0.0))
+        lost += float((packed.dense() - matrix).square().sum())
+        self._lost[module] = lost, total + float(matrix.square().sum())
+        return packed.tensors()
 
 
-def _saved_config(
-    config: ModelConfig, experts: str | None, state: Mapping[str, Tensor]
-) -> ModelConfig:
-    """The config that describes what is written: the experts' format as asked for, the dtype that
-    holds every dense weight.
-    """
-    floats = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
-    dtype = reduce(torch.promote_types, floats)
+def _parts(decoder: Decoder) -> tuple[dict[str, Matrix], dict[str, Tensor]]:
+    """The weights by module, and all other tensors by name."""
+    matrices: dict[str, Matrix] = {}
+    others = decoder.state_dict()
+    for name, module in decoder.named_modules():
+        if isinstance(module, Weighted):
+            value = module.value
+            if not isinstance(value, Tensor | MatrixKind):
+                raise OssiaError(f"{name}: experts that are read from disk cannot be saved")
+            matrices[name] = value
+            for part in tensors_of(value):
+                del others[f"{name}.{part}"]
+    return matrices, others
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def _saved_config(decoder: Decoder, experts: str | None, dtype: torch.dtype | None) -> ModelConfig:
+    """The config that describes what is written: the experts' format as asked for, and a dtype."""
+    config = decoder.config
+    if dtype is None:
+        floats = {t.dtype for t in decoder.state_dict().values() if t.is_floating_point()}
+        dtype = reduce(torch.promote_types, floats)
     names = [name for name, known in DENSE_DTYPES.items() if known is dtype]
     if not names:
         raise OssiaError(f"weights of {dtype} cannot be saved; convert the decoder first")

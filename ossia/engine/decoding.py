@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ossia.ops import Recorded
 from ossia.ops.paged import LayerKind, PagedKV, PagePool
 
 if TYPE_CHECKING:
@@ -20,12 +21,12 @@ class Decoding:
     """A step of `batch` sequences; page tables have `columns` columns.
 
     While it is in use the decoder's weights must stay where they are; changed in place, the next
-    step sees them. Once a module has a forward hook, steps are no longer run from the record.
+    step sees them.
     """
 
     def __init__(self, decoder: Decoder, pool: PagePool, batch: int, columns: int) -> None:
         self._decoder = decoder
-        self._modules = list(decoder.modules())
+        self._recorder = decoder.ops.recorder()
         device = decoder.device
         self._pool = pool
         self._tables = {
@@ -35,10 +36,10 @@ class Decoding:
         self._lengths = torch.ones(batch, dtype=torch.int64, device=device)
         self._counts = torch.ones_like(self._lengths)
         zeros = torch.zeros_like(self._lengths)
-        self._x = decoder.embed(zeros, zeros)
-        self._rotations = decoder.rotations(zeros)
-        self._logits: Tensor | None = None
-        self._again = None
+        kv = PagedKV(pool, self._tables, self._lengths, self._counts)
+        self._context = decoder.context(zeros, zeros, kv)
+        self._x = decoder._embed(zeros, self._context)
+        self._recorded: Recorded | None = None
         self.recordable = True
 
     def run(
@@ -53,26 +54,21 @@ class Decoding:
         int64 (batch,) each; tables: int32 (batch, as many columns as there are pages).
         """
         decoder = self._decoder
-        self._x.copy_(decoder.embed(tokens, positions))
-        for size, turns in decoder.rotations(positions).items():
-            for stays, new in zip(self._rotations[size], turns, strict=True):
+        context = decoder.context(tokens, positions)
+        self._x.copy_(decoder._embed(tokens, context))
+        for size, table in context.rope.items():
+            for stays, new in zip(self._context.rope[size], table, strict=True):
                 stays.copy_(new)
         for kind, table in tables.items():
             self._tables[kind][:, : table.shape[1]] = table
         self._lengths.copy_(lengths)
-        if any(module._forward_hooks or module._forward_pre_hooks for module in self._modules):
-            return self._step()
-        if self._again is None:
-            capture = decoder.ops.capture
-            assert capture is not None
-            self._logits, self._again = capture(self._step)
-            self.recordable = self._again is not None
-        else:
-            self._again()
-        assert self._logits is not None
-        return self._logits
+        if self._recorded is None and self.recordable:
+            assert self._recorder is not None
+            self._recorded = self._recorder.record(self._step)
+            self.recordable = self._recorded is not None
+        elif self._recorded is not None:
+            self._recorded.replay()
+        return self._step() if self._recorded is None else self._recorded.result
 
     def _step(self) -> Tensor:
-        decoder = self._decoder
-        kv = PagedKV(self._pool, self._tables, self._lengths, self._counts)
-        return decoder.unembed(decoder.transform(self._x, self._rotations, kv))
+        return self._decoder.unembed(self._decoder._transform(self._x, self._context))

@@ -61,7 +61,7 @@ class Engine:
         on_gpu = decoder.device.type == "cuda"
         self.config = decoder.config
         self.max_batch = options.max_batch or (64 if on_gpu else 16)
-        large_chunks = on_gpu or decoder.expert_store is not None
+        large_chunks = on_gpu or decoder.fetches_experts
         self.prefill_chunk = options.prefill_chunk or (2048 if large_chunks else 512)
         dtype = torch.int8 if options.kv == "int8" else decoder.dtype
         limits = CacheLimits(

@@ -29,7 +29,7 @@ class Runner:
         self.pool = pool
         self.kv = kv
         self.device = decoder.device
-        self._records = decoder.ops.capture is not None
+        self._records = decoder.ops.recorder() is not None
         self._recorded: dict[int, Decoding] = {}  # by the number of sequences
 
     def run(self, batch: list[Chunk]) -> Tensor:
@@ -51,7 +51,8 @@ class Runner:
             end += len(chunk.tokens)
             rows += range(end - chunk.wanted, end)
         kv = PagedKV(self.pool, tables, lengths, counts.to(self.device))
-        hidden = self.decoder.hidden_states(tokens, positions.to(self.device), kv)
+        context = self.decoder.context(tokens, positions.to(self.device), kv)
+        hidden = self.decoder.hidden_states(tokens, context)
         return self.decoder.unembed(hidden[self._ids(rows)])
 
     def _decode(self, tokens: Tensor, lengths: Tensor, tables: dict[LayerKind, Tensor]) -> Tensor:

@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from ossia.adapt.quantized import expert_names, round_trip
 from ossia.config import ExpertFormat, ModelConfig, RoPE, expert_formats, with_expert_format
 from ossia.errors import OssiaError
 from ossia.ladder import rungs
@@ -25,12 +24,13 @@ from ossia.ladder.reach import bits_by_position, token_bytes, with_yarn
 from ossia.ladder.results import Evaluation, LongerTexts, Reading, Run, Text
 from ossia.ladder.rungs import REACH, Rung
 from ossia.model import Decoder
-from ossia.ops.training import TRAINING
+from ossia.ops.training import Training
 from ossia.system import records
 from ossia.system.files import check_new_folder, replacing, write_json, writing
 from ossia.train.corpus import shards, sources, texts, vocabulary
 from ossia.train.evaluate import SummedLoss, bits_per_byte, loss_of
 from ossia.train.loop import StepReport, Trainer
+from ossia.train.rounding import set_rounding
 from ossia.train.runs.folder import versions
 from ossia.train.runs.presets import with_vocabulary
 from ossia.train.settings import Settings
@@ -152,7 +152,7 @@ class Ablation:
     def trainer(self, config: ModelConfig, settings: Settings, states: Path) -> Trainer:
         """One run at its first step."""
         # Dense weights are trained; MXFP4 is quantized from them.
-        decoder = Decoder(with_expert_format(config, ExpertFormat.DENSE), TRAINING)
+        decoder = Decoder(with_expert_format(config, ExpertFormat.DENSE), Training())
         decoder.init_weights(torch.Generator().manual_seed(settings.seed))
 
         def evaluate(loss: SummedLoss) -> dict[str, float]:
@@ -251,13 +251,8 @@ def _copy(trained: Decoder, config: ModelConfig | None = None, *, rounded: bool 
     """The weights under another config of the same shapes, with the experts `rounded` to MXFP4 if
     asked for.
     """
-    weights = dict(trained.state_dict())
-    if rounded:
-        for name in expert_names(trained.config):
-            weights[name] = round_trip(weights[name])
-    with torch.device("meta"):
-        decoder = Decoder(config or trained.config, TRAINING)
-    decoder.load_state_dict(weights, assign=True)
+    decoder = Decoder.assembled(config or trained.config, trained.state_dict(), Training())
+    set_rounding(decoder, rounded)
     return decoder.eval().requires_grad_(False)
 
 

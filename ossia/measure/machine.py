@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ossia import ops
+from ossia.config import SwiGLU
 from ossia.measure import memory
 from ossia.measure.speed import Spread
+from ossia.ops import ExpertWeights, Routing
 from ossia.ops.mxfp4 import BLOCK, MXFP4
 from ossia.system.memory import available_memory
 
@@ -113,7 +115,8 @@ def _products(backend: ops.Backend) -> list[_Product]:
         ids = torch.rand(_TOKENS, count).topk(chosen).indices
         weights = torch.full((_TOKENS, chosen), 1 / chosen)
         operations = 2 * _TOKENS * chosen * 3 * _SIZE * _SIZE
-        return operations, lambda: backend.moe(x, ids, weights, gate_up, None, down, None)
+        stack = ExpertWeights(gate_up, None, down, None, SwiGLU())
+        return operations, lambda: backend.moe(x, Routing(ids, weights), stack)
 
     return [
         _Product("torch float32", *dense(torch.float32, F.linear)),

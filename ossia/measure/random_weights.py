@@ -7,7 +7,6 @@ tell, and the windows take no memory until they are copied.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import prod
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from ossia.config import ModelConfig
 from ossia.model import Decoder
+from ossia.model.norm import LayerNorm, RMSNorm
 from ossia.ops import REFERENCE, Backend
 
 _STEP = 61  # elements between the beginnings of two rows
@@ -32,9 +32,9 @@ def random_decoder(
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):
-        decoder = Decoder(replace(config), backend)
+        decoder = Decoder(config, backend)
     dtype = getattr(torch, config.dtype)
-    empty = decoder.state_dict()
+    empty, modules = decoder.state_dict(), dict(decoder.named_modules())
     size = _OFFSETS + max(_rows(name, t) * _STEP + _cols(name, t) for name, t in empty.items())
     normal = torch.randn(size, generator=generator).mul_(config.init_std).to(dtype)
     nibbles = torch.randint(256, (size,), dtype=torch.uint8, generator=generator)
@@ -42,7 +42,7 @@ def random_decoder(
     state = {}
     for name, tensor in empty.items():
         module, _, kind = name.rpartition(".")
-        if kind == "weight" and module.endswith("norm"):
+        if kind == "weight" and isinstance(modules[module], LayerNorm | RMSNorm):
             state[name] = torch.ones(tensor.shape, dtype=dtype)
             continue
         source = {"blocks": nibbles, "scales": scales}.get(kind, normal)

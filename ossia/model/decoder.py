@@ -1,92 +1,129 @@
-"""The one transformer: any ModelConfig, from tokens to logits, with or without pages."""
+"""The one transformer: any ModelConfig, from tokens to logits, over whole rows or pages."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ossia.config import LearnedPositions, ModelConfig, RoPE
-from ossia.model.attention import Attention, Rotation, layer_kind
+from ossia.model.attention import Attention, layer_kind
+from ossia.model.context import Context, positions_within
 from ossia.model.feedforward import build_feedforward
-from ossia.model.linear import Linear
-from ossia.model.norm import build_norm
-from ossia.model.position import positions_within, rotation
-from ossia.offload.store import ExpertStore
-from ossia.ops import REFERENCE, Backend
+from ossia.model.linear import Experts, Linear, Role, Weighted
+from ossia.model.norm import LayerNorm, RMSNorm, build_norm
+from ossia.ops import REFERENCE, Backend, Documents
 from ossia.ops.int8 import Int8
 from ossia.ops.paged import LayerKind, PagedKV
+from ossia.ops.weight import ExpertsKind
 
 
 class Embedding(nn.Module):
-    """int64 ids (...) -> (..., hidden)."""
+    """int64 ids (...) -> (..., hidden), plus the residual."""
 
-    def __init__(self, count: int, hidden_size: int) -> None:
+    def __init__(self, count: int, hidden_size: int, ops: Backend) -> None:
         super().__init__()
+        self.ops = ops
         self.weight = nn.Parameter(torch.empty(count, hidden_size))
 
-    def forward(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.weight)
+    def forward(self, ids: Tensor, residual: Tensor | None = None) -> Tensor:
+        return self.ops.embed(ids, self.weight, residual=residual)
 
 
 class Layer(nn.Module):
-    """x + attention(norm(x)), then x + feedforward(norm(x))."""
+    """x + attention(norm(x)), then x + feedforward(norm(x)).
+
+    recompute: keep only what enters the layer, and run it again in the backward pass (Chen et al.
+    2016, https://arxiv.org/abs/1604.06174).
+    """
 
     def __init__(self, model: ModelConfig, index: int, ops: Backend) -> None:
         super().__init__()
         hidden = model.hidden_size
-        self.dropout = model.dropout.residual
+        self.ops, self.dropout = ops, model.dropout.residual
+        self.recompute = False
         self.attention_norm = build_norm(model.norm, hidden, ops)
         self.attention = Attention(model, index, ops)
         self.feedforward_norm = build_norm(model.norm, hidden, ops)
         self.feedforward = build_feedforward(model.layers[index].feedforward, hidden, ops)
 
-    def forward(
-        self,
-        x: Tensor,
-        rotation: Rotation | None,
-        kv: PagedKV | None,
-        documents: Tensor | None = None,
-    ) -> Tensor:
-        x = self._add(x, self.attention, self.attention_norm(x), rotation, kv, documents)
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self._run, x, context, use_reentrant=False)
+        return self._run(x, context)
+
+    def _run(self, x: Tensor, context: Context) -> Tensor:
+        x = self._add(x, self.attention, self.attention_norm(x), context)
         return self._add(x, self.feedforward, self.feedforward_norm(x))
 
     def _add(self, x: Tensor, branch: nn.Module, *inputs: object) -> Tensor:
         """x + branch(*inputs); the branch adds it, at its end, unless dropout comes between."""
         if self.dropout and self.training:
-            return x + F.dropout(branch(*inputs), self.dropout)
+            return x + F.dropout(self.ops.reduce(branch(*inputs)), self.dropout)
         return branch(*inputs, residual=x)
 
 
 class Decoder(nn.Module):
-    """GPT-2, Qwen3, gpt-oss, or what else the config composes.
+    """GPT-2, Qwen3, gpt-oss, or whatever else the config composes.
 
-    Built under `torch.device("meta")` it takes no memory, and a checkpoint's tensors become its
-    parameters. State is an argument: without `kv` a call is a plain causal pass, as in training;
-    with a PagedKV it appends to the pages and attends over them.
+    State is an argument: over whole rows a call is a plain causal pass, as in training; with a
+    PagedKV it appends to the pages and attends over them.
     """
-
-    expert_store: ExpertStore | None = None  # if experts are read on demand
 
     def __init__(self, config: ModelConfig, ops: Backend = REFERENCE) -> None:
         super().__init__()
         self.config, self.ops = config, ops
         hidden = config.hidden_size
-        self.embedding = Embedding(config.vocab_size, hidden)
+        self.embedding = Embedding(config.vocab_size, hidden, ops)
         learned = isinstance(config.position, LearnedPositions)
-        self.positions = Embedding(config.context_length, hidden) if learned else None
+        self.positions = Embedding(config.context_length, hidden, ops) if learned else None
         self.layers = nn.ModuleList(Layer(config, i, ops) for i in range(len(config.layers)))
         self.norm = build_norm(config.norm, hidden, ops)
-        tied = config.tied_embeddings
-        self.unembedding = None if tied else Linear(hidden, config.vocab_size, False, ops)
+        self.unembedding = None if config.tied_embeddings else self._unembedding()
+
+    @classmethod
+    def assembled(
+        cls, config: ModelConfig, weights: Mapping[str, Tensor], ops: Backend = REFERENCE
+    ) -> Self:
+        """A decoder over these tensors, by parameter name: none is copied unless the backend places
+        it elsewhere.
+        """
+        with torch.device("meta"):
+            decoder = cls(config, ops)
+        decoder.load_state_dict(weights, assign=True)
+        decoder.place()
+        return decoder
+
+    def place(self) -> None:
+        """Let the backend re-lay each weight, once all are there."""
+        for name, module in self.named_modules():
+            if isinstance(module, Weighted):
+                weight = module.value
+                placed = self.ops.place(name, weight)
+                if placed is not weight:
+                    module.replace(placed)
+
+    def recompute_layers(self) -> None:
+        """Trade time for memory in training; see Layer."""
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            layer.recompute = True
 
     @property
     def layer_kinds(self) -> tuple[LayerKind, ...]:
         """The kind of each layer, in order: what a PagePool is built from."""
         return tuple(layer_kind(layer.attention) for layer in self.config.layers)
+
+    @property
+    def fetches_experts(self) -> bool:
+        """Whether a pass fetches experts that this process does not hold, from disk or elsewhere."""
+        experts = (module for module in self.modules() if isinstance(module, Experts))
+        return any(isinstance(module.value, ExpertsKind) for module in experts)
 
     @property
     def device(self) -> torch.device:
@@ -101,71 +138,67 @@ class Decoder(nn.Module):
         self,
         tokens: Tensor,
         positions: Tensor | None = None,
-        kv: PagedKV | None = None,
-        documents: Tensor | None = None,
+        where: Documents | PagedKV | None = None,
     ) -> Tensor:
-        """Float32 logits of the token after each one.
+        """Float32 logits of the token after each one; arguments as for `context`.
 
-        tokens: int64 (batch, length) -> (batch, length, vocab). With `kv`, tokens and positions are
-        (total,), the sequences packed one after another, -> (total, vocab). Without, `documents`
-        (batch, length) may number the texts packed in a row: none sees another, and positions count
-        from the first token of each.
+        tokens: int64 (batch, length) -> (batch, length, vocab), or packed (total,) over pages ->
+        (total, vocab).
         """
-        return self.unembed(self.hidden_states(tokens, positions, kv, documents))
+        return self.unembed(self.hidden_states(tokens, self.context(tokens, positions, where)))
 
-    def hidden_states(
+    def context(
         self,
         tokens: Tensor,
         positions: Tensor | None = None,
-        kv: PagedKV | None = None,
-        documents: Tensor | None = None,
-    ) -> Tensor:
-        """What `unembed` reads: the last layer's output, normalised, (..., hidden)."""
+        where: Documents | PagedKV | None = None,
+    ) -> Context:
+        """What all layers read in a pass over these tokens.
+
+        where: None for whole rows; Documents for rows of several texts, whose positions count from
+        the first token of each; or a PagedKV, for tokens and positions (total,), the sequences
+        packed one after another. Raises ValueError for more tokens than there are learned
+        positions.
+        """
         if positions is None:
-            if kv is not None:
+            if isinstance(where, PagedKV):
                 raise ValueError("positions must be given with a PagedKV")
             length, most = tokens.shape[-1], self.config.context_length
             if self.positions is not None and length > most:
                 raise ValueError(f"{length} tokens exceed the {most} learned positions")
             positions = torch.arange(length, device=tokens.device)
-            if documents is not None:
-                positions = positions_within(documents)
-        return self.transform(
-            self.embed(tokens, positions), self.rotations(positions), kv, documents
+            if where is not None:
+                positions = positions_within(where.ids)
+        rope = self.config.position
+        sizes = dict.fromkeys(layer.attention.head_dim for layer in self.config.layers)
+        tables = (
+            {size: self.ops.rope_table(positions, rope, size) for size in sizes}
+            if isinstance(rope, RoPE)
+            else {}
         )
+        return Context(positions, tables, where)
 
-    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """What the first layer reads, (..., hidden)."""
+    def hidden_states(self, tokens: Tensor, context: Context) -> Tensor:
+        """What `unembed` reads: the last layer's output, normalised, (..., hidden)."""
+        return self._transform(self._embed(tokens, context), context)
+
+    def _embed(self, tokens: Tensor, context: Context) -> Tensor:
         x = self.embedding(tokens)
         if self.positions is not None:
-            x = x + self.positions(positions)
+            x = self.positions(context.positions, residual=x)
         if self.training and self.config.dropout.embedding:
             x = F.dropout(x, self.config.dropout.embedding)
         return x
 
-    def transform(
-        self,
-        x: Tensor,
-        rotations: Mapping[int, Rotation],
-        kv: PagedKV | None = None,
-        documents: Tensor | None = None,
-    ) -> Tensor:
-        """All layers and the last norm, of what `embed` and `rotations` made."""
-        for config, layer in zip(self.config.layers, self.layers, strict=True):
-            x = layer(x, rotations.get(config.attention.head_dim), kv, documents)
+    def _transform(self, x: Tensor, context: Context) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, context)
         return self.norm(x)
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Float32 logits (..., vocab) of hidden states (..., hidden)."""
-        weight = (self.unembedding or self.embedding).weight
+        weight = self.embedding.weight if self.unembedding is None else self.unembedding.value
         return self.ops.linear(hidden, weight, dtype=torch.float32)
-
-    def rotations(self, positions: Tensor) -> dict[int, Rotation]:
-        """Cosines and sines for each head_dim among the layers; none without RoPE."""
-        if not isinstance(self.config.position, RoPE):
-            return {}
-        sizes = {layer.attention.head_dim for layer in self.config.layers}
-        return {size: rotation(self.config.position, size, positions) for size in sizes}
 
     @torch.no_grad()
     def to_int8(self) -> None:
@@ -176,21 +209,22 @@ class Decoder(nn.Module):
         Raises ValueError, naming the matrix, for one with NaN or infinity.
         """
         if self.unembedding is None:
-            vocab, hidden = self.embedding.weight.shape
             with torch.device("meta"):
-                self.unembedding = Linear(hidden, vocab, False, self.ops)
-            self.unembedding.weight = self.embedding.weight
+                self.unembedding = self._unembedding()
+            self.unembedding.replace(self.embedding.weight)
         for name, module in self.named_modules():
-            if isinstance(module, Linear) and not name.endswith(".router"):
+            if isinstance(module, Linear) and module.role is not Role.ROUTER:
+                dense = module.value
+                assert isinstance(dense, Tensor)
                 try:
-                    module.to_int8()
+                    module.replace(self.ops.quantize(dense))
                 except ValueError as error:
                     raise ValueError(f"{name}.weight: {error}") from error
 
     @property
     def is_int8(self) -> bool:
         """Whether `to_int8` has been called."""
-        return self.unembedding is not None and isinstance(self.unembedding.weight, Int8)
+        return self.unembedding is not None and isinstance(self.unembedding.value, Int8)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
@@ -203,12 +237,17 @@ class Decoder(nn.Module):
         for name, buffer in self.named_buffers():
             raise ValueError(f"{name} is packed ({buffer.dtype}); train with dense experts")
         residual = 1 / math.sqrt(2 * len(self.layers))
-        for name, parameter in self.named_parameters():
-            module, _, kind = name.rpartition(".")
-            if kind in ("bias", "sinks"):
-                parameter.zero_()
-            elif module.endswith("norm"):
-                parameter.fill_(1)
-            else:
-                scale = residual if module.endswith((".o", ".down")) else 1.0
-                parameter.normal_(0, self.config.init_std * scale, generator=generator)
+        for module in self.modules():
+            writes_residual = isinstance(module, Weighted) and module.role.writes_residual
+            std = self.config.init_std * (residual if writes_residual else 1.0)
+            for name, parameter in module.named_parameters(recurse=False):
+                if name in ("bias", "sinks"):
+                    parameter.zero_()
+                elif isinstance(module, LayerNorm | RMSNorm):
+                    parameter.fill_(1)
+                else:
+                    parameter.normal_(0, std, generator=generator)
+
+    def _unembedding(self) -> Linear:
+        shape = self.config.hidden_size, self.config.vocab_size
+        return Linear(shape, Role.UNEMBEDDING, False, self.ops)

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ossia.config import (
-    GELU,
-    ClampedSwiGLU,
-    MLPConfig,
-    MoEConfig,
-    Router,
-)
-from ossia.model.linear import Experts, Linear, project
-from ossia.ops import Backend
+from ossia.config import GELU, MLPConfig, MoEConfig
+from ossia.model.linear import Experts, Linear, Role, project
+from ossia.ops import Backend, ExpertWeights
 
 
 class MLP(nn.Module):
@@ -23,18 +17,17 @@ class MLP(nn.Module):
         self.config, self.ops = config, ops
         gated = not isinstance(config.activation, GELU)
         inter = config.intermediate_size
-        self.gate = Linear(hidden_size, inter, config.bias, ops) if gated else None
-        self.up = Linear(hidden_size, inter, config.bias, ops)
-        self.down = Linear(inter, hidden_size, config.bias, ops)
+        inwards, outwards = (hidden_size, inter), (inter, hidden_size)
+        self.gate = Linear(inwards, Role.GATE, config.bias, ops) if gated else None
+        self.up = Linear(inwards, Role.UP, config.bias, ops)
+        self.down = Linear(outwards, Role.DOWN, config.bias, ops)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        if self.gate is None:
+        activation = self.config.activation
+        if self.gate is None or isinstance(activation, GELU):
             return self.down(self.ops.gelu(self.up(x)), residual)
-        activation, (gate, up) = self.config.activation, project(x, self.gate, self.up)
-        if isinstance(activation, ClampedSwiGLU):
-            limit, alpha = activation.limit, activation.alpha
-            return self.down(self.ops.clamped_swiglu(gate, up, limit=limit, alpha=alpha), residual)
-        return self.down(self.ops.swiglu(gate, up), residual)
+        gate, up = project(x, self.gate, self.up)
+        return self.down(self.ops.gated(gate, up, activation), residual)
 
 
 class MoE(nn.Module):
@@ -43,38 +36,26 @@ class MoE(nn.Module):
     def __init__(self, config: MoEConfig, hidden_size: int, ops: Backend) -> None:
         super().__init__()
         self.config, self.ops = config, ops
-        experts, inter = config.num_experts, config.intermediate_size
-        self.router = Linear(hidden_size, experts, config.bias, ops)
-        self.gate_up = Experts(experts, hidden_size, 2 * inter, config.bias, config.format)
-        self.down = Experts(experts, inter, hidden_size, config.bias, config.format)
+        experts, inter, bias = config.num_experts, config.intermediate_size, config.bias
+        self.router = Linear((hidden_size, experts), Role.ROUTER, bias, ops)
+        gate_up, down = (experts, hidden_size, 2 * inter), (experts, inter, hidden_size)
+        self.gate_up = Experts(gate_up, Role.EXPERT_GATE_UP, bias, config.format)
+        self.down = Experts(down, Role.EXPERT_DOWN, bias, config.format)
+
+    @property
+    def experts(self) -> ExpertWeights:
+        """The weights of all experts, as `Backend.moe` takes them."""
+        gate_up, down = self.gate_up, self.down
+        return ExpertWeights(
+            gate_up.value, gate_up.bias, down.value, down.bias, self.config.activation
+        )
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         tokens = x.flatten(0, -2)
-        experts, weights = route(self.router(tokens), self.config, self.ops)
-        activation = self.config.activation
-        clamped = isinstance(activation, ClampedSwiGLU)
-        out = self.ops.moe(
-            tokens,
-            experts,
-            weights,
-            self.gate_up.matrices,
-            self.gate_up.bias,
-            self.down.matrices,
-            self.down.bias,
-            clamp=(activation.limit, activation.alpha) if clamped else None,
-            residual=None if residual is None else residual.flatten(0, -2),
-        )
-        return out.view(x.shape)
-
-
-def route(logits: Tensor, config: MoEConfig, ops: Backend) -> tuple[Tensor, Tensor]:
-    """`ops.route` as the config has it."""
-    return ops.route(
-        logits,
-        config.experts_per_token,
-        softmax_first=config.router is not Router.TOP_K_THEN_SOFTMAX,
-        renormalize=config.router is Router.SOFTMAX_THEN_TOP_K_RENORMALIZED,
-    )
+        config = self.config
+        routing = self.ops.route(self.router(tokens), config.experts_per_token, config.router)
+        residual = None if residual is None else residual.flatten(0, -2)
+        return self.ops.moe(tokens, routing, self.experts, residual=residual).view(x.shape)
 
 
 def build_feedforward(config: MLPConfig | MoEConfig, hidden_size: int, ops: Backend) -> MLP | MoE:

@@ -1,74 +1,130 @@
-"""Weights and the operation that takes them, whatever their format."""
+"""Modules with a weight, which may be of any kind."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
 
 import torch
 from torch import Tensor, nn
 
 from ossia.config import ExpertFormat
-from ossia.offload.store import StoredExperts
 from ossia.ops import Backend
-from ossia.ops.low_rank import LowRank
 from ossia.ops.mxfp4 import BLOCK, MXFP4
-from ossia.ops.reference import Weight
+from ossia.ops.weight import Tensors, Weight, recipe_of, tensors_of
 
 
-class Linear(nn.Module):
+class Role(Enum):
+    """What a matrix is for: what initialization, optimizers, LoRA and quantization choose by."""
+
+    QUERY = "query"
+    KEY = "key"
+    VALUE = "value"
+    ATTENTION_OUTPUT = "attention_output"
+    GATE = "gate"
+    UP = "up"
+    DOWN = "down"
+    ROUTER = "router"
+    EXPERT_GATE_UP = "expert_gate_up"
+    EXPERT_DOWN = "expert_down"
+    UNEMBEDDING = "unembedding"
+
+    @property
+    def writes_residual(self) -> bool:
+        """Whether its output is added to the residual stream."""
+        return self in (Role.ATTENTION_OUTPUT, Role.DOWN, Role.EXPERT_DOWN)
+
+
+ATTENTION = frozenset({Role.QUERY, Role.KEY, Role.VALUE, Role.ATTENTION_OUTPUT})
+MLP = frozenset({Role.GATE, Role.UP, Role.DOWN})
+EXPERTS = frozenset({Role.EXPERT_GATE_UP, Role.EXPERT_DOWN})
+
+
+class Weighted(nn.Module):
+    """A module with one weight. It registers the tensors that the weight is made of; `value` is the
+    weight, built from them.
+    """
+
+    weight: nn.Parameter  # of a dense weight
+
+    def __init__(self, role: Role) -> None:
+        super().__init__()
+        self.role = role
+        self._names: tuple[str, ...] = ()
+        self._recipe: Callable[[Tensors], Weight] | None = None  # None: one dense tensor
+
+    @property
+    def value(self) -> Weight:
+        """The weight, of whatever kind."""
+        if self._recipe is None:
+            return self.weight
+        return self._recipe({name: getattr(self, name) for name in self._names})
+
+    def replace(self, weight: Weight) -> None:
+        """Put another weight in the place of this one: the one way into a built model. Tensors that
+        are not parameters become buffers, but for a dense weight's own.
+        """
+        dense = isinstance(weight, Tensor)
+        tensors = tensors_of(weight)
+        if dense and not isinstance(weight, nn.Parameter):
+            tensors = {"weight": nn.Parameter(weight, requires_grad=False)}
+        self._recipe = None if dense else recipe_of(weight)
+        if tensors.keys() == set(self._names) and all(
+            getattr(self, name) is tensor for name, tensor in tensors.items()
+        ):
+            return  # another kind over the same tensors
+        for name in self._names:
+            delattr(self, name)
+        for name, tensor in tensors.items():
+            if isinstance(tensor, nn.Parameter):
+                self.register_parameter(name, tensor)
+            else:
+                self.register_buffer(name, tensor)
+        self._names = tuple(tensors)
+
+
+class Linear(Weighted):
     """x (..., cols) -> (..., rows)."""
 
-    def __init__(self, cols: int, rows: int, bias: bool, ops: Backend) -> None:
-        super().__init__()
+    def __init__(self, shape: tuple[int, int], role: Role, bias: bool, ops: Backend) -> None:
+        """shape: (cols, rows)."""
+        super().__init__(role)
+        cols, rows = shape
         self.ops = ops
-        self.weight: Weight = nn.Parameter(torch.empty(rows, cols))
+        self.replace(nn.Parameter(torch.empty(rows, cols)))
         self.bias = nn.Parameter(torch.empty(rows)) if bias else None
 
-    def to_int8(self) -> None:
-        """Quantize the weight, which is then no parameter: neither trained nor saved."""
-        dense = self.weight
-        assert isinstance(dense, Tensor)
-        del self.weight
-        self.weight = self.ops.quantize(dense)
-
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        return self.ops.linear(x, self.weight, self.bias, residual=residual)
+        return self.ops.linear(x, self.value, self.bias, residual=residual)
 
 
 def project(x: Tensor, *layers: Linear) -> tuple[Tensor, ...]:
-    """What each of the layers makes of the same x, in one operation."""
-    weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+    """The outputs of several layers for the same x, in one operation."""
+    weights, biases = [layer.value for layer in layers], [layer.bias for layer in layers]
     return layers[0].ops.linears(x, weights, biases)
 
 
-class Experts(nn.Module):
-    """One matrix (rows, cols) for each expert, dense or packed, and its bias; `ops.moe` takes it.
+class Experts(Weighted):
+    """One matrix (rows, cols) for each expert, dense or packed, and its bias; `Backend.moe` takes
+    them.
 
     Packed matrices are buffers: they are not trained, and no change of dtype reaches them.
     """
 
-    blocks: Tensor
-    scales: Tensor
-
     def __init__(
-        self, experts: int, cols: int, rows: int, bias: bool, format: ExpertFormat
+        self,
+        shape: tuple[int, int, int],
+        role: Role,
+        bias: bool,
+        format: ExpertFormat,
     ) -> None:
-        super().__init__()
-        self.format = format
-        # Set from outside, if they are read on demand, or updates of them are learned.
-        self.stored: StoredExperts | LowRank | None = None
+        """shape: (experts, cols, rows)."""
+        super().__init__(role)
+        experts, cols, rows = shape
         if format is ExpertFormat.MXFP4:
             groups = cols // BLOCK
             blocks = torch.empty(experts, rows, groups, BLOCK // 2, dtype=torch.uint8)
-            self.register_buffer("blocks", blocks)
-            self.register_buffer("scales", torch.empty(experts, rows, groups, dtype=torch.uint8))
+            self.replace(MXFP4(blocks, torch.empty(experts, rows, groups, dtype=torch.uint8)))
         else:
-            self.weight = nn.Parameter(torch.empty(experts, rows, cols))
+            self.replace(nn.Parameter(torch.empty(experts, rows, cols)))
         self.bias = nn.Parameter(torch.empty(experts, rows)) if bias else None
-
-    @property
-    def matrices(self) -> Tensor | MXFP4 | StoredExperts | LowRank:
-        """The stack (experts, rows, cols) as a value of its own type."""
-        if self.stored is not None:
-            return self.stored
-        if self.format is ExpertFormat.MXFP4:
-            return MXFP4(self.blocks, self.scales)
-        return self.weight

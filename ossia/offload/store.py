@@ -14,7 +14,6 @@ import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,9 +22,7 @@ from torch import Tensor
 
 from ossia.errors import OssiaError
 from ossia.offload.reader import Job, Reader, Span
-from ossia.ops.backend import Backend, Op
 from ossia.ops.mxfp4 import MXFP4, NAN_SCALE
-from ossia.ops.reference import Stack
 from ossia.system import huge_pages
 
 # Experts on their way: enough to keep a disk busy, and few beside those that are held.
@@ -44,6 +41,10 @@ class StoredStack:
     offset: int
     shape: tuple[int, ...]
     is_scale: bool
+
+    @property
+    def nbytes(self) -> int:
+        return torch.Size(self.shape).numel()
 
     @property
     def expert_bytes(self) -> int:
@@ -101,15 +102,6 @@ class _Held:
     guessed: bool
     passing: bool  # to go first: read where a pass over the layers fills more than all slots
     job: Job | None  # while it is on its way
-
-
-@dataclass(frozen=True)
-class StoredExperts:
-    """The matrices (experts, rows, cols) of one layer, as a weight: only `moe` can use it."""
-
-    store: ExpertStore
-    layer: int
-    shape: torch.Size
 
 
 class ExpertStore:
@@ -300,74 +292,3 @@ class ExpertStore:
         self._reads = replace(
             self._reads, **{name: vars(self._reads)[name] + value for name, value in more.items()}
         )
-
-
-def on_demand(backend: Backend) -> Backend:
-    """The backend, its `moe` taking StoredExperts too."""
-    return replace(backend, moe=partial(moe, backend.moe), capture=None)
-
-
-def moe(
-    inner: Op,
-    x: Tensor,
-    experts: Tensor,
-    expert_weights: Tensor,
-    gate_up: Stack | StoredExperts,
-    gate_up_bias: Tensor | None,
-    down: Stack | StoredExperts,
-    down_bias: Tensor | None,
-    *,
-    clamp: tuple[float, float] | None = None,
-    residual: Tensor | None = None,
-    wide: bool = False,
-) -> Tensor:
-    """As `reference.moe`, by another backend's `moe`: its stack of experts is the store's slots.
-
-    Where they come one after another their parts are kept in float32, and added in the order of
-    each token's choices: the result of few tokens has the bits that native kernels give with all
-    experts in memory. Of many it may differ by rounding: fewer at once may take another kernel.
-    """
-    if not isinstance(gate_up, StoredExperts) or not x.numel():
-        return inner(
-            x, experts, expert_weights, gate_up, gate_up_bias, down, down_bias,
-            clamp=clamp, residual=residual, wide=wide,
-        )  # fmt: skip
-    store, (tokens, chosen) = gate_up.store, experts.shape
-    gate_up_bias, down_bias = store.biases or (None, None)
-    by_slot = partial(
-        inner,
-        gate_up=store.gate_up,
-        gate_up_bias=gate_up_bias,
-        down=store.down,
-        down_bias=down_bias,
-        clamp=clamp,
-    )
-    needed = experts.unique().tolist()
-    slot_of = torch.zeros(gate_up.shape[0], dtype=torch.long)
-    whole: Tensor | None = None
-    parts: Tensor | None = None  # float32, one for each choice
-
-    def use(ready: dict[int, int]) -> None:
-        nonlocal whole, parts
-        here = torch.tensor(list(ready))
-        slot_of[here] = torch.tensor(list(ready.values()))
-        if len(ready) == len(needed):
-            whole = by_slot(x, slot_of[experts], expert_weights, residual=residual, wide=wide)
-            return
-        choices = torch.isin(experts, here).flatten().nonzero().flatten()
-        slots = slot_of[experts.flatten()[choices], None]
-        weights = expert_weights.flatten()[choices, None]
-        part = by_slot(x[choices // chosen], slots, weights, wide=True)
-        if parts is None:
-            parts = part.new_empty(tokens * chosen, part.shape[1])
-        parts[choices] = part
-
-    store.visit(gate_up.layer, needed, use)
-    if whole is not None:
-        return whole
-    assert parts is not None
-    total, *others = parts.view(tokens, chosen, -1).unbind(1)
-    for part in others:
-        total = total + part
-    total = total if residual is None else total + residual
-    return total if wide else total.to(x.dtype)

@@ -1,5 +1,19 @@
-"""Functions on tensors, one signature in several backends."""
+"""Operations on tensors: one Backend class that defines them, and subclasses that are faster."""
 
-from ossia.ops.backend import NAMES, REFERENCE, Backend, select
+from ossia.ops.backend import REFERENCE, Backend, Recorded, Recorder
+from ossia.ops.select import NAMES, select
+from ossia.ops.values import AttentionSpec, Documents, ExpertWeights, RopeTable, Routing
 
-__all__ = ["NAMES", "REFERENCE", "Backend", "select"]
+__all__ = [
+    "NAMES",
+    "REFERENCE",
+    "AttentionSpec",
+    "Backend",
+    "Documents",
+    "ExpertWeights",
+    "Recorded",
+    "Recorder",
+    "RopeTable",
+    "Routing",
+    "select",
+]

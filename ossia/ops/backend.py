@@ -1,100 +1,262 @@
-"""What a backend is: a function for each operation, with the signature of `ossia.ops.reference`."""
+"""Backend: every operation of the model in readable PyTorch, on any device.
+
+This class is the definition. Others inherit from it, override what they do faster, and are tested
+against it.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ossia.errors import OssiaError
-from ossia.ops import int8, reference
+from ossia.config import ClampedSwiGLU, RoPE, Router, SwiGLU
+from ossia.ops import int8
+from ossia.ops.attention import causal_attention
 from ossia.ops.int8 import Int8
+from ossia.ops.paged import LayerKV
+from ossia.ops.rope import attention_factor, frequencies
+from ossia.ops.values import AttentionSpec, Documents, ExpertWeights, RopeTable, Routing
+from ossia.ops.weight import ExpertsKind, Matrix, MatrixKind, Weight
 
-Op = Callable[..., Tensor]
-Ops = Callable[..., tuple]
-Capture = Callable[[Callable[[], Tensor]], tuple[Tensor, Callable[[], None] | None]]
+Where = Documents | LayerKV | None
 
-_log = logging.getLogger(__name__)
+
+class Backend:
+    """The operations a model is composed of, each the definition of what is right.
+
+    A backend holds no weights, so that a model can be copied and pickled with it.
+    """
+
+    name = "reference"
+
+    def embed(self, ids: Tensor, table: Tensor, *, residual: Tensor | None = None) -> Tensor:
+        """Rows of table (count, hidden) by int64 ids (...), plus residual (..., hidden)."""
+        out = F.embedding(ids, table)
+        return out if residual is None else residual + out
+
+    def rope_table(self, positions: Tensor, rope: RoPE, head_dim: int) -> RopeTable:
+        """Cosines and sines, float32 (..., tokens, head_dim/2), of int64 positions (..., tokens);
+        Su et al. 2021, https://arxiv.org/abs/2104.09864.
+        """
+        angles = positions[..., None].float() * frequencies(rope, head_dim, positions.device)
+        factor = attention_factor(rope)
+        return RopeTable(angles.cos() * factor, angles.sin() * factor)
+
+    def linear(
+        self,
+        x: Tensor,
+        weight: Weight,
+        bias: Tensor | None = None,
+        *,
+        residual: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """x (..., cols) times weight (rows, cols) transposed, plus bias (rows,), plus residual
+        (..., rows) -> (..., rows) of `dtype`, x's own if None.
+
+        A residual is added after `reduce`.
+        """
+        out = _linear(x, _matrix(weight), bias)
+        out = out if residual is None else residual + self.reduce(out)
+        return out if dtype is None else out.to(dtype)
+
+    def linears(
+        self, x: Tensor, weights: Sequence[Weight], biases: Sequence[Tensor | None]
+    ) -> tuple[Tensor, ...]:
+        """`linear` of the same x by each weight and its bias."""
+        return tuple(self.linear(x, *pair) for pair in zip(weights, biases, strict=True))
+
+    def quantize(self, weight: Tensor) -> Int8:
+        """A matrix in int8; see `int8.quantize`."""
+        return int8.quantize(weight)
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        """x (..., hidden), normalised to mean 0 and variance 1; Ba et al. 2016,
+        https://arxiv.org/abs/1607.06450.
+        """
+        return F.layer_norm(x, weight.shape, weight, bias, eps)
+
+    def rms_norm(
+        self, x: Tensor, weight: Tensor, eps: float, *, round_before_weight: bool
+    ) -> Tensor:
+        """x (..., hidden) over its root mean square, in float32, times weight.
+
+        `round_before_weight` casts to x's dtype before the multiplication (Qwen3) rather than after
+        it (gpt-oss).
+        """
+        normal = x.float()
+        normal = normal * torch.rsqrt(normal.square().mean(-1, keepdim=True) + eps)
+        return weight * normal.to(x.dtype) if round_before_weight else (weight * normal).to(x.dtype)
+
+    def rotate(self, x: Tensor, rope: RopeTable) -> Tensor:
+        """Rotate the pairs (i, i + head_dim/2) of x (..., tokens, heads, head_dim)."""
+        first, second = x.float().chunk(2, dim=-1)
+        cos, sin = rope.cos.unsqueeze(-2), rope.sin.unsqueeze(-2)
+        rotated = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+        return rotated.to(x.dtype)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """GELU by its tanh approximation; Hendrycks & Gimpel 2016,
+        https://arxiv.org/abs/1606.08415.
+        """
+        return F.gelu(x, approximate="tanh")
+
+    def gated(self, gate: Tensor, up: Tensor, activation: SwiGLU | ClampedSwiGLU) -> Tensor:
+        """silu(gate) * up (Shazeer 2020, https://arxiv.org/abs/2002.05202), or gpt-oss's SwiGLU:
+        the gate bounded above, `up` bounded on both sides and offset by 1.
+        """
+        if isinstance(activation, SwiGLU):
+            return F.silu(gate) * up
+        gate = gate.clamp(max=activation.limit)
+        up = up.clamp(-activation.limit, activation.limit)
+        return gate * torch.sigmoid(activation.alpha * gate) * (up + 1)
+
+    def attention(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        spec: AttentionSpec,
+        where: Where = None,
+        rope: RopeTable | None = None,
+    ) -> Tensor:
+        """Causal attention; q and k are rotated first by `rope`, as `rotate` does.
+
+        Over whole rows, with `where` None or Documents: q (batch, length, heads, head_dim); k, v
+        (batch, length, kv_heads, head_dim). Over pages, with a LayerKV: q (tokens, heads,
+        head_dim); k, v (tokens, kv_heads, head_dim), the sequences' tokens packed one after
+        another; keys and values are appended to their pages, and each token attends over all that
+        its sequence holds, or over the window. Returns q's shape.
+        """
+        if rope is not None:
+            q, k = self.rotate(q, rope), self.rotate(k, rope)
+        if not isinstance(where, LayerKV):
+            return causal_attention(q, k, v, spec, None if where is None else where.ids)
+        if q.numel() == 0:
+            return torch.empty_like(q)
+        where.append(k, v)
+        parts = []
+        for queries, seen in zip(q.split(where.tables.counts), where.tables.seen, strict=True):
+            keys, values = (x.to(q.dtype)[None] for x in where.read(seen))
+            parts.append(causal_attention(queries[None], keys, values, spec)[0])
+        return torch.cat(parts)
+
+    def route(self, logits: Tensor, chosen: int, router: Router) -> Routing:
+        """The `chosen` experts of each token of logits (tokens, experts).
+
+        The weights are the softmax over the chosen (gpt-oss), or the chosen of the softmax over all
+        (Qwen3 divides them by their sum).
+        """
+        logits = logits.float()
+        if router is Router.TOP_K_THEN_SOFTMAX:
+            top, experts = logits.topk(chosen, dim=-1)
+            return Routing(experts, top.softmax(dim=-1))
+        weights, experts = logits.softmax(dim=-1).topk(chosen, dim=-1)
+        if router is Router.SOFTMAX_THEN_TOP_K_RENORMALIZED:
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+        return Routing(experts, weights)
+
+    def moe(
+        self,
+        x: Tensor,
+        routing: Routing,
+        experts: ExpertWeights,
+        *,
+        residual: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """The weighted sum of each token's chosen experts, plus residual (tokens, hidden), which is
+        added after `reduce`. Outputs are weighted after the second bias and summed in float32 or
+        wider.
+
+        x (tokens, hidden) -> (tokens, hidden) of `dtype`, x's own if None. Packed weights are
+        unpacked one expert at a time, and only those that a token chose.
+        """
+        if isinstance(experts.gate_up, ExpertsKind):
+            return experts.gate_up.moe(self, x, routing, experts, residual, dtype)
+        result = x.dtype if dtype is None else dtype
+        if x.numel() == 0:
+            return torch.empty_like(x, dtype=result)
+        # Choices sorted by expert: those of one expert lie together, and it is read once.
+        choices = routing.experts.flatten()
+        order = choices.argsort(stable=True)
+        counts = choices.bincount(minlength=experts.gate_up.shape[0]).tolist()
+        rows = x[order // routing.experts.shape[1]]
+        hidden = _linear_each(rows, counts, experts.gate_up, experts.gate_up_bias)
+        hidden = self.gated(hidden[..., 0::2], hidden[..., 1::2], experts.activation)
+        out = _linear_each(hidden, counts, experts.down, experts.down_bias)[order.argsort()]
+        wide = torch.promote_types(x.dtype, torch.float32)
+        out = out.view(*routing.experts.shape, -1).to(wide) * routing.weights[..., None].to(wide)
+        out = out.sum(1).to(result)
+        return out if residual is None else residual + self.reduce(out)
+
+    def place(self, name: str, weight: Weight) -> Weight:
+        """Re-lay a weight when it is loaded, without loss and keeping one copy; `name` is that of
+        its module. Called once for each.
+        """
+        return weight
+
+    def reduce(self, x: Tensor) -> Tensor:
+        """The sum over the ranks that share a layer; x itself on one device."""
+        return x
+
+    def recorder(self) -> Recorder | None:
+        """What records a step and replays it at less cost; None where nothing does."""
+        return None
 
 
 @dataclass(frozen=True)
-class Backend:
-    """The operations a model is made of. A value, so that a model can be copied and pickled, and a
-    backend that is fast at some operations takes the others from another by `dataclasses.replace`.
-
-    capture: runs a function and returns its result, with what does the same work again in the same
-        memory at less cost, or None where the function does what cannot be recorded. As with a CUDA
-        graph, what differs from one time to the next must lie in tensors that were there before.
+class Recorded:
+    """A step that has been recorded: `replay` does its work again in the same memory, and leaves
+    the result in `result`.
     """
 
-    name: str
-    linear: Op
-    linears: Ops
-    quantize: Callable[[Tensor], Int8]
-    layer_norm: Op
-    rms_norm: Op
-    rotate: Op
-    gelu: Op
-    swiglu: Op
-    clamped_swiglu: Op
-    attention: Op
-    paged_attention: Op
-    route: Ops
-    moe: Op
-    capture: Capture | None = None
+    result: Tensor
+    replay: Callable[[], None]
 
 
-REFERENCE = Backend(
-    name="reference",
-    linear=reference.linear,
-    linears=reference.linears,
-    quantize=int8.quantize,
-    layer_norm=reference.layer_norm,
-    rms_norm=reference.rms_norm,
-    rotate=reference.rotate,
-    gelu=reference.gelu,
-    swiglu=reference.swiglu,
-    clamped_swiglu=reference.clamped_swiglu,
-    attention=reference.attention,
-    paged_attention=reference.paged_attention,
-    route=reference.route,
-    moe=reference.moe,
-)
+class Recorder(ABC):
+    """Records steps and owns the memory that they take.
 
-NAMES = ("reference", "cpu")
-
-
-def select(name: str = "auto", device: torch.device | str = "cpu") -> Backend:
-    """The backend of that name, or for `auto` the fastest that runs on the device; logs which.
-
-    Raises OssiaError for an unknown name, and for a backend that cannot run here.
+    As with a CUDA graph, whatever differs from one replay to the next must be in tensors that
+    existed before the step was recorded, and weights must stay where they are.
     """
-    kind = torch.device(device).type
-    if name not in ("auto", *NAMES):
-        raise OssiaError(f"unknown backend {name!r}; there are: auto, {', '.join(NAMES)}")
-    if name == "cpu" and kind != "cpu":
-        raise OssiaError(f"backend cpu runs on the CPU, not on {device}: leave --backend at auto")
-    if name == "reference" or kind != "cpu":
-        _log.info("backend: reference, plain PyTorch (%s)", device)
-        return REFERENCE
-    try:
-        from ossia.ops import cpu
-    except ImportError as error:
-        if name == "cpu":
-            raise OssiaError(
-                f"backend cpu is not in this installation ({error}): install a C++ compiler and "
-                "ossia again, or use --backend reference"
-            ) from error
-        _log.warning(
-            "backend: reference, plain PyTorch and slow; the native kernels were not built when "
-            "ossia was installed (is there a C++ compiler?)"
-        )
-        return REFERENCE
-    machine = cpu.machine()
-    if machine.remark:
-        _log.warning("%s", machine.remark)
-    _log.info("backend: cpu, native kernels (%s, %d threads)", machine.isa, machine.threads)
-    return cpu.CPU
+
+    buckets: tuple[int, ...]  # the batch sizes worth a recording, ascending
+
+    @abstractmethod
+    def record(self, step: Callable[[], Tensor]) -> Recorded | None:
+        """Run the step and record it; None if it cannot be replayed, which holds for good."""
+
+
+def _matrix(weight: Weight) -> Matrix:
+    assert isinstance(weight, Tensor | MatrixKind), f"{type(weight).__name__} has no product"
+    return weight
+
+
+def _linear(x: Tensor, weight: Matrix, bias: Tensor | None) -> Tensor:
+    if isinstance(weight, Tensor):
+        return F.linear(x, weight, bias)
+    out = weight.linear(x)
+    return out if bias is None else out + bias
+
+
+def _linear_each(x: Tensor, counts: list[int], weight: Weight, bias: Tensor | None) -> Tensor:
+    """The first counts[0] rows of x through the first matrix and bias, the next counts[1] through
+    the second, and so on.
+    """
+    # One `unbind`: in training each index would make a gradient of the size of the whole stack.
+    matrices = _matrix(weight).unbind()
+    biases = [None] * len(counts) if bias is None else bias.unbind()
+    parts = x.split(counts)
+    return torch.cat(
+        [_linear(parts[i], matrices[i], biases[i]) for i in range(len(counts)) if counts[i]]
+    )
+
+
+REFERENCE = Backend()

@@ -7,19 +7,24 @@ costs its neighbours alone. 8.25 bits a weight.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from ossia.ops.weight import MatrixKind, Tensors, Weight
 
 GROUP = 128
 ELEMENT_BYTES = 1 + 4 / GROUP  # with its part of a scale
 _LARGEST = 127
 _PIECE = 1 << 18  # elements that are quantized at a time
+_UNPACKED = 1 << 20  # elements that are unpacked at a time: few enough to be used from the cache
 
 
 @dataclass(frozen=True)
-class Int8:
+class Int8(MatrixKind):
     """A quantized matrix.
 
     codes: int8 (rows, cols); scales: float32 (rows, ceil(cols / GROUP)).
@@ -36,13 +41,33 @@ class Int8:
         """Some rows."""
         return Int8(self.codes[index], self.scales[index])
 
+    def linear(self, x: Tensor) -> Tensor:
+        """See MatrixKind. Products are in float32: bfloat16 cannot hold a weight's value."""
+        rows, cols = self.shape
+        step = max(1, _UNPACKED // cols)
+        pieces = [self[i : i + step] for i in range(0, rows, step)]
+        wide = x.float()
+        return torch.cat([F.linear(wide, p.dense()).to(x.dtype) for p in pieces], dim=-1)
 
-def dequantize(weight: Int8) -> Tensor:
-    """The matrix (rows, cols) that a quantized one stands for, in float32."""
-    rows, cols = weight.shape
-    groups = weight.scales.shape[1]
-    spread = weight.scales[..., None].expand(rows, groups, GROUP).reshape(rows, -1)
-    return weight.codes * spread[:, :cols]
+    def dense(self) -> Tensor:
+        """The matrix (rows, cols) in float32."""
+        rows, cols = self.shape
+        groups = self.scales.shape[1]
+        spread = self.scales[..., None].expand(rows, groups, GROUP).reshape(rows, -1)
+        return self.codes * spread[:, :cols]
+
+    def unbind(self) -> tuple[Int8, ...]:
+        raise TypeError("int8 holds single matrices, not stacks")
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"codes": self.codes, "scales": self.scales}
+
+    def recipe(self) -> Callable[[Tensors], Weight]:
+        return _recipe
+
+
+def _recipe(tensors: Tensors) -> Int8:
+    return Int8(tensors["codes"], tensors["scales"])
 
 
 def quantize(weight: Tensor) -> Int8:

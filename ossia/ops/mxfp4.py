@@ -7,11 +7,15 @@ elements share a byte, the even one in the low nibble.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+from ossia.ops import frozen
+from ossia.ops.weight import MatrixKind, Tensors, Weight
 
 BLOCK = 32
 NAN_SCALE = 255
@@ -23,7 +27,7 @@ _PIECE = 1 << 17  # elements that are quantized at a time
 
 
 @dataclass(frozen=True)
-class MXFP4:
+class MXFP4(MatrixKind):
     """A packed matrix, or a stack of them.
 
     blocks: uint8 (..., rows, cols/32, 16); scales: uint8 (..., rows, cols/32).
@@ -45,6 +49,26 @@ class MXFP4:
     def __getitem__(self, index: int | slice) -> MXFP4:
         """One matrix of a stack, or some rows of a matrix."""
         return MXFP4(self.blocks[index], self.scales[index])
+
+    def linear(self, x: Tensor) -> Tensor:
+        """See MatrixKind; with a gradient for x alone."""
+        return frozen.linear(x, self, unpack)
+
+    def dense(self) -> Tensor:
+        return unpack(self, torch.float32)
+
+    def unbind(self) -> MXFP4:
+        return self
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"blocks": self.blocks, "scales": self.scales}
+
+    def recipe(self) -> Callable[[Tensors], Weight]:
+        return _recipe
+
+
+def _recipe(tensors: Tensors) -> MXFP4:
+    return MXFP4(tensors["blocks"], tensors["scales"])
 
 
 @lru_cache(maxsize=16)

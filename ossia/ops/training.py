@@ -4,16 +4,18 @@ length, forwards and backwards.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ossia.ops import reference
-from ossia.ops.backend import REFERENCE
+from ossia.config import Router
+from ossia.ops.backend import Backend, Where
+from ossia.ops.paged import LayerKV
+from ossia.ops.values import AttentionSpec, RopeTable, Routing
 
 # Torch's tiled kernel (FlashAttention-2, Dao 2023, https://arxiv.org/abs/2307.08691) and its
 # gradient. Called by their own names, as the public function hides the log-sum-exp.
@@ -23,28 +25,46 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 _SMALLEST_BLOCK = 32  # queries of a sliding layer at a time; below it calls cost more than products
 
 
-def attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    window: int | None = None,
-    sinks: Tensor | None = None,
-    dropout: float = 0.0,
-    documents: Tensor | None = None,
-) -> Tensor:
-    """As `reference.attention`, in the dtype of v, for as many queries as keys and `documents` that
-    do not decrease along a row.
+class Training(Backend):
+    """The definition, with attention whose memory is linear in the length.
 
-    No scores outlive a tile, and the mask of a window is that of one block, so memory grows with
-    the length. With dropout, and off the CPU, the reference does it.
+    on_route, where it is set, is called with the logits (tokens, experts) and the number of chosen
+    experts whenever a router's logits are routed: what a balance loss reads.
     """
-    fused = q.device.type == "cpu" and not dropout and q.shape[1] == k.shape[1] and q.numel()
-    if not fused:
-        return reference.attention(
-            q, k, v, window=window, sinks=sinks, dropout=dropout, documents=documents
-        )
-    return _Attention.apply(q.to(v.dtype), k.to(v.dtype), v, sinks, window, documents)
+
+    name = "training"
+
+    def __init__(self) -> None:
+        self.on_route: Callable[[Tensor, int], None] | None = None
+
+    def attention(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        spec: AttentionSpec,
+        where: Where = None,
+        rope: RopeTable | None = None,
+    ) -> Tensor:
+        """As Backend.attention; over whole rows in the dtype of v.
+
+        No scores outlive a tile, and the mask of a window is that of one block. With dropout, and
+        off the CPU, the definition does it.
+        """
+        fused = q.device.type == "cpu" and not spec.dropout and q.shape[1] == k.shape[1]
+        if isinstance(where, LayerKV) or not fused or not q.numel():
+            return super().attention(q, k, v, spec, where, rope)
+        if rope is not None:
+            q, k = self.rotate(q, rope), self.rotate(k, rope)
+        documents = None if where is None else where.ids
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        return _Attention.apply(q, k, v, spec.sinks, spec.window, documents)
+
+    def route(self, logits: Tensor, chosen: int, router: Router) -> Routing:
+        """As Backend.route."""
+        if self.on_route is not None:
+            self.on_route(logits, chosen)
+        return super().route(logits, chosen, router)
 
 
 @dataclass(frozen=True)
@@ -172,6 +192,3 @@ def _taken(piece: _Piece, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]
     """The piece of each, (rows, heads, positions, head_dim)."""
     rows, queries, keys = piece.rows, piece.queries, piece.keys
     return tuple(x.transpose(1, 2) for x in (q[rows, queries], k[rows, keys], v[rows, keys]))
-
-
-TRAINING = replace(REFERENCE, name="training", attention=attention)

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ossia.config import ModelConfig, MoEConfig
+from ossia.config import MoEConfig
+from ossia.model import Decoder
+from ossia.ops.training import Training
 from ossia.train.loss import IGNORED
 
 
@@ -45,38 +47,41 @@ def before_padding(targets: Tensor) -> Tensor:
 
 
 class RouterLog:
-    """Listens to the routers of a decoder, when asked to."""
+    """The routers of a decoder on the training backend, heard pass by pass."""
 
-    def __init__(self, decoder: nn.Module, config: ModelConfig) -> None:
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        layers = enumerate(decoder.config.layers)
+        self._moe_layers = [i for i, x in layers if isinstance(x.feedforward, MoEConfig)]
         self._losses: list[Tensor] | None = None
         self._counts: dict[int, Tensor] | None = None
         self._targets: Tensor | None = None
-        for i, layer in enumerate(config.layers):
-            if isinstance(layer.feedforward, MoEConfig):
-                router = decoder.get_submodule(f"layers.{i}.feedforward.router")
-                router.register_forward_hook(self._listen(i, layer.feedforward.experts_per_token))
+        self._heard = 0  # routers, since listening began
+        assert isinstance(decoder.ops, Training)
+        decoder.ops.on_route = self._hear
 
-    def _listen(self, index: int, chosen: int):
-        def hook(router: nn.Module, args: tuple, logits: Tensor) -> None:
-            logits = logits.flatten(0, -2)
-            if router.training:
-                # Also when nobody listens: a layer that is run again must do the same.
-                loss = load_balance(logits, chosen)
-                if self._losses is not None:
-                    self._losses.append(loss)
-            if self._counts is not None and self._targets is not None:
-                text = before_padding(self._targets).flatten()
-                counts = assignments(logits[text], chosen)
-                self._counts[index] = self._counts.get(index, 0) + counts
-
-        return hook
+    def _hear(self, logits: Tensor, chosen: int) -> None:
+        if self._decoder.training:
+            # Compute this even if nobody listens: a recomputed layer must repeat exactly the same
+            # operations.
+            loss = load_balance(logits, chosen)
+            if self._losses is not None:
+                self._losses.append(loss)
+        if self._targets is None:  # a layer recomputed after its pass
+            return
+        layer = self._moe_layers[self._heard % len(self._moe_layers)]
+        self._heard += 1
+        if self._counts is not None:
+            text = before_padding(self._targets).flatten()
+            counts = assignments(logits[text], chosen)
+            self._counts[layer] = self._counts.get(layer, 0) + counts
 
     @contextmanager
     def listening(self, targets: Tensor) -> Iterator[list[Tensor]]:
         """Gives a list that fills with the balance losses of a training pass, layer by layer.
         targets, int64 (rows, length), are those of the pass.
         """
-        self._losses, self._targets = [], targets
+        self._losses, self._targets, self._heard = [], targets, 0
         try:
             yield self._losses
         finally:

@@ -194,7 +194,7 @@ def adapters(stored: ModelConfig, settings: Training, learned: LoRA) -> Estimate
         else value.nbytes
         for name, value in decoder.state_dict().items()
     }
-    shapes = [lora.base_of(module).shape for module in matrices.values()]
+    shapes = [module.value.shape for module in matrices.values()]
     trained = sum(math.prod(lead) * learned.rank * (r + c) for *lead, r, c in shapes)
     tokens = settings.batch_size * settings.length // settings.accumulate
     return Estimate(

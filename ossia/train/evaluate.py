@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ossia.model import Decoder
+from ossia.ops import Documents
 from ossia.train.loss import IGNORED, linear_cross_entropy
 
 _TOKENS_AT_ONCE = 4096
@@ -33,12 +34,26 @@ def loss_of(decoder: Decoder) -> SummedLoss:
     """A decoder's, without the logits of all tokens at once."""
 
     def loss(inputs: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
-        hidden = decoder.hidden_states(inputs, documents=documents).flatten(0, -2)
-        weight = (decoder.unembedding or decoder.embedding).weight
-        assert isinstance(weight, Tensor)
-        return linear_cross_entropy(hidden, weight, targets.flatten(), count=1)[1]
+        hidden = hidden_states(decoder, inputs, documents).flatten(0, -2)
+        return linear_cross_entropy(hidden, unembedding(decoder), targets.flatten(), count=1)[1]
 
     return loss
+
+
+def hidden_states(decoder: Decoder, inputs: Tensor, documents: Tensor | None) -> Tensor:
+    """(rows, length, hidden) of int64 inputs (rows, length); `documents` numbers the texts packed
+    in a row.
+    """
+    where = None if documents is None else Documents(documents)
+    return decoder.hidden_states(inputs, decoder.context(inputs, where=where))
+
+
+def unembedding(decoder: Decoder) -> Tensor:
+    """The dense matrix (vocab, hidden) that hidden states are read out by."""
+    last = decoder.unembedding
+    weight = decoder.embedding.weight if last is None else last.value
+    assert isinstance(weight, Tensor)
+    return weight
 
 
 def windows(tokens: Tensor, length: int) -> tuple[Tensor, Tensor]:

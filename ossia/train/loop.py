@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from ossia.adapt import quantized
 from ossia.errors import OssiaError
 from ossia.model import Decoder
 from ossia.train import parallel, state
@@ -23,8 +22,9 @@ from ossia.train.corpus.packing import nats_per_token
 from ossia.train.corpus.shards import Batch
 from ossia.train.evaluate import SummedLoss
 from ossia.train.loss import IGNORED
-from ossia.train.objective import Losses, Objective, recompute_layers
+from ossia.train.objective import Losses, Objective
 from ossia.train.optimizer import build_optimizers
+from ossia.train.rounding import set_rounding
 from ossia.train.settings import Precision, Training, derived_seed, learning_rate
 from ossia.train.state import Progress
 
@@ -74,10 +74,9 @@ class Trainer:
         self._batches, self._evaluate = batches, evaluate
         self.progress = Progress()
         self._saved_step: int | None = None
-        self._rounded = quantized.attach(decoder)
         self._objective = Objective(decoder, balance=settings.balance, z_loss=settings.z_loss)
         if settings.recompute:
-            recompute_layers(decoder)
+            decoder.recompute_layers()
         parallel.shard(self._objective, decoder, experts=settings.expert_parallel)
         self.optimizers = build_optimizers(decoder, settings)
 
@@ -174,14 +173,15 @@ class Trainer:
         count = sum(int((part.targets != IGNORED).sum()) for part in parts) / parallel.size()
         share = 1 / settings.accumulate
         self._objective.train()
-        self._rounded.on = step >= settings.steps - settings.mxfp4_steps
+        rounds = step >= settings.steps - settings.mxfp4_steps
+        set_rounding(self.decoder, rounds)
         losses: list[Losses] = []
         for part in parts:
             tensors = map(parallel.own_rows, (part.inputs, part.targets, part.documents))
             with autocast(settings.dtype):
                 losses.append(self._objective(*tensors, count, share))
             losses[-1].total.backward()
-        self._rounded.on = False
+        set_rounding(self.decoder, False)
         loss = parallel.mean(torch.stack([part.cross_entropy for part in losses]).sum()).item()
         norm = nn.utils.clip_grad_norm_(self.decoder.parameters(), settings.clip)
         norm = (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()

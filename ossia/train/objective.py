@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ossia.model import Decoder
 from ossia.train.balance import RouterLog
+from ossia.train.evaluate import hidden_states, unembedding
 from ossia.train.loss import linear_cross_entropy
 
 
@@ -29,7 +28,7 @@ class Objective(nn.Module):
         super().__init__()
         self.decoder = decoder
         self.balance, self.z_loss = balance, z_loss
-        self.routers = RouterLog(decoder, decoder.config)
+        self.routers = RouterLog(decoder)
 
     def forward(
         self,
@@ -44,9 +43,8 @@ class Objective(nn.Module):
         `documents` numbers the texts packed in a row, none of which sees another.
         """
         with self.routers.listening(targets) as balances:
-            hidden = self.decoder.hidden_states(inputs, documents=documents)
-        weight = (self.decoder.unembedding or self.decoder.embedding).weight
-        assert isinstance(weight, Tensor)
+            hidden = hidden_states(self.decoder, inputs, documents)
+        weight = unembedding(self.decoder)
         total, cross_entropy = linear_cross_entropy(
             hidden.flatten(0, -2), weight, targets.flatten(), count, self.z_loss
         )
@@ -54,20 +52,3 @@ class Objective(nn.Module):
             return Losses(total, cross_entropy, None)
         balance = sum(balances[1:], balances[0]) / len(balances) * share
         return Losses(total + self.balance * balance, cross_entropy, balance.detach())
-
-
-def recompute_layers(decoder: Decoder) -> None:
-    """Keep only what enters a layer, and run it again in the backward pass (Chen et al. 2016,
-    https://arxiv.org/abs/1604.06174).
-    """
-    for layer in decoder.layers:
-        layer.forward = _recomputed(layer.forward)  # type: ignore[method-assign]
-
-
-def _recomputed(forward):
-    def run(*arguments):
-        if not torch.is_grad_enabled():
-            return forward(*arguments)
-        return checkpoint(forward, *arguments, use_reentrant=False)
-
-    return run

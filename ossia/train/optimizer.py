@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ossia.model.decoder import Embedding
+from ossia.model.linear import ATTENTION, MLP, Linear, Weighted
 from ossia.train.settings import Optimizer, Training
 
 _BETAS = (0.9, 0.95)
-_MATRICES = (".weight", ".lora_a", ".lora_b")
+HIDDEN = ATTENTION | MLP  # act between hidden states
 
 
 def build_optimizers(decoder: nn.Module, settings: Training) -> list[torch.optim.Optimizer]:
@@ -26,15 +28,17 @@ def build_optimizers(decoder: nn.Module, settings: Training) -> list[torch.optim
     orthogonal: list[Tensor] = []
     matrices: list[Tensor] = []
     others: list[Tensor] = []
-    for name, parameter in decoder.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if not (name.endswith(_MATRICES) and parameter.ndim >= 2):
-            others.append(parameter)
-        elif settings.optimizer == Optimizer.MUON and _is_hidden(name, parameter):
-            orthogonal.append(parameter)
-        else:
-            matrices.append(parameter)
+    for module in decoder.modules():
+        hidden = isinstance(module, Linear) and module.role in HIDDEN
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
+            if not isinstance(module, Weighted | Embedding) or name == "bias":
+                others.append(parameter)
+            elif settings.optimizer == Optimizer.MUON and hidden:
+                orthogonal.append(parameter)
+            else:
+                matrices.append(parameter)
     groups = [
         {"params": matrices, "weight_decay": settings.weight_decay},
         {"params": others, "weight_decay": 0.0},
@@ -50,7 +54,3 @@ def build_optimizers(decoder: nn.Module, settings: Training) -> list[torch.optim
         )
         optimizers.append(muon)
     return optimizers
-
-
-def _is_hidden(name: str, parameter: Tensor) -> bool:
-    return name.startswith("layers.") and parameter.ndim == 2 and ".router." not in name

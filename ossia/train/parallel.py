@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -24,7 +24,8 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from ossia.errors import OssiaError
 from ossia.model.decoder import Decoder
 from ossia.model.feedforward import MoE
-from ossia.ops.backend import Op
+from ossia.ops import Backend, ExpertWeights, Routing
+from ossia.ops.weight import ExpertsKind, Tensors, Weight, recipe_of, tensors_of
 
 Value = TypeVar("Value")
 
@@ -143,48 +144,87 @@ def _divide_experts(moe: MoE, mesh: DeviceMesh) -> set[nn.Parameter]:
             own = nn.Parameter(distribute_tensor(parameter.data, mesh, [Shard(0)]))
             # Each process's loss is a mean over its own tokens, and all of them come here.
             own.register_hook(lambda gradient: gradient / mesh.size())
-            setattr(part, name, own)
-    moe.ops = replace(moe.ops, moe=partial(_exchange, moe.ops.moe))
+            if name == "bias":
+                part.bias = own
+            else:
+                part.replace(Sharded(own))
     return {p for part in (moe.gate_up, moe.down) for p in part.parameters()}
 
 
-def _exchange(
-    inner: Op,
-    x: Tensor,
-    experts: Tensor,
-    expert_weights: Tensor,
-    *matrices: Tensor | None,
-    clamp: tuple[float, float] | None = None,
-    residual: Tensor | None = None,
-) -> Tensor:
-    """`ops.moe` over experts that several processes hold: a token goes to each process that has an
-    expert of its choice, and the results come back to be weighted here.
-
-    Exchanged all to all, with as many rows as were chosen: gathering every token everywhere would
-    be simpler, and cost each process the traffic and the memory of all.
+@dataclass(frozen=True)
+class Sharded(ExpertsKind):
+    """A stack of experts of which each process holds as many: a DTensor, or one that is seen
+    rounded.
     """
-    local = [m.to_local() if isinstance(m, DTensor) else m for m in matrices]
-    assert local[0] is not None
-    each, chosen = len(local[0]), experts.shape[1]
-    order = experts.flatten().argsort(stable=True)  # by expert, and so by process
-    wanted = experts.flatten()[order]
-    sent = torch.bincount(wanted // each, minlength=size())
-    received = torch.empty_like(sent)
-    dist.all_to_all_single(received, sent)
-    counts = received.tolist(), sent.tolist()
-    numbers = torch.empty(sum(counts[0]), dtype=wanted.dtype, device=wanted.device)
-    dist.all_to_all_single(numbers, wanted, *counts)
-    rows = _travel(x[order // chosen], *counts)
-    local_experts = (numbers - rank() * each)[:, None]
-    if not len(rows):  # a row that nobody reads: the gradient's way back needs all processes
-        rows, local_experts = x.new_zeros(1, x.shape[1]) + rows.sum(), local_experts.new_zeros(1, 1)
-    ones = torch.ones(len(rows), 1, dtype=expert_weights.dtype, device=rows.device)
-    done = inner(rows, local_experts, ones, *local, clamp=clamp)[: len(numbers)]
-    back = _travel(done, counts[1], counts[0])[order.argsort()]
-    wide = torch.promote_types(x.dtype, torch.float32)
-    out = back.view(*experts.shape, -1).to(wide) * expert_weights[..., None].to(wide)
-    out = out.sum(1).to(x.dtype)
-    return out if residual is None else residual + out
+
+    inner: Weight
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.inner.shape
+
+    def tensors(self) -> dict[str, Tensor]:
+        return tensors_of(self.inner)
+
+    def recipe(self) -> Callable[[Tensors], Weight]:
+        return partial(_sharded, recipe_of(self.inner))
+
+    def local(self) -> Weight:
+        """The experts of this process."""
+        tensors = {name: _local(tensor) for name, tensor in self.tensors().items()}
+        return recipe_of(self.inner)(tensors)
+
+    def moe(
+        self,
+        backend: Backend,
+        x: Tensor,
+        routing: Routing,
+        experts: ExpertWeights,
+        residual: Tensor | None,
+        dtype: torch.dtype | None,
+    ) -> Tensor:
+        """See ExpertsKind: a token goes to each process that has an expert of its choice, and the
+        results come back to be weighted here.
+
+        Exchanged all to all, with as many rows as were chosen: gathering every token everywhere
+        would be simpler, and cost each process the traffic and the memory of all.
+        """
+        assert isinstance(experts.down, Sharded)
+        local = replace(
+            experts,
+            gate_up=self.local(),
+            gate_up_bias=_local(experts.gate_up_bias),
+            down=experts.down.local(),
+            down_bias=_local(experts.down_bias),
+        )
+        each, chosen = local.gate_up.shape[0], routing.experts.shape[1]
+        order = routing.experts.flatten().argsort(stable=True)  # by expert, and so by process
+        wanted = routing.experts.flatten()[order]
+        sent = torch.bincount(wanted // each, minlength=size())
+        received = torch.empty_like(sent)
+        dist.all_to_all_single(received, sent)
+        counts = received.tolist(), sent.tolist()
+        numbers = torch.empty(sum(counts[0]), dtype=wanted.dtype, device=wanted.device)
+        dist.all_to_all_single(numbers, wanted, *counts)
+        rows = _travel(x[order // chosen], *counts)
+        own = (numbers - rank() * each)[:, None]
+        if not len(rows):  # a row that nobody reads: the gradient's way back needs all processes
+            rows, own = x.new_zeros(1, x.shape[1]) + rows.sum(), own.new_zeros(1, 1)
+        ones = torch.ones(len(rows), 1, dtype=routing.weights.dtype, device=rows.device)
+        done = backend.moe(rows, Routing(own, ones), local)[: len(numbers)]
+        back = _travel(done, counts[1], counts[0])[order.argsort()]
+        wide = torch.promote_types(x.dtype, torch.float32)
+        out = back.view(*routing.experts.shape, -1).to(wide) * routing.weights[..., None].to(wide)
+        out = out.sum(1).to(x.dtype if dtype is None else dtype)
+        return out if residual is None else residual + out
+
+
+def _sharded(inner: Callable[[Tensors], Weight], tensors: Tensors) -> Sharded:
+    return Sharded(inner(tensors))
+
+
+def _local(tensor: Tensor | None) -> Any:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _travel(rows: Tensor, received: list[int], sent: list[int]) -> Tensor:

@@ -96,7 +96,7 @@ def test_dense_experts_are_transposed_against_packed_ones(gpt_oss: Path, tmp_pat
     packed = load(gpt_oss)
     for layer, other in zip(dense.layers, packed.layers, strict=True):
         for part in ("gate_up", "down"):
-            matrices = getattr(other.feedforward, part).matrices
+            matrices = getattr(other.feedforward, part).value
             expected = mxfp4.unpack(matrices)
             assert torch.equal(getattr(layer.feedforward, part).weight, expected)
 

@@ -110,14 +110,14 @@ def test_experts_are_unpacked_and_quantized_as_asked(gpt_oss: Path, tmp_path: Pa
     dense = load(tmp_path / "dense")
     gate_up = dense.layers[1].feedforward.gate_up.weight
     assert gate_up.shape == (EXPERTS, 2 * INTER, HIDDEN)
-    assert torch.equal(gate_up, mxfp4.unpack(packed.layers[1].feedforward.gate_up.matrices))
+    assert torch.equal(gate_up, mxfp4.unpack(packed.layers[1].feedforward.gate_up.value))
 
     save(dense, tmp_path / "packed", experts="mxfp4")
     config = json.loads((tmp_path / "packed" / "config.json").read_text())
     assert config["quantization_config"]["quant_method"] == "mxfp4"
     again = load(tmp_path / "packed")
     for part in ("gate_up", "down"):
-        matrices = getattr(again.layers[0].feedforward, part).matrices
+        matrices = getattr(again.layers[0].feedforward, part).value
         weight = getattr(dense.layers[0].feedforward, part).weight
         expected = mxfp4.quantize(weight)
         assert torch.equal(matrices.blocks, expected.blocks)

@@ -24,6 +24,7 @@ from ossia.config import (
     MLPConfig,
     ModelConfig,
 )
+from ossia.model.context import Context
 from ossia.ops import REFERENCE
 from ossia.ops.paged import LayerKind, LayerKV, PagedKV
 
@@ -81,7 +82,7 @@ class FakeDecoder:
     device = torch.device("cpu")
     dtype = torch.float32
     ops = REFERENCE
-    expert_store = None
+    fetches_experts = False
 
     def __init__(self, windows: tuple[int | None, ...] = (None, 5), context_length: int = 200):
         self.config = config(windows, context_length)
@@ -90,7 +91,12 @@ class FakeDecoder:
         self.error: Exception | None = None  # what the next call raises
         self.steps: list[list[int]] = []  # query lengths of each call
 
-    def hidden_states(self, tokens: Tensor, positions: Tensor, kv: PagedKV) -> Tensor:
+    def context(self, tokens: Tensor, positions: Tensor, where: PagedKV) -> Context:
+        return Context(positions, {}, where)
+
+    def hidden_states(self, tokens: Tensor, context: Context) -> Tensor:
+        positions, kv = context.positions, context.where
+        assert isinstance(kv, PagedKV)
         self.steps.append(kv.query_lengths.tolist())
         assert tokens.dtype == positions.dtype == torch.int64
         if self.error is not None:

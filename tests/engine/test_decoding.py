@@ -4,18 +4,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("ossia.ops._native")
 
 from ossia.engine import Request, SamplingParams
 from ossia.engine.runner import MOST_RECORDED
 from ossia.model import Decoder
-from ossia.ops.backend import Capture
-from ossia.ops.cpu import CPU
+from ossia.ops.cpu import CPU, NativeBackend
+from ossia.ops.cpu.recorder import CPURecorder
 from tests.engine.engines import engine as build
 from tests.models import gpt2_like, gpt_oss_like, qwen3_like
 
 NEW = 24
+aten = torch.ops.aten
 
 
 def decoder(config, ops=CPU, dtype=torch.float32):
@@ -26,20 +28,41 @@ def decoder(config, ops=CPU, dtype=torch.float32):
     return model.to(dtype)
 
 
-def counted(events: list[str]) -> Capture:
-    """CPU.capture, noting when a step is recorded, refused and run again."""
-    assert CPU.capture is not None
+class Counted(NativeBackend):
+    """The native backend, noting when a step is recorded, refused and replayed."""
 
-    def capture(step):
-        assert CPU.capture is not None
-        result, again = CPU.capture(step)
-        if again is None:
-            events.append("refused")
-            return result, None
-        events.append("recorded")
-        return result, lambda: (events.append("again"), again())[1]
+    def __init__(self, events: list[str]) -> None:
+        self.events = events
 
-    return capture
+    def recorder(self):
+        return CountedRecorder(self.events)
+
+
+class CountedRecorder(CPURecorder):
+    def __init__(self, events: list[str]) -> None:
+        self.events = events
+
+    def record(self, step):
+        recorded = super().record(step)
+        self.events.append("refused" if recorded is None else "recorded")
+        if recorded is None:
+            return None
+        replay = recorded.replay
+        return replace(recorded, replay=lambda: (self.events.append("again"), replay())[1])
+
+
+class Plain(NativeBackend):
+    """The native backend, every step operation by operation."""
+
+    def recorder(self):
+        return None
+
+
+class Foreign(Counted):
+    """One operation is torch's."""
+
+    def gated(self, gate, up, activation):
+        return gate.sigmoid() * gate * up
 
 
 def tokens(model, count=1, kv=None, **sampling):
@@ -60,8 +83,8 @@ def tokens(model, count=1, kv=None, **sampling):
 @pytest.mark.parametrize("count", [1, 5])
 def test_recorded_steps_change_no_token(config, dtype, count):
     events: list[str] = []
-    recorded = decoder(config(), replace(CPU, capture=counted(events)), dtype)
-    plain = decoder(config(), replace(CPU, capture=None), dtype)
+    recorded = decoder(config(), Counted(events), dtype)
+    plain = decoder(config(), Plain(), dtype)
     found = tokens(recorded, count)
     assert found == tokens(plain, count)
     assert "refused" not in events
@@ -71,7 +94,7 @@ def test_recorded_steps_change_no_token(config, dtype, count):
 
 
 def test_recorded_steps_read_int8_pages_and_weights():
-    models = [decoder(gpt_oss_like(), ops) for ops in (CPU, replace(CPU, capture=None))]
+    models = [decoder(gpt_oss_like(), ops) for ops in (CPU, Plain())]
     for model in models:
         model.to_int8()
     first, second = (tokens(model, 3, kv="int8") for model in models)
@@ -80,42 +103,56 @@ def test_recorded_steps_read_int8_pages_and_weights():
 
 def test_records_are_of_few_sequences():
     events: list[str] = []
-    model = decoder(qwen3_like(), replace(CPU, capture=counted(events)))
-    expected = tokens(decoder(qwen3_like(), replace(CPU, capture=None)), MOST_RECORDED + 1)
+    model = decoder(qwen3_like(), Counted(events))
+    expected = tokens(decoder(qwen3_like(), Plain()), MOST_RECORDED + 1)
     assert tokens(model, MOST_RECORDED + 1) == expected
     assert events.count("recorded") == MOST_RECORDED
 
 
 def test_a_step_that_torch_has_a_part_in_is_not_recorded():
     events: list[str] = []
-    ops = replace(CPU, capture=counted(events), swiglu=lambda gate, up: gate.sigmoid() * gate * up)
-    plain = decoder(qwen3_like(), replace(ops, capture=None))
-    assert tokens(decoder(qwen3_like(), ops), 2) == tokens(plain, 2)
+    plain = decoder(qwen3_like(), Foreign([]))
+    plain.ops.recorder = lambda: None
+    assert tokens(decoder(qwen3_like(), Foreign(events)), 2) == tokens(plain, 2)
     assert events == ["refused"]
 
 
-def test_weights_changed_in_place_and_hooks_are_seen():
+@pytest.mark.parametrize("config", [gpt2_like, qwen3_like, gpt_oss_like])
+def test_a_recorded_step_computes_nothing_in_torch(config):
+    """The recorder watches functions; this watches every operation that reaches a kernel."""
+    foreign: list[str] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            allocates = func.overloadpacket in (aten.empty, aten.empty_like, aten.empty_strided)
+            if not allocates and not func.is_view:
+                foreign.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    class WatchedRecorder(CPURecorder):
+        def record(self, step):
+            with Watch():
+                return super().record(step)
+
+    class Watched(NativeBackend):
+        def recorder(self):
+            return WatchedRecorder()
+
+    tokens(decoder(config(), Watched()), 2)
+    assert foreign == []
+
+
+def test_weights_changed_in_place_are_seen():
     model = decoder(qwen3_like())
     engine = build(model)
     ids = engine.add(Request([1, 2, 3], SamplingParams(temperature=0, max_tokens=NEW)))
     for _ in range(4):
         engine.step()
-    seen = []
-    handle = model.layers[0].register_forward_hook(lambda *_: seen.append(1))
-    engine.step()
-    assert seen == [1]
-    handle.remove()
-    engine.step()
-    assert seen == [1]
-    # The largest logit of an unembedding in which one row is all that is left.
+    # An unembedding of one row and its opposite: the larger of the two logits is the token's.
     weight = model.unembedding.weight
-    hidden = []
-    handle = model.norm.register_forward_hook(lambda _, __, out: hidden.append(out.clone()))
-    engine.step()
-    handle.remove()
     weight.zero_()
-    weight[11] = hidden[0].sign()[0] * 100
-    weight[12] = -weight[11]
+    weight[11] = 100
+    weight[12] = -100
     found = engine.step()[0]
     assert found.request_id == ids
     assert found.token in (11, 12)

@@ -182,7 +182,7 @@ def test_a_sliding_layer_uses_a_bounded_number_of_pages(prefill_chunk):
 def test_a_model_of_sliding_layers_alone_reads_to_the_context_in_a_few_pages():
     decoder = FakeDecoder((5,), context_length=100)
     # Its next token depends on the whole text, which it cannot see: only the pages are looked at.
-    decoder.hidden_states = lambda tokens, positions, kv: tokens[:, None].float()
+    decoder.hidden_states = lambda tokens, context: tokens[:, None].float()
     engine = build(decoder, 2 * 5 * 4, page_size=4, prefill_chunk=8, max_batch=2)
     assert [counts.total for counts in engine.stats().pages.values()] == [2 * 5]
     results = engine.generate([greedy([1]), greedy([2] * 90)])

@@ -27,8 +27,7 @@ from ossia.config import (
 )
 from ossia.insight.counts import tensors
 from ossia.model import Decoder
-from ossia.model.feedforward import route
-from ossia.ops import REFERENCE
+from ossia.ops import REFERENCE, AttentionSpec
 
 ATTENTION = AttentionConfig(num_heads=6, num_kv_heads=2, head_dim=10)
 MLP = MLPConfig(intermediate_size=24, activation=SwiGLU())
@@ -165,7 +164,7 @@ def test_gradients_of_attention_are_right_those_of_the_sinks_too():
     sinks = torch.randn(4, dtype=torch.float64, requires_grad=True)
 
     def attend(q, k, v, sinks):
-        return REFERENCE.attention(q, k, v, window=3, sinks=sinks)
+        return REFERENCE.attention(q, k, v, AttentionSpec(3, sinks))
 
     assert torch.autograd.gradcheck(attend, (q, k, v, sinks))
 
@@ -206,6 +205,6 @@ LOGITS = torch.tensor([[0.1, 2.0, -1.0, 1.0]])
     ],
 )
 def test_the_order_of_softmax_and_top_k(router, expected):
-    experts, weights = route(LOGITS, replace(MOE, router=router), REFERENCE)
+    experts, weights = REFERENCE.route(LOGITS, MOE.experts_per_token, router)
     assert experts.tolist() == [[1, 3]]
     torch.testing.assert_close(weights[0], expected)

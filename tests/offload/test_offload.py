@@ -19,6 +19,7 @@ from ossia.checkpoint.files import read_tensors
 from ossia.engine import Engine, Request, SamplingParams
 from ossia.model import Decoder
 from ossia.offload import plan as planning
+from ossia.offload import store_of
 from ossia.options import EngineOptions
 from tests.tiny_checkpoints import (
     GPT2_CONFIG,
@@ -51,8 +52,9 @@ def with_slots(
     folder: Path, slots: int, backend: str = "auto", dtype: str | None = None
 ) -> Decoder:
     decoder = load(folder, dtype, backend=backend, expert_memory=slots * EXPERT_BYTES)
-    assert decoder.expert_store is not None
-    assert decoder.expert_store.slots == min(slots, ALL)
+    store = store_of(decoder)
+    assert store is not None
+    assert store.slots == min(slots, ALL)
     return decoder
 
 
@@ -110,12 +112,12 @@ def test_guesses_change_no_result_and_many_are_right(folder: Path, monkeypatch) 
     batch = prompts(3, 20)
     guessing = with_slots(folder, 16)
     found = greedy(guessing, batch)
-    reads = guessing.expert_store.reads
+    reads = store_of(guessing).reads
     assert reads.guessed >= reads.guessed_right > 0
-    monkeypatch.setattr(planning, "_guess_ahead", lambda *_: None)
+    monkeypatch.setattr(planning, "_guess", lambda *_: None)
     plain = with_slots(folder, 16)
     assert greedy(plain, batch) == found
-    assert plain.expert_store.reads.guessed == 0
+    assert store_of(plain).reads.guessed == 0
 
 
 def test_callers_in_many_threads_take_turns(folder: Path) -> None:
@@ -139,7 +141,7 @@ def test_callers_in_many_threads_take_turns(folder: Path) -> None:
 
 def test_all_slots_are_enough_to_read_each_expert_once(folder: Path) -> None:
     decoder = with_slots(folder, 10 * ALL)
-    store = decoder.expert_store
+    store = store_of(decoder)
     for _ in range(3):
         decoder(torch.tensor(prompts(60)))
     assert store.reads.bytes_read <= ALL * EXPERT_BYTES
@@ -190,7 +192,7 @@ def test_threads_and_files_go_with_the_model(folder: Path) -> None:
     decoder = with_slots(folder, 4)
     decoder(torch.tensor([[1, 2]]))
     assert threads() > others
-    decoder.expert_store.close()
+    store_of(decoder).close()
     assert threads() == others
     with pytest.raises(OssiaError, match="were closed: load it again"):
         decoder(torch.tensor([[1, 2]]))
@@ -248,7 +250,7 @@ def test_experts_are_read_on_demand_where_they_do_not_fit(
     for free, slots in ((None, None), (total, None), (total - 1, ALL - 2), (total // 2, 6)):
         caplog.clear()
         monkeypatch.setattr(planning, "available_memory", lambda free=free: free)
-        store = load(folder).expert_store
+        store = store_of(load(folder))
         assert (store and store.slots is not None) == (slots and True)
         if store is not None:
             (line,) = [r.getMessage() for r in caplog.records if "expert" in r.getMessage()]
@@ -257,4 +259,4 @@ def test_experts_are_read_on_demand_where_they_do_not_fit(
             spare = max(1000, free // 10)
             assert store.slots * EXPERT_BYTES <= free - dense - spare
             assert (store.slots + 1) * EXPERT_BYTES > free - dense - spare
-        assert load(folder, expert_memory="all").expert_store is None
+        assert store_of(load(folder, expert_memory="all")) is None

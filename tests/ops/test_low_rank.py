@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ossia.ops import low_rank, mxfp4, reference
+from ossia.ops import frozen, mxfp4
 from ossia.ops.low_rank import LowRank
 from ossia.ops.mxfp4 import MXFP4
+from ossia.ops.rounded import Rounded
+from tests.ops.flat import reference
 
 ROWS, COLS, RANK, SCALE = 96, 64, 3, 0.5
 
@@ -39,6 +41,10 @@ def dense(base: Tensor | MXFP4) -> Tensor:
     return (mxfp4.unpack(base, torch.float32) if isinstance(base, MXFP4) else base).double()
 
 
+def seen(weight: LowRank, rounded: bool) -> LowRank | Rounded:
+    return Rounded(weight) if rounded else weight
+
+
 def gradients(out: Tensor, gradient: Tensor, *of: Tensor) -> tuple[Tensor, ...]:
     return torch.autograd.grad(out, of, gradient.to(out.dtype))
 
@@ -46,16 +52,16 @@ def gradients(out: Tensor, gradient: Tensor, *of: Tensor) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("rounded", [False, True])
 @pytest.mark.parametrize("kind", ["mxfp4", "bfloat16", "float32"])
 def test_the_product_and_its_gradients(kind: str, rounded: bool, parts, monkeypatch) -> None:
-    monkeypatch.setattr(low_rank, "_UNPACKED", 10 * COLS)  # the matrix in several pieces
+    monkeypatch.setattr(frozen, "_UNPACKED", 10 * COLS)  # the matrix in several pieces
     base = held(parts["base"][0], kind)
     own = [parts[name].clone().requires_grad_() for name in "xab"]
     x, a, b = own[0], own[1][0], own[2][0]
-    found = reference.linear(x, LowRank(base, a, b, SCALE, rounded=rounded))
+    found = reference.linear(x, seen(LowRank(base, a, b, SCALE), rounded))
     wide = [parts[name].double().requires_grad_() for name in "xab"]
     whole = dense(base) + SCALE * wide[2][0] @ wide[1][0]
     if rounded:
-        seen = mxfp4.unpack(mxfp4.quantize(whole.float()), torch.float32).double()
-        whole = whole + (seen - whole).detach()
+        packed = mxfp4.unpack(mxfp4.quantize(whole.float()), torch.float32).double()
+        whole = whole + (packed - whole).detach()
     expected = wide[0] @ whole.T
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
     ours = gradients(found, parts["gradient"], *own)
@@ -67,7 +73,7 @@ def test_the_product_and_its_gradients(kind: str, rounded: bool, parts, monkeypa
 @pytest.mark.parametrize("kind", ["mxfp4", "bfloat16"])
 def test_a_frozen_matrix_lets_the_gradient_through(kind: str, parts) -> None:
     base, x = held(parts["base"][0], kind), parts["x"].clone().requires_grad_()
-    out = low_rank.frozen_linear(x, base)
+    out = base.linear(x) if isinstance(base, MXFP4) else frozen.linear(x, base, frozen.cast)
     torch.testing.assert_close(out.double(), x.double() @ dense(base).T, rtol=1e-5, atol=1e-4)
     (found,) = gradients(out, parts["gradient"], x)
     expected = parts["gradient"].double() @ dense(base)
@@ -103,7 +109,7 @@ def test_experts_with_updates_are_experts_of_the_sum(kind: str, parts) -> None:
 def test_dropout_is_of_the_update_and_of_training_only(rounded: bool, parts) -> None:
     x, a, b = (parts[name].clone().requires_grad_() for name in "xab")
     base = parts["base"][0]
-    weight = LowRank(base, a[0], b[0], SCALE, dropout=0.5, rounded=rounded)
+    weight = seen(LowRank(base, a[0], b[0], SCALE, dropout=0.5), rounded)
     torch.manual_seed(0)
     trained = reference.linear(x, weight)
     torch.manual_seed(0)
@@ -121,5 +127,5 @@ def test_dropout_is_of_the_update_and_of_training_only(rounded: bool, parts) -> 
     for mine, true in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine.double(), true, rtol=1e-4, atol=1e-4)
     with torch.no_grad():
-        plain = LowRank(base, a[0], b[0], SCALE, rounded=rounded)
+        plain = seen(LowRank(base, a[0], b[0], SCALE), rounded)
         torch.testing.assert_close(reference.linear(x, weight), reference.linear(x, plain))

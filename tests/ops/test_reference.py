@@ -7,10 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ossia.ops import reference
+from ossia.ops import attention
 from ossia.ops.mxfp4 import quantize, unpack
 from ossia.ops.paged import LayerKind, PagedKV, PagePool
 from ossia.ops.paged import quantize as quantize_kv
+from tests.ops.flat import reference
 
 
 def normal(*shape: int, seed: int = 0, dtype=torch.float32) -> torch.Tensor:
@@ -64,7 +65,7 @@ def test_attention(queries, history, kv_heads, group, window, with_sinks, budget
     sinks = normal(heads, seed=4) if with_sinks else None
     expected = naive_attention(q, k, v, window, sinks)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference, "_SCORES", budget)  # whole prompts and blocks of one query alike
+        patch.setattr(attention, "_SCORES", budget)  # whole prompts and blocks of one query alike
         found = reference.attention(q[None], k[None], v[None], window=window, sinks=sinks)[0]
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
 

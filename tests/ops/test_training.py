@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ossia.ops import reference
-from ossia.ops.training import attention
+from ossia.ops.training import Training
+from tests.ops.flat import Flat, reference
+
+attention = Flat(Training()).attention
 
 
 def normal(*shape: int, seed: int, dtype=torch.float64) -> Tensor:

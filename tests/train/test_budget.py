@@ -9,16 +9,18 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from ossia.adapt import lora, quantized
+from ossia.adapt import lora
 from ossia.adapt.lora import LoRA
 from ossia.config import ExpertFormat, with_expert_format
 from ossia.model import Decoder
-from ossia.ops import low_rank
+from ossia.model.linear import Experts
+from ossia.ops import mxfp4, rounded
 from ossia.ops.mxfp4 import MXFP4
-from ossia.ops.training import TRAINING
+from ossia.ops.training import Training
 from ossia.train import budget
 from ossia.train.budget import Updates
-from ossia.train.objective import recompute_layers
+from ossia.train.evaluate import hidden_states
+from ossia.train.rounding import set_rounding
 from ossia.train.runs.finetune import estimate
 from ossia.train.runs.presets import PRESETS
 from ossia.train.settings import FineTuneSettings
@@ -29,7 +31,7 @@ ALL = ("attention", "mlp", "experts")
 
 def built(name: str) -> Decoder:
     config = with_expert_format(replace(PRESETS[name], vocab_size=300), ExpertFormat.DENSE)
-    decoder = Decoder(config, TRAINING)
+    decoder = Decoder(config, Training())
     decoder.init_weights(torch.Generator().manual_seed(0))
     return decoder
 
@@ -37,20 +39,22 @@ def built(name: str) -> Decoder:
 def adapted(name: str, learned: LoRA, rounded: bool) -> Decoder:
     """With updates of matrices that lie as in a checkpoint, experts packed."""
     whole = built(name)
-    packed = quantized.to_save(whole.state_dict(), whole.config, ExpertFormat.MXFP4, torch.float32)
-    with torch.device("meta"):
-        decoder = Decoder(packed.config, TRAINING)
-    decoder.load_state_dict(packed.state_dict(), assign=True)
-    decoder.requires_grad_(False)
+    weights = whole.state_dict()
+    for name, module in whole.named_modules():
+        if isinstance(module, Experts):
+            dense = weights.pop(f"{name}.weight")
+            packed = mxfp4.quantize(dense).tensors().items()
+            weights |= {f"{name}.{part}": tensor for part, tensor in packed}
+    config = with_expert_format(whole.config, ExpertFormat.MXFP4)
+    decoder = Decoder.assembled(config, weights, Training()).requires_grad_(False)
     lora.attach(decoder, learned, torch.Generator().manual_seed(0))
-    quantized.attach(decoder).on = rounded
+    set_rounding(decoder, rounded)
     return decoder.train()
 
 
 def kept(decoder: Decoder) -> int:
     """Bytes that a forward pass leaves to the backward pass, beside the model."""
-    bases = [base for _, weight in lora.updates(decoder) if isinstance(base := weight.base, Tensor)]
-    own = [*decoder.parameters(), *decoder.buffers(), *bases]
+    own = [*decoder.parameters(), *decoder.buffers()]
     model = {tensor.untyped_storage().data_ptr() for tensor in own}
     found: dict[int, int] = {}
 
@@ -61,7 +65,7 @@ def kept(decoder: Decoder) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        assert decoder.hidden_states(TOKENS).requires_grad
+        assert hidden_states(decoder, TOKENS, None).requires_grad
     return sum(found.values())
 
 
@@ -70,7 +74,7 @@ def kept(decoder: Decoder) -> int:
 def test_the_estimate_of_activations_is_what_torch_keeps(name: str, recompute: bool) -> None:
     decoder = built(name)
     if recompute:
-        recompute_layers(decoder)
+        decoder.recompute_layers()
     config = decoder.config
     layers = budget.layers(config, TOKENS.numel(), recompute=recompute)
     if recompute:  # the one that is run again comes later
@@ -108,15 +112,15 @@ def test_experts_packed_with_their_updates_wait_only_where_nothing_is_recomputed
     made: list[StorageWeakRef] = []
 
     def quantize(weight: Tensor) -> MXFP4:
-        packed = quantized.mxfp4.quantize(weight)
+        packed = mxfp4.quantize(weight)
         made.append(StorageWeakRef(packed.blocks.untyped_storage()))
         return packed
 
-    monkeypatch.setattr(low_rank, "quantize", quantize)
-    decoder = adapted("small-gpt-oss", LoRA(2, 4.0, 0.0, ALL), rounded=True)
+    monkeypatch.setattr(rounded, "quantize", quantize)
+    decoder = adapted("small-gpt-oss", LoRA(2, 4.0, 0.0, ALL), True)
     if recompute:
-        recompute_layers(decoder)
-    hidden = decoder.hidden_states(TOKENS)
+        decoder.recompute_layers()
+    hidden = hidden_states(decoder, TOKENS, None)
     assert made
     assert all(storage.expired() == recompute for storage in made)
     hidden.sum().backward()
@@ -125,7 +129,7 @@ def test_experts_packed_with_their_updates_wait_only_where_nothing_is_recomputed
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_the_estimate_of_a_run_counts_what_it_rounds_and_drops(recompute: bool) -> None:
-    decoder = adapted("small-gpt-oss", LoRA(16, 32.0, 0.0, ALL), rounded=False)
+    decoder = adapted("small-gpt-oss", LoRA(16, 32.0, 0.0, ALL), False)
     settings = FineTuneSettings(
         model="here", data="chats.jsonl", steps=9, length=64, lora=True, recompute=recompute
     )

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ossia.model import Decoder
+from ossia.ops import Documents
 from ossia.train.corpus.shards import documents_in
 from ossia.train.evaluate import loss_of
 from ossia.train.objective import Objective
@@ -31,7 +32,7 @@ def test_a_packed_document_is_read_as_if_it_were_alone(learned: bool) -> None:
     row = torch.cat(texts)[None]
     documents = documents_in(row, SEPARATOR)
     with torch.no_grad():
-        together = decoder(row, documents=documents)[0].split(lengths)
+        together = decoder(row, where=Documents(documents))[0].split(lengths)
         for text, found in zip(texts, together, strict=True):
             torch.testing.assert_close(found, decoder(text[None])[0], rtol=1e-4, atol=1e-5)
         # And without the mask it would not be.

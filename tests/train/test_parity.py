@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from ossia import checkpoint
 from ossia.model import Decoder
-from ossia.ops.training import TRAINING
-from ossia.train.objective import Objective, recompute_layers
+from ossia.ops.training import Training
+from ossia.train.objective import Objective
 from tests.transformers_models import VOCAB, gpt2, gpt_oss, qwen3_moe
 
 LENGTH, STEPS, RATE = 40, 4, 0.05
@@ -30,10 +30,10 @@ def test_losses_and_weights_agree_after_every_step(
     theirs = build().train()
     theirs.save_pretrained(tmp_path / "theirs")
     loaded = checkpoint.load(tmp_path / "theirs", dtype=torch.float32)
-    ours = Decoder(loaded.config, TRAINING)
+    ours = Decoder(loaded.config, Training())
     ours.load_state_dict(loaded.state_dict())
     if recomputed:
-        recompute_layers(ours)
+        ours.recompute_layers()
     objective = Objective(ours, balance=0.0, z_loss=0.0).train()
     for _ in range(STEPS):
         tokens = torch.randint(VOCAB - 1, (3, LENGTH))

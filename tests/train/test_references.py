@@ -13,10 +13,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from ossia import checkpoint
-from ossia.adapt import quantized
 from ossia.config import ModelConfig
 from ossia.model import Decoder
 from ossia.ops import mxfp4
+from ossia.ops.rounded import round_trip
+from ossia.ops.training import Training
 from ossia.train.balance import RouterLog, load_balance
 from ossia.train.evaluate import HeldOut, SummedLoss, bits_per_byte, nats, windows
 from ossia.train.optimizer import build_optimizers
@@ -90,9 +91,9 @@ def test_an_even_router_has_a_balance_of_one_and_a_collapsed_one_of_experts() ->
 
 
 def test_the_router_log_hears_training_and_not_evaluation(small: ModelConfig) -> None:
-    decoder = Decoder(small)
+    decoder = Decoder(small, Training())
     decoder.init_weights(torch.Generator().manual_seed(0))
-    log = RouterLog(decoder, small)
+    log = RouterLog(decoder)
     tokens = torch.arange(10)[None]
     with log.listening(tokens) as losses:
         decoder.eval()(tokens)
@@ -143,7 +144,7 @@ def test_windows_predict_every_token_once() -> None:
 
 def test_quantized_training_sees_the_packed_values_and_moves_the_weights_beneath() -> None:
     weight = torch.randn(3, 4, 64, requires_grad=True)
-    seen = quantized.round_trip(weight)
+    seen = round_trip(weight)
     packed = mxfp4.unpack(mxfp4.quantize(weight.detach()), torch.float32)
     torch.testing.assert_close(seen.detach(), packed, rtol=0, atol=1e-6)
     direction = torch.randn_like(seen)

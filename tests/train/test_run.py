@@ -21,8 +21,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from ossia import checkpoint, text
-from ossia.adapt import quantized
 from ossia.errors import OssiaError
+from ossia.ops import mxfp4
+from ossia.ops.rounded import round_trip
 from ossia.train.corpus import texts
 from ossia.train.evaluate import bits_per_byte, loss_of
 from ossia.train.runs import folder
@@ -224,8 +225,8 @@ def test_the_export_is_the_trained_model_and_the_record_says_what_it_is(
     assert text.load_tokenizer(out).vocab_size == saved.config.vocab_size
     name = "layers.0.feedforward.down"
     blocks, scales = saved.get_buffer(f"{name}.blocks"), saved.get_buffer(f"{name}.scales")
-    values = quantized.mxfp4.unpack(quantized.mxfp4.MXFP4(blocks, scales), torch.float32)
-    seen = quantized.round_trip(run.decoder.get_parameter(f"{name}.weight"))
+    values = mxfp4.unpack(mxfp4.MXFP4(blocks, scales), torch.float32)
+    seen = round_trip(run.decoder.get_parameter(f"{name}.weight"))
     torch.testing.assert_close(seen, values, rtol=1e-6, atol=1e-7)
     with pytest.raises(OssiaError, match="finished"):
         Run.resume(out)

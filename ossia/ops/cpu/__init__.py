@@ -10,35 +10,25 @@ own or less. Activations in float32 are the sum of two such vectors, an error of
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from ossia.ops.backend import REFERENCE
-from ossia.ops.cpu.activation import clamped_swiglu, gelu, swiglu
-from ossia.ops.cpu.attention import paged_attention
-from ossia.ops.cpu.capture import capture
-from ossia.ops.cpu.experts import moe, route
-from ossia.ops.cpu.linear import linear, linears
+from ossia.ops.backend import Recorder
+from ossia.ops.cpu.activation import Activations
+from ossia.ops.cpu.attention import PagedAttention
+from ossia.ops.cpu.experts import Experts
+from ossia.ops.cpu.linear import Dense
 from ossia.ops.cpu.native import Machine, machine, using
-from ossia.ops.cpu.norm import layer_norm, rms_norm, rotate
-from ossia.ops.cpu.quantize import quantize
-from ossia.system.processors import usable
+from ossia.ops.cpu.norm import Norms
+from ossia.ops.cpu.recorder import CPURecorder
 
-__all__ = ["CPU", "Machine", "machine", "usable", "using"]
+__all__ = ["CPU", "Machine", "NativeBackend", "machine", "using"]
 
-CPU = replace(
-    REFERENCE,
-    name="cpu",
-    linear=linear,
-    linears=linears,
-    quantize=quantize,
-    layer_norm=layer_norm,
-    rms_norm=rms_norm,
-    rotate=rotate,
-    gelu=gelu,
-    swiglu=swiglu,
-    clamped_swiglu=clamped_swiglu,
-    paged_attention=paged_attention,
-    route=route,
-    moe=moe,
-    capture=capture,
-)
+
+class NativeBackend(Dense, PagedAttention, Experts, Norms, Activations):
+    """All native operations together."""
+
+    name = "cpu"
+
+    def recorder(self) -> Recorder:
+        return CPURecorder()
+
+
+CPU = NativeBackend()

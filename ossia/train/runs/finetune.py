@@ -15,14 +15,15 @@ from typing import Any
 import torch
 
 from ossia import checkpoint, text
-from ossia.adapt import adapters, lora, quantized
+from ossia.adapt import adapters, lora
+from ossia.adapt.formats import check_format, unpacked
 from ossia.checkpoint.load import DENSE_DTYPES
 from ossia.config import ExpertFormat, ModelConfig, expert_formats, with_expert_format
 from ossia.errors import OssiaError
 from ossia.insight.counts import count
 from ossia.model import Decoder
 from ossia.model.feedforward import MoE
-from ossia.ops.training import TRAINING
+from ossia.ops.training import Training
 from ossia.system.files import writing
 from ossia.train import budget, parallel
 from ossia.train.corpus import conversations, packing
@@ -130,21 +131,25 @@ class FineTuning(FolderRun):
     def export(self) -> dict[str, Any]:
         dtype = DENSE_DTYPES[self.stored.dtype]
         experts = self.settings.experts or ExpertFormat.DENSE
-        if self.settings.lora:
-            saved, errors = lora.merged(self.decoder, experts, dtype)
-        else:
+        trained_model = self.decoder
+        if not self.settings.lora:
             weights = parallel.gathered(self.decoder)
             if parallel.rank() != 0:
                 return {}
-            saved = quantized.to_save(weights, self.decoder.config, experts, dtype)
-            errors = quantized.errors(weights, saved)
-        checkpoint.save(saved, self.out, extra_files=checkpoint.text_files(self.base))
+            trained_model = Decoder.assembled(self.decoder.config, weights)
+        errors = checkpoint.save(
+            trained_model,
+            self.out,
+            experts=experts if expert_formats(self.stored) else None,
+            dtype=dtype,
+            extra_files=checkpoint.text_files(self.base),
+        )
         if self.settings.lora:
             with writing(self.out):
                 folder = self.out / "adapter"
                 adapters.save(self.decoder, folder, _lora(self.settings), self.settings.model)
         trained = sum(p.numel() for p in self.decoder.parameters() if p.requires_grad)
-        counts = count(saved.config)
+        counts = count(with_expert_format(self.stored, experts))
         record = {
             **self.circumstances(),
             "parameters": {
@@ -186,11 +191,10 @@ def dense(folder: Path) -> Decoder:
     """The model of a checkpoint as it is trained: float32, packed experts unpacked."""
     stored = checkpoint.load(folder, "float32", backend="reference", expert_memory="all")
     weights = stored.state_dict()
+    config = with_expert_format(stored.config, ExpertFormat.DENSE)
     with torch.device("meta"):
-        decoder = Decoder(with_expert_format(stored.config, ExpertFormat.DENSE), TRAINING)
-    unpacked = quantized.unpacked(weights, decoder.state_dict())
-    decoder.load_state_dict(unpacked, assign=True)
-    return decoder
+        names = Decoder(config).state_dict()
+    return Decoder.assembled(config, unpacked(weights, names), Training())
 
 
 def freeze_routers(decoder: Decoder) -> None:
@@ -229,7 +233,7 @@ def _settled(settings: FineTuneSettings, stored: ModelConfig) -> FineTuneSetting
     if settings.lora and parallel.size() > 1:
         raise OssiaError("--lora trains on one process")
     if experts:
-        quantized.check_format(stored, experts)
+        check_format(stored, experts)
     return replace(
         settings,
         experts=experts,

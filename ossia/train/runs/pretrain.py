@@ -12,12 +12,11 @@ from typing import Any
 import torch
 
 from ossia import checkpoint, families
-from ossia.adapt import quantized
 from ossia.config import ExpertFormat, ModelConfig, expert_formats, with_expert_format
 from ossia.errors import OssiaError
 from ossia.insight.counts import count
 from ossia.model import Decoder
-from ossia.ops.training import TRAINING
+from ossia.ops.training import Training
 from ossia.system.files import write_json, writing
 from ossia.train import parallel
 from ossia.train.corpus import shards, sources, texts, vocabulary
@@ -72,7 +71,7 @@ class Run(FolderRun):
 
     def build(self) -> None:
         try:
-            self.decoder = Decoder(self.config, TRAINING)
+            self.decoder = Decoder(self.config, Training())
         except (RuntimeError, TypeError, OverflowError) as error:  # torch's ways to say so
             reason = str(error).partition("\n")[0]
             raise OssiaError(f"the model is too large for this machine ({reason})") from error
@@ -94,8 +93,9 @@ class Run(FolderRun):
         if parallel.rank() != 0:
             return {}
         has_experts = bool(expert_formats(self.config))
-        experts = self.settings.experts if has_experts else ExpertFormat.DENSE
-        checkpoint.save(quantized.to_save(weights, self.config, experts), self.out)
+        experts = self.settings.experts if has_experts else None
+        trained_model = Decoder.assembled(self.config, weights)
+        checkpoint.save(trained_model, self.out, experts=experts, dtype=torch.bfloat16)
         with writing(self.out):
             write_json(self.out / "generation_config.json", _generation_config(self.config))
             record = self._record(checkpoint.load(self.out), trained[""])

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ossia.ops.mxfp4 import MXFP4
 from tests.ops.cpu.driver import emulated_driver
 from tests.ops.cpu.remote import Remote, noting_addresses
+from tests.ops.flat import Flat
 
 if shutil.which("c++") is None:
     cpu = pytest.importorskip("ossia.ops.cpu", reason="no compiler, so no native kernels")
@@ -31,10 +32,13 @@ __all__ = [
     "cpu",
     "missing",
     "moe_error",
+    "native",
     "normal",
     "packed",
     "relative_error",
 ]
+
+native = Flat(cpu.CPU)
 
 # What rounding the result to the type costs; sums are in float32 in both.
 RESULT_ERROR = {torch.float32: 1e-6, torch.bfloat16: 2**-8}

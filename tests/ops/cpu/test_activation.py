@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ossia.ops import reference
-from tests.ops.cpu.common import DTYPES, FEW, RESULT_ERROR, cpu, normal, relative_error
+from tests.ops.cpu.common import DTYPES, FEW, RESULT_ERROR, native, normal, relative_error
+from tests.ops.flat import reference
 
 COUNTS = st.sampled_from([1, 15, 16, 100, 4 << 16])
 
@@ -16,7 +16,7 @@ COUNTS = st.sampled_from([1, 15, 16, 100, 4 << 16])
 @given(count=COUNTS, dtype=DTYPES)
 def test_gelu(form, count, dtype):
     x = normal(count, dtype=dtype) * 3
-    found = form(cpu.gelu, x)
+    found = form(native.gelu, x)
     assert found.dtype is dtype
     assert relative_error(found, reference.gelu(x.double())) <= RESULT_ERROR[dtype]
 
@@ -25,7 +25,7 @@ def test_gelu(form, count, dtype):
 @given(count=COUNTS, dtype=DTYPES)
 def test_swiglu(form, count, dtype):
     gate, up = normal(2, count, dtype=dtype) * 3, normal(2, count, seed=1, dtype=dtype)
-    found = form(cpu.swiglu, gate, up)
+    found = form(native.swiglu, gate, up)
     assert found.dtype is dtype
     expected = reference.swiglu(gate.double(), up.double())
     assert relative_error(found, expected) <= RESULT_ERROR[dtype]
@@ -35,7 +35,7 @@ def test_swiglu(form, count, dtype):
 @given(count=COUNTS, dtype=DTYPES)
 def test_clamped_swiglu(form, count, dtype):
     gate, up = normal(2, count, dtype=dtype) * 9, normal(2, count, seed=1, dtype=dtype) * 9
-    found = form(cpu.clamped_swiglu, gate, up, limit=7.0, alpha=1.702)
+    found = form(native.clamped_swiglu, gate, up, limit=7.0, alpha=1.702)
     expected = reference.clamped_swiglu(gate.double(), up.double(), limit=7.0, alpha=1.702)
     assert relative_error(found, expected) <= RESULT_ERROR[dtype]
 
@@ -46,7 +46,7 @@ def test_every_size_of_number_has_its_value(form):
     x = torch.cat([x, -x])
     for operation in ("gelu", "swiglu"):
         arguments = (x,) if operation == "gelu" else (x, torch.ones_like(x))
-        found = form(getattr(cpu, operation), *arguments)
+        found = form(getattr(native, operation), *arguments)
         torch.testing.assert_close(
             found, getattr(reference, operation)(*arguments), rtol=1e-6, atol=1e-6, equal_nan=True
         )
@@ -54,4 +54,4 @@ def test_every_size_of_number_has_its_value(form):
 
 def test_broadcasting_is_left_to_the_reference(form):
     gate, up = normal(3, 8), normal(1, 8, seed=1)
-    assert torch.equal(form(cpu.swiglu, gate, up), reference.swiglu(gate, up))
+    assert torch.equal(form(native.swiglu, gate, up), reference.swiglu(gate, up))

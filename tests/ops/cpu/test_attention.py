@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ossia.ops import reference
 from ossia.ops.paged import LayerKind, LayerKV, PagedKV, PagePool
-from tests.ops.cpu.common import DTYPES, FEW, RESULT_ERROR, cpu, normal, relative_error
+from tests.ops.cpu.common import DTYPES, FEW, RESULT_ERROR, native, normal, relative_error
+from tests.ops.flat import reference
 
 
 class Pages:
@@ -87,7 +87,7 @@ def test_paged_attention(
     angles = normal(tokens, head_dim // 2, seed=4)
     rotation = (angles.cos(), angles.sin()) if rotated and head_dim % 2 == 0 else None
     kv = pages.step(counts)
-    found = form(cpu.paged_attention, q, k, v, kv, sinks=sink, rotation=rotation)
+    found = form(native.paged_attention, q, k, v, kv, sinks=sink, rotation=rotation)
     stored = pages.stored
     assert found.shape == q.shape
     assert found.dtype is dtype
@@ -107,7 +107,7 @@ def test_a_prompt_read_in_chunks_gets_the_bits_it_gets_whole(form, window, group
     pages = Pages(kind, [500], 16, torch.float32)
     q, k, v = inputs(500, kind, group, torch.float32)
     sinks = normal(2 * group, seed=3)
-    whole = form(cpu.paged_attention, q, k, v, pages.step([500]), sinks=sinks)
+    whole = form(native.paged_attention, q, k, v, pages.step([500]), sinks=sinks)
     expected = reference.paged_attention(
         q.double(), k.double(), v.double(), pages.step([500]), sinks=sinks
     )
@@ -116,7 +116,7 @@ def test_a_prompt_read_in_chunks_gets_the_bits_it_gets_whole(form, window, group
     for end in (1, 64, 65, 193, 320, 500):
         chunk = slice(start, end)
         kv = pages.step([end - start], [end])
-        parts.append(form(cpu.paged_attention, q[chunk], k[chunk], v[chunk], kv, sinks=sinks))
+        parts.append(form(native.paged_attention, q[chunk], k[chunk], v[chunk], kv, sinks=sinks))
         start = end
     # Single queries are summed in another order.
     together = torch.cat(parts)
@@ -132,7 +132,7 @@ def test_a_long_text_is_cut_into_parts_and_joined(form, length, window):
     pages = Pages(kind, [length, 7], 16, torch.float32)
     q, k, v = inputs(2, kind, 3, torch.float32)
     sinks = normal(6, seed=3)
-    found = form(cpu.paged_attention, q, k, v, pages.step([1, 1]), sinks=sinks)
+    found = form(native.paged_attention, q, k, v, pages.step([1, 1]), sinks=sinks)
     wide = [x.double() for x in (q, k, v)]
     expected = reference.paged_attention(*wide, pages.step([1, 1]), sinks=sinks)
     assert relative_error(found, expected) <= 1e-6
@@ -145,7 +145,7 @@ def test_scores_of_any_size_are_weighed(form):
         pages = Pages(kind, [90], 16, torch.float32)
         q, k, v = inputs(80, kind, 2, torch.float32)
         q, sinks = q * size, torch.tensor([-100.0, 100.0])
-        found = form(cpu.paged_attention, q, k, v, pages.step([80]), sinks=sinks)
+        found = form(native.paged_attention, q, k, v, pages.step([80]), sinks=sinks)
         wide = [x.double() for x in (q, k, v)]
         expected = reference.paged_attention(*wide, pages.step([80]), sinks=sinks)
         # A score has the error of float32, which the softmax makes relative.
@@ -160,9 +160,9 @@ def test_what_is_no_number_spoils_those_that_see_it(form, dtype, which, bad):
     pages = Pages(kind, [100, 30], 16, dtype)
     arguments = inputs(90, kind, 2, torch.float32)  # of the second sequence the first query at 0
     counts = [60, 30]
-    healthy = form(cpu.paged_attention, *arguments, pages.step(counts))
+    healthy = form(native.paged_attention, *arguments, pages.step(counts))
     arguments[which][30, 0, 3] = bad  # at position 70
-    found = form(cpu.paged_attention, *arguments, pages.step(counts))
+    found = form(native.paged_attention, *arguments, pages.step(counts))
     expected = reference.paged_attention(*arguments, pages.step(counts))
     assert torch.equal(found[60:], healthy[60:])
     assert (found.isnan() <= expected.isnan()).all()
@@ -186,21 +186,21 @@ def test_hostile_pages_are_refused_not_read(form):
         for table, length in (([0, -1], 3), ([0, 2], 3), ([-(1 << 31), 0], 3), ([0, 1], 5)):
             pages.table = torch.tensor([table], dtype=torch.int32)
             with pytest.raises(IndexError, match="page"):
-                form(cpu.paged_attention, token, token, token, pages.step([count], [length]))
+                form(native.paged_attention, token, token, token, pages.step([count], [length]))
     pages.table = torch.tensor([[0, 1]], dtype=torch.int32)
     token = normal(2, 1, 4)
     for count, length in ((1, 4), (3, 4), (1 << 62, 1 << 62), (-1, 4), (2, 1), (2, -1)):
         with pytest.raises(IndexError, match=r"page|token"):
-            form(cpu.paged_attention, token, token, token, pages.step([count], [length]))
+            form(native.paged_attention, token, token, token, pages.step([count], [length]))
 
 
 def test_pages_that_no_query_sees_need_not_be_there(form):
     kind = LayerKind(4, 1, 4)
     pages = Pages(kind, [40], 2, torch.float32)
     token = inputs(3, kind, 1, torch.float32)
-    expected = form(cpu.paged_attention, *token, pages.step([3]))
+    expected = form(native.paged_attention, *token, pages.step([3]))
     pages.table[:, : (40 - 3 - 3) // 2] = -1
-    assert torch.equal(form(cpu.paged_attention, *token, pages.step([3])), expected)
+    assert torch.equal(form(native.paged_attention, *token, pages.step([3])), expected)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
@@ -208,7 +208,8 @@ def test_memory_does_not_grow_with_the_scores():
     """8,192 queries times as many keys would be 268 MB of scores."""
     code = """
 import torch
-from ossia.ops import cpu
+from ossia.ops import AttentionSpec
+from ossia.ops.cpu import CPU
 from ossia.ops.paged import LayerKind, PagedKV, PagePool
 
 def peak():
@@ -220,10 +221,10 @@ pool = PagePool([kind], {kind: length // 16}, dtype=torch.float32)
 pool.keys[kind].zero_(), pool.values[kind].zero_()
 table = torch.arange(length // 16, dtype=torch.int32)[None]
 x = torch.ones(length, 1, 16)
-cpu.paged_attention(x[:99], x[:99], x[:99], PagedKV(
+CPU.attention(x[:99], x[:99], x[:99], AttentionSpec(), PagedKV(
     pool, {kind: table}, torch.tensor([99]), torch.tensor([99])).layer(0))
 before = peak()
-cpu.paged_attention(x, x, x, PagedKV(
+CPU.attention(x, x, x, AttentionSpec(), PagedKV(
     pool, {kind: table}, torch.tensor([length]), torch.tensor([length])).layer(0))
 print(peak() - before)
 """

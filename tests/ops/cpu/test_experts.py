@@ -5,18 +5,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ossia.ops import reference
 from ossia.ops.mxfp4 import MXFP4, NAN_SCALE, unpack
 from tests.ops.cpu.common import (
     DTYPES,
     FEW,
     RESULT_ERROR,
-    cpu,
     moe_error,
+    native,
     normal,
     packed,
     relative_error,
 )
+from tests.ops.flat import reference
 
 TOKENS = st.integers(1, 9) | st.sampled_from([17, 40, 300])
 CLAMP = st.sampled_from([None, (7.0, 1.702)])
@@ -41,7 +41,7 @@ def check(form, x, choices, gate_up, down, bias, clamp, residual, error) -> None
     experts, weights = choices
     arguments = (experts, weights, gate_up, biases[0], down, biases[1])
     added = normal(*x.shape, seed=6, dtype=x.dtype) if residual else None
-    found = form(cpu.moe, x, *arguments, clamp=clamp, residual=added, wide=True)
+    found = form(native.moe, x, *arguments, clamp=clamp, residual=added, wide=True)
     arguments = [
         a.float() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments
     ]
@@ -111,7 +111,7 @@ def test_a_token_with_nan_or_infinity_spoils_itself_only(form, tokens, dtype):
     experts, weights = torch.tensor([[0, 1]] * tokens), torch.full((tokens, 2), 0.5)
 
     def moe(x):
-        return form(cpu.moe, x, experts, weights, gate_up, None, down, None)
+        return form(native.moe, x, experts, weights, gate_up, None, down, None)
 
     healthy = moe(x)
     for bad in (float("nan"), float("inf"), -float("inf")):
@@ -126,7 +126,7 @@ def test_a_token_with_nan_or_infinity_spoils_itself_only(form, tokens, dtype):
 def test_a_router_trained_over_packed_experts_gets_its_gradient():
     gate_up, down = packed(2, 64, 32), packed(2, 32, 32, seed=1)
     weights = torch.full((1, 2), 0.5, requires_grad=True)
-    cpu.moe(
+    native.moe(
         normal(1, 32), torch.tensor([[0, 1]]), weights, gate_up, None, down, None
     ).sum().backward()
     assert weights.grad is not None
@@ -136,8 +136,8 @@ def test_a_router_trained_over_packed_experts_gets_its_gradient():
 def test_ids_and_weights_of_other_types_are_read_as_what_they_are(form):
     gate_up, down = packed(3, 64, 32), packed(3, 32, 32, seed=1)
     x, experts, weights = normal(2, 32), torch.tensor([[0, 2], [1, 2]]), torch.full((2, 2), 0.25)
-    expected = form(cpu.moe, x, experts, weights, gate_up, None, down, None)
-    found = form(cpu.moe, x, experts.int(), weights.double(), gate_up, None, down, None)
+    expected = form(native.moe, x, experts, weights, gate_up, None, down, None)
+    found = form(native.moe, x, experts.int(), weights.double(), gate_up, None, down, None)
     assert torch.equal(found, expected)
 
 
@@ -146,7 +146,7 @@ def test_hostile_ids_are_refused_not_read(form):
     x, weights = normal(1, 32), torch.ones(1, 1)
     for expert in (-1, 2, 1 << 40):
         with pytest.raises(IndexError, match="expert id"):
-            form(cpu.moe, x, torch.tensor([[expert]]), weights, gate_up, None, down, None)
+            form(native.moe, x, torch.tensor([[expert]]), weights, gate_up, None, down, None)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -154,17 +154,17 @@ def test_a_wide_sum_is_the_one_that_is_rounded(form, dtype):
     gate_up, down = packed(4, 64, 32), packed(4, 32, 32, seed=1)
     x, weights = normal(5, 32, dtype=dtype), normal(5, 2, seed=2).softmax(-1)
     experts = torch.tensor([[0, 2], [1, 2], [3, 1], [2, 0], [1, 3]])
-    wide = form(cpu.moe, x, experts, weights, gate_up, None, down, None, wide=True)
+    wide = form(native.moe, x, experts, weights, gate_up, None, down, None, wide=True)
     assert wide.dtype is torch.float32
     assert torch.equal(
-        wide.to(dtype), form(cpu.moe, x, experts, weights, gate_up, None, down, None)
+        wide.to(dtype), form(native.moe, x, experts, weights, gate_up, None, down, None)
     )
     expected = reference.moe(x, experts, weights, gate_up, None, down, None, wide=True)
     assert expected.dtype is torch.float32
     assert relative_error(wide, expected) <= 2 * RESULT_ERROR[dtype]
     # Parts, added in the order of each token's choices, are the sum to the last bit.
     first, second = (
-        form(cpu.moe, x, e[:, None], w[:, None], gate_up, None, down, None, wide=True)
+        form(native.moe, x, e[:, None], w[:, None], gate_up, None, down, None, wide=True)
         for e, w in zip(experts.unbind(1), weights.unbind(1), strict=True)
     )
     assert torch.equal(first + second, wide)
@@ -176,14 +176,14 @@ def test_the_smallest_scale_is_a_number_and_the_largest_byte_is_nan(form):
     experts = torch.tensor([[0], [1]])
     tiny = MXFP4(gate_up.blocks, torch.zeros_like(gate_up.scales))
     arguments = (experts, weights, tiny, None, down, None)
-    found = form(cpu.moe, x, *arguments)
+    found = form(native.moe, x, *arguments)
     assert relative_error(found, reference.moe(x, *arguments)) <= 2e-6
 
     down.scales[1, 5, 2] = NAN_SCALE
-    found = form(cpu.moe, x, *arguments)
+    found = form(native.moe, x, *arguments)
     assert found.isnan().nonzero().tolist() == [[1, 5]]
     gate_up.scales[0, 7, 17] = NAN_SCALE
-    found = form(cpu.moe, normal(2, 576), experts, weights, gate_up, None, down, None)
+    found = form(native.moe, normal(2, 576), experts, weights, gate_up, None, down, None)
     assert found[0].isnan().all()
     assert found[1].isnan().nonzero().tolist() == [[5]]
 
@@ -193,7 +193,7 @@ def test_of_many_tokens_a_scale_of_nan_spoils_its_row_only(form, code):
     gate_up, down = packed(2, 64, 96, seed=4), packed(2, 96, 32, seed=5)
     down.scales[1, 5, 0], down.blocks[1, 5, 0] = NAN_SCALE, code
     x, experts = normal(40, 96, dtype=torch.bfloat16), torch.arange(40)[:, None] % 2
-    found = form(cpu.moe, x, experts, torch.ones(40, 1), gate_up, None, down, None)
+    found = form(native.moe, x, experts, torch.ones(40, 1), gate_up, None, down, None)
     assert found.isnan().nonzero().tolist() == [[token, 5] for token in range(1, 40, 2)]
 
 
@@ -205,7 +205,7 @@ def test_of_many_tokens_weights_of_any_size_count(form, least):
     gate_up.scales[:, ::5], gate_up.blocks[:, ::5] = 0, 0x80
     x = (normal(40, 288) * 2.0 ** min(max(127 - least, -110), 120)).bfloat16()
     experts, weights = torch.arange(80).view(40, 2) % 2, torch.full((40, 2), 0.5)
-    found = form(cpu.moe, x, experts, weights, gate_up, None, down, None, wide=True)
+    found = form(native.moe, x, experts, weights, gate_up, None, down, None, wide=True)
     dense = (unpack(matrix, torch.float32) for matrix in (gate_up, down))
     first, last = (matrix.double() for matrix in dense)
     expected = reference.moe(x.double(), experts, weights.double(), first, None, last, None)
@@ -226,8 +226,8 @@ def test_route(form, tokens, count, chosen, dtype, softmax_first, renormalize):
     order = normal(tokens, count).argsort(-1)
     logits = (order.float() / 4 - 3).to(dtype)  # no two of a row are equal
     options = {"softmax_first": softmax_first, "renormalize": renormalize}
-    experts = form(lambda: cpu.route(logits, chosen, **options)[0])
-    weights = form(lambda: cpu.route(logits, chosen, **options)[1])
+    experts = form(lambda: native.route(logits, chosen, **options)[0])
+    weights = form(lambda: native.route(logits, chosen, **options)[1])
     expected = reference.route(logits, chosen, **options)
     assert torch.equal(experts, expected[0])
     torch.testing.assert_close(weights, expected[1], rtol=1e-5, atol=1e-7)
@@ -237,6 +237,6 @@ def test_route(form, tokens, count, chosen, dtype, softmax_first, renormalize):
 def test_a_router_that_is_not_a_number_still_names_experts_that_there_are(form, bad):
     logits = torch.full((2, 9), bad)
     logits[1, 3] = 0
-    experts = form(lambda: cpu.route(logits, 9, softmax_first=False, renormalize=False)[0])
+    experts = form(lambda: native.route(logits, 9, softmax_first=False, renormalize=False)[0])
     for row in experts.tolist():
         assert sorted(row) == list(range(9))

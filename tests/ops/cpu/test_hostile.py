@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ossia.ops import reference
 from ossia.ops.int8 import Int8, quantize
 from ossia.ops.mxfp4 import unpack
 from ossia.ops.paged import LayerKind, LayerKV, PagedKV, PagePool
-from tests.ops.cpu.common import cpu, normal, packed, relative_error
+from tests.ops.cpu.common import native, normal, packed, relative_error
+from tests.ops.flat import reference
 
 NAN, INF = float("nan"), float("inf")
 SPOILS = (NAN, INF, -INF)
@@ -48,16 +48,18 @@ def test_dense_weights_that_are_no_numbers_spoil_their_own_rows(form, dtype, tra
         weight[row, 3 * row % 50] = bad
     weight = weight.T.contiguous().T if transposed else weight
     expected = reference.linear(x, weight)
-    same_where_finite(form(cpu.linear, x, weight), expected, 1e-6 if dtype.itemsize == 4 else 8e-3)
+    same_where_finite(
+        form(native.linear, x, weight), expected, 1e-6 if dtype.itemsize == 4 else 8e-3
+    )
 
 
 @BOTH
 def test_activations_that_are_no_numbers_spoil_their_own_token(form, dtype):
     weight, x = normal(37, 50, dtype=dtype), normal(6, 50, seed=1, dtype=dtype)
-    healthy = form(cpu.linear, x, weight)
+    healthy = form(native.linear, x, weight)
     for token, bad in enumerate(SPOILS):
         x[2 * token, 49] = bad
-    found = form(cpu.linear, x, weight)
+    found = form(native.linear, x, weight)
     assert not found[::2].isfinite().any()
     assert torch.equal(found[1::2], healthy[1::2])
 
@@ -66,15 +68,15 @@ def test_activations_that_are_no_numbers_spoil_their_own_token(form, dtype):
 @pytest.mark.parametrize("tokens", [6, 20])
 def test_int8_of_what_are_no_numbers_spoils_its_own_token_or_row(form, dtype, tokens):
     weight, x = quantize(normal(37, 150)), normal(tokens, 150, seed=1, dtype=dtype)
-    healthy = form(cpu.linear, x, weight)
+    healthy = form(native.linear, x, weight)
     for token, bad in enumerate(SPOILS):
         x[2 * token, 149] = bad
-    found = form(cpu.linear, x, weight)
+    found = form(native.linear, x, weight)
     assert not found[:6:2].isfinite().any()
     assert torch.equal(found[1::2], healthy[1::2])
     for row, bad in zip((0, 16, 36), SPOILS, strict=True):
         weight.scales[row, row % 2] = bad
-    found = form(cpu.linear, x, weight)
+    found = form(native.linear, x, weight)
     sick = [0, 16, 36]
     well = [row for row in range(37) if row not in sick]
     assert not found[:, sick].isfinite().any()
@@ -90,10 +92,10 @@ def test_int8_whose_parts_do_not_fit_is_refused(form, dtype):
         Int8(weight.codes, weight.scales.bfloat16()),
         Int8(weight.codes[:, :128], weight.scales),
     ):
-        refuses(form, cpu.linear, x, wrong)
-        refuses(form, cpu.linears, x, [weight, wrong], [None, None])
-    refuses(form, cpu.linears, x, [weight, weight], [None, normal(7, dtype=dtype)])
-    refuses(form, cpu.linears, x[:, :149], [weight, weight], [None, None])
+        refuses(form, native.linear, x, wrong)
+        refuses(form, native.linears, x, [weight, wrong], [None, None])
+    refuses(form, native.linears, x, [weight, weight], [None, normal(7, dtype=dtype)])
+    refuses(form, native.linears, x[:, :149], [weight, weight], [None, None])
 
 
 @BOTH
@@ -112,17 +114,17 @@ def test_rows_may_lie_over_one_another_far_apart_or_nowhere(form, dtype):
         weight = memory.as_strided((rows, cols), stride, 1)
         x = normal(3, cols, seed=1, dtype=dtype)
         expected = x.double() @ weight.double().T
-        found = form(cpu.linear, x, weight)
+        found = form(native.linear, x, weight)
         assert found.shape == expected.shape
         assert (found.double() - expected).norm() <= 1e-2 * expected.norm()
 
 
 def test_a_linear_layer_whose_parts_do_not_fit_is_refused(form):
     weight, x = normal(8, 6), normal(2, 6)
-    refuses(form, cpu.linear, normal(2, 5), weight)
-    refuses(form, cpu.linear, normal(3, 4), weight)  # as many numbers, in another shape
-    refuses(form, cpu.linear, x, weight, normal(7))
-    refuses(form, cpu.linear, x, weight, normal(1))
+    refuses(form, native.linear, normal(2, 5), weight)
+    refuses(form, native.linear, normal(3, 4), weight)  # as many numbers, in another shape
+    refuses(form, native.linear, x, weight, normal(7))
+    refuses(form, native.linear, x, weight, normal(1))
 
 
 # Experts
@@ -143,7 +145,7 @@ def test_every_code_and_every_scale(form, dtype, hidden):
     for scale in (0, 1, 64, 127, 140):
         gate_up.scales[0, 5] = scale
         expected = unpacked_moe(x, ids, weights, gate_up, down)
-        found = form(cpu.moe, x, ids, weights, gate_up, None, down, None)
+        found = form(native.moe, x, ids, weights, gate_up, None, down, None)
         assert relative_error(found, expected) <= (2e-6 if dtype.itemsize == 4 else 8e-3)
 
 
@@ -155,10 +157,12 @@ def test_a_scale_that_is_no_number_spoils_what_it_scales(form, dtype, clamp, cod
     ids = torch.tensor([[0], [1], [0]])
     for sick in range(2):
         matrices = [packed(2, 64, 96, seed=1), packed(2, 96, 32, seed=2)]
-        healthy = form(cpu.moe, x, ids, weights, matrices[0], None, matrices[1], None, clamp=clamp)
+        healthy = form(
+            native.moe, x, ids, weights, matrices[0], None, matrices[1], None, clamp=clamp
+        )
         matrices[sick].scales[1, 5, 0] = 255
         matrices[sick].blocks[1, 5, 0] = code
-        found = form(cpu.moe, x, ids, weights, matrices[0], None, matrices[1], None, clamp=clamp)
+        found = form(native.moe, x, ids, weights, matrices[0], None, matrices[1], None, clamp=clamp)
         expected = reference.moe(x, ids, weights, matrices[0], None, matrices[1], None, clamp=clamp)
         assert expected[1].isnan().any()
         assert torch.equal(found.isnan(), expected.isnan())
@@ -182,7 +186,7 @@ def test_experts_whose_parts_do_not_fit_are_refused(form):
         (x, ids + (1 << 62), weights, gate_up, None, down, None),
         (x, ids - (1 << 63), weights, gate_up, None, down, None),
     ):
-        refuses(form, cpu.moe, *arguments)
+        refuses(form, native.moe, *arguments)
 
 
 # Attention
@@ -225,9 +229,9 @@ def test_what_no_query_sees_may_be_anything(form, dtype, window):
         clean, dirty = (
             cached(*tables, window=window, dtype=dtype, unseen=bad) for bad in (0.0, NAN)
         )
-        expected = form(cpu.paged_attention, *tokens, clean)
+        expected = form(native.paged_attention, *tokens, clean)
         assert expected.isfinite().all()
-        assert torch.equal(form(cpu.paged_attention, *tokens, dirty), expected)
+        assert torch.equal(form(native.paged_attention, *tokens, dirty), expected)
 
 
 @BOTH
@@ -239,11 +243,11 @@ def test_attention_of_what_are_no_numbers_is_the_references(form, dtype, part, s
     def attend(operation, tokens):
         return operation(*tokens, cached([6], [6], dtype=dtype), sinks=sinks)
 
-    healthy = form(attend, cpu.paged_attention, step(6, dtype=dtype))
+    healthy = form(attend, native.paged_attention, step(6, dtype=dtype))
     for bad in SPOILS:
         tokens = step(6, dtype=dtype)
         tokens["qkv".index(part)][3, 1, 2] = bad
-        found = form(attend, cpu.paged_attention, tokens)
+        found = form(attend, native.paged_attention, tokens)
         # The reference multiplies also what a token cannot see, by 0.
         assert torch.equal(found[:3].nan_to_num(), healthy[:3].nan_to_num())
         same_where_finite(found[3:], attend(reference.paged_attention, tokens)[3:], 1e-2)
@@ -285,22 +289,22 @@ def test_attention_whose_parts_do_not_fit_is_refused(form):
         (q, k, v, replace(kv, keys=kv.keys.to(torch.int8), values=kv.values.to(torch.int8))),
         (q, k, v, replace(kv, key_scales=kv.keys[..., 0], value_scales=kv.values[..., 0])),
     ):
-        refuses(form, cpu.paged_attention, *arguments)
+        refuses(form, native.paged_attention, *arguments)
     for sinks in (normal(3), normal(1), normal(5)):
-        refuses(form, cpu.paged_attention, q, k, v, kv, sinks=sinks)
+        refuses(form, native.paged_attention, q, k, v, kv, sinks=sinks)
     angles = normal(3, 4)
     for rotation in ((angles[:2], angles[:2]), (angles, angles[:, :3]), (angles[:, :3],) * 2):
-        refuses(form, cpu.paged_attention, q, k, v, kv, rotation=rotation)
+        refuses(form, native.paged_attention, q, k, v, kv, rotation=rotation)
 
 
 def test_tables_that_lie_scattered_are_read_as_what_they_are(form):
     tokens, kv = step(3), cached([6, 5], [2, 1], dtype=torch.float32)
-    expected = form(cpu.paged_attention, *tokens, kv)
+    expected = form(native.paged_attention, *tokens, kv)
     apart = {
         name: getattr(kv.tables, name).repeat_interleave(2, 0)[::2]
         for name in ("page_table", "lengths", "query_lengths")
     }
-    found = form(cpu.paged_attention, *tokens, replace(kv, tables=replace(kv.tables, **apart)))
+    found = form(native.paged_attention, *tokens, replace(kv, tables=replace(kv.tables, **apart)))
     assert torch.equal(found, expected)
 
 
@@ -314,17 +318,17 @@ def test_norms_and_rotations_of_what_are_no_numbers_are_the_references(form, dty
         x[2 * token, 1, 7] = bad
     weight, angles = normal(20, dtype=dtype), normal(8, 10)
     for before in (False, True):
-        found = form(cpu.rms_norm, x, weight, 1e-5, round_before_weight=before)
+        found = form(native.rms_norm, x, weight, 1e-5, round_before_weight=before)
         expected = reference.rms_norm(x, weight, 1e-5, round_before_weight=before)
         same_where_finite(found, expected, 1e-2)
-    found = form(cpu.rotate, x, angles.cos(), angles.sin())
+    found = form(native.rotate, x, angles.cos(), angles.sin())
     same_where_finite(found, reference.rotate(x, angles.cos(), angles.sin()), 1e-2)
 
 
 def test_small_operations_whose_parts_do_not_fit_are_refused(form):
     x, angles = normal(4, 3, 10), normal(4, 5)
-    refuses(form, cpu.rms_norm, x, normal(9), 1e-5, round_before_weight=False)
-    refuses(form, cpu.rms_norm, x, normal(2, 5), 1e-5, round_before_weight=False)
-    refuses(form, cpu.rotate, x, angles[:3], angles[:3])
-    refuses(form, cpu.rotate, x, angles, angles[:, :4])
-    refuses(form, cpu.rotate, normal(4, 3, 9), angles[:, :4], angles[:, :4])
+    refuses(form, native.rms_norm, x, normal(9), 1e-5, round_before_weight=False)
+    refuses(form, native.rms_norm, x, normal(2, 5), 1e-5, round_before_weight=False)
+    refuses(form, native.rotate, x, angles[:3], angles[:3])
+    refuses(form, native.rotate, x, angles, angles[:, :4])
+    refuses(form, native.rotate, normal(4, 3, 9), angles[:, :4], angles[:, :4])

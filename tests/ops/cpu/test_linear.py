@@ -5,9 +5,9 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ossia.ops import reference
-from ossia.ops.int8 import GROUP, Int8, dequantize, quantize
-from tests.ops.cpu.common import DTYPES, FEW, RESULT_ERROR, cpu, normal, relative_error
+from ossia.ops.int8 import GROUP, Int8, quantize
+from tests.ops.cpu.common import DTYPES, FEW, RESULT_ERROR, native, normal, relative_error
+from tests.ops.flat import reference
 
 
 @FEW
@@ -33,7 +33,7 @@ def test_linear(form, rows, cols, tokens, dtype, bias, residual, gap, transposed
     r = normal(tokens, rows, seed=3, dtype=dtype) if residual else None
     expected = x.double() @ weight.double().T
     expected += (b.double() if bias else 0) + (r.double() if residual else 0)
-    found = form(cpu.linear, x, weight, b, residual=r)
+    found = form(native.linear, x, weight, b, residual=r)
     assert found.dtype is dtype
     sums = 1e-6 * x.double().norm() * weight.double().norm()  # in float32, large terms may cancel
     assert (found.double() - expected).norm() <= RESULT_ERROR[dtype] * expected.norm() + sums
@@ -51,8 +51,8 @@ def test_linears_are_the_bits_of_each_linear(form, rows, cols, tokens, dtype, bi
     x = normal(tokens, cols, dtype=dtype)
     weights = [normal(n, cols, seed=i, dtype=dtype) for i, n in enumerate(rows)]
     biases = [normal(n, seed=i, dtype=dtype) if bias else None for i, n in enumerate(rows)]
-    found = form(lambda: torch.cat(cpu.linears(x, weights, biases), dim=-1))
-    each = [form(cpu.linear, x, w, b) for w, b in zip(weights, biases, strict=True)]
+    found = form(lambda: torch.cat(native.linears(x, weights, biases), dim=-1))
+    each = [form(native.linear, x, w, b) for w, b in zip(weights, biases, strict=True)]
     assert torch.equal(found, torch.cat(each, dim=-1))
 
 
@@ -68,26 +68,26 @@ def test_linears_in_int8_are_the_bits_of_each_linear(form, rows, cols, tokens, d
     x = normal(tokens, cols, dtype=dtype)
     weights = [quantize(normal(n, cols, seed=i)) for i, n in enumerate(rows)]
     biases = [normal(n, seed=i, dtype=dtype) if bias else None for i, n in enumerate(rows)]
-    found = form(lambda: torch.cat(cpu.linears(x, weights, biases), dim=-1))
-    each = [form(cpu.linear, x, w, b) for w, b in zip(weights, biases, strict=True)]
+    found = form(lambda: torch.cat(native.linears(x, weights, biases), dim=-1))
+    each = [form(native.linear, x, w, b) for w, b in zip(weights, biases, strict=True)]
     assert torch.equal(found, torch.cat(each, dim=-1))
 
 
 def test_a_wider_result_is_the_sums_before_they_are_rounded(form):
     x, weight = normal(3, 200, dtype=torch.bfloat16), normal(70, 200, seed=1, dtype=torch.bfloat16)
-    sums = form(cpu.linear, x, weight, dtype=torch.float32)
+    sums = form(native.linear, x, weight, dtype=torch.float32)
     assert sums.dtype is torch.float32
     expected = x.double() @ weight.double().T
     assert (sums.double() - expected).norm() <= 1e-6 * expected.norm()
-    assert torch.equal(sums.bfloat16(), form(cpu.linear, x, weight))
+    assert torch.equal(sums.bfloat16(), form(native.linear, x, weight))
 
 
 def test_linears_of_unlike_weights_are_done_one_by_one(form):
     x, dense, scattered = normal(2, 64), normal(5, 64, seed=1), normal(3, 128, seed=2)[:, ::2]
     codes = quantize(normal(4, 64, seed=3))
     for pair in ((dense, scattered), (codes, dense), (dense, codes)):
-        found = form(lambda pair=pair: torch.cat(cpu.linears(x, pair, [None, None]), dim=-1))
-        wide = [dequantize(weight) if weight is codes else weight for weight in pair]
+        found = form(lambda pair=pair: torch.cat(native.linears(x, pair, [None, None]), dim=-1))
+        wide = [weight.dense() if weight is codes else weight for weight in pair]
         expected = x.double() @ torch.cat(wide).double().T
         assert (found.double() - expected).norm() <= 1e-6 * expected.norm()
 
@@ -95,19 +95,19 @@ def test_linears_of_unlike_weights_are_done_one_by_one(form):
 def test_a_batch_gives_each_token_the_bits_it_gets_alone(form):
     x, weight = normal(11, 100), normal(37, 100, seed=1)
     for matrix in (weight, weight.T.contiguous().T):
-        alone = torch.cat([form(cpu.linear, row[None], matrix) for row in x])
-        assert torch.equal(form(cpu.linear, x, matrix), alone)
+        alone = torch.cat([form(native.linear, row[None], matrix) for row in x])
+        assert torch.equal(form(native.linear, x, matrix), alone)
 
 
 def test_what_the_kernels_do_not_do_the_reference_does():
     weight = normal(8, 6).requires_grad_()
-    cpu.linear(normal(2, 6, seed=1), weight).sum().backward()
+    native.linear(normal(2, 6, seed=1), weight).sum().backward()
     assert weight.grad is not None
-    half = cpu.linear(normal(2, 6).half(), normal(8, 6).half())
+    half = native.linear(normal(2, 6).half(), normal(8, 6).half())
     assert half.dtype is torch.float16
     scattered = normal(8, 12)[:, ::2]
     x = normal(2, 6, seed=1)
-    assert torch.equal(cpu.linear(x, scattered), reference.linear(x, scattered))
+    assert torch.equal(native.linear(x, scattered), reference.linear(x, scattered))
 
 
 @FEW
@@ -124,20 +124,20 @@ def test_int8(form, rows, cols, tokens, dtype, bias, residual):
     x, weight = normal(tokens, cols, dtype=dtype), quantize(normal(rows, cols, seed=1))
     b = normal(rows, seed=2, dtype=dtype) if bias else None
     added = normal(tokens, rows, seed=3, dtype=dtype) if residual else None
-    dense = dequantize(weight).double()
+    dense = weight.dense().double()
     expected = x.double() @ dense.T
     for addend in (b, added):
         expected = expected if addend is None else expected + addend.double()
-    found = form(cpu.linear, x, weight, b, residual=added)
+    found = form(native.linear, x, weight, b, residual=added)
     assert found.dtype is dtype
     # In float32, and of what words hold of bfloat16: large terms may cancel.
     sums = (1e-6 if dtype is torch.float32 else 3e-5) * x.double().norm() * dense.norm()
     assert (found.double() - expected).norm() <= RESULT_ERROR[dtype] * expected.norm() + sums
     if tokens <= 16:  # the kernels for few
-        alone = torch.cat([form(cpu.linear, row[None], weight) for row in x])
-        assert torch.equal(form(cpu.linear, x, weight), alone)
+        alone = torch.cat([form(native.linear, row[None], weight) for row in x])
+        assert torch.equal(form(native.linear, x, weight), alone)
     if not bias and added is None:
-        sums_alone = form(cpu.linear, x, weight, dtype=torch.float32)
+        sums_alone = form(native.linear, x, weight, dtype=torch.float32)
         assert relative_error(sums_alone, x.double() @ dense.T) <= 3e-4
 
 
@@ -154,8 +154,8 @@ def test_int8_loses_of_an_activation_what_16_bits_do(form, cols, tokens, spread,
     exponents = torch.rand(tokens, cols, generator=generator) * -spread
     x = (normal(tokens, cols).clamp(-3, 3) / 3 * 2**exponents * largest).to(dtype)
     weight = quantize(normal(20, cols, seed=1))
-    dense = dequantize(weight).double()
-    found = form(cpu.linear, x, weight, dtype=torch.float32).double()
+    dense = weight.dense().double()
+    found = form(native.linear, x, weight, dtype=torch.float32).double()
     error = (found - x.double() @ dense.T).abs()
     # Of sums in float32; and two scales' product below 2**-126 loses 2**-150 for each of the steps,
     # 2**22 at most, that a column counts.
@@ -172,7 +172,7 @@ def test_the_largest_sums_that_int8_can_come_to_are_exact(form):
     for sign in (1.0, -1.0):
         x = torch.full((3, GROUP), sign * 255 * 2.0**7, dtype=torch.bfloat16)
         weight = Int8(torch.full((5, GROUP), -128, dtype=torch.int8), torch.ones(5, 1))
-        found = form(cpu.linear, x, weight, dtype=torch.float32)
+        found = form(native.linear, x, weight, dtype=torch.float32)
         assert torch.equal(found, torch.full((3, 5), -sign * 255 * 2.0**14 * GROUP))
 
 
@@ -190,7 +190,7 @@ def test_words_lose_little_of_numbers_of_any_size(form, spread, largest, transpo
 
     x, weight = numbers(40, 100, seed=1) * largest, numbers(30, 100, seed=2)
     matrix = weight.T.contiguous().T if transposed else weight
-    found = form(cpu.linear, x, matrix).double()
+    found = form(native.linear, x, matrix).double()
     expected = x.double() @ weight.double().T
     sizes = x.double().norm(dim=1)[:, None] * weight.double().norm(dim=1)
     # Half of 2**-12 of a block's largest, on both sides, and what rounding the result costs;
@@ -203,9 +203,9 @@ def test_words_lose_little_of_numbers_of_any_size(form, spread, largest, transpo
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_of_many_tokens_each_gets_the_same_bits_among_any_others(form, dtype):
     x, weight = normal(300, 100, dtype=dtype), normal(70, 100, seed=1, dtype=dtype)
-    everything = form(cpu.linear, x, weight)
+    everything = form(native.linear, x, weight)
     for first, last in ((0, 17), (5, 40), (31, 300)):
-        assert torch.equal(form(cpu.linear, x[first:last], weight), everything[first:last])
+        assert torch.equal(form(native.linear, x[first:last], weight), everything[first:last])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -215,7 +215,7 @@ def test_what_is_not_finite_spoils_its_token_or_its_row_only(form, dtype, bad, t
     x, weight = normal(20, 70, dtype=dtype), normal(80, 70, seed=1, dtype=dtype)
 
     def linear(x, weight):
-        return form(cpu.linear, x, weight.T.contiguous().T if transposed else weight)
+        return form(native.linear, x, weight.T.contiguous().T if transposed else weight)
 
     healthy = linear(x, weight)
     sick = x.clone()

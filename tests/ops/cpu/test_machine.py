@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from ossia.ops import REFERENCE, select
-from tests.ops.cpu.common import cpu, normal
+from tests.ops.cpu.common import cpu, native, normal
 
 
 def test_callers_in_many_threads_take_turns(form):
     x, weight = normal(4, 200), normal(3000, 200, seed=1)
-    expected = form(cpu.linear, x, weight)
+    expected = form(native.linear, x, weight)
     with ThreadPoolExecutor(4) as threads:
-        results = threads.map(lambda _: cpu.linear(x, weight), range(200))
+        results = threads.map(lambda _: native.linear(x, weight), range(200))
         assert all(torch.allclose(result, expected, rtol=1e-4, atol=1e-4) for result in results)
 
 
@@ -29,7 +29,7 @@ def test_threads_that_slept_or_are_late_or_are_many_change_no_bit():
     for threads in (1, 2, 13):
         with cpu.using(cpu.Machine(threads, "")):
             for _ in range(20):
-                results.append(cpu.linear(x, weight))
+                results.append(native.linear(x, weight))
                 time.sleep(0.001)  # longer than they wait awake
     assert all(torch.equal(result, results[0]) for result in results)
 

@@ -91,7 +91,9 @@ def paged_logits(decoder: Decoder, text: Tensor, steps: Sequence[int] = STEPS) -
     for start, end in pairwise(steps):
         lengths = torch.tensor([end]), torch.tensor([end - start])
         kv = PagedKV(pool, dict.fromkeys(pool.kinds, table), *lengths)
-        parts.append(decoder.hidden_states(text[start:end], torch.arange(start, end), kv))
+        tokens = text[start:end]
+        context = decoder.context(tokens, torch.arange(start, end), kv)
+        parts.append(decoder.hidden_states(tokens, context))
     return decoder.unembed(torch.cat(parts))
 
 

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ossia.ops import reference
-from tests.ops.cpu.common import DTYPES, FEW, cpu, normal, relative_error
+from tests.ops.cpu.common import DTYPES, FEW, native, normal, relative_error
+from tests.ops.flat import reference
 
 
 @FEW
@@ -19,7 +19,7 @@ from tests.ops.cpu.common import DTYPES, FEW, cpu, normal, relative_error
 def test_rms_norm(form, rows, size, dtype, before, large):
     rows *= 2000 if large else 1  # beyond what one thread does
     x, weight = normal(rows, size, dtype=dtype) * 3, normal(size, seed=1, dtype=dtype)
-    found = form(cpu.rms_norm, x, weight, 1e-5, round_before_weight=before)
+    found = form(native.rms_norm, x, weight, 1e-5, round_before_weight=before)
     expected = reference.rms_norm(x, weight, 1e-5, round_before_weight=before)
     # A last bit of float32 can tip a rounding to bfloat16.
     assert relative_error(found, expected) <= (1e-6 if dtype is torch.float32 else 1e-3)
@@ -36,7 +36,7 @@ def test_layer_norm(form, rows, size, dtype, large):
     rows *= 2000 if large else 1
     x = normal(rows, size, dtype=dtype) * 3 + 1
     weight, bias = normal(size, seed=1, dtype=dtype), normal(size, seed=2, dtype=dtype)
-    found = form(cpu.layer_norm, x, weight, bias, 1e-5)
+    found = form(native.layer_norm, x, weight, bias, 1e-5)
     wide = [tensor.double() for tensor in (x, weight, bias)]
     expected = reference.layer_norm(*wide, 1e-5)
     assert found.dtype is dtype
@@ -53,6 +53,6 @@ def test_layer_norm(form, rows, size, dtype, large):
 )
 def test_rotate(form, tokens, heads, half, dtype):
     x, angles = normal(tokens, heads, 2 * half, dtype=dtype), normal(tokens, half, seed=1)
-    found = form(cpu.rotate, x, angles.cos(), angles.sin())
+    found = form(native.rotate, x, angles.cos(), angles.sin())
     expected = reference.rotate(x, angles.cos(), angles.sin())
     assert relative_error(found, expected) <= (1e-6 if dtype is torch.float32 else 1e-3)

@@ -4,9 +4,7 @@ import os
 
 import pytest
 
-from tests.ops.cpu.common import cpu  # which skips where there are no native kernels
-
-usable = cpu.usable
+from ossia.system.processors import usable
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Where a token stands: the angles by which RoPE and YaRN turn queries and keys."""
+"""The angles by which RoPE and YaRN rotate queries and keys."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ossia.config import RoPE, YaRN
 
 @lru_cache(maxsize=16)
 def frequencies(rope: RoPE, head_dim: int, device: torch.device) -> Tensor:
-    """Radians a position for each pair of dimensions, float32 (head_dim/2,).
+    """Radians per position for each pair of dimensions, float32 (head_dim/2,).
 
     Computed in float32, step by step as the reference implementations do, and always on the CPU,
-    as devices round powers differently: at position 100,000 the last bit of a frequency is a
+    because devices round powers differently: at position 100,000 the last bit of a frequency is a
     hundredth of a radian.
     """
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim
@@ -32,7 +32,7 @@ def _ramp(theta: float, yarn: YaRN, head_dim: int) -> Tensor:
     """(head_dim/2,) from 0, frequency kept, to 1, frequency divided by the factor."""
 
     def dimension(rotations: float) -> float:
-        """The pair that turns this often over the original context."""
+        """The pair that rotates this often over the original context."""
         turns = yarn.original_context / (rotations * 2 * math.pi)
         return head_dim * math.log(turns) / (2 * math.log(theta))
 
@@ -47,24 +47,7 @@ def _ramp(theta: float, yarn: YaRN, head_dim: int) -> Tensor:
 
 
 def attention_factor(rope: RoPE) -> float:
-    """What YaRN multiplies cosines and sines by, to keep the entropy of attention: 0.1 ln s + 1."""
+    """YaRN's factor on cosines and sines, which keeps the entropy of attention: 0.1 ln s + 1."""
     if rope.yarn is None or rope.yarn.factor <= 1:
         return 1.0
     return 0.1 * math.log(rope.yarn.factor) + 1.0
-
-
-def rotation(rope: RoPE, head_dim: int, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, float32 (..., tokens, head_dim/2), of int64 positions (..., tokens)."""
-    angles = positions[..., None].float() * frequencies(rope, head_dim, positions.device)
-    factor = attention_factor(rope)
-    return angles.cos() * factor, angles.sin() * factor
-
-
-def positions_within(documents: Tensor) -> Tensor:
-    """int64 (batch, length): how far each token is from the first of its document; `documents`
-    numbers them, each in one stretch of its row.
-    """
-    places = torch.arange(documents.shape[1], device=documents.device)
-    begins = torch.ones_like(documents, dtype=torch.bool)
-    begins[:, 1:] = documents.diff(dim=1) != 0
-    return places - torch.where(begins, places, 0).cummax(dim=1).values

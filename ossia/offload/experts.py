@@ -1,0 +1,132 @@
+"""Experts on disk as a kind of weight: a place in an ExpertStore."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ossia.model import Decoder
+from ossia.model.linear import Experts
+from ossia.offload.store import ExpertStore
+from ossia.ops import Backend, ExpertWeights, Routing
+from ossia.ops.weight import ExpertsKind, Tensors, Weight
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What predicts the experts of the layer after this one, from this layer's input.
+
+    The residual stream changes little from layer to layer, so the next router is given this layer's
+    input, with the next norm's weight in the place of this one's: `ratio` is the one over the
+    other.
+    """
+
+    router: Tensor
+    bias: Tensor | None
+    ratio: Tensor
+    chosen: int
+
+    def experts(self, backend: Backend, x: Tensor) -> list[int]:
+        """Those that tokens x (tokens, hidden) will probably be routed to."""
+        logits = backend.linear(x * self.ratio, self.router, self.bias)
+        return logits.topk(self.chosen).indices.unique().tolist()
+
+
+@dataclass(frozen=True)
+class StoredExperts(ExpertsKind):
+    """The matrices (experts, rows, cols) of one layer in a store."""
+
+    store: ExpertStore
+    layer: int
+    of_shape: torch.Size
+    guess: Guess | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.of_shape
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    def recipe(self) -> Callable[[Tensors], Weight]:
+        return partial(_itself, self)
+
+    def moe(
+        self,
+        backend: Backend,
+        x: Tensor,
+        routing: Routing,
+        experts: ExpertWeights,
+        residual: Tensor | None,
+        dtype: torch.dtype | None,
+    ) -> Tensor:
+        """See ExpertsKind: the backend's `moe` over the store's slots, which are a stack of experts
+        like any other.
+
+        Where experts arrive one after another their parts are kept in float32, and added in the
+        order of each token's choices: for few tokens the result has the bits that native kernels
+        give with all experts in memory. For many it may differ by rounding, because fewer at once
+        may take another kernel.
+        """
+        store = self.store
+        biases = store.biases or (None, None)
+        slots = replace(
+            experts,
+            gate_up=store.gate_up,
+            gate_up_bias=biases[0],
+            down=store.down,
+            down_bias=biases[1],
+        )
+        if not x.numel():
+            return backend.moe(x, routing, slots, residual=residual, dtype=dtype)
+        if self.guess is not None:
+            store.guess(self.layer + 1, self.guess.experts(backend, x))
+        tokens, chosen = routing.experts.shape
+        needed = routing.experts.unique().tolist()
+        slot_of = torch.zeros(self.shape[0], dtype=torch.long)
+        whole: Tensor | None = None
+        parts: Tensor | None = None  # float32, one for each choice
+
+        def use(ready: dict[int, int]) -> None:
+            nonlocal whole, parts
+            here = torch.tensor(list(ready))
+            slot_of[here] = torch.tensor(list(ready.values()))
+            if len(ready) == len(needed):
+                own = Routing(slot_of[routing.experts], routing.weights)
+                whole = backend.moe(x, own, slots, residual=residual, dtype=dtype)
+                return
+            choices = torch.isin(routing.experts, here).flatten().nonzero().flatten()
+            own = Routing(
+                slot_of[routing.experts.flatten()[choices], None],
+                routing.weights.flatten()[choices, None],
+            )
+            part = backend.moe(x[choices // chosen], own, slots, dtype=torch.float32)
+            if parts is None:
+                parts = part.new_empty(tokens * chosen, part.shape[1])
+            parts[choices] = part
+
+        store.visit(self.layer, needed, use)
+        if whole is not None:
+            return whole
+        assert parts is not None
+        total, *others = parts.view(tokens, chosen, -1).unbind(1)
+        for part in others:
+            total = total + part
+        total = total if residual is None else total + residual
+        return total.to(x.dtype if dtype is None else dtype)
+
+
+def store_of(decoder: Decoder) -> ExpertStore | None:
+    """The store that a decoder's experts are read from; None if all are in memory or mapped."""
+    for module in decoder.modules():
+        if isinstance(module, Experts) and isinstance(module.value, StoredExperts):
+            return module.value.store
+    return None
+
+
+def _itself(stored: StoredExperts, tensors: Tensors) -> StoredExperts:
+    return stored

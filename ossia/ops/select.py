@@ -1,0 +1,47 @@
+"""The choice of a backend."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from ossia.errors import OssiaError
+from ossia.ops.backend import REFERENCE, Backend
+
+NAMES = ("reference", "cpu")
+
+_log = logging.getLogger(__name__)
+
+
+def select(name: str = "auto", device: torch.device | str = "cpu") -> Backend:
+    """The backend of that name, or for `auto` the fastest that runs on the device; logs which.
+
+    Raises OssiaError for an unknown name, and for a backend that cannot run here.
+    """
+    kind = torch.device(device).type
+    if name not in ("auto", *NAMES):
+        raise OssiaError(f"unknown backend {name!r}; there are: auto, {', '.join(NAMES)}")
+    if name == "cpu" and kind != "cpu":
+        raise OssiaError(f"backend cpu runs on the CPU, not on {device}: leave --backend at auto")
+    if name == "reference" or kind != "cpu":
+        _log.info("backend: reference, plain PyTorch (%s)", device)
+        return REFERENCE
+    try:
+        from ossia.ops import cpu
+    except ImportError as error:
+        if name == "cpu":
+            raise OssiaError(
+                f"backend cpu is not in this installation ({error}): install a C++ compiler and "
+                "ossia again, or use --backend reference"
+            ) from error
+        _log.warning(
+            "backend: reference, plain PyTorch and slow; the native kernels were not built when "
+            "ossia was installed (is there a C++ compiler?)"
+        )
+        return REFERENCE
+    machine = cpu.machine()
+    if machine.remark:
+        _log.warning("%s", machine.remark)
+    _log.info("backend: cpu, native kernels (%s, %d threads)", machine.isa, machine.threads)
+    return cpu.CPU

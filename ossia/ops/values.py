@@ -1,0 +1,66 @@
+"""The arguments of operations, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ossia.config import ClampedSwiGLU, SwiGLU
+from ossia.ops.weight import Weight
+
+
+class RopeTable(NamedTuple):
+    """Cosines and sines by which pairs of dimensions are rotated: float32 (..., tokens,
+    head_dim/2), scaled by YaRN's attention factor.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+
+@dataclass(frozen=True)
+class Documents:
+    """The texts packed in each row, by number: int64 (batch, length), not decreasing along a row.
+    A token sees its own text only.
+    """
+
+    ids: Tensor
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """What sets one attention layer apart.
+
+    window: key j is visible to query i iff 0 <= i - j < window; None is full attention. sinks:
+    logits (heads,) that join each softmax and whose columns are dropped. dropout: of probabilities.
+    """
+
+    window: int | None = None
+    sinks: Tensor | None = None
+    dropout: float = 0.0
+
+
+class Routing(NamedTuple):
+    """The experts that each token goes to, likeliest first: int64 (tokens, chosen), and the weights
+    of their outputs, float32 (tokens, chosen).
+    """
+
+    experts: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class ExpertWeights:
+    """The experts of one layer.
+
+    gate_up (experts, 2 * inter, hidden), its rows gate, up, gate, up, ...; down (experts, hidden,
+    inter); biases (experts, rows).
+    """
+
+    gate_up: Weight
+    gate_up_bias: Tensor | None
+    down: Weight
+    down_bias: Tensor | None
+    activation: SwiGLU | ClampedSwiGLU

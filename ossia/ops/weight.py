@@ -1,0 +1,108 @@
+"""A weight is a value of its own kind: one dense tensor, or a `WeightKind` that knows what it is
+made of and what it computes.
+
+`model.Linear` and `model.Experts` hold the tensors; the kind turns them into the value that a
+backend computes with. Putting a value into a module (`replace`) is the one way into a built model.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ossia.ops.backend import Backend
+    from ossia.ops.values import ExpertWeights, Routing
+
+Tensors = Mapping[str, Tensor]
+
+
+class WeightKind(ABC):
+    """A weight that is not one dense tensor of its own shape."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> torch.Size:
+        """Of the matrix, or the stack of matrices, that it stands for."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """What it is made of, by the names under which a module registers it: an `nn.Parameter` is
+        trained and saved, any other tensor is a buffer.
+        """
+
+    @abstractmethod
+    def recipe(self) -> Callable[[Tensors], Weight]:
+        """What builds this value again from its `tensors`, without a reference to any of them."""
+
+
+class MatrixKind(WeightKind):
+    """A matrix (rows, cols), or a stack (experts, rows, cols) of them, in another form."""
+
+    @abstractmethod
+    def linear(self, x: Tensor) -> Tensor:
+        """x (..., cols) times the matrix transposed, in plain PyTorch: the definition."""
+
+    @abstractmethod
+    def dense(self) -> Tensor:
+        """The matrix in float32, as it would be saved."""
+
+    @abstractmethod
+    def __getitem__(self, index: Any, /) -> MatrixKind:
+        """Some rows of a matrix, or one matrix of a stack, where the kind can be divided so."""
+
+    @abstractmethod
+    def unbind(self) -> Matrices:
+        """The matrices of a stack."""
+
+
+class ExpertsKind(WeightKind):
+    """A stack of experts that this process does not hold whole (they are on disk, or on other
+    ranks): it carries out the operation itself, with a backend that computes on what is at hand.
+    """
+
+    @abstractmethod
+    def moe(
+        self,
+        backend: Backend,
+        x: Tensor,
+        routing: Routing,
+        experts: ExpertWeights,
+        residual: Tensor | None,
+        dtype: torch.dtype | None,
+    ) -> Tensor:
+        """As `Backend.moe`; both matrices of `experts` are of this kind."""
+
+
+Matrix = Tensor | MatrixKind
+Weight = Tensor | WeightKind
+
+
+class Matrices(Protocol):
+    """A stack by index: a tuple of matrices, or a packed stack that slices itself."""
+
+    def __getitem__(self, index: int, /) -> Matrix: ...
+
+
+def dense(weight: Matrix, index: int | None = None) -> Tensor:
+    """A weight, or one matrix of a stack, in float32, as it would be saved."""
+    part = weight if index is None else weight[index]
+    return part.detach().float() if isinstance(part, Tensor) else part.dense()
+
+
+def tensors_of(weight: Weight) -> dict[str, Tensor]:
+    """What a weight is made of, by the names under which a module registers it."""
+    return {"weight": weight} if isinstance(weight, Tensor) else weight.tensors()
+
+
+def recipe_of(weight: Weight) -> Callable[[Tensors], Weight]:
+    """What builds a weight again from `tensors_of` it."""
+    return _dense_recipe if isinstance(weight, Tensor) else weight.recipe()
+
+
+def _dense_recipe(tensors: Tensors) -> Tensor:
+    return tensors["weight"]
