@@ -19,10 +19,10 @@ ALLOWED = {
     "errors": set(),
     "options": {"system"},
     "system": set(),
-    "ops": {"system"},
+    "ops": {"config", "system"},
     "families": {"config"},
-    "model": {"config", "offload", "ops"},
-    "offload": {"checkpoint", "families", "model", "ops", "system"},
+    "model": {"config", "ops"},
+    "offload": {"model", "ops", "system"},
     "checkpoint": {"config", "families", "model", "offload", "ops", "system"},
     "text": {"system"},
     "tools": set(),
@@ -43,7 +43,6 @@ ALLOWED = {
         "text",
     },
     "ladder": {
-        "adapt",
         "config",
         "engine",
         "insight",
@@ -54,7 +53,7 @@ ALLOWED = {
         "system",
         "train",
     },
-    "api": {"checkpoint", "engine", "options", "text"},
+    "api": {"checkpoint", "engine", "offload", "options", "text"},
 }
 FREE = {"cli", "__init__", "__main__"}  # cli may import anything, and nothing imports it
 

@@ -29,7 +29,7 @@ from ossia.model import Decoder
 from ossia.model.linear import Weighted
 from ossia.ops import mxfp4
 from ossia.ops.mxfp4 import MXFP4
-from ossia.ops.weight import Matrix, MatrixKind, dense, tensors_of
+from ossia.ops.weight import ExpertsKind, Matrix, MatrixKind, dense, tensors_of
 from ossia.system.files import replacing, write_file
 
 # What an earlier save left in the folder, and a new one replaces.
@@ -183,8 +183,8 @@ def _parts(decoder: Decoder) -> tuple[dict[str, Matrix], dict[str, Tensor]]:
     for name, module in decoder.named_modules():
         if isinstance(module, Weighted):
             value = module.value
-            if not isinstance(value, Tensor | MatrixKind):
-                raise OssiaError(f"{name}: experts that are read from disk cannot be saved")
+            value = value.whole() if isinstance(value, ExpertsKind) else value
+            assert isinstance(value, Tensor | MatrixKind)
             matrices[name] = value
             for part in tensors_of(value):
                 del others[f"{name}.{part}"]

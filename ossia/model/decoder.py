@@ -121,7 +121,7 @@ class Decoder(nn.Module):
 
     @property
     def fetches_experts(self) -> bool:
-        """Whether a pass fetches experts that this process does not hold, from disk or elsewhere."""
+        """Whether a pass fetches experts that this process does not hold, as those on disk."""
         experts = (module for module in self.modules() if isinstance(module, Experts))
         return any(isinstance(module.value, ExpertsKind) for module in experts)
 

@@ -13,6 +13,7 @@ from ossia.model import Decoder
 from ossia.model.linear import Experts
 from ossia.offload.store import ExpertStore
 from ossia.ops import Backend, ExpertWeights, Routing
+from ossia.ops.mxfp4 import MXFP4
 from ossia.ops.weight import ExpertsKind, Tensors, Weight
 
 
@@ -38,22 +39,27 @@ class Guess:
 
 @dataclass(frozen=True)
 class StoredExperts(ExpertsKind):
-    """The matrices (experts, rows, cols) of one layer in a store."""
+    """The matrices (experts, rows, cols) of one layer in a store; `mapped` are those in the file,
+    which only saving reads.
+    """
 
+    mapped: MXFP4
     store: ExpertStore
     layer: int
-    of_shape: torch.Size
     guess: Guess | None = None
 
     @property
     def shape(self) -> torch.Size:
-        return self.of_shape
+        return self.mapped.shape
 
     def tensors(self) -> dict[str, Tensor]:
-        return {}
+        return self.mapped.tensors()
 
     def recipe(self) -> Callable[[Tensors], Weight]:
-        return partial(_itself, self)
+        return partial(_built, self.store, self.layer, self.guess)
+
+    def whole(self) -> MXFP4:
+        return self.mapped
 
     def moe(
         self,
@@ -128,5 +134,5 @@ def store_of(decoder: Decoder) -> ExpertStore | None:
     return None
 
 
-def _itself(stored: StoredExperts, tensors: Tensors) -> StoredExperts:
-    return stored
+def _built(store: ExpertStore, layer: int, guess: Guess | None, tensors: Tensors) -> StoredExperts:
+    return StoredExperts(MXFP4(tensors["blocks"], tensors["scales"]), store, layer, guess)

@@ -14,6 +14,7 @@ from ossia.model import Decoder
 from ossia.model.feedforward import MoE
 from ossia.offload.experts import Guess, StoredExperts
 from ossia.offload.store import ExpertStore, StoredLayer, StoredStack
+from ossia.ops.mxfp4 import MXFP4
 from ossia.system import huge_pages
 from ossia.system.memory import available_memory, format_size, parse_size
 
@@ -110,7 +111,9 @@ def attach(decoder: Decoder, plan: Plan) -> None:
     for number, (index, moe) in enumerate(zip(plan.layers, moes, strict=True)):
         guess = _guess(decoder, index, following[number]) if number < len(following) else None
         for part in (moe.gate_up, moe.down):
-            part.replace(StoredExperts(store, number, part.value.shape, guess))
+            mapped = part.value
+            assert isinstance(mapped, MXFP4)
+            part.replace(StoredExperts(mapped, store, number, guess))
 
 
 def _guess(decoder: Decoder, index: int, following: int) -> Guess:

@@ -77,6 +77,10 @@ class ExpertsKind(WeightKind):
     ) -> Tensor:
         """As `Backend.moe`; both matrices of `experts` are of this kind."""
 
+    @abstractmethod
+    def whole(self) -> Matrix:
+        """The stack itself, to be saved. Raises ValueError where this process cannot read it."""
+
 
 Matrix = Tensor | MatrixKind
 Weight = Tensor | WeightKind

@@ -169,6 +169,9 @@ class Sharded(ExpertsKind):
     def recipe(self) -> Callable[[Tensors], Weight]:
         return partial(_sharded, recipe_of(self.inner))
 
+    def whole(self) -> Tensor:
+        raise ValueError("sharded experts are gathered before they are saved")
+
     def local(self) -> Weight:
         """The experts of this process."""
         tensors = {name: _local(tensor) for name, tensor in self.tensors().items()}

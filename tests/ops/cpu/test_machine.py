@@ -52,7 +52,8 @@ def check(depth):
         if child == 0:
             recorded.zero_()
             recording.run()
-            right = torch.equal(recorded, expected) and torch.equal(cpu.linear(x, weight), expected)
+            again = cpu.CPU.linear(x, weight)
+            right = torch.equal(recorded, expected) and torch.equal(again, expected)
             if right and depth:
                 check(depth - 1)
             sys.exit(0 if right and len(os.listdir("/proc/self/task")) == 3 else 1)
@@ -60,11 +61,11 @@ def check(depth):
 
 def work():
     while busy:
-        cpu.linear(x, weight)
+        cpu.CPU.linear(x, weight)
 
 with cpu.using(machine), torch.inference_mode():
     recording.begin()
-    recorded = cpu.linear(x, weight)
+    recorded = cpu.CPU.linear(x, weight)
     recording.end()
     expected, busy = recorded.clone(), True
     threads = [threading.Thread(target=work) for _ in range(2)]
