@@ -172,7 +172,7 @@ class Conversation:
         system = [{"role": "system", "content": self.system}] if self.system else []
         return system + self.messages
 
-    def _help(self, argument: str) -> str:
+    def _help(self, _argument: str) -> str:
         return "\n".join(f"{name:<9}{text}" for name, (text, _) in self.commands.items())
 
     def _system(self, argument: str) -> str:
@@ -184,7 +184,7 @@ class Conversation:
         self.set_effort(argument or self.effort or Effort.MEDIUM)
         return f"reasoning effort: {self.effort}"
 
-    def _reset(self, argument: str) -> str:
+    def _reset(self, _argument: str) -> str:
         self.messages.clear()
         return "a new conversation"
 
@@ -196,7 +196,7 @@ class Conversation:
         self.save(path)
         return f"saved to {path}"
 
-    def _exit(self, argument: str) -> str:
+    def _exit(self, _argument: str) -> str:
         self.ended = True
         return "bye"
 

@@ -246,7 +246,7 @@ class ChatFormat(Protocol):
         """
         ...
 
-    def parser(self, prompt: Sequence[int] = ()) -> Parser:
+    def parser(self, prompt: Sequence[int] = (), /) -> Parser:
         """A parser of a reply to `prompt`, where some templates begin the reply's reasoning."""
         ...
 

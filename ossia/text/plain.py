@@ -51,7 +51,7 @@ class PlainFormat:
             text = _joined(text, message)
         return turns
 
-    def parser(self, prompt: Sequence[int] = ()) -> PlainParser:
+    def parser(self, _prompt: Sequence[int] = (), /) -> PlainParser:
         """A parser that takes every token for text of the answer."""
         return PlainParser(self._tokenizer)
 

@@ -136,7 +136,7 @@ class TemplateFormat:
         except RecursionError as error:
             raise OssiaError(f"{self._source}: recurses without end") from error
 
-    def parser(self, prompt: Sequence[int] = ()) -> TagParser:
+    def parser(self, prompt: Sequence[int] = (), /) -> TagParser:
         """A parser of a reply to `prompt`, which may have begun the reply's reasoning already."""
         return TagParser(self._tokenizer, prompt)
 

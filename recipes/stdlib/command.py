@@ -192,7 +192,7 @@ def _is_well_formed(llm: LLM, ids: list[int], reply: Reply) -> bool:
     <|return|> after an answer, <|call|> after a call.
     """
     from ossia.text.chat import Role
-    from ossia.text.harmony.grammar import HarmonyError
+    from ossia.text.harmony.grammar import ControlToken, HarmonyError
     from ossia.text.harmony.parse import parse
 
     try:
@@ -203,9 +203,9 @@ def _is_well_formed(llm: LLM, ids: list[int], reply: Reply) -> bool:
         return False
     if any(message.channel not in ("analysis", "commentary") for message in before):
         return False
-    end = {"final": "<|return|>", "commentary": "<|call|>"}.get(last.channel or "")
-    is_call = last.recipient is not None
-    return llm.tokenizer.control.get(end or "") == ids[-1] and is_call == (end == "<|call|>")
+    ends = {"final": ControlToken.RETURN, "commentary": ControlToken.CALL}
+    is_last = ends.get(last.channel or "") is last.end  # an answer, or a call
+    return is_last and ids[-1] == llm.tokenizer.control[last.end]
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:

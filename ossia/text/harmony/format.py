@@ -73,6 +73,6 @@ class HarmonyFormat:
     def _encode(self, messages: Sequence[Message]) -> list[int]:
         return render(messages, self._tokenizer, auto_drop_analysis=False)
 
-    def parser(self, prompt: Sequence[int] = ()) -> ReplyParser:
+    def parser(self, _prompt: Sequence[int] = (), /) -> ReplyParser:
         """A parser of a reply. Every prompt ends with <|start|>assistant, so it is not read."""
         return ReplyParser(self._tokenizer)

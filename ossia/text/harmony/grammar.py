@@ -58,8 +58,8 @@ class State(StrEnum):
     CONTENT = "Content"
 
 
-# The control tokens that lead from a state to another. Between messages no other token may come; in
-# a header its parts come, in content text.
+# The control tokens that lead from one state to another. No other token may stand between messages;
+# in a header its parts may, in content text.
 NEXT: Mapping[State, Mapping[str, State]] = {
     State.EXPECT_START: {ControlToken.START: State.HEADER},
     State.HEADER: {ControlToken.MESSAGE: State.CONTENT},
@@ -80,14 +80,14 @@ class Part(Enum):
     CONTENT_TYPE = auto()
 
 
+_TO = "to="
 # What a part begins with, before its name or word. A type may lack <|constrain|>.
 MARKS: Mapping[Part, tuple[Piece, ...]] = {
     Part.AUTHOR: (),
-    Part.RECIPIENT: (" to=",),
+    Part.RECIPIENT: (f" {_TO}",),
     Part.CHANNEL: (ControlToken.CHANNEL,),
     Part.CONTENT_TYPE: (" ", ControlToken.CONSTRAIN),
 }
-_TO = "to="
 
 
 def following(written: Collection[Part]) -> tuple[Part, ...]:
@@ -96,10 +96,10 @@ def following(written: Collection[Part]) -> tuple[Part, ...]:
     """
     if Part.AUTHOR not in written:
         return (Part.AUTHOR,)
-    open_parts = [part for part in (Part.CHANNEL, Part.CONTENT_TYPE) if part not in written]
-    if Part.RECIPIENT not in written and Part.CONTENT_TYPE not in written:
-        open_parts.insert(0, Part.RECIPIENT)
-    return tuple(open_parts)
+    parts = [Part.CHANNEL, Part.CONTENT_TYPE]
+    if Part.CONTENT_TYPE not in written:
+        parts.insert(0, Part.RECIPIENT)
+    return tuple(part for part in parts if part not in written)
 
 
 @dataclass(frozen=True)

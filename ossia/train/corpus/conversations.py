@@ -152,7 +152,7 @@ def _answer(message: ChatMessage, unanswered: list[str | None], where: str) -> N
         raise OssiaError(f"{where}: no call before it has the id {message.tool_call_id!r}")
 
 
-def render(conversation: Conversation, format: ChatFormat, date: str) -> list[Example]:
+def render(conversation: Conversation, chat_format: ChatFormat, date: str) -> list[Example]:
     """What the model learns from a conversation: each reply, after exactly the prompt that it would
     have at inference.
 
@@ -164,7 +164,7 @@ def render(conversation: Conversation, format: ChatFormat, date: str) -> list[Ex
     if chat.date is None:
         chat = replace(chat, date=datetime.date.fromisoformat(date))
     try:
-        turns = format.render_turns(chat)
+        turns = chat_format.render_turns(chat)
     except OssiaError as error:
         raise OssiaError(f"{conversation.where}: {error}") from error
     examples: list[tuple[list[int], list[int]]] = []
