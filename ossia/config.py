@@ -167,6 +167,34 @@ class MoEConfig:
             )
 
 
+class Role(StrEnum):
+    """The purpose of a matrix, by which initialization, optimizers, LoRA, quantization and counts
+    choose.
+    """
+
+    QUERY = "query"
+    KEY = "key"
+    VALUE = "value"
+    ATTENTION_OUTPUT = "attention_output"
+    GATE = "gate"
+    UP = "up"
+    DOWN = "down"
+    ROUTER = "router"
+    EXPERT_GATE_UP = "expert_gate_up"
+    EXPERT_DOWN = "expert_down"
+    UNEMBEDDING = "unembedding"
+
+    @property
+    def writes_residual(self) -> bool:
+        """Whether its output is added to the residual stream."""
+        return self in (Role.ATTENTION_OUTPUT, Role.DOWN, Role.EXPERT_DOWN)
+
+
+ATTENTION_ROLES = frozenset({Role.QUERY, Role.KEY, Role.VALUE, Role.ATTENTION_OUTPUT})
+MLP_ROLES = frozenset({Role.GATE, Role.UP, Role.DOWN})
+EXPERT_ROLES = frozenset({Role.EXPERT_GATE_UP, Role.EXPERT_DOWN})
+
+
 @dataclass(frozen=True)
 class LayerConfig:
     """One layer: x + attention(norm(x)), then x + feedforward(norm(x))."""

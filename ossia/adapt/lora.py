@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ossia import checkpoint
+from ossia.config import ATTENTION_ROLES, EXPERT_ROLES, MLP_ROLES, Role
 from ossia.errors import OssiaError
 from ossia.model import Decoder
-from ossia.model.linear import ATTENTION, EXPERTS, MLP, Linear, Role, Weighted
+from ossia.model.linear import Linear, Weighted
 from ossia.ops.low_rank import LowRank
 from ossia.ops.mxfp4 import MXFP4
 from ossia.ops.training import Training
@@ -23,9 +24,9 @@ from ossia.ops.training import Training
 TARGETS = ("attention", "mlp", "experts")  # and routers, where asked for
 
 _ROLES = {
-    "attention": ATTENTION,
-    "mlp": MLP,
-    "experts": EXPERTS,
+    "attention": ATTENTION_ROLES,
+    "mlp": MLP_ROLES,
+    "experts": EXPERT_ROLES,
     "router": frozenset({Role.ROUTER}),
 }
 

@@ -6,13 +6,15 @@ The only counter: records, estimates, reports and measurements take their figure
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import prod
 
 from ossia.config import (
+    ATTENTION_ROLES,
+    EXPERT_ROLES,
     GELU,
+    MLP_ROLES,
     AttentionConfig,
     ExpertFormat,
     LayerNorm,
@@ -20,22 +22,11 @@ from ossia.config import (
     MLPConfig,
     ModelConfig,
     MoEConfig,
+    Role,
 )
 
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "uint8": 1}
 _MXFP4_BLOCK = 32  # elements that share a scale; two elements to a byte
-
-
-class Part(StrEnum):
-    """The part of a model that a tensor belongs to."""
-
-    LOOKUP = "lookup"  # tables whose rows are picked by index: untied embedding, learned positions
-    NORM = "norm"
-    ATTENTION = "attention"
-    MLP = "mlp"
-    ROUTER = "router"
-    EXPERTS = "experts"
-    UNEMBEDDING = "unembedding"  # the embedding too, if tied
 
 
 @dataclass(frozen=True)
@@ -50,9 +41,9 @@ class Tensor:
     shape: tuple[int, ...]
     dtype: str
     parameters: int
-    part: Part
-    is_matrix: bool = False  # multiplied with activations: no bias, norm, sink or lookup table
+    role: Role | None = None  # of a matrix; None of biases, norms, sinks and lookup tables
     share: Fraction = Fraction(1)  # of its bytes that are read to decode one token
+    is_lookup: bool = False  # a table whose rows are picked by index
 
     @property
     def num_bytes(self) -> int:
@@ -85,8 +76,8 @@ class Counts:
 
 def count(config: ModelConfig) -> Counts:
     everything = list(tensors(config))
-    tables = [t for t in everything if t.part is Part.LOOKUP]
-    others = [t for t in everything if t.part is not Part.LOOKUP]
+    tables = [t for t in everything if t.is_lookup]
+    others = [t for t in everything if not t.is_lookup]
     return Counts(
         parameters=sum(t.parameters for t in everything),
         active_parameters=sum(int(t.parameters * t.share) for t in others),
@@ -99,7 +90,7 @@ def count(config: ModelConfig) -> Counts:
 
 def expert_parameters(config: ModelConfig) -> int:
     """Parameters of the experts' matrices, without biases: what MXFP4 can hold."""
-    return sum(t.parameters for t in tensors(config) if t.part is Part.EXPERTS and t.is_matrix)
+    return sum(t.parameters for t in tensors(config) if t.role in EXPERT_ROLES)
 
 
 def bytes_per_token(config: ModelConfig, element_bytes: float | None = None) -> int:
@@ -108,11 +99,11 @@ def bytes_per_token(config: ModelConfig, element_bytes: float | None = None) -> 
     element_bytes: size of an element of the matrices that can be quantized at load: those of
     attention and MLPs and the unembedding. Default: that of the config's dtype.
     """
-    quantizable = (Part.ATTENTION, Part.MLP, Part.UNEMBEDDING)
+    quantizable = {*ATTENTION_ROLES, *MLP_ROLES, Role.UNEMBEDDING}
     total = 0
     for tensor in tensors(config):
         size: float = tensor.num_bytes
-        if element_bytes is not None and tensor.is_matrix and tensor.part in quantizable:
+        if element_bytes is not None and tensor.role in quantizable:
             size = tensor.parameters * element_bytes
         total += int(size * tensor.share)
     return total
@@ -160,7 +151,7 @@ def tensors(config: ModelConfig) -> Iterator[Tensor]:
     """Every tensor of the model, in the order of the forward pass."""
     embedding = config.vocab_size, config.hidden_size
     if config.tied_embeddings:
-        yield _matrix(config, "embedding", embedding, Part.UNEMBEDDING)
+        yield _matrix(config, "embedding", embedding, Role.UNEMBEDDING)
     else:
         yield _lookup(config, "embedding", embedding)
     if isinstance(config.position, LearnedPositions):
@@ -176,70 +167,70 @@ def tensors(config: ModelConfig) -> Iterator[Tensor]:
             yield from _mlp(config, f"{name}.feedforward", layer.feedforward)
     yield from _norm(config, "norm", config.hidden_size)
     if not config.tied_embeddings:
-        yield _matrix(config, "unembedding", embedding, Part.UNEMBEDDING)
+        yield _matrix(config, "unembedding", embedding, Role.UNEMBEDDING)
 
 
-def _vector(config: ModelConfig, name: str, size: int, part: Part) -> Tensor:
-    return Tensor(name, (size,), config.dtype, size, part)
+def _vector(config: ModelConfig, name: str, size: int) -> Tensor:
+    return Tensor(name, (size,), config.dtype, size)
 
 
-def _matrix(config: ModelConfig, name: str, shape: tuple[int, int], part: Part) -> Tensor:
-    return Tensor(f"{name}.weight", shape, config.dtype, prod(shape), part, is_matrix=True)
+def _matrix(config: ModelConfig, name: str, shape: tuple[int, int], role: Role) -> Tensor:
+    return Tensor(f"{name}.weight", shape, config.dtype, prod(shape), role)
 
 
 def _lookup(config: ModelConfig, name: str, shape: tuple[int, int]) -> Tensor:
     share = Fraction(1, shape[0])
-    return Tensor(f"{name}.weight", shape, config.dtype, prod(shape), Part.LOOKUP, share=share)
+    table = Tensor(f"{name}.weight", shape, config.dtype, prod(shape))
+    return replace(table, share=share, is_lookup=True)
 
 
 def _linear(
-    config: ModelConfig, name: str, shape: tuple[int, int], part: Part, bias: bool
+    config: ModelConfig, name: str, shape: tuple[int, int], role: Role, bias: bool
 ) -> Iterator[Tensor]:
-    yield _matrix(config, name, shape, part)
+    yield _matrix(config, name, shape, role)
     if bias:
-        yield _vector(config, f"{name}.bias", shape[0], part)
+        yield _vector(config, f"{name}.bias", shape[0])
 
 
 def _norm(config: ModelConfig, name: str, size: int) -> Iterator[Tensor]:
-    yield _vector(config, f"{name}.weight", size, Part.NORM)
+    yield _vector(config, f"{name}.weight", size)
     if isinstance(config.norm, LayerNorm):
-        yield _vector(config, f"{name}.bias", size, Part.NORM)
+        yield _vector(config, f"{name}.bias", size)
 
 
 def _attention(config: ModelConfig, name: str, attention: AttentionConfig) -> Iterator[Tensor]:
-    hidden, head_dim = config.hidden_size, attention.head_dim
+    hidden, head_dim, bias = config.hidden_size, attention.head_dim, attention.bias
     q, kv = attention.num_heads * head_dim, attention.num_kv_heads * head_dim
-    shapes = {"q": (q, hidden), "k": (kv, hidden), "v": (kv, hidden), "o": (hidden, q)}
-    for projection, shape in shapes.items():
-        yield from _linear(
-            config, f"{name}.{projection}", shape, Part.ATTENTION, bias=attention.bias
-        )
+    yield from _linear(config, f"{name}.q", (q, hidden), Role.QUERY, bias)
+    yield from _linear(config, f"{name}.k", (kv, hidden), Role.KEY, bias)
+    yield from _linear(config, f"{name}.v", (kv, hidden), Role.VALUE, bias)
+    yield from _linear(config, f"{name}.o", (hidden, q), Role.ATTENTION_OUTPUT, bias)
     if attention.qk_norm:
         yield from _norm(config, f"{name}.q_norm", head_dim)
         yield from _norm(config, f"{name}.k_norm", head_dim)
     if attention.sinks:
-        yield _vector(config, f"{name}.sinks", attention.num_heads, Part.ATTENTION)
+        yield _vector(config, f"{name}.sinks", attention.num_heads)
 
 
 def _mlp(config: ModelConfig, name: str, mlp: MLPConfig) -> Iterator[Tensor]:
-    hidden, inner = config.hidden_size, mlp.intermediate_size
-    shapes = {"up": (inner, hidden), "down": (hidden, inner)}
+    hidden, inner, bias = config.hidden_size, mlp.intermediate_size, mlp.bias
     if not isinstance(mlp.activation, GELU):
-        shapes = {"gate": (inner, hidden), **shapes}
-    for projection, shape in shapes.items():
-        yield from _linear(config, f"{name}.{projection}", shape, Part.MLP, bias=mlp.bias)
+        yield from _linear(config, f"{name}.gate", (inner, hidden), Role.GATE, bias)
+    yield from _linear(config, f"{name}.up", (inner, hidden), Role.UP, bias)
+    yield from _linear(config, f"{name}.down", (hidden, inner), Role.DOWN, bias)
 
 
 def _moe(config: ModelConfig, name: str, moe: MoEConfig) -> Iterator[Tensor]:
     hidden, inner = config.hidden_size, moe.intermediate_size
     router = moe.num_experts, hidden
-    yield from _linear(config, f"{name}.router", router, Part.ROUTER, bias=moe.bias)
-    yield from _experts(config, f"{name}.gate_up", moe, (2 * inner, hidden))
-    yield from _experts(config, f"{name}.down", moe, (hidden, inner))
+    yield from _linear(config, f"{name}.router", router, Role.ROUTER, moe.bias)
+    gate_up = 2 * inner, hidden
+    yield from _experts(config, f"{name}.gate_up", moe, gate_up, Role.EXPERT_GATE_UP)
+    yield from _experts(config, f"{name}.down", moe, (hidden, inner), Role.EXPERT_DOWN)
 
 
 def _experts(
-    config: ModelConfig, name: str, moe: MoEConfig, shape: tuple[int, int]
+    config: ModelConfig, name: str, moe: MoEConfig, shape: tuple[int, int], role: Role
 ) -> Iterator[Tensor]:
     """One matrix (rows, cols) and its bias for each expert."""
     rows, cols = shape
@@ -251,9 +242,8 @@ def _experts(
             (moe.num_experts, *shape),
             dtype,
             moe.num_experts * parameters,
-            Part.EXPERTS,
-            is_matrix=kind != "bias",
-            share=share,
+            None if kind == "bias" else role,
+            share,
         )
 
     if moe.format is ExpertFormat.MXFP4:

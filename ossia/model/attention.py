@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ossia.config import AttentionConfig, ModelConfig
+from ossia.config import AttentionConfig, ModelConfig, Role
 from ossia.model.context import Context
-from ossia.model.linear import Linear, Role, project
+from ossia.model.linear import Linear, project
 from ossia.model.norm import build_norm
 from ossia.ops import AttentionSpec, Backend
 from ossia.ops.paged import LayerKind

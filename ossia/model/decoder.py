@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ossia.config import LearnedPositions, ModelConfig, RoPE
+from ossia.config import LearnedPositions, ModelConfig, Role, RoPE
 from ossia.model.attention import Attention, layer_kind
 from ossia.model.context import Context, positions_within
 from ossia.model.feedforward import build_feedforward
-from ossia.model.linear import Experts, Linear, Role, Weighted
+from ossia.model.linear import Experts, Linear, Weighted
 from ossia.model.norm import LayerNorm, RMSNorm, build_norm
 from ossia.ops import REFERENCE, Backend, Documents
 from ossia.ops.int8 import Int8

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ossia.config import GELU, MLPConfig, MoEConfig
-from ossia.model.linear import Experts, Linear, Role, project
+from ossia.config import GELU, MLPConfig, MoEConfig, Role
+from ossia.model.linear import Experts, Linear, project
 from ossia.ops import Backend, ExpertWeights
 
 

@@ -3,41 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
 
 import torch
 from torch import Tensor, nn
 
-from ossia.config import ExpertFormat
+from ossia.config import ExpertFormat, Role
 from ossia.ops import Backend
 from ossia.ops.mxfp4 import BLOCK, MXFP4
 from ossia.ops.weight import Tensors, Weight, recipe_of, tensors_of
-
-
-class Role(Enum):
-    """What a matrix is for: what initialization, optimizers, LoRA and quantization choose by."""
-
-    QUERY = "query"
-    KEY = "key"
-    VALUE = "value"
-    ATTENTION_OUTPUT = "attention_output"
-    GATE = "gate"
-    UP = "up"
-    DOWN = "down"
-    ROUTER = "router"
-    EXPERT_GATE_UP = "expert_gate_up"
-    EXPERT_DOWN = "expert_down"
-    UNEMBEDDING = "unembedding"
-
-    @property
-    def writes_residual(self) -> bool:
-        """Whether its output is added to the residual stream."""
-        return self in (Role.ATTENTION_OUTPUT, Role.DOWN, Role.EXPERT_DOWN)
-
-
-ATTENTION = frozenset({Role.QUERY, Role.KEY, Role.VALUE, Role.ATTENTION_OUTPUT})
-MLP = frozenset({Role.GATE, Role.UP, Role.DOWN})
-EXPERTS = frozenset({Role.EXPERT_GATE_UP, Role.EXPERT_DOWN})
 
 
 class Weighted(nn.Module):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ossia.config import ATTENTION_ROLES, MLP_ROLES
 from ossia.model.decoder import Embedding
-from ossia.model.linear import ATTENTION, MLP, Linear, Weighted
+from ossia.model.linear import Linear, Weighted
 from ossia.train.settings import Optimizer, Training
 
 _BETAS = (0.9, 0.95)
-HIDDEN = ATTENTION | MLP  # act between hidden states
+HIDDEN = ATTENTION_ROLES | MLP_ROLES  # act between hidden states
 
 
 def build_optimizers(decoder: nn.Module, settings: Training) -> list[torch.optim.Optimizer]:

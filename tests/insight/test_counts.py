@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import ossia
 from ossia import families
-from ossia.config import ExpertFormat
+from ossia.config import ExpertFormat, Role
 from ossia.insight.counts import (
     bytes_per_token,
     count,
@@ -20,6 +20,7 @@ from ossia.insight.counts import (
     tensors,
 )
 from ossia.model import Decoder
+from ossia.model.linear import Weighted
 from ossia.train.runs import presets
 
 # Parameters as counted on the hub (repeated lm_heads of tied models left out).
@@ -56,6 +57,18 @@ def test_parameters_are_the_elements_of_a_decoder_on_the_meta_device(name):
     assert count(config).parameters == sum(p.numel() for p in decoder.parameters()) + packed
     dense = sum(p.numel() for p in decoder.parameters() if p.dim() == 3)
     assert expert_parameters(config) == packed + dense
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen3-8b", "qwen3-30b-a3b", "gpt-oss-20b"])
+def test_matrices_have_the_roles_of_a_decoders_modules(name):
+    config = families.PRESETS[name]
+    with torch.device("meta"):
+        decoder = Decoder(config)
+    modules = {n: m.role for n, m in decoder.named_modules() if isinstance(m, Weighted)}
+    found = {t.name.rpartition(".")[0]: t.role for t in tensors(config) if t.role is not None}
+    if config.tied_embeddings:
+        assert found.pop("embedding") is Role.UNEMBEDDING
+    assert found == modules
 
 
 @pytest.mark.parametrize(
