@@ -26,7 +26,7 @@ import torch
 from ossia import families
 from ossia.train.runs.finetune import FineTuning
 from ossia.train.runs.folder import FolderRun
-from ossia.train.runs.presets import gpt_oss
+from ossia.train.runs.presets import GptOssSizes, gpt_oss
 from ossia.train.runs.pretrain import Run
 from ossia.train.settings import FineTuneSettings, Settings, Training
 
@@ -65,7 +65,8 @@ def main() -> None:
 def tiny() -> dict[str, Any]:
     sizes = {"hidden": 64, "layers": 4, "intermediate": 64, "experts": 8, "chosen": 2}
     heads = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "window": 64}
-    return families.to_hf(gpt_oss(**sizes, **heads, context=1024, original_context=256))
+    shape = GptOssSizes(**sizes, **heads, context=1024, original_context=256)
+    return families.to_hf(gpt_oss(shape))
 
 
 def copied_source(folder: Path) -> Path:

@@ -25,7 +25,7 @@ from ossia.config import (
 )
 from ossia.model import Decoder
 from ossia.ops.training import Training
-from ossia.train.runs.presets import gpt_oss
+from ossia.train.runs.presets import GptOssSizes, gpt_oss
 
 
 def gpt2_like() -> ModelConfig:
@@ -57,17 +57,19 @@ def gpt_oss_like() -> ModelConfig:
 
 def small(learned: bool = False) -> ModelConfig:
     config = gpt_oss(
-        hidden=32,
-        layers=2,
-        num_heads=2,
-        num_kv_heads=1,
-        head_dim=16,
-        experts=4,
-        chosen=2,
-        intermediate=32,
-        window=5,
-        context=64,
-        original_context=16,
+        GptOssSizes(
+            hidden=32,
+            layers=2,
+            num_heads=2,
+            num_kv_heads=1,
+            head_dim=16,
+            experts=4,
+            chosen=2,
+            intermediate=32,
+            window=5,
+            context=64,
+            original_context=16,
+        )
     )
     config = replace(config, vocab_size=50)
     return replace(config, position=LearnedPositions()) if learned else config

@@ -1,4 +1,4 @@
-"""Work that Ctrl-C or SIGTERM ends at its next good moment, not where it falls."""
+"""Work that Ctrl-C or SIGTERM stops at a safe point."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-INTERRUPTED = 130  # the exit code
-USER_ERROR = 2  # and that of bad input
+INTERRUPTED = 130  # the exit code after Ctrl-C
+USER_ERROR = 2  # the exit code for bad input
 
 
 @contextmanager
 def until_interrupted() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether the first signal has come; a second one does not wait."""
+    """Yields a function that says whether a signal has arrived; a second signal takes effect at
+    once.
+    """
     interrupted = []
     previous = {}
 
-    def stop(number: int, frame: Any) -> None:
+    def stop(number: int, _: Any) -> None:
         interrupted.append(number)
         signal.signal(number, previous[number])
 

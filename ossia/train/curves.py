@@ -1,4 +1,4 @@
-"""What a run does, as curves for TensorBoard."""
+"""A run's curves for TensorBoard."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Curves:
             raise OssiaError(f"--tensorboard {folder}: {error.strerror or error}") from error
 
     def add(self, report: StepReport) -> None:
-        """One point for each figure of the step."""
+        """Add one point per figure of the step."""
         figures = {
             "train/loss": report.loss,
             "train/gradient_norm": report.gradient_norm,
@@ -44,5 +44,5 @@ class Curves:
             self._writer.add_scalar(name, value, report.step)
 
     def close(self) -> None:
-        """Write what is not written yet."""
+        """Flush what is not written yet."""
         self._writer.close()

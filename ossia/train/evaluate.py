@@ -1,4 +1,4 @@
-"""Held-out loss in bits per byte of text, which does not depend on the vocabulary."""
+"""Held-out loss, in nats and in bits per byte of text, which does not depend on the vocabulary."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ossia.train.loss import IGNORED, linear_cross_entropy
 
 _TOKENS_AT_ONCE = 4096
 
-# int64 inputs and targets (rows, length) -> the summed loss in nats of targets not IGNORED; a third
-# tensor may number the documents packed in each row.
+# (inputs, targets, documents=None), each int64 (rows, length) -> the summed loss in nats of all
+# targets but IGNORED ones. `documents` numbers the texts packed in each row.
 SummedLoss = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A text never trained on: its ids after one <|endoftext|>, and its bytes of UTF-8."""
+    """A text that is never trained on: <|endoftext|> and its ids, and its size in UTF-8 bytes."""
 
     name: str
     tokens: Tensor
@@ -31,7 +31,7 @@ class HeldOut:
 
 
 def loss_of(decoder: Decoder) -> SummedLoss:
-    """A decoder's, without the logits of all tokens at once."""
+    """The summed loss of a decoder, computed without all logits in memory at once."""
 
     def loss(inputs: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
         hidden = hidden_states(decoder, inputs, documents).flatten(0, -2)
@@ -57,8 +57,8 @@ def unembedding(decoder: Decoder) -> Tensor:
 
 
 def windows(tokens: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Inputs and targets (windows, length) that predict each token after the first once; padding
-    does not count.
+    """Inputs and targets (windows, length) that predict each token after the first once; the padded
+    targets are IGNORED.
     """
     tokens = tokens.long()
     count = -(-(len(tokens) - 1) // length)
@@ -69,8 +69,8 @@ def windows(tokens: Tensor, length: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def nats(loss: SummedLoss, tokens: Tensor, length: int) -> float:
-    """The summed loss of all tokens after the first, read in consecutive windows that do not see
-    one another.
+    """The summed loss of all tokens after the first, read in consecutive windows; none attends to
+    another.
     """
     inputs, targets = windows(tokens, length)
     rows = max(1, _TOKENS_AT_ONCE // length)
@@ -79,7 +79,7 @@ def nats(loss: SummedLoss, tokens: Tensor, length: int) -> float:
 
 
 def bits_per_byte(loss: SummedLoss, documents: Sequence[HeldOut], length: int) -> dict[str, float]:
-    """Of each document by name, and of all together under "" (weighted by their bytes)."""
+    """The loss of each document by name, and that of all documents together under ""."""
     losses = {d.name: nats(loss, d.tokens, length) / math.log(2) for d in documents}
     result = {d.name: losses[d.name] / d.num_bytes for d in documents}
     result[""] = sum(losses.values()) / sum(d.num_bytes for d in documents)

@@ -1,5 +1,5 @@
-"""What a run needs to continue bit for bit, written by torch.distributed.checkpoint: a folder for
-each saved step, whole or not there at all.
+"""The saved states that let a run continue bit for bit, written by torch.distributed.checkpoint.
+Each saved step is a folder, which is complete or does not exist.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from ossia.errors import OssiaError
 from ossia.system.files import read_json, sync_folder, write_json
 from ossia.train import parallel
 
-_KEPT = 2  # the newest, and one to fall back to
+_KEPT = 2  # the newest state, and one to fall back to
 _MANIFEST = "manifest.json"
 _CHUNK = 1 << 24
 
 
 @dataclass
 class Progress:
-    """How far a run has come. Batches and dropout are functions of the step, so it is the position
-    in the data and the random state too.
+    """How far a run has come. Batches and dropout are functions of the step, so it is also the
+    position in the data and the random state.
     """
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    curve: list[dict[str, Any]] = field(default_factory=list)  # one entry an evaluation
+    curve: list[dict[str, Any]] = field(default_factory=list)  # one entry per evaluation
 
 
 def save(
@@ -46,10 +46,10 @@ def save(
     optimizers: Sequence[torch.optim.Optimizer],
     progress: Progress,
 ) -> None:
-    """Write weights, optimizers' state and progress as folder/step-N; what was there before stays
-    until it is whole.
+    """Write weights, optimizer state and progress as folder/step-N; the previous state stays until
+    this one is complete.
 
-    The parts of all processes make one checkpoint, which any number of processes loads.
+    All processes write one state together; any number of processes can load it.
     """
     final = _of_step(folder, progress.step)
     temporary = folder / f"{final.name}.tmp"
@@ -59,14 +59,16 @@ def save(
             temporary.mkdir(parents=True)
         parallel.wait()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it says that a single process is one
+            warnings.simplefilter("ignore")  # about there being a single process
             save_tensors(_tensors(decoder, optimizers), checkpoint_id=temporary)
         if parallel.rank() == 0:
             files = {file.name: _checksum(file) for file in sorted(temporary.iterdir())}
             manifest = {"progress": vars(progress), "files": files}
             write_json(temporary / _MANIFEST, manifest)
             sync_folder(temporary)
-            shutil.rmtree(final, ignore_errors=True)  # of a run that fell back behind it
+            shutil.rmtree(
+                final, ignore_errors=True
+            )  # left by a run that then fell back to an earlier step
             temporary.rename(final)
             sync_folder(folder)
             _prune(folder, progress.step)
@@ -78,7 +80,7 @@ def save(
 def load(
     folder: Path, decoder: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
 ) -> Progress | None:
-    """Fill decoder and optimizers from the newest saved step that is whole; None if none was ever
+    """Load decoder and optimizers from the newest undamaged state; None if no state was ever
     saved.
 
     Raises OssiaError if there are some, all of them damaged.
@@ -110,18 +112,18 @@ def load(
 
 
 def fall_back(folder: Path, step: int) -> Path | None:
-    """Remove the state of `step`, if it was saved; returns the one that `load` would use now."""
+    """Remove the state of `step`, if there is one; returns the state that `load` would use now."""
     shutil.rmtree(_of_step(folder, step), ignore_errors=True)
     return newest(folder)
 
 
 def newest(folder: Path) -> Path | None:
-    """The saved step that `load` would use."""
+    """The state that `load` would use."""
     return next(filter(_whole, _steps(folder)), None)
 
 
 def _tensors(decoder: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """What training changes: frozen weights are where they came from."""
+    """What training changes. Frozen weights are not saved: they are in the base checkpoint."""
     trained = [(name, p) for name, p in decoder.named_parameters() if p.requires_grad]
     tensors = {f"weight.{name}": p.detach() for name, p in trained}
     for optimizer in optimizers:
@@ -134,7 +136,7 @@ def _tensors(decoder: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) ->
 def _parameters(
     decoder: nn.Module, optimizer: torch.optim.Optimizer
 ) -> list[tuple[str, nn.Parameter]]:
-    """Those that the optimizer moves, by name."""
+    """The parameters that the optimizer updates, by name."""
     own = {id(p) for group in optimizer.param_groups for p in group["params"]}
     return [(name, p) for name, p in decoder.named_parameters() if id(p) in own]
 
@@ -149,7 +151,7 @@ def _steps(folder: Path) -> list[Path]:
 
 
 def _whole(step: Path) -> bool:
-    """Whether every file is there as it was written."""
+    """Whether every file has the content that was written."""
     try:
         files = read_json(step / _MANIFEST)["files"]
         return all(_checksum(step / name) == known for name, known in files.items())
@@ -166,12 +168,12 @@ def _checksum(file: Path) -> int:
 
 
 def _prune(folder: Path, step: int) -> None:
-    """Remove what a killed run left half-written, and all but the newest up to this step."""
+    """Remove incomplete states of killed runs, and all but the newest states up to this step."""
     for left in folder.glob("step-*.tmp"):
         shutil.rmtree(left, ignore_errors=True)
     current = _of_step(folder, step)
     steps = _steps(folder)
-    for damaged in steps[: steps.index(current)]:  # else this run would have begun behind them
+    for damaged in steps[: steps.index(current)]:  # undamaged, they would have been resumed from
         shutil.rmtree(damaged, ignore_errors=True)
     for old in _steps(folder)[_KEPT:]:
         shutil.rmtree(old, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""How much of the machine's arithmetic a run puts to use."""
+"""Model FLOPs utilization: the share of the machine's peak that a run uses."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ossia.train import parallel
 from ossia.train.loop import DTYPES, StepReport
 from ossia.train.settings import Settings
 
-_SIZE = 2048  # of the matrices that measure the peak
+_SIZE = 2048  # rows and columns of the matrices that measure the peak
 _TRIES = 3
 
 
 class Utilization:
     """Model FLOPs utilization (Chowdhery et al. 2022, appendix B, https://arxiv.org/abs/2204.02311):
-    the arithmetic that the model needs, over what the machine does at best.
+    the FLOPs that the model needs, over the machine's peak.
 
-    Recomputed layers do not count as needed. The peak is measured when the object is made: the
+    Recomputation does not count as needed. The peak is measured when the object is made: the
     fastest product of two large matrices in the run's precision, times the number of processes,
-    which each are taken to have cores of their own.
+    each of which is assumed to have cores of its own.
     """
 
     def __init__(self, config: ModelConfig, settings: Settings) -> None:
@@ -38,7 +38,7 @@ class Utilization:
 
 
 def measured_peak(dtype: torch.dtype) -> float:
-    """Multiplications and additions a second, of the fastest of some products of matrices."""
+    """FLOP/s of the fastest of a few matrix products."""
     a, b = torch.ones(2, _SIZE, _SIZE, dtype=dtype)
     seconds = []
     for _ in range(_TRIES):

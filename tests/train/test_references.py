@@ -21,24 +21,26 @@ from ossia.ops.training import Training
 from ossia.train.balance import RouterLog, load_balance
 from ossia.train.evaluate import HeldOut, SummedLoss, bits_per_byte, nats, windows
 from ossia.train.optimizer import build_optimizers
-from ossia.train.runs.presets import gpt_oss
+from ossia.train.runs.presets import GptOssSizes, gpt_oss
 from ossia.train.settings import Settings
 
 
 @pytest.fixture
 def small() -> ModelConfig:
     config = gpt_oss(
-        hidden=32,
-        layers=2,
-        num_heads=2,
-        num_kv_heads=1,
-        head_dim=16,
-        experts=4,
-        chosen=2,
-        intermediate=32,
-        window=8,
-        context=64,
-        original_context=16,
+        GptOssSizes(
+            hidden=32,
+            layers=2,
+            num_heads=2,
+            num_kv_heads=1,
+            head_dim=16,
+            experts=4,
+            chosen=2,
+            intermediate=32,
+            window=8,
+            context=64,
+            original_context=16,
+        )
     )
     return replace(config, vocab_size=50)
 

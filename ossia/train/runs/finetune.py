@@ -1,5 +1,5 @@
-"""A run from a checkpoint and conversations: the model learns every reply, and is saved as it was
-found, its experts in the format they had.
+"""A run from a checkpoint and conversations: the model learns every reply, and is saved in the
+checkpoint's own format.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from ossia.train.loop import Trainer
 from ossia.train.runs.folder import FolderRun, Prepared
 from ossia.train.settings import FineTuneSettings, TooLong
 
-_SAMPLED = 1 << 20  # bytes at either end of a file that its fingerprint looks at
+_SAMPLED = 1 << 20  # bytes at each end of a file that its fingerprint covers
 
 
 class FineTuning(FolderRun):
-    """Of `ossia finetune`."""
+    """A run of `ossia finetune`."""
 
     COMMAND, SETTINGS = "finetune", FineTuneSettings
     settings: FineTuneSettings
@@ -123,7 +123,7 @@ class FineTuning(FolderRun):
         return {"held_out_loss": packing.nats_per_token(loss, self._held_out)}
 
     def train(self, report=lambda _: None, stopped=lambda: False) -> bool:
-        """See FolderRun.train. The curve begins with the checkpoint as it was."""
+        """As FolderRun.train. The curve begins with the loss of the untrained checkpoint."""
         if not self.trainer.progress.curve:
             self.trainer.evaluate(None)
         return super().train(report, stopped)
@@ -176,7 +176,7 @@ class FineTuning(FolderRun):
 
 
 def estimate(stored: ModelConfig, settings: FineTuneSettings) -> budget.Estimate:
-    """The memory that fine-tuning of a checkpoint takes."""
+    """The memory that fine-tuning a checkpoint takes."""
     if settings.lora:
         return budget.adapters(stored, settings, _lora(settings))
     return budget.full(with_expert_format(stored, ExpertFormat.DENSE), settings)
@@ -188,7 +188,7 @@ def _lora(settings: FineTuneSettings) -> lora.LoRA:
 
 
 def dense(folder: Path) -> Decoder:
-    """The model of a checkpoint as it is trained: float32, packed experts unpacked."""
+    """A checkpoint's model in the form for training: in float32, with unpacked experts."""
     stored = checkpoint.load(folder, "float32", backend="reference", expert_memory="all")
     weights = stored.state_dict()
     config = with_expert_format(stored.config, ExpertFormat.DENSE)
@@ -198,14 +198,16 @@ def dense(folder: Path) -> Decoder:
 
 
 def freeze_routers(decoder: Decoder) -> None:
-    """Few examples teach a router to forget whole experts sooner than to choose better."""
+    """Exclude routers from training: on few examples they learn to neglect experts, not to choose
+    better.
+    """
     for module in decoder.modules():
         if isinstance(module, MoE):
             module.router.requires_grad_(False)
 
 
 def fingerprint(folder: Path) -> str:
-    """What tells a checkpoint from another: its config, and size, begin and end of its files."""
+    """A hash of a checkpoint's config and of the size, beginning and end of each weight file."""
     seen = hashlib.sha256((folder / "config.json").read_bytes())
     for file in sorted(folder.glob("*.safetensors")):
         size = file.stat().st_size
@@ -218,7 +220,10 @@ def fingerprint(folder: Path) -> str:
 
 
 def _settled(settings: FineTuneSettings, stored: ModelConfig) -> FineTuneSettings:
-    """What was left to the checkpoint and the day, decided; OssiaError for what cannot be."""
+    """The settings with everything filled in that depends on the checkpoint and the date.
+
+    Raises OssiaError if they do not suit the checkpoint.
+    """
     context = stored.context_length
     if settings.length > context:
         raise OssiaError(f"--length {settings.length}: the model's context is {context} tokens")
@@ -243,7 +248,7 @@ def _settled(settings: FineTuneSettings, stored: ModelConfig) -> FineTuneSetting
 
 
 def _read(settings: FineTuneSettings) -> tuple[list[Conversation], list[Conversation]]:
-    """The conversations to train on, and those held out."""
+    """The conversations to train on, and the held-out ones."""
     read = conversations.read(settings.data, "--data")
     if settings.eval_data:
         return read, conversations.read(settings.eval_data, "--eval-data")
@@ -268,7 +273,7 @@ def _examples(
 
 
 def _fitting(examples: Sequence[Example], settings: FineTuneSettings) -> list[Example]:
-    """Those that fit into a row, or are made to."""
+    """The examples that fit into a row, after truncating if the settings say so."""
     fitting = []
     for example in examples:
         if len(example) > settings.length:

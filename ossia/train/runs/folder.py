@@ -1,8 +1,8 @@
-"""The folder of a run, from the first check to the finished checkpoint: what `ossia train` and
-`ossia finetune` share.
+"""A run in a folder, from the first check to the finished checkpoint; `ossia train` and
+`ossia finetune` share it.
 
-It holds `training/` (settings, tokens, states) until the end, then the checkpoint and
-`record.json`.
+The folder holds `training/` (settings, tokens, states) until the run is finished, then the
+checkpoint and `record.json`.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from ossia.train.loop import StepReport, Trainer
 from ossia.train.settings import Training
 from ossia.train.utilization import Utilization
 
-# What a run writes into its new folder; what it returns describes the run, in run.json.
+# Writes a run into its new folder and returns its description for run.json.
 Prepared = Callable[[Path], dict[str, Any]]
 
 
 class FolderRun(ABC):
     """A run that can be trained, stopped, resumed and exported; made by `start` or `resume`."""
 
-    COMMAND: ClassVar[str]  # of `ossia`, that starts such runs
+    COMMAND: ClassVar[str]  # the `ossia` command that starts such runs
     SETTINGS: ClassVar[type[Training]]
 
     settings: Training
     trainer: Trainer
-    notes: Sequence[str] = ()  # what to tell before training starts
+    notes: Sequence[str] = ()  # lines to show before training starts
 
     def __init__(self, out: Path) -> None:
         self.out, self.folder = out, out / "training"
@@ -69,26 +69,27 @@ class FolderRun(ABC):
     @classmethod
     @abstractmethod
     def prepare(cls, settings: Any) -> Prepared:
-        """Read and check everything; what it returns writes the run into a new folder."""
+        """Read and check everything; the returned function writes the run into a new folder."""
 
     @abstractmethod
     def read(self, described: dict[str, Any]) -> None:
-        """Take up what `prepare` described and wrote, beside the settings."""
+        """Read what `prepare` described and wrote, except for the settings."""
 
     @abstractmethod
     def build(self) -> None:
-        """Make the decoder and its trainer."""
+        """Build the decoder and its trainer."""
 
     @abstractmethod
     def export(self) -> dict[str, Any]:
-        """Write the checkpoint, evaluate it as a user will load it, write and return the record; of
-        several processes the first does it, and the others return nothing.
+        """Write the checkpoint, evaluate it as loaded from disk, then write and return the record.
+
+        If there are several processes, the first one does this and the others return {}.
         """
 
     @classmethod
     def start(cls, settings: Training, out: Path) -> Self:
-        """Read the data and write a new run into the folder `out`, which appears when the run is
-        whole; of several processes the first does it.
+        """Read the data and write a new run into the folder `out`, which appears only when it is
+        complete. If there are several processes, the first one does this.
 
         Raises OssiaError for a folder in use and for data, sizes or formats that cannot work.
         """
@@ -124,17 +125,19 @@ class FolderRun(ABC):
         report: Callable[[StepReport], None] = lambda _: None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> bool:
-        """Train on: True at the last step, False if `stopped()` said so; the state is saved."""
+        """Train to the last step and return True, or until `stopped()` and return False; either way
+        the state is saved.
+        """
         if parallel.rank() == 0 and self.trainer.progress.step < self.settings.steps:
             self._note_session()
         return self.trainer.run(report, stopped)
 
     def utilization(self) -> Utilization | None:
-        """Measures how busy the machine is, if this kind of run knows the arithmetic it needs."""
+        """Measures how well the run uses the machine, if its FLOPs are known."""
         return None
 
     def circumstances(self) -> dict[str, Any]:
-        """What every record says of how the run went."""
+        """The part of the record that all kinds of runs share."""
         progress = self.trainer.progress
         return {
             "command": command(self.COMMAND, self.settings, self.out),
@@ -147,8 +150,8 @@ class FolderRun(ABC):
         }
 
     def _note_session(self) -> None:
-        """Write down what the steps from here on are computed with, if not as those before: a state
-        may be resumed with other means, and the result then differs in rounding.
+        """Record what the next steps are computed with if it has changed: a run may be resumed with
+        other versions or threads, and its results then differ in rounding.
         """
         step, means = self.trainer.progress.step, _means()
         kept = [session for session in self._sessions() if session["from_step"] < step]
@@ -162,14 +165,14 @@ class FolderRun(ABC):
         return read_json(file)["sessions"] if file.exists() else []
 
     def finish(self, record: dict[str, Any]) -> None:
-        """Write the record; what only the training needed goes."""
+        """Write the record and remove what only training needed."""
         with writing(self.out):
             write_json(self.out / "record.json", record)
         shutil.rmtree(self.folder)
 
 
 def _means() -> dict[str, Any]:
-    """What decides the last bits of a run."""
+    """What the last bits of a run's numbers depend on, besides its settings."""
     return {
         "versions": versions(),
         "threads": torch.get_num_threads(),
@@ -178,7 +181,7 @@ def _means() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of what decides a run's numbers, beside its settings."""
+    """The versions that a run's numbers depend on."""
     return {
         "ossia": version("ossia"),
         "python": platform.python_version(),
@@ -201,8 +204,8 @@ def command(name: str, settings: Any, out: Path) -> str:
 
 @contextmanager
 def removed_on_failure(out: Path, existed: bool) -> Iterator[None]:
-    """If the block does not end well, `out` goes, or is empty if it `existed`; of several processes
-    the first sees to it.
+    """Remove `out` if the block fails, or empty it if it `existed`. If there are several processes,
+    the first one does this.
     """
     try:
         yield

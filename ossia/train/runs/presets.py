@@ -1,8 +1,8 @@
-"""Architectures to train from nothing, by name: the families at sizes for a few CPU cores."""
+"""Architectures to train from scratch, by name: the families at sizes for a few CPU cores."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -11,7 +11,6 @@ from ossia import families
 from ossia.config import (
     GELU,
     AttentionConfig,
-    ClampedSwiGLU,
     ExpertFormat,
     LayerConfig,
     LayerNorm,
@@ -21,8 +20,6 @@ from ossia.config import (
     MoEConfig,
     RMSNorm,
     RoPE,
-    Rounding,
-    Router,
     SwiGLU,
     YaRN,
     with_expert_format,
@@ -36,59 +33,72 @@ from ossia.train.corpus.vocabulary import START_OF_TEXT, control_id
 _ANY_VOCABULARY = 1  # replaced by the vocabulary that the run learns
 
 
-def gpt_oss(
-    *,
-    hidden: int,
-    layers: int,
-    num_heads: int,
-    num_kv_heads: int,
-    head_dim: int,
-    experts: int,
-    chosen: int,
-    intermediate: int,
-    window: int,
-    context: int,
-    original_context: int,
-) -> ModelConfig:
-    """gpt-oss's architecture at any size: even layers slide, odd ones see everything; all values
-    but sizes are gpt-oss-20b's.
-    """
-    attention = AttentionConfig(num_heads, num_kv_heads, head_dim, bias=True, sinks=True)
-    feedforward = MoEConfig(
-        num_experts=experts,
-        experts_per_token=chosen,
-        intermediate_size=intermediate,
-        activation=ClampedSwiGLU(),
-        router=Router.TOP_K_THEN_SOFTMAX,
-        bias=True,
+@dataclass(frozen=True)
+class GptOssSizes:
+    """The sizes in which gpt-oss models differ. `original_context` is the context before YaRN."""
+
+    hidden: int
+    layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    experts: int
+    chosen: int
+    intermediate: int
+    window: int
+    context: int
+    original_context: int
+
+
+def gpt_oss(sizes: GptOssSizes) -> ModelConfig:
+    """gpt-oss-20b at other sizes, with dense experts: even layers slide, odd layers do not."""
+    published = with_expert_format(families.PRESETS["gpt-oss-20b"], ExpertFormat.DENSE)
+    layer, rope = published.layers[0], published.position
+    assert isinstance(layer.feedforward, MoEConfig)
+    assert isinstance(rope, RoPE)
+    moe = replace(
+        layer.feedforward,
+        num_experts=sizes.experts,
+        experts_per_token=sizes.chosen,
+        intermediate_size=sizes.intermediate,
     )
-    yarn = YaRN(context / original_context, original_context, truncate=False)
-    return ModelConfig(
+    attention = replace(
+        layer.attention,
+        num_heads=sizes.num_heads,
+        num_kv_heads=sizes.num_kv_heads,
+        head_dim=sizes.head_dim,
+    )
+    factor = sizes.context / sizes.original_context
+    return replace(
+        published,
         vocab_size=_ANY_VOCABULARY,
-        hidden_size=hidden,
-        context_length=context,
+        hidden_size=sizes.hidden,
+        context_length=sizes.context,
         layers=tuple(
-            LayerConfig(replace(attention, window=window if i % 2 == 0 else None), feedforward)
-            for i in range(layers)
+            LayerConfig(replace(attention, window=None if i % 2 else sizes.window), moe)
+            for i in range(sizes.layers)
         ),
-        position=RoPE(theta=150_000.0, yarn=yarn),
-        norm=RMSNorm(eps=1e-5, rounding=Rounding.AFTER_WEIGHT),
+        position=replace(rope, yarn=YaRN(factor, sizes.original_context, truncate=False)),
+        eos_ids=(),
+        pad_id=None,
     )
 
 
 PRESETS: dict[str, ModelConfig] = {
     "small-gpt-oss": gpt_oss(
-        hidden=192,
-        layers=6,
-        num_heads=3,
-        num_kv_heads=1,
-        head_dim=64,
-        experts=16,
-        chosen=2,
-        intermediate=128,
-        window=128,
-        context=1024,
-        original_context=512,
+        GptOssSizes(
+            hidden=192,
+            layers=6,
+            num_heads=3,
+            num_kv_heads=1,
+            head_dim=64,
+            experts=16,
+            chosen=2,
+            intermediate=128,
+            window=128,
+            context=1024,
+            original_context=512,
+        )
     ),
     "small-gpt2": ModelConfig(
         vocab_size=_ANY_VOCABULARY,
@@ -123,7 +133,7 @@ def architecture(name: str, tokenizer: Tokenizer) -> ModelConfig:
         config = PRESETS[name]
     elif Path(name).is_file():
         config = families.from_hf(read_json(Path(name)), name)
-        # Whatever the file says of a checkpoint's experts: what learns is not packed.
+        # The file may describe a checkpoint with packed experts; trained experts are dense.
         config = with_expert_format(config, ExpertFormat.DENSE)
     else:
         raise OssiaError(f"--config {name}: neither a config.json nor one of {', '.join(PRESETS)}")
@@ -131,7 +141,7 @@ def architecture(name: str, tokenizer: Tokenizer) -> ModelConfig:
 
 
 def with_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
-    """The same architecture over the ids of `tokenizer`, which `tokenizer.learn` made."""
+    """The same architecture over the ids of `tokenizer`, which `vocabulary.learn` made."""
     end = control_id(tokenizer, END_OF_TEXT)
     return replace(
         config,

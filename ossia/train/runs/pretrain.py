@@ -28,15 +28,15 @@ from ossia.train.runs.folder import FolderRun, Prepared
 from ossia.train.settings import Settings
 from ossia.train.utilization import Utilization
 
-# Enough to tell models apart to the third digit, and quick to evaluate on a CPU.
+# Enough to distinguish models in the third digit, and quick to evaluate on a CPU.
 _MOST_HELD_OUT_BYTES = 1 << 18
 
-# A small model sampled at 1 wanders off; what transformers and `ossia generate` read.
+# For generation_config.json: at temperature 1 a small model soon loses the thread.
 _TEMPERATURE = 0.7
 
 
 class Run(FolderRun):
-    """Of `ossia train`."""
+    """A run of `ossia train`."""
 
     COMMAND, SETTINGS = "train", Settings
     settings: Settings
@@ -54,7 +54,7 @@ class Run(FolderRun):
             vocabulary.write(tokenizer, out, config.context_length)
             text = texts.write(folder, corpus, tokenizer, _MOST_HELD_OUT_BYTES)
             train, _ = texts.read(folder, text)
-            shards.TextBatches(train, settings, text["separator"])  # refuses too little
+            shards.TextBatches(train, settings, text["separator"])  # raises for too short a text
             return {
                 "settings": asdict(settings.settled()),
                 "config": families.to_hf(config),
@@ -72,7 +72,7 @@ class Run(FolderRun):
     def build(self) -> None:
         try:
             self.decoder = Decoder(self.config, Training())
-        except (RuntimeError, TypeError, OverflowError) as error:  # torch's ways to say so
+        except (RuntimeError, TypeError, OverflowError) as error:  # torch raises any of these
             reason = str(error).partition("\n")[0]
             raise OssiaError(f"the model is too large for this machine ({reason})") from error
         self.decoder.init_weights(torch.Generator().manual_seed(self.settings.seed))
@@ -127,7 +127,7 @@ class Run(FolderRun):
 
 
 def _check(settings: Settings, config: ModelConfig) -> None:
-    """Raise OssiaError where the settings do not suit the model."""
+    """Raise OssiaError if the settings do not suit the model."""
     longest = max(settings.length, settings.long_length)
     if longest > config.context_length:
         raise OssiaError(
@@ -139,7 +139,7 @@ def _check(settings: Settings, config: ModelConfig) -> None:
     if settings.expert_parallel and not has_experts:
         raise OssiaError("--expert-parallel needs a model with experts")
     if has_experts and settings.experts == ExpertFormat.MXFP4:
-        # An error now, not after hours.
+        # Raises now, rather than after hours of training.
         families.to_hf(with_expert_format(config, ExpertFormat.MXFP4))
 
 
