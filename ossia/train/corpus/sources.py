@@ -234,8 +234,8 @@ def _split_documents(documents: list[Document], source: str) -> Corpus:
     below = min(max(_HELD_OUT_BELOW, lowest + 1), highest)
     both = list(zip(documents, hashes, strict=True))
     return Corpus(
-        tuple(document for document, hash in both if hash >= below),
-        tuple(document for document, hash in both if hash < below),
+        tuple(document for document, key in both if key >= below),
+        tuple(document for document, key in both if key < below),
     )
 
 
