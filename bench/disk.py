@@ -112,8 +112,8 @@ def main() -> None:
         result |= {
             "hit_rate": round(reads.hit_rate, 3),
             "gb_per_token": round(reads.bytes_read / tokens / 1e9, 3),
-            "guesses_right": round(reads.guessed_right / max(reads.guessed, 1), 3),
-            "guessed_per_token": round(reads.guessed / tokens, 2),
+            "prefetches_hit": round(reads.prefetch_hits / max(reads.prefetched, 1), 3),
+            "prefetched_per_token": round(reads.prefetched / tokens, 2),
             "seconds_waited_per_token": round(reads.seconds_waited / tokens, 4),
         }
     print(json.dumps(result))

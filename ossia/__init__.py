@@ -1,7 +1,6 @@
-"""Run, serve, train and explain the GPT line, GPT-2 to gpt-oss with Qwen3 beside it, as one model
-composed from a config.
+"""Run, train and explain GPT-2, Qwen3 and gpt-oss as one decoder, composed from a config.
 
-Importing this package is quick: what needs torch is imported when it is first used.
+Importing this package is fast: modules that need torch are imported on first use.
 """
 
 from __future__ import annotations
@@ -9,8 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# Importing the submodule binds its name in the package, once; the function `config` below then
-# takes the name.
+# Importing the submodule binds its name in the package once; the function `config` below then
+# replaces it.
 from ossia.config import ModelConfig
 from ossia.errors import OssiaError
 
@@ -45,7 +44,7 @@ __all__ = [
     "save_model",
 ]
 
-# Public name -> the module it lives in and its name there.
+# Public name -> the module that defines it, and its name there.
 _HOMES = {
     "LLM": ("ossia.api", "LLM"),
     "Completion": ("ossia.api", "Completion"),
@@ -66,8 +65,8 @@ def config(name_or_path: str | Path) -> ModelConfig:
     """The architecture of a preset ("gpt2", "qwen3-0.6b", "gpt-oss-20b", ...) or of a checkpoint
     folder or hub name.
 
-    A preset wins over a folder of the same name (write ./NAME for the folder). Raises OssiaError if
-    it is none of these.
+    A preset takes precedence over a folder of the same name (write ./NAME for the folder). Raises
+    OssiaError for any other name.
     """
     from ossia.families import PRESETS
 

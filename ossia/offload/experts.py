@@ -1,4 +1,4 @@
-"""Experts on disk as a kind of weight: a place in an ExpertStore."""
+"""Experts on disk as a kind of weight: a reference into an ExpertStore."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ from ossia.ops.weight import ExpertsKind, Tensors, Weight
 
 
 @dataclass(frozen=True)
-class Guess:
-    """What predicts the experts of the layer after this one, from this layer's input.
+class Predictor:
+    """Predicts the experts of the next layer from this layer's input.
 
-    The residual stream changes little from layer to layer, so the next router is given this layer's
-    input, with the next norm's weight in the place of this one's: `ratio` is the one over the
-    other.
+    The residual stream changes little from layer to layer, so the next router is applied to this
+    layer's input. `ratio` is the next norm's weight over this one's and replaces one by the other.
     """
 
     router: Tensor
@@ -32,21 +31,21 @@ class Guess:
     chosen: int
 
     def experts(self, backend: Backend, x: Tensor) -> list[int]:
-        """Those that tokens x (tokens, hidden) will probably be routed to."""
+        """The next layer's likely experts for tokens x (tokens, hidden)."""
         logits = backend.linear(x * self.ratio, self.router, self.bias)
         return logits.topk(self.chosen).indices.unique().tolist()
 
 
 @dataclass(frozen=True)
 class StoredExperts(ExpertsKind):
-    """The matrices (experts, rows, cols) of one layer in a store; `mapped` are those in the file,
-    which only saving reads.
+    """The matrices (experts, rows, cols) of one layer in a store. `mapped` is the stack in the
+    mapped file, which only saving reads.
     """
 
     mapped: MXFP4
     store: ExpertStore
     layer: int
-    guess: Guess | None = None
+    predictor: Predictor | None = None
 
     @property
     def shape(self) -> torch.Size:
@@ -56,7 +55,7 @@ class StoredExperts(ExpertsKind):
         return self.mapped.tensors()
 
     def recipe(self) -> Callable[[Tensors], Weight]:
-        return partial(_built, self.store, self.layer, self.guess)
+        return partial(_built, self.store, self.layer, self.predictor)
 
     def whole(self) -> MXFP4:
         return self.mapped
@@ -70,13 +69,13 @@ class StoredExperts(ExpertsKind):
         residual: Tensor | None,
         dtype: torch.dtype | None,
     ) -> Tensor:
-        """See ExpertsKind: the backend's `moe` over the store's slots, which are a stack of experts
-        like any other.
+        """As ExpertsKind.moe: the backend's `moe` over the store's slots, which are an ordinary
+        stack of experts.
 
-        Where experts arrive one after another their parts are kept in float32, and added in the
-        order of each token's choices: for few tokens the result has the bits that native kernels
-        give with all experts in memory. For many it may differ by rounding, because fewer at once
-        may take another kernel.
+        If experts arrive one after another, their outputs are kept in float32 and added in the
+        order of each token's choices. For a few tokens the result has the same bits as native
+        kernels with all experts in memory. For many it may differ by rounding, because a smaller
+        batch may select another kernel.
         """
         store = self.store
         biases = store.biases or (None, None)
@@ -89,8 +88,8 @@ class StoredExperts(ExpertsKind):
         )
         if not x.numel():
             return backend.moe(x, routing, slots, residual=residual, dtype=dtype)
-        if self.guess is not None:
-            store.guess(self.layer + 1, self.guess.experts(backend, x))
+        if self.predictor is not None:
+            store.prefetch(self.layer + 1, self.predictor.experts(backend, x))
         tokens, chosen = routing.experts.shape
         needed = routing.experts.unique().tolist()
         slot_of = torch.zeros(self.shape[0], dtype=torch.long)
@@ -134,5 +133,7 @@ def store_of(decoder: Decoder) -> ExpertStore | None:
     return None
 
 
-def _built(store: ExpertStore, layer: int, guess: Guess | None, tensors: Tensors) -> StoredExperts:
-    return StoredExperts(MXFP4(tensors["blocks"], tensors["scales"]), store, layer, guess)
+def _built(
+    store: ExpertStore, layer: int, predictor: Predictor | None, tensors: Tensors
+) -> StoredExperts:
+    return StoredExperts(MXFP4(tensors["blocks"], tensors["scales"]), store, layer, predictor)

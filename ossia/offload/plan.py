@@ -1,4 +1,4 @@
-"""A checkpoint larger than memory: its dense weights are held, its experts read when needed."""
+"""Checkpoints larger than memory: dense weights stay in memory, experts are read when needed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from ossia.errors import OssiaError
 from ossia.model import Decoder
 from ossia.model.feedforward import MoE
-from ossia.offload.experts import Guess, StoredExperts
+from ossia.offload.experts import Predictor, StoredExperts
 from ossia.offload.store import ExpertStore, StoredLayer, StoredStack
 from ossia.ops.mxfp4 import MXFP4
 from ossia.system import huge_pages
@@ -22,7 +22,7 @@ ALL = "all"  # the `expert_memory` that maps all experts, however large they are
 
 # The parts of a layer's experts, in the order of a StoredLayer's stacks.
 PARTS = ("gate_up.blocks", "gate_up.scales", "down.blocks", "down.scales")
-# Left for keys and values, activations and the program: a share of what is free, or at least this.
+# Left for keys and values, activations and the program: a share of free memory, and at least this.
 _SPARE_SHARE, _SPARE = 0.1, 1 << 30
 
 _log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ PackedLayers = Mapping[int, Sequence[StoredStack]]  # by layer number, in the or
 
 @dataclass(frozen=True)
 class Plan:
-    """How many experts to hold, and where those of each layer lie, in the order of `PARTS`."""
+    """How many experts to keep in memory, and where each layer's are stored, in `PARTS` order."""
 
     slots: int
     layers: PackedLayers
@@ -45,10 +45,10 @@ def plan(
     checkpoint_bytes: int,
     device: torch.device,
 ) -> Plan | None:
-    """Whether to read experts on demand: if `expert_memory` says so, or if they do not fit.
+    """A plan to read experts on demand if `expert_memory` is a size or they do not fit; else None.
 
-    Logs why. Raises OssiaError for a size that holds no expert, and where experts cannot be read
-    so.
+    Logs the reason. Raises OssiaError if the size holds no expert, or if this device or checkpoint
+    does not support reading on demand.
     """
     if expert_memory == ALL:
         return None
@@ -67,7 +67,7 @@ def plan(
         size = free - dense - max(_SPARE, int(_SPARE_SHARE * free))
         why = f"experts of {format_size(experts)} do not fit the {format_size(free)} that are free"
         if size * count < experts:
-            _log.info("experts: %s, nor do the other weights: all are mapped, and slow", why)
+            _log.info("experts: %s, nor do the other weights; all are mapped, which is slow", why)
             return None
     else:
         size = parse_size(expert_memory) if isinstance(expert_memory, str) else expert_memory
@@ -89,8 +89,8 @@ def plan(
 
 
 def hold(weights: dict[str, Tensor]) -> None:
-    """Copy dense weights from the mapped file into memory of the process, which the system does not
-    drop for want of page cache. Not an embedding that is nothing else: a token needs one row of it.
+    """Copy dense weights from the mapped file into process memory, which the system does not drop
+    when the page cache is short. An untied embedding stays mapped: a token needs one row of it.
     """
     tied = "unembedding.weight" not in weights
     for name, weight in weights.items():
@@ -99,7 +99,7 @@ def hold(weights: dict[str, Tensor]) -> None:
 
 
 def attach(decoder: Decoder, plan: Plan) -> None:
-    """Have the decoder's experts read from their files, and the next layer's guessed ahead."""
+    """Replace the decoder's experts by stored ones, each layer prefetching the next layer's."""
     moes = [_moe(decoder, index) for index in plan.layers]
     layers = []
     for stacks, moe in zip(plan.layers.values(), moes, strict=True):
@@ -109,15 +109,16 @@ def attach(decoder: Decoder, plan: Plan) -> None:
     store = ExpertStore(layers, plan.slots)
     following = [*plan.layers][1:]
     for number, (index, moe) in enumerate(zip(plan.layers, moes, strict=True)):
-        guess = _guess(decoder, index, following[number]) if number < len(following) else None
+        last = number == len(following)
+        predictor = None if last else _predictor(decoder, index, following[number])
         for part in (moe.gate_up, moe.down):
             mapped = part.value
             assert isinstance(mapped, MXFP4)
-            part.replace(StoredExperts(mapped, store, number, guess))
+            part.replace(StoredExperts(mapped, store, number, predictor))
 
 
-def _guess(decoder: Decoder, index: int, following: int) -> Guess:
-    """What predicts the experts of layer `following` from the input of layer `index`."""
+def _predictor(decoder: Decoder, index: int, following: int) -> Predictor:
+    """The predictor of the experts of layer `following` from the input of layer `index`."""
     here, there = (
         decoder.get_parameter(f"layers.{i}.feedforward_norm.weight") for i in (index, following)
     )
@@ -125,7 +126,7 @@ def _guess(decoder: Decoder, index: int, following: int) -> Guess:
     moe = _moe(decoder, following)
     router = moe.router.value
     assert isinstance(router, Tensor)
-    return Guess(router.detach(), moe.router.bias, ratio.detach(), moe.config.experts_per_token)
+    return Predictor(router.detach(), moe.router.bias, ratio.detach(), moe.config.experts_per_token)
 
 
 def _moe(decoder: Decoder, index: int) -> MoE:

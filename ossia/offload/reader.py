@@ -1,5 +1,5 @@
-"""Threads that read pieces of files into memory, past the page cache: what is waited for first,
-what is only guessed after it.
+"""Threads that read pieces of files into memory without the page cache: urgent jobs first, then
+prefetches.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from pathlib import Path
 
 from ossia.errors import OssiaError
 
-# The unit of O_DIRECT: offsets and memory lie at multiples of it. No disk's sector is larger.
+# The unit of O_DIRECT: offsets and addresses are multiples of it. No disk has larger sectors.
 ALIGNMENT = 4096
-# Read at once: large enough for a disk to stream, small enough that its copy is made from cache,
-# and that a guess in flight delays little that is waited for.
+# Bytes of one read: enough for a disk to stream, yet few enough that the copy comes from cache and
+# that a prefetch in flight delays urgent reads little.
 PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Span:
-    """Bytes of a file. `without` is a byte that they must not hold, and what it would mean."""
+    """Bytes of a file. `without` is a byte that they must not contain, and its meaning."""
 
     file: Path
     offset: int
@@ -35,7 +35,7 @@ class Span:
 
 @dataclass(eq=False)
 class Job:
-    """Spans to read, each to its address. `done` once all are there, or `error` says why not."""
+    """Spans to read, each to its address. Then it is `done`, or `error` says why not."""
 
     name: str
     spans: list[tuple[Span, int]]
@@ -53,12 +53,12 @@ class Job:
 
     @property
     def settled(self) -> bool:
-        """Whether no thread will touch its memory any more."""
+        """Whether no thread will touch its memory again."""
         return self.done or (not self.in_flight and (self.cancelled or self.error is not None))
 
 
 class Reader:
-    """`threads` pieces in flight at a time. Not tied to one caller: any thread may submit."""
+    """Reads `threads` pieces at a time. Any thread may submit jobs."""
 
     def __init__(self, threads: int) -> None:
         self.bytes_read = 0
@@ -75,7 +75,7 @@ class Reader:
             thread.start()
 
     def open(self, files: Iterable[Path]) -> None:
-        """Open files to read from: from then on they may be renamed or deleted."""
+        """Open files to read from; afterwards they may be renamed or deleted."""
         for path in files:
             if path not in self._files:
                 self._files[path] = _File(path)
@@ -86,15 +86,15 @@ class Reader:
             self._changed.notify_all()
 
     def hurry(self, job: Job) -> None:
-        """Read before all that is not urgent."""
+        """Make a job urgent."""
         with self._changed:
             if job in self._later:
                 self._later.remove(job)
                 self._urgent.append(job)
 
     def cancel(self, job: Job) -> None:
-        """Start none of its further pieces; `settled` when those in flight have ended. A job whose
-        last piece is in flight runs to its end.
+        """Do not start further pieces; the job is `settled` once those in flight have finished. A
+        job whose last piece is in flight completes.
         """
         with self._changed:
             job.cancelled = bool(job.pieces)
@@ -103,24 +103,24 @@ class Reader:
                     queue.remove(job)
 
     def wait(self, ready: Callable[[], bool]) -> None:
-        """Until a change of jobs makes `ready` true."""
+        """Block until a change of jobs makes `ready` true."""
         with self._changed:
             self._changed.wait_for(ready)
 
     def close(self) -> None:
-        """Stop the threads, each after the piece it reads, and close the files."""
+        """Stop each thread after its current piece, and close the files."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
         for thread in self._threads:
-            if thread is not threading.current_thread():  # which may be where garbage is collected
+            if thread is not threading.current_thread():  # the garbage collector may run here
                 thread.join()
         for file in self._files.values():
             file.close()
         self._files.clear()
 
     def _work(self) -> None:
-        buffer = mmap.mmap(-1, PIECE)  # aligned, unlike what malloc gives
+        buffer = mmap.mmap(-1, PIECE)  # aligned, unlike malloc's memory
         while (taken := self._take()) is not None:
             job, (span, begin, address) = taken
             error = None
@@ -162,7 +162,7 @@ class Reader:
                 self._changed.notify_all()
 
     def _read(self, span: Span, begin: int, address: int, buffer: mmap.mmap) -> None:
-        """What the piece that begins there holds of the span, to its place."""
+        """Read the piece at `begin` and copy its share of the span to its place."""
         first, last = max(begin, span.offset), min(begin + PIECE, span.offset + span.nbytes)
         read = self._files[span.file].read_into(buffer, begin, last - begin)
         if read < last - begin:
@@ -172,14 +172,14 @@ class Reader:
             if buffer.find(bytes([byte]), first - begin, last - begin) >= 0:
                 raise ValueError(f"has a byte {byte}, which is {meaning}")
         source = ctypes.addressof(ctypes.c_char.from_buffer(buffer)) + first - begin
-        # Without the interpreter's lock, as the read itself.
+        # Without the interpreter lock, like the read itself.
         ctypes.memmove(address + first - span.offset, source, last - first)
         with self._changed:
             self.bytes_read += last - first
 
 
 class _File:
-    """An open file, past the page cache where the system and the file system can do that."""
+    """An open file, read without the page cache where the file system supports it."""
 
     def __init__(self, path: Path) -> None:
         flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
@@ -201,11 +201,11 @@ class _File:
         return True
 
     def read_into(self, buffer: mmap.mmap, offset: int, needed: int) -> int:
-        """Read at least `needed` bytes from an aligned offset, fewer only at the file's end."""
+        """Read at least `needed` bytes from an aligned offset; fewer only at end of file."""
         done = 0
         with memoryview(buffer) as view:
             while done < needed:
-                # Whole units: beyond the file's end they come back short.
+                # Whole units: past the end of the file a read comes back short.
                 size = -(-(needed - done) // ALIGNMENT) * ALIGNMENT
                 with view[done : done + size] as part:
                     count = os.preadv(self._descriptor, [part], offset + done)

@@ -1,9 +1,8 @@
-"""Experts that lie on disk and are read when a token is routed to them, into slots that keep those
-used last.
+"""Experts on disk, read when a token is routed to them into slots that keep the most recently used.
 
-A model larger than memory can run so: a token uses four of gpt-oss-120b's 128 experts in a layer,
-and the slots hold what the tokens before it used. What the system's page cache would do too, but in
-pages of 4 KB, one after another, and for dense weights and experts alike.
+This runs models larger than memory: a token uses four of gpt-oss-120b's 128 experts in a layer, and
+the slots hold those that earlier tokens used. The system's page cache would do the same, but in
+pages of 4 KB, one after another, and without telling dense weights from experts.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from ossia.offload.reader import Job, Reader, Span
 from ossia.ops.mxfp4 import MXFP4, NAN_SCALE
 from ossia.system import huge_pages
 
-# Experts on their way: enough to keep a disk busy, and few beside those that are held.
+# Experts being read: enough to keep a disk busy, and few compared with the slots.
 AHEAD = 16
-# Pieces in flight. More do not speed a disk up, and each takes the processor for its copy.
+# Pieces in flight. More do not make a disk faster, and each occupies a processor for its copy.
 THREADS = 4
 
 _Key = tuple[int, int]  # layer, expert
@@ -58,8 +57,8 @@ class StoredStack:
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """Where the packed experts of a layer lie: blocks and scales of gate_up, then of down. Their
-    biases (experts, rows) are small and stay in memory.
+    """Where the packed experts of a layer are stored: blocks and scales of gate_up, then of down.
+    Their biases (experts, rows) are small and stay in memory.
     """
 
     stacks: Sequence[StoredStack]
@@ -68,22 +67,22 @@ class StoredLayer:
 
 @dataclass(frozen=True)
 class ExpertReads:
-    """What has been asked of a store; the difference of two is what was asked between them."""
+    """A store's counters; the difference of two values counts what happened between them."""
 
-    asked: int = 0  # experts that a layer needed for a step
-    held: int = 0  # of these, in memory already
-    guessed: int = 0  # read ahead
-    guessed_right: int = 0  # of these, asked for before they were dropped
+    needed: int = 0  # experts that a layer needed in a step
+    hits: int = 0  # those already in memory
+    prefetched: int = 0  # experts whose prefetch began
+    prefetch_hits: int = 0  # those that were needed before they were dropped
     bytes_read: int = 0
     seconds_waited: float = 0.0
 
     @property
     def hit_rate(self) -> float:
-        return self.held / self.asked if self.asked else 1.0
+        return self.hits / self.needed if self.needed else 1.0
 
     def summary(self) -> str:
         return (
-            f"experts: {self.hit_rate:.0%} of {self.asked:,} were in memory when needed, "
+            f"experts: {self.hit_rate:.0%} of {self.needed:,} were in memory when needed, "
             f"{self.bytes_read / 1e9:,.2f} GB read from disk, {self.seconds_waited:.1f} s waited"
         )
 
@@ -95,20 +94,20 @@ class ExpertReads:
 
 @dataclass(eq=False)
 class _Held:
-    """An expert in a slot, or on its way there."""
+    """An expert in a slot, or being read into it."""
 
     key: _Key
     slot: int
-    guessed: bool
-    passing: bool  # to go first: read where a pass over the layers fills more than all slots
-    job: Job | None  # while it is on its way
+    prefetched: bool
+    passing: bool  # evicted first: read while one pass needs more experts than there are slots
+    job: Job | None  # while it is being read
 
 
 class ExpertStore:
-    """`slots` experts in memory, of all that the layers' files hold.
+    """`slots` of the experts in the layers' files, in memory.
 
-    All layers have experts of one shape. A call for a layer takes the store for itself; others wait
-    their turn. Raises OssiaError for what cannot be opened, and when an expert cannot be read.
+    All layers have experts of the same shape. Calls for a layer run one at a time. Raises
+    OssiaError if a file cannot be opened or an expert cannot be read.
     """
 
     def __init__(self, layers: Sequence[StoredLayer], slots: int, threads: int = THREADS) -> None:
@@ -129,14 +128,14 @@ class ExpertStore:
             )
         self._free = deque(range(slots))
         self._held: OrderedDict[_Key, _Held] = OrderedDict()  # least recently used first
-        self._coming: list[_Held] = []  # with those that were dropped on their way
+        self._coming: list[_Held] = []  # being read, cancelled ones included
         self._in_use: set[_Key] = set()
-        self._guess: list[_Key] = []
-        self._flood = False
+        self._wanted: list[_Key] = []
+        self._flood = False  # whether one pass needs more experts than there are slots
         self._reads = ExpertReads()
         self._turn = threading.Lock()
         self._reader = Reader(threads)
-        # At the latest when the interpreter ends. Nothing of the reader refers to the store.
+        # Runs when the interpreter exits at the latest. The reader must not refer to the store.
         self.close = weakref.finalize(self, self._reader.close)
         self._reader.open({stack.file for layer in layers for stack in layer.stacks})
 
@@ -149,15 +148,15 @@ class ExpertStore:
             "a model whose experts are read from disk cannot be copied or pickled: load it again"
         )
 
-    def guess(self, layer: int, experts: Iterable[int]) -> None:
-        """The next call but one will probably be for these: read them, once the next call has all
-        it needs, and before the call they are for.
+    def prefetch(self, layer: int, experts: Iterable[int]) -> None:
+        """Prefetch these experts of the next layer, at low priority: after everything that the
+        current layer still needs.
         """
-        self._guess = [(layer, expert) for expert in experts]
+        self._wanted = [(layer, expert) for expert in experts]
 
     def visit(self, layer: int, experts: Collection[int], use: Callable[[dict[int, int]], None]):
-        """Have each expert used once: `use` gets experts and their slots as they come, those in
-        memory first, the others while more are read.
+        """Call `use` with experts and their slots until each expert was used once: first those in
+        memory, then the others as they arrive.
         """
         with self._turn:
             if not self.close.alive:
@@ -171,17 +170,17 @@ class ExpertStore:
     def _visit(
         self, layer: int, experts: Collection[int], use: Callable[[dict[int, int]], None]
     ) -> None:
-        self._drop_guesses()
+        self._cancel_prefetches()
         absent = deque(self._absent(layer, experts))
-        # Would a pass over the layers replace all, and the next one find none of them? Then what
-        # took another's slot is the first to go, and the rest stays.
+        # If one pass needs more experts than there are slots, plain LRU would miss every time; so
+        # evict the newcomers first and keep the rest.
         self._flood = len(experts) * len(self.layers) > self.slots
         waiting = set(experts)
         while waiting:
             while absent and len(self._coming) < AHEAD and self._fetch((layer, absent[0])):
                 absent.popleft()
             if not absent:
-                self._fetch_guesses()
+                self._prefetch()
             ready = {
                 expert: held.slot
                 for expert in waiting
@@ -200,7 +199,7 @@ class ExpertStore:
                 self._held.move_to_end(key, last=not held.passing)
 
     def _absent(self, layer: int, experts: Collection[int]) -> list[int]:
-        """Those that are neither in memory nor on their way; all are counted."""
+        """Experts that are neither in memory nor being read. Updates the counters."""
         self._settle()
         absent, present, right = [], 0, 0
         for expert in experts:
@@ -208,18 +207,18 @@ class ExpertStore:
             if held is None:
                 absent.append(expert)
                 continue
-            right += held.guessed
-            held.guessed = False
+            right += held.prefetched
+            held.prefetched = False
             if held.job is None:
                 present += 1
             else:
                 self._reader.hurry(held.job)
-        self._count(asked=len(experts), held=present, guessed_right=right)
+        self._count(needed=len(experts), hits=present, prefetch_hits=right)
         return absent
 
-    def _fetch(self, key: _Key, guesses: Collection[_Key] = ()) -> bool:
-        """Begin to read one into a free slot, or that of the one used longest ago; whether there
-        was one that is not in use. `guesses` are not waited for, nor do they replace each other.
+    def _fetch(self, key: _Key, prefetches: Collection[_Key] = ()) -> bool:
+        """Start to read an expert into a free slot or the least recently used one; False if all
+        slots are in use. `prefetches` are read at low priority and do not evict each other.
         """
         self._settle()
         passing = False
@@ -227,7 +226,7 @@ class ExpertStore:
             slot = self._free.popleft()
         else:
             for old, held in self._held.items():
-                if held.job is None and old not in self._in_use and old not in guesses:
+                if held.job is None and old not in self._in_use and old not in prefetches:
                     break
             else:
                 return False
@@ -245,29 +244,29 @@ class ExpertStore:
                 for stack, part in zip(stored.stacks, self._arena, strict=True)
             ],
         )
-        held = self._held[key] = _Held(key, slot, bool(guesses), passing, job)
+        held = self._held[key] = _Held(key, slot, bool(prefetches), passing, job)
         self._coming.append(held)
-        self._reader.submit(job, urgent=not guesses)
+        self._reader.submit(job, urgent=not prefetches)
         return True
 
-    def _fetch_guesses(self) -> None:
-        guess, self._guess = self._guess, []
-        for key in guess:
+    def _prefetch(self) -> None:
+        wanted, self._wanted = self._wanted, []
+        for key in wanted:
             if key not in self._held:
-                if len(self._coming) >= AHEAD or not self._fetch(key, guess):
+                if len(self._coming) >= AHEAD or not self._fetch(key, wanted):
                     return
-                self._count(guessed=1)
+                self._count(prefetched=1)
 
-    def _drop_guesses(self) -> None:
-        """Those on their way that are not wanted now give way to what is."""
+    def _cancel_prefetches(self) -> None:
+        """Cancel prefetches in flight that turned out not to be needed."""
         for held in self._coming:
-            if held.guessed and held.key not in self._in_use and held.job is not None:
+            if held.prefetched and held.key not in self._in_use and held.job is not None:
                 self._reader.cancel(held.job)
                 if held.job.cancelled and self._held.get(held.key) is held:
                     del self._held[held.key]
 
     def _settle(self) -> None:
-        """Note which jobs have ended. Raises the error of one that is waited for."""
+        """Process finished jobs. Raises the error of a job that this call needs."""
         ended = [held for held in self._coming if held.job is not None and held.job.settled]
         for held in ended:
             assert held.job is not None

@@ -108,16 +108,16 @@ def test_both_layouts_of_gpt_oss_are_read(tmp_path: Path) -> None:
     assert torch.equal(one(tokens), other(tokens))
 
 
-def test_guesses_change_no_result_and_many_are_right(folder: Path, monkeypatch) -> None:
+def test_prefetches_change_no_result_and_many_are_right(folder: Path, monkeypatch) -> None:
     batch = prompts(3, 20)
-    guessing = with_slots(folder, 16)
-    found = greedy(guessing, batch)
-    reads = store_of(guessing).reads
-    assert reads.guessed >= reads.guessed_right > 0
-    monkeypatch.setattr(planning, "_guess", lambda *_: None)
+    prefetching = with_slots(folder, 16)
+    found = greedy(prefetching, batch)
+    reads = store_of(prefetching).reads
+    assert reads.prefetched >= reads.prefetch_hits > 0
+    monkeypatch.setattr(planning, "_predictor", lambda *_: None)
     plain = with_slots(folder, 16)
     assert greedy(plain, batch) == found
-    assert store_of(plain).reads.guessed == 0
+    assert store_of(plain).reads.prefetched == 0
 
 
 def test_callers_in_many_threads_take_turns(folder: Path) -> None:

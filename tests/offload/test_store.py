@@ -72,7 +72,7 @@ class Opened:
     def hits(self, layer: int, experts: Collection[int]) -> int:
         before = self.store.reads
         self.visit(layer, experts)
-        return (self.store.reads - before).held
+        return (self.store.reads - before).hits
 
 
 SETS = st.sets(st.integers(0, EXPERTS - 1), min_size=1)
@@ -86,12 +86,12 @@ SETS = st.sets(st.integers(0, EXPERTS - 1), min_size=1)
 )
 def test_slots_hold_what_the_file_holds(layers, slots, threads, steps):
     with closing(Opened(layers, slots, threads)) as opened:
-        for layer, experts, guess in steps:
-            opened.store.guess((layer + 1) % LAYERS, guess)
+        for layer, experts, prefetch in steps:
+            opened.store.prefetch((layer + 1) % LAYERS, prefetch)
             opened.visit(layer, experts)
         reads = opened.store.reads
-        assert reads.asked == sum(len(experts) for _, experts, _ in steps)
-        assert reads.guessed >= reads.guessed_right
+        assert reads.needed == sum(len(experts) for _, experts, _ in steps)
+        assert reads.prefetched >= reads.prefetch_hits
 
 
 def test_the_one_used_longest_ago_leaves_first(layers):
@@ -111,25 +111,25 @@ def test_those_in_memory_are_used_first(layers):
         assert set(opened.visit(0, [0, 1, 3, 5])[:2]) == {3, 5}
 
 
-def test_what_a_call_needs_is_never_dropped_for_a_guess(layers):
+def test_prefetches_never_evict_experts_in_use(layers):
     with closing(Opened(layers, 4)) as opened:
         opened.visit(0, [0, 1, 2, 3])
-        opened.store.guess(1, [0, 1, 2, 3])
+        opened.store.prefetch(1, [0, 1, 2, 3])
         assert opened.hits(0, [0, 1, 2, 3]) == 4
 
 
-def test_a_guess_is_there_when_it_is_asked_for_and_else_makes_way(layers):
+def test_a_prefetch_is_a_hit_when_needed_and_cancelled_otherwise(layers):
     with closing(Opened(layers, 8)) as opened:
-        opened.store.guess(1, [2])
+        opened.store.prefetch(1, [2])
         opened.visit(0, [0])
         opened.store._reader.wait(lambda: all(held.job.settled for held in opened.store._coming))
         assert opened.hits(1, [2]) == 1
-        assert opened.store.reads.guessed_right == opened.store.reads.guessed == 1
-        opened.store.guess(2, [0, 1])
+        assert opened.store.reads.prefetch_hits == opened.store.reads.prefetched == 1
+        opened.store.prefetch(2, [0, 1])
         opened.visit(0, [0])
         opened.visit(2, [4, 5])
-        assert opened.store.reads.guessed == 3
-        assert opened.store.reads.guessed_right == 1
+        assert opened.store.reads.prefetched == 3
+        assert opened.store.reads.prefetch_hits == 1
 
 
 def test_passes_over_more_than_fits_still_find_some(layers, monkeypatch):
@@ -180,25 +180,25 @@ def test_a_span_of_any_place_and_size(tmp_path_factory, offset, size, direct):
     assert bytes(target.tolist()) == b"\0" + data[offset:] + b"\0"
 
 
-def test_what_is_waited_for_is_read_before_what_is_guessed(tmp_path):
+def test_urgent_jobs_are_read_before_prefetches(tmp_path):
     file = tmp_path / "file"
     file.write_bytes(os.urandom(64 * PIECE))
     target = torch.empty(64 * PIECE, dtype=torch.uint8)
     reader = Reader(1)
     with closing(reader):
         reader.open([file])
-        guess = Job("a guess", [(Span(file, 0, 60 * PIECE), target.data_ptr())])
+        prefetch = Job("a prefetch", [(Span(file, 0, 60 * PIECE), target.data_ptr())])
         other = Job("another", [(Span(file, 0, 60 * PIECE), target.data_ptr())])
         urgent = Job("what is needed", [(Span(file, 0, PIECE), target.data_ptr())])
-        for job in (guess, other, urgent):
+        for job in (prefetch, other, urgent):
             reader.submit(job, urgent=job is urgent)
         reader.wait(lambda: urgent.settled)
         assert urgent.done
-        assert not guess.settled
-        reader.cancel(guess)
+        assert not prefetch.settled
+        reader.cancel(prefetch)
         reader.hurry(other)
-        reader.wait(lambda: guess.settled)
-        assert not guess.done
+        reader.wait(lambda: prefetch.settled)
+        assert not prefetch.done
     assert not other.done  # closing does not wait for it
 
 
