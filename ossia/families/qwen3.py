@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from ossia.config import (
@@ -44,20 +45,18 @@ IGNORED = (
 def _preset(
     num_layers: int,
     hidden_size: int,
-    num_heads: int,
-    num_kv_heads: int,
+    heads: tuple[int, int],
     feedforward: MLPConfig | MoEConfig,
     tied: bool = False,
-    theta: float = 1e6,
-    context_length: int = 40960,
 ) -> ModelConfig:
-    attention = AttentionConfig(num_heads, num_kv_heads, head_dim=128, qk_norm=True)
+    """heads: of queries, and of keys and values."""
+    attention = AttentionConfig(*heads, head_dim=128, qk_norm=True)
     return ModelConfig(
         vocab_size=151936,
         hidden_size=hidden_size,
-        context_length=context_length,
+        context_length=40960,
         layers=(LayerConfig(attention, feedforward),) * num_layers,
-        position=RoPE(theta),
+        position=RoPE(1e6),
         norm=RMSNorm(eps=1e-6, rounding=Rounding.BEFORE_WEIGHT),
         tied_embeddings=tied,
         bos_id=151643,
@@ -74,20 +73,26 @@ def _moe(intermediate_size: int) -> MoEConfig:
     return MoEConfig(128, 8, intermediate_size, SwiGLU(), router)
 
 
-_2507 = 262144  # context of the releases of July 2025
-
 PRESETS = {
-    "qwen3-0.6b": _preset(28, 1024, 16, 8, _mlp(3072), tied=True),
-    "qwen3-1.7b": _preset(28, 2048, 16, 8, _mlp(6144), tied=True),
-    "qwen3-4b": _preset(36, 2560, 32, 8, _mlp(9728), tied=True),
-    "qwen3-8b": _preset(36, 4096, 32, 8, _mlp(12288)),
-    "qwen3-14b": _preset(40, 5120, 40, 8, _mlp(17408)),
-    "qwen3-32b": _preset(64, 5120, 64, 8, _mlp(25600)),
-    "qwen3-30b-a3b": _preset(48, 2048, 32, 4, _moe(768)),
-    "qwen3-235b-a22b": _preset(94, 4096, 64, 4, _moe(1536)),
-    "qwen3-4b-2507": _preset(36, 2560, 32, 8, _mlp(9728), True, 5e6, _2507),
-    "qwen3-30b-a3b-2507": _preset(48, 2048, 32, 4, _moe(768), False, 1e7, _2507),
-    "qwen3-235b-a22b-2507": _preset(94, 4096, 64, 4, _moe(1536), False, 5e6, _2507),
+    "qwen3-0.6b": _preset(28, 1024, (16, 8), _mlp(3072), tied=True),
+    "qwen3-1.7b": _preset(28, 2048, (16, 8), _mlp(6144), tied=True),
+    "qwen3-4b": _preset(36, 2560, (32, 8), _mlp(9728), tied=True),
+    "qwen3-8b": _preset(36, 4096, (32, 8), _mlp(12288)),
+    "qwen3-14b": _preset(40, 5120, (40, 8), _mlp(17408)),
+    "qwen3-32b": _preset(64, 5120, (64, 8), _mlp(25600)),
+    "qwen3-30b-a3b": _preset(48, 2048, (32, 4), _moe(768)),
+    "qwen3-235b-a22b": _preset(94, 4096, (64, 4), _moe(1536)),
+}
+
+
+def _of_july_2025(name: str, theta: float) -> ModelConfig:
+    return replace(PRESETS[name], position=RoPE(theta), context_length=262144)
+
+
+PRESETS |= {
+    "qwen3-4b-2507": _of_july_2025("qwen3-4b", 5e6),
+    "qwen3-30b-a3b-2507": _of_july_2025("qwen3-30b-a3b", 1e7),
+    "qwen3-235b-a22b-2507": _of_july_2025("qwen3-235b-a22b", 5e6),
 }
 
 

@@ -118,11 +118,17 @@ class StoredExperts(ExpertsKind):
         if whole is not None:
             return whole
         assert parts is not None
-        total, *others = parts.view(tokens, chosen, -1).unbind(1)
-        for part in others:
-            total = total + part
+        total = _summed(parts.view(tokens, chosen, -1))
         total = total if residual is None else total + residual
         return total.to(x.dtype if dtype is None else dtype)
+
+
+def _summed(parts: Tensor) -> Tensor:
+    """(tokens, hidden) of parts (tokens, chosen, hidden), added in the order of the choices."""
+    total, *others = parts.unbind(1)
+    for part in others:
+        total = total + part
+    return total
 
 
 def store_of(decoder: Decoder) -> ExpertStore | None:

@@ -58,7 +58,8 @@ class Training(Backend):
             q, k = self.rotate(q, rope), self.rotate(k, rope)
         documents = None if where is None else where.ids
         q, k = q.to(v.dtype), k.to(v.dtype)
-        return _Attention.apply(q, k, v, spec.sinks, spec.window, documents)
+        pieces = [*_pieces(q.shape[1], spec.window, documents, q)]
+        return _Attention.apply(q, k, v, spec.sinks, pieces)
 
     def route(self, logits: Tensor, chosen: int, router: Router) -> Routing:
         """As Backend.route."""
@@ -135,15 +136,14 @@ class _Attention(torch.autograd.Function):
         k: Tensor,
         v: Tensor,
         sinks: Tensor | None,
-        window: int | None,
-        documents: Tensor | None,
+        pieces: list[_Piece],
     ) -> Tensor:
         batch, length, heads, _ = q.shape
         out = torch.empty_like(q)
         wide = torch.promote_types(q.dtype, torch.float32)
         total = torch.empty(batch, heads, length, dtype=wide)
-        ctx.pieces = list(_pieces(length, window, documents, q))
-        for piece in ctx.pieces:
+        ctx.pieces = pieces
+        for piece in pieces:
             queries, keys, values = _taken(piece, q, k, v)
             part, lse = _flash(
                 queries, keys, values, is_causal=piece.mask is None, attn_mask=piece.mask
@@ -182,10 +182,10 @@ class _Attention(torch.autograd.Function):
             dk[piece.rows, piece.keys] += parts[1].transpose(1, 2)
             dv[piece.rows, piece.keys] += parts[2].transpose(1, 2)
         if sinks is None or not ctx.needs_input_grad[3]:
-            return dq, dk, dv, None, None, None
+            return dq, dk, dv, None, None
         share = (sinks.to(total.dtype)[:, None] - total).exp_().transpose(1, 2)
         taken = (gradient * out).sum(-1, dtype=total.dtype)  # (batch, length, heads)
-        return dq, dk, dv, -(share * taken).sum((0, 1)).to(sinks.dtype), None, None
+        return dq, dk, dv, -(share * taken).sum((0, 1)).to(sinks.dtype), None
 
 
 def _taken(piece: _Piece, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:

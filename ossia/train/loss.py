@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,7 +33,16 @@ def linear_cross_entropy(
     narrow = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if narrow else hidden.dtype
     with torch.autocast(device, enabled=False):
-        return _LinearCrossEntropy.apply(hidden, weight, targets, count, z_loss, dtype)
+        return _LinearCrossEntropy.apply(hidden, weight, targets, _Loss(count, z_loss, dtype))
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """The sum over the targets is divided by `count`; products are in `dtype`."""
+
+    count: float
+    z_loss: float
+    dtype: torch.dtype
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -44,10 +54,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         targets: Tensor,
-        count: float,
-        z_loss: float,
-        dtype: torch.dtype,
+        of: _Loss,
     ) -> tuple[Tensor, Tensor]:
+        count, z_loss, dtype = of.count, of.z_loss, of.dtype
         wide = torch.promote_types(dtype, torch.float32)
         narrow = weight.to(dtype)
         sums = torch.zeros(2, dtype=wide, device=hidden.device)  # cross-entropy, squared lse
@@ -88,10 +97,4 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         slopes = [None if d is None else d * gradient.to(d.dtype) for d in ctx.saved_tensors]
-        return (
-            *slopes,
-            None,
-            None,
-            None,
-            None,
-        )
+        return *slopes, None, None
