@@ -183,7 +183,7 @@ class Ablation:
         """A finished run at the length that it was trained on and beyond."""
         trained, packed = trainer.decoder, is_packed(config)
         bits = {ExpertFormat.DENSE: self._bits(_copy(trained), 1)}
-        if _has_experts(config):
+        if expert_formats(config):
             bits[ExpertFormat.MXFP4] = self._bits(_copy(trained, rounded=True), 1)
         longer = {Reading.AS_TRAINED: self._longer(trained, packed, yarn=False)}
         if isinstance(config.position, RoPE):
@@ -256,10 +256,6 @@ def _copy(trained: Decoder, config: ModelConfig | None = None, *, rounded: bool 
     return decoder.eval().requires_grad_(False)
 
 
-def _has_experts(config: ModelConfig) -> bool:
-    return bool(expert_formats(config))
-
-
 def is_packed(config: ModelConfig) -> bool:
     """Whether the experts are MXFP4."""
-    return config != with_expert_format(config, ExpertFormat.DENSE)
+    return ExpertFormat.MXFP4 in expert_formats(config)
