@@ -81,7 +81,7 @@ class Engine:
             self.kv, prefill_chunk=self.prefill_chunk, max_batch=self.max_batch
         )
         self.runner = Runner(decoder, pool, self.kv)
-        self.sampler = Sampler()
+        self.sampler = Sampler(decoder.ops)
         self._ids = count()
         self._generated = 0
 

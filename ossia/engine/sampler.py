@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ossia.engine.request import Constraint, RequestError, SamplingParams
-from ossia.ops.sampling import Edits, SamplingTable, sample
+from ossia.ops import Backend
+from ossia.ops.sampling import Edits, SamplingTable
 
 SPARE = 256  # slots for ids that a row has not seen yet, before the table is rebuilt
 MASK_64 = 2**64 - 1
@@ -33,14 +34,10 @@ class LogitsError(RequestError):
 
 
 class ConstraintError(RequestError):
-    """The constraint of request `request_id` left no id to sample."""
+    """The constraint of request `request_id` left no id to sample, or failed."""
 
-    def __init__(self, request_id: int) -> None:
-        super().__init__(
-            request_id,
-            f"the constraint of request {request_id} allows no id that the model gives any "
-            "probability",
-        )
+    def __init__(self, request_id: int, problem: str) -> None:
+        super().__init__(request_id, f"the constraint of request {request_id} {problem}")
 
 
 @dataclass(frozen=True)
@@ -62,13 +59,19 @@ def split_mix(state: int, index: int) -> int:
     return word ^ word >> 31
 
 
-def uniform(seed: int, index: int) -> float:
-    """Number `index` of the stream `seed`, uniform in [0, 1) with 53 bits.
+class RandomStream:
+    """Random numbers of one request, on the host, so that a seed gives the same on every device.
 
-    A function of a counter, so that a step that is repeated draws the same number. Neighbouring
-    seeds start at states far apart.
+    They are functions of a counter: a step that is repeated draws the same number.
     """
-    return (split_mix(split_mix(seed, 0), index) >> 11) * 2.0**-53
+
+    def __init__(self, seed: int | None) -> None:
+        # Neighbouring seeds start at states far apart.
+        self._state = secrets.randbits(64) if seed is None else split_mix(seed, 0)
+
+    def uniform(self, index: int) -> float:
+        """Number `index` of the stream, uniform in [0, 1) with 53 bits."""
+        return (split_mix(self._state, index) >> 11) * 2.0**-53
 
 
 class History:
@@ -120,7 +123,7 @@ class SamplerState:
         self.request_id = request_id
         self.params = params
         self.constraint = constraint
-        self.seed = secrets.randbits(64) if params.seed is None else params.seed
+        self.random = RandomStream(params.seed)
         self.drawn = 0
         edits = bool(params.logit_bias) or penalizes(params)
         self.history = History(params, prompt) if edits else None
@@ -128,15 +131,22 @@ class SamplerState:
 
     def uniform(self) -> float:
         """The number that picks the request's next token."""
-        return uniform(self.seed, self.drawn)
+        return self.random.uniform(self.drawn)
 
     def mask(self, bits: memoryview) -> None:
-        """Bring the constraint up to date and have it set the bits of the ids it allows."""
+        """Bring the constraint up to date and have it set the bits of the ids it allows.
+
+        Raises ConstraintError for whatever it raises.
+        """
         assert self.constraint is not None
-        if self._unaccepted:
-            self.constraint.accept(self._unaccepted)
-            self._unaccepted = []
-        self.constraint.mask(bits)
+        try:
+            if self._unaccepted:
+                self.constraint.accept(self._unaccepted)
+                self._unaccepted = []
+            self.constraint.mask(bits)
+        except Exception as error:
+            problem = f"failed with {type(error).__name__}: {error}"
+            raise ConstraintError(self.request_id, problem) from error
 
     def record(self, token: int) -> None:
         """Remember a token of the output."""
@@ -148,13 +158,10 @@ class SamplerState:
 
 
 class Sampler:
-    """Samples a token for each request of a batch.
+    """Samples a token for each request of a batch."""
 
-    choose: the backend's `sample`.
-    """
-
-    def __init__(self, choose: Callable[[Tensor, SamplingTable], Tensor] = sample) -> None:
-        self._choose = choose
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
         self._batch: Batch | None = None
 
     @torch.inference_mode()
@@ -163,18 +170,20 @@ class Sampler:
 
         Raises a RequestError that names the first request without a token, before any state has
         changed: LogitsError if its logits hold NaN or +inf, or are -inf throughout; ConstraintError
-        if its constraint leaves none.
+        if its constraint fails or allows no id that the logits give any probability.
         """
         if not states:
             return []
         if self._batch is None or not self._batch.serves(logits, states):
             self._batch = Batch(states, logits.shape[-1], logits.device)
         self._batch.prepare()
-        tokens = self._choose(logits, self._batch.table).tolist()
+        tokens = self._backend.sample(logits, self._batch.table).tolist()
         for row, (token, state) in enumerate(zip(tokens, states, strict=True)):
             if token < 0:
-                sound = bool(logits[row].amax().isfinite())
-                raise (ConstraintError if sound else LogitsError)(state.request_id)
+                if not logits[row].amax().isfinite():
+                    raise LogitsError(state.request_id)
+                problem = "allows no id that the model gives any probability"
+                raise ConstraintError(state.request_id, problem)
         samples = _report(logits, tokens, states)
         self._batch.record(tokens)
         return samples

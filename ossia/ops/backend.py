@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ossia.config import ClampedSwiGLU, RoPE, Router, SwiGLU
-from ossia.ops import int8
+from ossia.ops import int8, sampling
 from ossia.ops.attention import causal_attention
 from ossia.ops.int8 import Int8
 from ossia.ops.paged import LayerKV
 from ossia.ops.rope import attention_factor, frequencies
+from ossia.ops.sampling import SamplingTable
 from ossia.ops.values import AttentionSpec, Documents, ExpertWeights, RopeTable, Routing
 from ossia.ops.weight import ExpertsKind, Matrix, MatrixKind, Weight
 
@@ -194,6 +195,10 @@ class Backend:
         out = out.view(*routing.experts.shape, -1).to(wide) * routing.weights[..., None].to(wide)
         out = out.sum(1).to(result)
         return out if residual is None else residual + self.reduce(out)
+
+    def sample(self, logits: Tensor, table: SamplingTable) -> Tensor:
+        """The id that each row (rows, vocab) of logits samples; see `sampling.sample`."""
+        return sampling.sample(logits, table)
 
     def place(self, name: str, weight: Weight) -> Weight:
         """Re-lay a weight when it is loaded, without loss and keeping one copy; `name` is that of

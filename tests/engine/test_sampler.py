@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from ossia.engine import ConstraintError, LogitsError, SamplingParams
-from ossia.engine.sampler import SPARE, Batch, Sampler, SamplerState, split_mix, uniform
-from ossia.ops import sampling
+from ossia.engine.sampler import SPARE, Batch, RandomStream, Sampler, SamplerState, split_mix
+from ossia.ops import REFERENCE, sampling
 from ossia.ops.sampling import PART, adjust
 from tests.engine.constraints import Allows
 
 
 def sample(logits, states):
-    return Sampler().sample(logits, states)
+    return Sampler(REFERENCE).sample(logits, states)
 
 
 def adjusted(logits, states):
@@ -272,9 +272,9 @@ def test_random_numbers_are_those_of_splitmix64():
 
 def test_random_numbers_are_uniform_along_a_stream_and_across_seeds():
     for numbers in (
-        [uniform(7, index) for index in range(20_000)],
-        [uniform(seed, 0) for seed in range(-10_000, 10_000)],
-        [uniform(seed, 3) for seed in range(20_000)],
+        [RandomStream(7).uniform(index) for index in range(20_000)],
+        [RandomStream(seed).uniform(0) for seed in range(-10_000, 10_000)],
+        [RandomStream(seed).uniform(3) for seed in range(20_000)],
     ):
         assert all(0.0 <= number < 1.0 for number in numbers)
         counts = torch.histc(torch.tensor(numbers), 100, 0, 1).tolist()
@@ -289,7 +289,7 @@ def test_penalties_follow_the_output_through_many_steps_and_batches():
     params = {"repetition_penalty": 1.5, "frequency_penalty": 0.3, "logit_bias": {7: 1, 9: -2.5}}
     params = SamplingParams(temperature=1.3, seed=5, **params)
     state, other = SamplerState(0, params, [3, 4, 4]), SamplerState(1, SamplingParams(seed=1), [0])
-    sampler, output = Sampler(), []
+    sampler, output = Sampler(REFERENCE), []
     for step, logits in enumerate(all_logits):
         if step % 50 == 0:
             table = Batch([state], vocab, logits.device).table
@@ -302,7 +302,7 @@ def test_penalties_follow_the_output_through_many_steps_and_batches():
     assert len(set(output)) > SPARE
 
     alone = SamplerState(2, params, [3, 4, 4])
-    assert [Sampler().sample(x[None], [alone])[0].token for x in all_logits] == output
+    assert [Sampler(REFERENCE).sample(x[None], [alone])[0].token for x in all_logits] == output
 
 
 @pytest.mark.parametrize("vocab", [64, 75, 1000])
@@ -315,7 +315,7 @@ def test_a_constraint_leaves_the_ids_it_allows_to_the_request_that_has_it(vocab,
         sampling = SamplingParams(seed=seed, **params)
         free, alone = SamplerState(0, sampling, [0]), SamplerState(1, sampling, [0])
         bound = SamplerState(2, sampling, [0], constraint := Allows(*allowed))
-        together, apart, output = Sampler(), Sampler(), []
+        together, apart, output = Sampler(REFERENCE), Sampler(REFERENCE), []
         for step in range(3):
             other, chosen = together.sample(logits, [free, bound])
             assert other == apart.sample(logits[:1], [alone])[0]
@@ -346,11 +346,26 @@ def test_a_constraint_that_allows_no_id_is_an_error_of_its_request():
     for allowed in ([], [7], [40, 63]):  # none, one without probability, none of the vocabulary
         states = [SamplerState(i + 70, SamplingParams(seed=i), [0]) for i in range(3)]
         states[1].constraint = Allows(allowed)
-        sampler = Sampler()
+        sampler = Sampler(REFERENCE)
         with pytest.raises(ConstraintError, match="constraint of request 71 allows no id") as error:
             sampler.sample(logits, states)
         assert error.value.request_id == 71
         assert [state.drawn for state in states] == [0, 0, 0]  # the others draw the same again
+
+
+@pytest.mark.parametrize("method", ["mask", "accept"])
+def test_a_constraint_that_fails_is_an_error_of_its_request(monkeypatch, method):
+    def broken(self, _):
+        raise KeyError("state 7")
+
+    states = [SamplerState(i + 70, SamplingParams(seed=i), [0]) for i in range(3)]
+    states[1].constraint = Allows([1])
+    sampler, logits = Sampler(REFERENCE), torch.zeros(3, 40)
+    sampler.sample(logits, states)
+    monkeypatch.setattr(Allows, method, broken)
+    with pytest.raises(ConstraintError, match="request 71 failed with KeyError: 'state 7'"):
+        sampler.sample(logits, states)
+    assert [state.drawn for state in states] == [1, 1, 1]
 
 
 def test_logits_that_are_not_numbers_are_no_fault_of_the_constraint():

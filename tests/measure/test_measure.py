@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from ossia import checkpoint
-from ossia.engine import Engine
+from ossia.engine import Engine, Request, TokenOutput
 from ossia.families import PRESETS
 from ossia.measure import memory
 from ossia.measure.model import measure_run, weight_files
 from ossia.measure.random_weights import random_decoder
-from ossia.measure.speed import SHORT_PROMPT, EngineModel, Spread, Workload, measure
+from ossia.measure.speed import SAMPLED, SHORT_PROMPT, EngineModel, Spread, Workload, measure
 from ossia.options import EngineOptions
 
 
@@ -175,11 +175,14 @@ def test_sequences_of_a_batch_are_at_work_together():
     assert len(engine.step()) == 8
 
 
-def test_the_sampled_model_draws_on_the_same_engine():
+def test_the_sampled_model_samples_on_the_same_engine():
     engine = Engine(random_decoder(small("gpt2")), EngineOptions(max_batch=8))
+    prompt = [1] * SHORT_PROMPT
+    (expected,) = engine.generate([Request(prompt, replace(SAMPLED, max_tokens=2))])
     model = EngineModel(engine, max_tokens=10)
     assert model.sampled is not None
-    model.sampled.prefill([[1] * SHORT_PROMPT for _ in range(8)])
-    assert len({output.token for output in engine.step()}) == 1  # one seed for every sequence
+    model.sampled.prefill([prompt])
+    (output,) = engine.step()
+    assert isinstance(output, TokenOutput)
+    assert output.token == expected.tokens[1]
     assert model.sampled.sampler_seconds(3) > 0
-    model.prefill([[1] * SHORT_PROMPT])
