@@ -1,8 +1,7 @@
-"""What a model is: frozen dataclasses that describe an architecture completely and know nothing of
-files or tensors.
+"""The description of an architecture: frozen dataclasses, independent of files and tensors.
 
-A `ModelConfig` is composed, not named: each choice that separates GPT-2 from Qwen3 and gpt-oss is a
-value here, matched once in `ossia.model`. To describe a variant, use `dataclasses.replace`.
+A `ModelConfig` is composed, not named: each difference between GPT-2, Qwen3 and gpt-oss is a value
+here, matched once in `ossia.model`. `dataclasses.replace` makes a variant.
 """
 
 from __future__ import annotations
@@ -20,8 +19,7 @@ class LearnedPositions:
 
 @dataclass(frozen=True)
 class YaRN:
-    """Rotary frequencies interpolated by wavelength so that a model reads `factor` times its
-    original context.
+    """Rotary frequencies interpolated by wavelength, which extends the context by `factor`.
 
     Peng et al. 2023, https://arxiv.org/abs/2309.00071. `beta_fast` and `beta_slow` are rotations
     over the original context: dimensions that turn more often than `beta_fast` keep their
@@ -51,13 +49,13 @@ Position = LearnedPositions | RoPE
 
 @dataclass(frozen=True)
 class LayerNorm:
-    """Mean and variance normalised, with weight and bias (GPT-2)."""
+    """Normalises mean and variance, with weight and bias (GPT-2)."""
 
     eps: float = 1e-5
 
 
 class Rounding(StrEnum):
-    """When an RMSNorm leaves float32: the same formula, different bits in bfloat16."""
+    """When an RMSNorm casts from float32: the same formula, but different bits in bfloat16."""
 
     BEFORE_WEIGHT = "before_weight"  # Qwen3: cast the normalised value, then multiply
     AFTER_WEIGHT = "after_weight"  # gpt-oss: multiply in float32, then cast
@@ -65,7 +63,7 @@ class Rounding(StrEnum):
 
 @dataclass(frozen=True)
 class RMSNorm:
-    """Root mean square normalised, with weight; Zhang & Sennrich 2019,
+    """Normalises the root mean square, with weight; Zhang & Sennrich 2019,
     https://arxiv.org/abs/1910.07467.
     """
 
@@ -81,9 +79,9 @@ class AttentionConfig:
     """Causal attention with `num_heads` query heads in groups that share one of `num_kv_heads` key
     and value heads.
 
-    With a `window`, key j is visible to query i iff 0 <= i - j < window. `sinks` gives each query
-    head a learned logit that takes part in the softmax and whose column is dropped. `qk_norm`
-    normalises each head of q and k before the rotation.
+    With a `window`, key j is visible to query i iff 0 <= i - j < window. `sinks` adds a learned
+    logit per query head to the softmax, whose column is then dropped. `qk_norm` normalises each
+    head of q and k before the rotation.
     """
 
     num_heads: int
@@ -105,7 +103,7 @@ class AttentionConfig:
 
 @dataclass(frozen=True)
 class GELU:
-    """GELU by its tanh approximation: down(gelu(up(x)))."""
+    """down(gelu(up(x))), with the tanh approximation of GELU."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +139,7 @@ class Router(StrEnum):
 
 
 class ExpertFormat(StrEnum):
-    """How expert matrices are held, in memory and on disk."""
+    """How expert matrices are stored, in memory and on disk."""
 
     DENSE = "dense"
     MXFP4 = "mxfp4"
@@ -149,7 +147,7 @@ class ExpertFormat(StrEnum):
 
 @dataclass(frozen=True)
 class MoEConfig:
-    """`num_experts` gated networks, of which a router picks `experts_per_token` for each token."""
+    """`num_experts` gated networks; a router selects `experts_per_token` of them per token."""
 
     num_experts: int
     experts_per_token: int
@@ -168,8 +166,8 @@ class MoEConfig:
 
 
 class Role(StrEnum):
-    """The purpose of a matrix, by which initialization, optimizers, LoRA, quantization and counts
-    choose.
+    """The purpose of a matrix. Initialization, optimizers, LoRA, quantization and counts select
+    matrices by it.
     """
 
     QUERY = "query"
@@ -205,7 +203,7 @@ class LayerConfig:
 
 @dataclass(frozen=True)
 class Dropout:
-    """Probabilities in training; all zero for models trained without."""
+    """Probabilities during training; all zero for models trained without dropout."""
 
     embedding: float = 0.0
     attention: float = 0.0
@@ -214,8 +212,8 @@ class Dropout:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A decoder-only transformer. `len(layers)` is its depth; `context_length` the most positions
-    it was made for.
+    """A decoder-only transformer. `len(layers)` is its depth; `context_length` is the most
+    positions it supports.
     """
 
     vocab_size: int
@@ -253,7 +251,7 @@ class ModelConfig:
 
 
 def expert_formats(config: ModelConfig) -> frozenset[ExpertFormat]:
-    """The formats of a model's experts; empty for one without experts."""
+    """The formats of a model's experts; empty if it has none."""
     return frozenset(
         layer.feedforward.format
         for layer in config.layers

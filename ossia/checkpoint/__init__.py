@@ -1,4 +1,4 @@
-"""Checkpoints on disk: found, read, loaded into a Decoder, and saved as transformers loads them."""
+"""Checkpoints on disk: find, read, load into a Decoder, save for transformers."""
 
 from ossia.checkpoint.find import find, text_files, text_folder
 from ossia.checkpoint.load import load, read_config

@@ -1,4 +1,4 @@
-"""What a checkpoint folder holds, from its config.json and the headers of its files."""
+"""The contents of a checkpoint folder, from its config.json and the headers of its files."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Contents:
 
 
 def read_contents(folder: Path) -> Contents:
-    """Read no weights. Raises OssiaError, naming file and tensor or key, where the tensors do not
-    fit config.json.
+    """The contents, without reading weights. Raises OssiaError, naming file and tensor or key, if
+    the tensors do not fit config.json.
     """
     config = read_config(folder)
     stored = read_tensors(folder)

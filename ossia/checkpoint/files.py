@@ -1,9 +1,9 @@
-"""The tensors of a checkpoint folder, found by reading safetensors headers, checked, and mapped
-from the file, not copied.
+"""The tensors of a checkpoint folder: safetensors headers are read and checked, data is mapped from
+the file, not copied.
 
 The format (https://github.com/huggingface/safetensors#format): 8 bytes of header length, little-
-endian; a JSON header that gives each tensor's dtype, shape and byte offsets; the bytes, without
-holes. Nothing else is ever opened: pickles run code.
+endian; a JSON header that gives each tensor's dtype, shape and byte offsets; the data, without
+gaps. Other formats are never opened, because pickles run code.
 """
 
 from __future__ import annotations
@@ -53,9 +53,7 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file: what its header says, and where its bytes begin (from the start of the
-    file).
-    """
+    """A tensor in a file: its header entry, and the offset of its data in the file."""
 
     name: str
     file: Path
@@ -71,8 +69,8 @@ class StoredTensor:
     def tensor(self) -> Tensor:
         """The tensor as a view of the mapped file, with a storage of its own.
 
-        The mapping is private: what is written to the tensor stays in this process. Bytes that do
-        not lie at a multiple of the item size are copied, as PyTorch assumes aligned data.
+        The mapping is private: writes to the tensor stay in this process. Data that is not aligned
+        to the item size is copied, because PyTorch assumes alignment.
         """
         if not self.nbytes:
             return torch.empty(self.shape, dtype=self.dtype)
@@ -91,7 +89,7 @@ def read_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Every tensor of a checkpoint folder, by name, from headers alone.
 
     Reads model.safetensors, else the shards of model.safetensors.index.json, else any
-    *.safetensors. Raises OssiaError, naming file and tensor, for whatever is missing, truncated,
+    *.safetensors. Raises OssiaError, naming file and tensor, for data that is missing, truncated,
     contradictory or not safetensors.
     """
     found: dict[str, StoredTensor] = {}
@@ -111,8 +109,8 @@ def read_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def read_header(path: Path) -> Iterator[StoredTensor]:
-    """The tensors of one safetensors file in the order of their bytes; none is read. Raises
-    OssiaError as `read_tensors`.
+    """The tensors of one safetensors file in file order, without reading their data. Raises
+    OssiaError as `read_tensors` does.
     """
     buffer = _map(path)
     if len(buffer) < _LENGTH_BYTES:
@@ -135,10 +133,10 @@ def read_header(path: Path) -> Iterator[StoredTensor]:
 
 
 def in_memory(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """The same tensors, their files read into memory of this process: which the system cannot page
-    out as it does idle pages of files, and which lies in huge pages where it has them.
+    """The same tensors with their files copied into process memory, in huge pages if available. The
+    system may drop idle pages of a mapped file, but not these.
 
-    Raises OssiaError for a file that cannot be read, or that there is no memory for.
+    Raises OssiaError if a file cannot be read or does not fit in memory.
     """
     copies = {file: _copy(file) for file in {tensor.file: None for tensor in stored.values()}}
     return {name: replace(tensor, buffer=copies[tensor.file]) for name, tensor in stored.items()}
@@ -153,7 +151,7 @@ def _copy(path: Path) -> mmap.mmap | bytes:
         memory = memoryview(buffer)
 
         def read(start: int) -> None:
-            """One chunk, which may come in parts."""
+            """Read one chunk, possibly in several reads."""
             end = min(start + _CHUNK, size)
             with path.open("rb", buffering=0) as file:
                 file.seek(start)
@@ -215,9 +213,9 @@ def _weight_map(path: Path) -> dict[str, str]:
 
 
 def _map(path: Path) -> mmap.mmap | bytes:
-    """The file's bytes, mapped copy-on-write; mmap refuses an empty file."""
-    # Without this flag Linux refuses to map, privately, a file larger than memory and swap
-    # (Python 3.13 knows its name).
+    """The file's bytes, mapped copy-on-write; b"" for an empty file, which mmap refuses."""
+    # Without this flag Linux refuses private maps of files larger than memory and swap. Python
+    # names it from 3.13 on.
     reserve_none = getattr(mmap, "MAP_NORESERVE", 0)
     try:
         with path.open("rb") as file:
@@ -234,7 +232,7 @@ def _map(path: Path) -> mmap.mmap | bytes:
 
 
 def _entry(path: Path, name: str, entry: Any, start: int, buffer: Any) -> StoredTensor:
-    """One header entry, its types and its size checked."""
+    """A header entry, with types and size checked."""
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         numbers = [*shape, begin, end]
@@ -258,10 +256,8 @@ def _entry(path: Path, name: str, entry: Any, start: int, buffer: Any) -> Stored
 
 
 def _check_offsets(path: Path, tensors: list[StoredTensor], start: int, size: int) -> None:
-    """The tensors, sorted by offset, must follow one another from `start` to the end of the file,
-    `size`.
-    """
-    for tensor in tensors:  # first, as the tensors after such a one would be blamed for its gap
+    """Check that the tensors, sorted by offset, fill the file from `start` to its end at `size`."""
+    for tensor in tensors:  # first, else later tensors get the blame
         if tensor.offset + tensor.nbytes > size:
             raise OssiaError(
                 f"{path} is truncated, or its header is wrong: tensor {tensor.name} ends at byte "

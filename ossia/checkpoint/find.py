@@ -1,4 +1,4 @@
-"""A path or a name on the Hugging Face hub becomes a local checkpoint folder."""
+"""Finds the local checkpoint folder for a path or a name on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from ossia.checkpoint.files import PICKLES
 from ossia.errors import OssiaError
 
-# Models that people call by a bare name, and where the hub keeps them.
+# Common short names of models, and their names on the hub.
 HUB_NAMES = {
     "gpt2": "openai-community/gpt2",
     "gpt2-medium": "openai-community/gpt2-medium",
@@ -27,12 +27,12 @@ HUB_NAMES = {
     "gpt-oss-120b": "openai/gpt-oss-120b",
 }
 
-# Subfolders of hub repositories hold second copies of the weights (original/, metal/, onnx/);
-# pickles are never fetched.
+# Subfolders of hub repositories hold duplicates of the weights (original/, metal/, onnx/). Pickles
+# are never downloaded.
 WANTED = ["*.json", "*.jinja", "*.safetensors", "merges.txt"]
 UNWANTED = ["*/*"]
 
-# What a checkpoint has beside its config and weights.
+# Files of a checkpoint other than its config and weights.
 _TEXT_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
@@ -44,7 +44,7 @@ _TEXT_FILES = (
     "vocab.json",
 )
 
-# What else models come in as one file, by suffix, and what to do about it.
+# Unsupported single-file formats by suffix, and the remedy.
 _PICKLE = "pickles can run code and are never opened: convert it to safetensors"
 FOREIGN = {
     ".gguf": "GGUF is not supported: use the model's safetensors",
@@ -56,12 +56,12 @@ _PATH_LIKE = re.compile(r"[./~\\]|[A-Za-z]:")
 
 
 def find(path_or_hub_name: str | os.PathLike[str]) -> Path:
-    """The folder of a checkpoint: one that exists, or a hub model's, downloaded into its cache
-    unless it lies there.
+    """The folder of a checkpoint: an existing folder, or that of a hub model, downloaded unless it
+    is cached.
 
-    A folder that holds weights only in its `original/` subfolder (gpt-oss's own layout) stands for
-    that subfolder. Whatever is written like a path is never looked up on the hub. Raises OssiaError
-    if there is no such checkpoint.
+    If only the `original/` subfolder (gpt-oss's own layout) holds weights, it is returned. A name
+    that looks like a path is never looked up on the hub. Raises OssiaError if there is no such
+    checkpoint.
     """
     name = os.fspath(path_or_hub_name)
     if not name:
@@ -87,14 +87,14 @@ def find(path_or_hub_name: str | os.PathLike[str]) -> Path:
 
 
 def text_folder(folder: Path) -> Path:
-    """Where the tokenizer lies: gpt-oss's `original/` has its own beside it, not in it."""
+    """The folder of the tokenizer: for gpt-oss's `original/` it is the parent folder."""
     within = folder.name == "original" and not (folder / "tokenizer.json").exists()
     return folder.parent if within else folder
 
 
 def text_files(folder: Path) -> list[Path]:
-    """A checkpoint's tokenizer, chat template and generation defaults, which a model made from it
-    needs too.
+    """A checkpoint's tokenizer, chat template and generation defaults, to be copied with models
+    derived from it.
     """
     where = text_folder(folder)
     return [where / name for name in _TEXT_FILES if (where / name).is_file()]
@@ -106,7 +106,7 @@ def _checkpoint_folder(folder: Path) -> Path:
     def complete(place: Path) -> bool:
         return (place / "config.json").is_file() and any(place.glob("*.safetensors"))
 
-    os.listdir(folder)  # glob is silent about a folder that may not be read
+    os.listdir(folder)  # raises for an unreadable folder, where glob is silent
     original = folder / "original"
     if not complete(folder) and complete(original):
         return original

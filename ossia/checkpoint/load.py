@@ -1,8 +1,7 @@
-"""A checkpoint folder becomes a Decoder: each parameter filled exactly once, each tensor used or
-ignored by name, or an error.
+"""Loads a checkpoint folder into a Decoder. Each parameter is filled exactly once, and each tensor
+is used or ignored by name; anything else is an error.
 
-Nothing is copied that need not be: on the CPU, tensors of the right dtype stay views of the mapped
-files.
+Copies are avoided: on the CPU, tensors of the right dtype stay views of the mapped files.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ _log = logging.getLogger(__name__)
 def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
     """The architecture that a checkpoint folder's config.json describes.
 
-    Where config.json names no dtype, it is that of most of the stored weights. Raises OssiaError
-    naming file and key.
+    If config.json does not name a dtype, it is that of most stored weights. Raises OssiaError that
+    names file and key.
     """
     path = Path(folder) / CONFIG_FILE
     data = read_json(path)
@@ -60,20 +59,20 @@ def load(
     expert_memory: int | str | None = None,
     dense: str | None = None,
 ) -> Decoder:
-    """The model in a checkpoint folder, in eval mode, no parameter requiring a gradient.
+    """The model in a checkpoint folder, in eval mode; its parameters require no gradient.
 
-    dtype: of the dense weights ("float32", "bfloat16", "float16"); by default the checkpoint's own.
+    dtype: of the dense weights ("float32", "bfloat16", "float16"); default: the checkpoint's.
     Packed experts stay packed.
     device: "auto" takes cuda, then mps, then cpu, and logs its choice.
-    load: on the CPU, "map" leaves the weights in the mapped files, whose pages the system keeps or
-    drops as it sees fit; "copy" reads them all into memory, where they stay.
-    expert_memory: bytes, or "12GiB", of packed experts to hold in memory, the others being read
-    from disk when tokens need them; "all" maps all of them. None maps them if the checkpoint fits
-    into the memory that is free, and otherwise holds as many as do; it logs which.
-    dense: "int8" quantizes the dense matrices as they are loaded (`Decoder.to_int8`), which changes
-    the numbers a little; such a model cannot be saved.
-    Raises OssiaError, in one line that names file and tensor or key, for a checkpoint that is not
-    whole or does not fit its config.json.
+    load: on the CPU, "map" leaves the weights in the mapped files, whose pages the system may drop;
+    "copy" reads all of them into memory.
+    expert_memory: bytes, or a size such as "12GiB", of packed experts to keep in memory; the others
+    are read from disk on demand. "all" maps all experts. None maps them if the checkpoint fits into
+    free memory, and otherwise keeps as many as fit; the choice is logged.
+    dense: "int8" quantizes the dense matrices at load (`Decoder.to_int8`), which changes the
+    numbers slightly. Such a model cannot be saved.
+    Raises OssiaError, in one line that names file and tensor or key, if the checkpoint is
+    incomplete or does not fit its config.json.
     """
     folder = Path(folder)
     if dense not in (None, "int8"):
@@ -93,11 +92,11 @@ def load(
     if load == "copy" and target.type == "cpu":
         if plan is not None:
             raise OssiaError(
-                "load copy holds every weight in memory, and not all are to be: use map"
+                "load copy needs all weights in memory, but some experts stay on disk: use load map"
             )
         stored = in_memory(stored)
     for row in layout.rows:
-        if row.ours.endswith(".scales") and plan is None:  # otherwise when they are read
+        if row.ours.endswith(".scales") and plan is None:  # otherwise they are checked when read
             _check_scales(stored[row.theirs])
     empty = decoder.state_dict()
     dtypes = parameter_dtypes(empty, DENSE_DTYPES[config.dtype])
@@ -117,15 +116,15 @@ def load(
             decoder.to_int8()
         except ValueError as error:
             raise OssiaError(f"{folder}: {error}") from error
-        _log.info("dense weights: int8, quantized as they were loaded")
+        _log.info("dense weights: int8, quantized at load")
     return decoder
 
 
 def choose_layout(
     layouts: tuple[Layout, ...], stored: Mapping[str, StoredTensor], folder: Path
 ) -> Layout:
-    """The layout whose names are those stored. Raises OssiaError that names what the nearest one
-    misses or has too much.
+    """The layout whose names match the stored ones. Raises OssiaError that names the missing and
+    unknown tensors of the closest layout.
     """
 
     def names(layout: Layout) -> list[str]:
@@ -153,7 +152,7 @@ def choose_layout(
 def without_weights(
     config: ModelConfig, folder: Path, backend: ops.Backend = ops.REFERENCE
 ) -> Decoder:
-    """The Decoder on the meta device. Raises OssiaError for sizes that no tensor can have."""
+    """The Decoder on the meta device. Raises OssiaError if its tensors would be too large."""
     try:
         with torch.device("meta"):
             return Decoder(config, backend)
@@ -199,14 +198,14 @@ def _choose_device(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # an assertion if torch was built without it
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without it
         reason = str(error).partition("\n")[0]
         raise OssiaError(f"device {str(name)!r} cannot be used: {reason}") from error
     return device
 
 
 def check_headers(decoder: Decoder, layout: Layout, stored: Mapping[str, StoredTensor]) -> None:
-    """Raises OssiaError for a tensor of another shape or kind than its parameters; reads none."""
+    """Raise OssiaError for a tensor whose shape or dtype differs from its parameters'."""
     empty = decoder.state_dict()
     dtypes = parameter_dtypes(empty, DENSE_DTYPES[decoder.config.dtype])
     ours = {name: tuple(tensor.shape) for name, tensor in empty.items()}
@@ -225,7 +224,7 @@ def check_headers(decoder: Decoder, layout: Layout, stored: Mapping[str, StoredT
                 f"{tensor.file}: tensor {name} has the dtype {_short(tensor.dtype)}, "
                 f"expected {' or '.join(map(_short, allowed))}"
             )
-    regions.check_complete(layout.rows, ours, theirs)  # last: its cost grows with the sizes
+    regions.check_complete(layout.rows, ours, theirs)  # last, because its cost grows with the sizes
 
 
 def _check_scales(stored: StoredTensor) -> None:
@@ -241,7 +240,7 @@ def _check_scales(stored: StoredTensor) -> None:
 def _packed_layers(
     stored: Mapping[str, StoredTensor], layout: Layout
 ) -> dict[int, list[StoredStack]]:
-    """By layer, the tensors that are whole stacks of packed matrices."""
+    """By layer, the tensors that are complete stacks of packed matrices."""
     whole = {row.ours: stored[row.theirs] for row in layout.rows if not row.their_index}
     layers: dict[int, list[StoredStack]] = {}
     for name in whole:
@@ -266,9 +265,7 @@ def _assemble(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    """One parameter: a view of the file where one region is all of it, else filled region by
-    region.
-    """
+    """One parameter: a view of the file if it is a single region, else filled region by region."""
 
     def region(row: Row) -> Tensor:
         theirs = stored[row.theirs].tensor()

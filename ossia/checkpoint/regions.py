@@ -1,5 +1,5 @@
-"""The geometry of a layout's rows: which shape each tensor on disk has, and that every element is
-mapped exactly once.
+"""The geometry of a layout's rows: the shapes of tensors on disk, and the check that every element
+is mapped exactly once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def grouped(rows: Iterable[Row], key: str) -> dict[str, list[Row]]:
 
 
 def region_shape(shape: Shape, index: Index) -> Shape:
-    """The shape of `tensor[index]`, without a tensor."""
+    """The shape of `tensor[index]` for a tensor of this shape."""
     sliced = [
         len(range(size)[entry])
         for size, entry in zip(shape, index, strict=False)
@@ -46,8 +46,8 @@ def stored_shapes(rows: Iterable[Row], shapes: Mapping[str, Shape]) -> dict[str,
 def check_complete(
     rows: Iterable[Row], ours: Mapping[str, Shape], theirs: Mapping[str, Shape]
 ) -> None:
-    """Asserts that rows map each element of ours, and each of theirs, exactly once: a family's
-    table is wrong otherwise.
+    """Assert that rows map each element of ours and of theirs exactly once; a failure is a bug in
+    the family's table.
     """
     rows = tuple(rows)
     by_ours = grouped(rows, "ours")
@@ -62,7 +62,7 @@ def check_complete(
 
 
 def _extents(row: Row, region: Shape) -> Shape:
-    """The least shape on disk in which a row finds a region of this shape."""
+    """The smallest shape on disk that contains a row's region of this shape."""
     remaining = list(region)
     extents = []
     for entry in row.their_index:

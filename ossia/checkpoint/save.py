@@ -1,5 +1,5 @@
-"""A Decoder becomes a Hugging Face checkpoint folder: the rows that load it, run backwards, so
-nothing can be forgotten.
+"""Saves a Decoder as a Hugging Face checkpoint folder: by the rows that load it, applied in
+reverse, so that nothing can be omitted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ossia.ops.mxfp4 import MXFP4
 from ossia.ops.weight import ExpertsKind, Matrix, MatrixKind, dense, tensors_of
 from ossia.system.files import replacing, write_file
 
-# What an earlier save left in the folder, and a new one replaces.
+# Files of an earlier save, which a new one replaces.
 _OURS = re.compile(
     rf"{re.escape(CONFIG_FILE)}|{re.escape(INDEX_FILE)}|model(-\d+-of-\d+)?\.safetensors"
 )
@@ -49,16 +49,16 @@ def save(
     extra_files: Iterable[str | os.PathLike[str]] = (),
 ) -> dict[str, float]:
     """Write config.json and the weights, in shards of at most `max_shard_bytes` (a larger tensor
-    has one to itself). Low-rank updates are merged into their matrices. Returns the relative error
-    (root mean square) of each stack of experts that was packed, by module name.
+    gets a shard of its own). Low-rank updates are merged into their matrices. Returns the relative
+    error (root mean square) of each stack of experts that was packed, by module name.
 
-    experts: "mxfp4" quantizes the experts, "dense" unpacks them, None keeps them as they are;
-    config.json says which. dtype: of the dense weights, by default the one that holds all of them.
-    Experts are quantized from the weights as they are, not from their rounding to `dtype`.
-    extra_files are copied beside the weights (a tokenizer, say), and what else an existing folder
-    holds stays in it. The folder is replaced at once, when all is on the disk: a crash leaves the
-    old one whole. It may be the very folder that the decoder was loaded from. Raises OssiaError if
-    the model cannot be expressed or the folder not written.
+    experts: "mxfp4" quantizes the experts, "dense" unpacks them, None keeps their format;
+    config.json records it. dtype: of the dense weights; by default the smallest that represents all
+    of them. Experts are quantized from the unrounded weights, not from their rounding to `dtype`.
+    extra_files (a tokenizer, for example) are copied beside the weights, and other files of an
+    existing folder are kept. The folder is replaced atomically, once everything is on disk, so a
+    crash leaves the old one intact. It may be the folder that the decoder was loaded from. Raises
+    OssiaError if no family can express the model or the folder cannot be written.
     """
     folder = Path(folder)
     if decoder.is_int8:
@@ -102,18 +102,18 @@ class _Tensor:
 
 
 class _Weights:
-    """The decoder's weights on the CPU, in the dtype to save; experts packed or unpacked one at a
-    time, when they are read.
+    """The decoder's weights on the CPU, in the dtype to save. Experts are packed or unpacked one at
+    a time, when they are read.
     """
 
     def __init__(self, decoder: Decoder, dtypes: Mapping[str, torch.dtype]) -> None:
         self.matrices, self.others = _parts(decoder)
         self.dtypes = dtypes
-        self._scales: dict[tuple[str, int], Tensor] = {}  # made with the blocks, written after them
-        self._lost: dict[str, tuple[float, float]] = {}  # squares of what packing lost, of all
+        self._scales: dict[tuple[str, int], Tensor] = {}  # computed with the blocks, written later
+        self._lost: dict[str, tuple[float, float]] = {}  # sums of squares: error, weights
 
     def check(self, target: Decoder) -> None:
-        """Raises OssiaError unless the weights are those that the config to save describes."""
+        """Raise OssiaError unless the weights match the config to save."""
         matrices, others = _parts(target)
         described = {**{f"{n}.weight": m.shape for n, m in matrices.items()}, **_shapes(others)}
         own = {**{f"{n}.weight": m.shape for n, m in self.matrices.items()}, **_shapes(self.others)}
@@ -130,13 +130,13 @@ class _Weights:
                 )
 
     def read(self, name: str, index: tuple[int | slice, ...] = ()) -> Tensor:
-        """A region of a parameter of the saved model; where experts change their format, `index`
+        """A region of a parameter of the saved model. If experts change their format, `index`
         begins with the expert.
         """
         return self._region(name, index).detach().to(device="cpu", dtype=self.dtypes[name])
 
     def errors(self) -> dict[str, float]:
-        """Of each stack that was packed, the relative error."""
+        """The relative error of each stack that was packed."""
         return {
             name: math.sqrt(lost / total) if total else 0.0
             for name, (lost, total) in self._lost.items()
@@ -196,7 +196,7 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 
 
 def _saved_config(decoder: Decoder, experts: str | None, dtype: torch.dtype | None) -> ModelConfig:
-    """The config that describes what is written: the experts' format as asked for, and a dtype."""
+    """The config to write, with the requested format of experts and the dtype."""
     config = decoder.config
     if dtype is None:
         floats = {t.dtype for t in decoder.state_dict().values() if t.is_floating_point()}
@@ -220,7 +220,7 @@ def _saved_config(decoder: Decoder, experts: str | None, dtype: torch.dtype | No
 def _tensors(
     config: ModelConfig, empty: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]
 ) -> list[_Tensor]:
-    """What to write, in the order of the layout that the family's checkpoints are saved in."""
+    """The tensors to write, in the order of the family's first layout."""
     rows = families.layouts(config)[0].rows
     ours = {name: tuple(tensor.shape) for name, tensor in empty.items()}
     theirs = regions.stored_shapes(rows, ours)
@@ -232,7 +232,7 @@ def _tensors(
 
 
 def _shards(tensors: list[_Tensor], limit: int) -> list[list[_Tensor]]:
-    """Tensors in order, as many to a shard as fit."""
+    """Tensors in order, as many per shard as fit."""
     if limit < 1:
         raise OssiaError(f"max_shard_bytes must be at least 1, not {limit}")
     shards: list[list[_Tensor]] = [[]]
@@ -260,8 +260,8 @@ def _index(names: list[str], shards: list[list[_Tensor]]) -> dict[str, object]:
 
 
 def _file_bytes(tensors: list[_Tensor], source: _Weights) -> Iterator[bytes | memoryview]:
-    """A safetensors file, piece by piece. Wide items come first, which aligns every tensor without
-    holes.
+    """A safetensors file, piece by piece. Wide dtypes come first, which aligns every tensor without
+    gaps.
     """
     tensors = sorted(tensors, key=lambda tensor: -tensor.dtype.itemsize)
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
@@ -287,7 +287,7 @@ def _file_bytes(tensors: list[_Tensor], source: _Weights) -> Iterator[bytes | me
 
 
 def _pieces(tensor: _Tensor, source: _Weights) -> Iterator[Tensor]:
-    """The tensor's contiguous parts in order: one for each expert of a stack, otherwise one."""
+    """The tensor's contiguous parts in order: one per expert of a stack, otherwise one."""
     row = tensor.rows[0]
     if len(tensor.rows) == 1 and not row.their_index and not row.our_index:
         stacked = len(tensor.shape) > 2

@@ -1,4 +1,4 @@
-"""The registry: config.json <-> `ModelConfig`, presets, and where each weight lies on disk."""
+"""The registry: config.json <-> `ModelConfig`, presets, and the location of weights on disk."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ PRESETS: dict[str, ModelConfig] = {**gpt2.PRESETS, **qwen3.PRESETS, **gpt_oss.PR
 
 
 def from_hf(data: dict[str, Any], source: str) -> ModelConfig:
-    """The architecture that a parsed config.json describes, also that of gpt-oss's `original/`.
+    """The architecture that a parsed config.json describes; gpt-oss's `original/` is accepted too.
 
     `source` is the file's name for error messages. Raises `OssiaError`, naming file and key, for a
-    key that is unknown, missing, of the wrong type, or contradicts another, and for what is not
-    supported.
+    key that is unknown, missing, unsupported, of the wrong type, or contradicts another.
     """
     if not isinstance(data, dict):
         raise OssiaError(f"{source}: must hold a JSON object, not {type(data).__name__}")
@@ -49,13 +48,13 @@ def from_hf(data: dict[str, Any], source: str) -> ModelConfig:
 def to_hf(config: ModelConfig) -> dict[str, Any]:
     """The config.json that transformers loads; `from_hf` reads back the same config.
 
-    Raises `OssiaError` that names, family by family, the first field it has no words for.
+    Raises `OssiaError` that names, for each family, the first field that it cannot express.
     """
     return _family_of(config).to_hf(config)
 
 
 def layouts(config: ModelConfig) -> tuple[Layout, ...]:
-    """All ways in which such checkpoints lie on disk, the one that `save` writes first.
+    """All layouts in which such checkpoints are stored; the first is the one that `save` writes.
 
     Raises `OssiaError` as `to_hf` does.
     """
@@ -74,7 +73,7 @@ def _family_of(config: ModelConfig) -> Any:
 
 
 def _obstacle(family: Any, config: ModelConfig) -> str | None:
-    """The first thing of `config` that is lost on the way to the family and back, or None."""
+    """The first field of `config` that a round trip through the family loses, or None."""
     try:
         returned = family.from_hf(family.to_hf(config), "config.json")
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""GPT-2 (Radford et al. 2019): presets, config.json, and where its weights lie in a checkpoint."""
+"""GPT-2 (Radford et al. 2019): presets, config.json, and the names of weights in checkpoints."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ IGNORED = (
     "summary_proj_to_labels",
     "summary_type",
     "summary_use_proj",
-    # Remains of the first conversions from TensorFlow.
+    # Left over from the first conversions from TensorFlow.
     "n_special",
     "predict_special_tokens",
     "output_past",
@@ -127,7 +127,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 def layouts(config: ModelConfig) -> tuple[Layout, ...]:
-    """Names as `GPT2LMHeadModel` saves them; and as the hub's checkpoints have them, unprefixed."""
+    """Names as saved by `GPT2LMHeadModel`, and without a prefix as in the hub's checkpoints."""
     return (
         _layout("GPT-2, transformer. prefix", "transformer.", config),
         _layout("GPT-2, no prefix", "", config),

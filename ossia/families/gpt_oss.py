@@ -103,7 +103,7 @@ def from_hf(data: dict[str, Any], source: str) -> ModelConfig:
         raise keys.error("sliding_window", "is missing, but some layers are sliding")
     context_length = keys.integer("max_position_embeddings", maximum=MAX_CONTEXT)
     if keys.nested("rope_parameters", "rope_scaling") is None:
-        # Versions of transformers differ over what its absence means: plain RoPE, or YaRN by 32.
+        # If it is absent, transformers uses plain RoPE or YaRN by 32, depending on the version.
         raise OssiaError(f"{source}: missing key 'rope_scaling' or 'rope_parameters'")
     position = llama.read_rope(keys, context_length)
     original = keys.integer("initial_context_length", default=None)
@@ -147,12 +147,12 @@ def _read_moe(keys: Keys, packed: bool) -> MoEConfig:
 
 
 def is_original(data: dict[str, Any]) -> bool:
-    """Whether this is the config.json that lies in `original/`, which names no model type."""
+    """Whether this is the config.json of `original/`, which does not name a model type."""
     return "model_type" not in data and {"rope_ntk_alpha", "rope_ntk_beta"} <= data.keys()
 
 
 def from_original(data: dict[str, Any], source: str) -> ModelConfig:
-    """The config of `original/`: fewer keys, the rest are the reference implementation's constants.
+    """The config of `original/`: some keys, and constants of the reference implementation.
 
     Source: gpt_oss/torch/model.py in https://github.com/openai/gpt-oss.
     """
@@ -192,7 +192,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
         **rope,
         "rms_norm_eps": config.norm.eps,
         "layer_types": llama.layer_types(config),
-        # transformers builds a sliding mask even where no layer slides, so there must be a number.
+        # transformers builds a sliding mask even if no layer slides, so it requires a number.
         "sliding_window": llama.first_window(config) or config.context_length,
         "intermediate_size": moe.intermediate_size,
         "num_local_experts": moe.num_experts,
@@ -215,7 +215,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 def layouts(config: ModelConfig) -> tuple[Layout, ...]:
-    """Packed experts lie as on the hub or in `original/`; dense ones as transformers saves them."""
+    """Packed experts as on the hub or in `original/`; dense experts as saved by transformers."""
     ignored = llama.ignored_names(config)
     moe = expect(config.layers[0].feedforward, MoEConfig, "layers[0].feedforward")
     if moe.format is ExpertFormat.DENSE:
@@ -223,7 +223,7 @@ def layouts(config: ModelConfig) -> tuple[Layout, ...]:
         return (Layout("gpt-oss, dense experts", rows, ignored),)
     rows = (*llama.backbone_rows(config), *_feedforward_rows(config, _packed_expert_rows))
     hub = Layout("gpt-oss, MXFP4 experts", rows, ignored)
-    if config.tied_embeddings:  # original/ has no way to say so
+    if config.tied_embeddings:  # original/ cannot express this
         return (hub,)
     return hub, Layout("gpt-oss, original", tuple(_original_rows(config)))
 
@@ -244,7 +244,7 @@ def _packed_expert_rows(theirs: str, ours: str) -> Iterator[Row]:
 
 
 def _dense_expert_rows(theirs: str, ours: str) -> Iterator[Row]:
-    """(experts, in, out): transposed against the packed form."""
+    """(experts, in, out): the transpose of the packed form."""
     yield Row(theirs, f"{ours}.weight", transpose=True)
 
 
@@ -266,7 +266,7 @@ def _original_rows(config: ModelConfig) -> Iterator[Row]:
 
 
 def _original_attention_rows(theirs: str, ours: str, attention: AttentionConfig) -> Iterator[Row]:
-    """One matrix qkv, whose rows are all of q, then all of k, then all of v."""
+    """One matrix qkv: all rows of q, then of k, then of v."""
     q, kv = attention.num_heads * attention.head_dim, attention.num_kv_heads * attention.head_dim
     bounds = {"q": (0, q), "k": (q, q + kv), "v": (q + kv, q + 2 * kv)}
     for kind in ("weight", "bias") if attention.bias else ("weight",):

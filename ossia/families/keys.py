@@ -1,4 +1,4 @@
-"""Reads config.json so that each key is used, deliberately ignored, or an error that names it."""
+"""Reads config.json so that each key is used, ignored on purpose, or refused by name."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from ossia.errors import OssiaError
 _Part = TypeVar("_Part")
 
 REQUIRED: Any = object()
-"""The default of a key that must be there."""
+"""The default of a required key."""
 
-# Far beyond every model, and small enough that a file with a wrong digit is told before it takes
-# all memory or time.
+# Far above any real model, yet small enough to refuse a file with a wrong digit before it exhausts
+# memory or time.
 MAX_SIZE = 2**31 - 1
 MAX_CONTEXT = 2**27
 MAX_REPEATS = 10_000  # layers, or experts in one
 
 GENERIC_IGNORED = (
-    # Bookkeeping of the program that wrote the file.
+    # Metadata of the program that wrote the file.
     "transformers_version",
     "_name_or_path",
     "_commit_hash",
     "unsloth_fixed",
     "unsloth_version",
-    # How transformers should run a model, never what it computes.
+    # How transformers runs a model, without effect on the result.
     "use_cache",
     "return_dict",
     "output_hidden_states",
@@ -50,12 +50,12 @@ GENERIC_IGNORED = (
     "problem_type",
     "finetuning_task",
     "task_specific_params",
-    # Tokenizer hints; the tokenizer's own files decide.
+    # Tokenizer hints; the tokenizer's own files take precedence.
     "tokenizer_class",
     "prefix",
     "sep_token_id",
     "decoder_start_token_id",
-    # Generation defaults of old files; generation_config.json is their place now.
+    # Generation defaults of old files, now in generation_config.json.
     "max_length",
     "min_length",
     "do_sample",
@@ -82,10 +82,10 @@ GENERIC_IGNORED = (
     "suppress_tokens",
     "begin_suppress_tokens",
 )
-"""Keys that transformers may write for any model and that change nothing here."""
+"""Keys that transformers may write for any model and that have no effect here."""
 
 _GENERIC_FIXED: dict[str, Any] = {
-    # These change the architecture into one that no family here has.
+    # These change the architecture in ways that no family here supports.
     "is_encoder_decoder": False,
     "is_decoder": False,
     "add_cross_attention": False,
@@ -97,16 +97,16 @@ _GENERIC_FIXED: dict[str, Any] = {
 
 
 def show(value: Any) -> str:
-    """A value as it stands in the file."""
+    """A value as written in the file."""
     return json.dumps(value, default=str)
 
 
 class Keys:
-    """A reader of one JSON object that remembers which keys were asked for.
+    """A reader of one JSON object that records which keys were read.
 
-    Each getter takes a name and its synonyms, which must agree where several are present. A key
-    that is null counts as absent. All errors are `OssiaError`s that start with `source` and name
-    the key, with `prefix` before it for a nested object.
+    Each getter takes a name and its synonyms, which must agree if several are present. A null
+    value counts as absent. All errors are `OssiaError`s that start with `source` and name the key,
+    preceded by `prefix` for a nested object.
     """
 
     def __init__(self, data: dict[str, Any], source: str, prefix: str = "") -> None:
@@ -153,19 +153,19 @@ class Keys:
         return self._take(names, list, "a list", default)[1]
 
     def nested(self, *names: str) -> Keys | None:
-        """The reader of a nested object, or None where it is absent."""
+        """The reader of a nested object, or None if it is absent."""
         name, value = self._take(names, dict, "an object", None)
         return None if value is None else Keys(value, self.source, f"{self.prefix}{name}.")
 
     def only(self, name: str, value: Any) -> None:
-        """The key may be absent or have just this value; nothing here would honour another."""
+        """Require the key to be absent or to have this value, the only one supported here."""
         self._used.add(name)
         given = self.data.get(name)
         if given is not None and given != value:
             raise self.error(name, f"is {show(given)}; only {show(value)} is supported")
 
     def finish(self, ignored: Iterable[str] = ()) -> None:
-        """Refuse every key that was neither asked for nor is in `ignored`."""
+        """Refuse every key that was neither read nor is in `ignored`."""
         unknown = sorted(self.data.keys() - self._used - set(ignored))
         if unknown:
             names = ", ".join(f"'{self.prefix}{name}'" for name in unknown)
@@ -192,9 +192,9 @@ class Keys:
 
 
 def read_generic(keys: Keys, architectures: tuple[str, ...], dtype: str, tied: bool) -> dict:
-    """The `ModelConfig` fields that all families write alike; `dtype` and `tied` are defaults.
+    """The `ModelConfig` fields whose keys all families share; `dtype` and `tied` are defaults.
 
-    Also refuses what no family has: other heads than language modelling, encoders, pruned heads.
+    Refuses what no family supports: encoders, pruned heads, and other heads than language models'.
     """
     for name, value in _GENERIC_FIXED.items():
         keys.only(name, value)
@@ -228,14 +228,14 @@ def _end_ids(keys: Keys) -> tuple[int, ...]:
 
 
 def write_generic(config: ModelConfig, architecture: str, model_type: str) -> dict[str, Any]:
-    """What `read_generic` reads, with the keys that let transformers choose the class."""
+    """The keys that `read_generic` reads, and those by which transformers selects the class."""
     ends = config.eos_ids
     return {
         "architectures": [architecture],
         "model_type": model_type,
         "vocab_size": config.vocab_size,
         "tie_word_embeddings": config.tied_embeddings,
-        # The older of its two names, which every version of transformers and all others read.
+        # The older of its two names: every version of transformers and all other programs read it.
         "torch_dtype": config.dtype,
         "initializer_range": config.init_std,
         "bos_token_id": config.bos_id,
@@ -245,7 +245,7 @@ def write_generic(config: ModelConfig, architecture: str, model_type: str) -> di
 
 
 def read_quantization(keys: Keys, supported: tuple[str, ...] = ()) -> str | None:
-    """The `quant_method`, None if not quantized; a method not `supported` is refused by name."""
+    """The `quant_method`, None if not quantized; other methods than `supported` are refused."""
     quantization = keys.nested("quantization_config")
     if quantization is None:
         return None
@@ -256,14 +256,14 @@ def read_quantization(keys: Keys, supported: tuple[str, ...] = ()) -> str | None
             f"is '{method}', which is not supported for this model; "
             f"use its checkpoint in {' or '.join((*supported, 'bfloat16'))}",
         )
-    # modules_to_not_convert restates which tensors are packed, as their own names do; dequantize
+    # modules_to_not_convert repeats which tensors are packed, as their names also show; dequantize
     # tells transformers what to do after reading.
     quantization.finish(ignored=("modules_to_not_convert", "dequantize"))
     return method
 
 
 def expect(part: object, kind: type[_Part], path: str) -> _Part:
-    """`part`, if of the type that a family has keys for; else an `OssiaError` that says so."""
+    """`part` if it has the type that the family's keys express. Raises `OssiaError` otherwise."""
     if not isinstance(part, kind):
         raise OssiaError(f"{path} is {type(part).__name__}, not {kind.__name__}")
     return part

@@ -22,7 +22,7 @@ def read_sizes(keys: Keys) -> tuple[int, int]:
 
 
 def extended_context(keys: Keys, name: str, yarn: YaRN) -> int:
-    """The context that YaRN stretches to by the factor that the key `name` holds."""
+    """The context that YaRN extends to, by the factor in the key `name`."""
     context = yarn.factor * yarn.original_context
     if context > MAX_CONTEXT:
         raise keys.error(
@@ -34,8 +34,7 @@ def extended_context(keys: Keys, name: str, yarn: YaRN) -> int:
 def read_rope(keys: Keys, context_length: int) -> RoPE:
     """Rotary positions: `rope_theta`, `rope_scaling`, or transformers 5's `rope_parameters`.
 
-    `context_length` is max_position_embeddings, the original context of a YaRN that does not say
-    its own.
+    `context_length` is max_position_embeddings, the default of YaRN's original context.
     """
     keys.only("partial_rotary_factor", 1.0)
     scaling = keys.nested("rope_parameters", "rope_scaling") or Keys({}, keys.source)
@@ -66,7 +65,7 @@ def _read_yarn(scaling: Keys, context_length: int) -> YaRN:
         beta_slow=scaling.number("beta_slow", default=1.0, minimum=MIN_BETA),
         truncate=scaling.boolean("truncate", default=True),
     )
-    # The paper's temperature follows from the factor; a file may state it, but not change it.
+    # The paper derives the temperature from the factor; a file may repeat it, but not change it.
     expected = 0.1 * math.log(yarn.factor) + 1.0
     given = scaling.number("attention_factor", default=expected)
     if not math.isclose(given, expected, rel_tol=1e-6):
@@ -77,7 +76,7 @@ def _read_yarn(scaling: Keys, context_length: int) -> YaRN:
 
 
 def write_rope(config: ModelConfig) -> dict[str, Any]:
-    """The older form, two keys: every version of transformers and every other program reads it."""
+    """The older form, two keys, which every version of transformers and all programs read."""
     rope = expect(config.position, RoPE, "position")
     scaling = rope.yarn and {
         "rope_type": "yarn",
@@ -91,7 +90,7 @@ def write_rope(config: ModelConfig) -> dict[str, Any]:
 
 
 def read_layer_types(keys: Keys, num_layers: int) -> list[str] | None:
-    """SLIDING or FULL for each layer, or None where the file leaves it to the family's rule."""
+    """SLIDING or FULL for each layer, or None if the file relies on the family's rule."""
     kinds = keys.items("layer_types", default=None)
     if kinds is None:
         return None
@@ -113,7 +112,7 @@ def layer_types(config: ModelConfig) -> list[str]:
 
 
 def first_window(config: ModelConfig) -> int | None:
-    """The window of the first sliding layer: the only one that a config.json has a word for."""
+    """The window of the first sliding layer; config.json can express only one."""
     return next((layer.attention.window for layer in config.layers if layer.attention.window), None)
 
 
@@ -176,7 +175,7 @@ def backbone_rows(config: ModelConfig) -> Iterator[Row]:
 
 
 def attention_names(attention: AttentionConfig) -> Sequence[str]:
-    """Our names of one attention's parameters, without the layer's."""
+    """Our names of an attention module's parameters, without the layer prefix."""
     kinds = ("weight", "bias") if attention.bias else ("weight",)
     names = [f"{part}.{kind}" for part in "qkvo" for kind in kinds]
     if attention.qk_norm:
@@ -187,5 +186,5 @@ def attention_names(attention: AttentionConfig) -> Sequence[str]:
 
 
 def ignored_names(config: ModelConfig) -> tuple[str, ...]:
-    """A tied model's file may repeat the embedding as lm_head, as the hub's Qwen3-0.6B does."""
+    """A tied model's file may repeat the embedding as lm_head, like the hub's Qwen3-0.6B."""
     return (r"lm_head\.weight",) if config.tied_embeddings else ()

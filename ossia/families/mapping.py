@@ -1,4 +1,4 @@
-"""Rows: this region of a tensor of theirs is that region of one of ours, to load and to save."""
+"""Rows that map a region of a checkpoint's tensor to a region of our parameter, both ways."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ Index = tuple[int | slice, ...]
 
 @dataclass(frozen=True)
 class Row:
-    """`theirs[their_index] == ours[our_index]`, theirs with its last two dimensions swapped first
-    if `transpose`.
+    """`theirs[their_index] == ours[our_index]`; if `transpose`, the last two dimensions of theirs
+    are swapped first.
 
-    An empty index is the whole tensor, which a loader can take as a view of the file. Several rows
-    may share a name: a fused qkv is three regions of one of theirs, a stack of experts many regions
-    of one of ours.
+    An empty index is the whole tensor, which a loader can use as a view of the file. Several rows
+    may share a name: a fused qkv is three regions of one of their tensors, a stack of experts many
+    regions of one of our parameters.
     """
 
     theirs: str
@@ -26,8 +26,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which a family's checkpoints lie on disk: all rows, and the names to ignore
-    (regular expressions).
+    """One way in which a family's checkpoints are stored: all rows, and regular expressions for the
+    names to ignore.
     """
 
     name: str

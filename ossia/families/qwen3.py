@@ -49,7 +49,7 @@ def _preset(
     feedforward: MLPConfig | MoEConfig,
     tied: bool = False,
 ) -> ModelConfig:
-    """heads: of queries, and of keys and values."""
+    """heads: query heads, and key and value heads."""
     attention = AttentionConfig(*heads, head_dim=128, qk_norm=True)
     return ModelConfig(
         vocab_size=151936,
@@ -110,7 +110,7 @@ def from_hf(data: dict[str, Any], source: str) -> ModelConfig:
     context_length = keys.integer("max_position_embeddings", maximum=MAX_CONTEXT)
     position = llama.read_rope(keys, context_length)
     if position.yarn:
-        # The model cards add YaRN to config.json and leave max_position_embeddings as it was.
+        # The model cards add YaRN to config.json and leave max_position_embeddings unchanged.
         name = "rope_scaling.factor" if keys.data.get("rope_scaling") else "rope_parameters.factor"
         extended = llama.extended_context(keys, name, position.yarn)
         context_length = max(context_length, extended)
@@ -133,8 +133,8 @@ def from_hf(data: dict[str, Any], source: str) -> ModelConfig:
 def _read_windows(keys: Keys, num_layers: int, moe: bool) -> list[int | None]:
     """The window of each layer.
 
-    A dense model slides from layer `max_window_layers` on unless `layer_types` says otherwise;
-    transformers slides either all or none of a mixture's layers.
+    A dense model uses the window from layer `max_window_layers` on unless `layer_types` overrides
+    it; in a mixture, transformers uses it in all layers or in none.
     """
     sliding = keys.boolean("use_sliding_window", default=False)
     window = keys.integer("sliding_window", default=None)
@@ -215,7 +215,7 @@ def _write_moe(config: ModelConfig) -> dict[str, Any]:
     networks = [layer.feedforward for layer in config.layers]
     moe = next(network for network in networks if isinstance(network, MoEConfig))
     dense = [i for i, network in enumerate(networks) if isinstance(network, MLPConfig)]
-    # Unused where no layer is dense; the published files have the active experts' joint width.
+    # Unused if no layer is dense; published files contain the active experts' total width.
     width = (
         networks[dense[0]].intermediate_size
         if dense
@@ -233,7 +233,7 @@ def _write_moe(config: ModelConfig) -> dict[str, Any]:
 
 
 def layouts(config: ModelConfig) -> tuple[Layout, ...]:
-    """Names as on the hub; for mixtures also the fused form that transformers has in memory."""
+    """Names as on the hub; for mixtures also the fused form of transformers' modules."""
     ignored = llama.ignored_names(config)
     backbone = tuple(llama.backbone_rows(config))
     separate = Layout("Qwen3", (*backbone, *_feedforward_rows(config, _expert_rows)), ignored)
@@ -255,7 +255,7 @@ def _feedforward_rows(config: ModelConfig, expert_rows: Any) -> Iterator[Row]:
 
 
 def _expert_rows(theirs: str, ours: str, moe: MoEConfig) -> Iterator[Row]:
-    """Gate and up interleave in our gate_up: even rows and odd rows."""
+    """Gate rows are the even rows of our gate_up, up rows the odd ones."""
     for e in range(moe.num_experts):
         gate, up = (e, slice(0, None, 2)), (e, slice(1, None, 2))
         yield Row(f"{theirs}.{e}.gate_proj.weight", f"{ours}.gate_up.weight", our_index=gate)
@@ -264,7 +264,7 @@ def _expert_rows(theirs: str, ours: str, moe: MoEConfig) -> Iterator[Row]:
 
 
 def _fused_expert_rows(theirs: str, ours: str, moe: MoEConfig) -> Iterator[Row]:
-    """All gate rows, then all up rows, of each expert in one tensor."""
+    """One tensor: for each expert all gate rows, then all up rows."""
     every, size = slice(None), moe.intermediate_size
     for half in (0, 1):
         yield Row(

@@ -1,4 +1,4 @@
-"""The control groups of Linux around this process, which may grant it less than the machine has."""
+"""The Linux control groups of this process, which may grant it less than the machine has."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def groups(controller: str, root: Path = Path("/")) -> Iterator[tuple[int, Path]]:
-    """(version, folder) of each group that may limit what `controller` counts; both versions of
-    the interface may be mounted. A folder need not exist, and may come twice.
+    """(version, folder) of each group that may limit `controller`; both versions of the interface
+    may be mounted. Folders may not exist, and may be repeated.
 
-    root: where proc and sys/fs/cgroup lie, elsewhere in tests.
+    root: the folder of proc and sys/fs/cgroup, which differs in tests.
     """
     mounts = root / "sys/fs/cgroup"
     for line in read(root / "proc/self/cgroup").splitlines():
@@ -27,16 +27,16 @@ def groups(controller: str, root: Path = Path("/")) -> Iterator[tuple[int, Path]
 
 
 def read(path: Path) -> str:
-    """The text of one of the system's files, empty where there is none."""
+    """The text of a system file; empty if it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")  # names of groups may be anything
+        return path.read_text(encoding="utf-8")  # names of groups may be in any encoding
     except (OSError, ValueError):
         return ""
 
 
 def _around(mount: Path, path: str) -> Iterator[Path]:
-    """A group and those it lies in: each limits it. In a container the path may be that of the
-    host, of which only the last, mounted, can be seen.
+    """A group and its ancestors, each of which limits it. In a container the path may be the
+    host's, of which only the mounted end is visible.
     """
     yield mount
     for part in filter(None, path.split("/")):

@@ -1,4 +1,4 @@
-"""Files and folders written as a whole or not at all, and JSON objects read with clear errors."""
+"""Atomic writes of files and folders, and JSON objects read with clear errors."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _RENAME_EXCHANGE = 2
 
 @contextlib.contextmanager
 def replacing(folder: Path, stale: re.Pattern[str] | None = None) -> Iterator[Path]:
-    """A new folder beside `folder`, hidden, that takes its place when the block ends well and is
-    removed when it does not.
+    """A hidden new folder beside `folder` that replaces it if the block succeeds and is removed if
+    it fails.
 
-    The old folder's files come along, hard-linked where the file system can, except those whose
-    names match `stale` and those the block wrote anew. Files mapped into memory stay valid: the old
-    ones are unlinked, never written to. Raises OssiaError for a place that cannot be replaced,
-    OSError for what the system refuses.
+    The old folder's files are carried over, by hard links if the file system supports them, except
+    those whose names match `stale` and those the block wrote. Mapped files stay valid: old files
+    are unlinked, never written to. Raises OssiaError if the folder cannot be replaced, OSError if
+    the system refuses an operation.
     """
     folder = folder.resolve()
     place = next(place for place in (folder, *folder.parents) if place.exists())
@@ -53,7 +53,7 @@ def replacing(folder: Path, stale: re.Pattern[str] | None = None) -> Iterator[Pa
 
 @contextlib.contextmanager
 def writing(place: Path) -> Iterator[None]:
-    """Turn what the system refuses within the block into an OssiaError that names `place`."""
+    """Turn an OSError within the block into an OssiaError that names `place`."""
     try:
         yield
     except OSError as error:
@@ -61,7 +61,7 @@ def writing(place: Path) -> Iterator[None]:
 
 
 def check_new_folder(folder: Path) -> None:
-    """Raise OssiaError for a folder in use, and for one that `replacing` would refuse later."""
+    """Raise OssiaError for a folder with contents, or one that `replacing` would refuse later."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OssiaError(f"{folder} exists and is not an empty folder; give a new one")
     parent = folder.resolve().parent
@@ -70,7 +70,7 @@ def check_new_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, where the system can."""
+    """Flush the names in a folder to disk, if the system supports it."""
     if os.name != "posix":  # elsewhere a folder cannot be opened
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -81,7 +81,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_file(path: Path, chunks: Iterable[Any]) -> None:
-    """Write bytes-like chunks to a new file and wait until they are on the disk."""
+    """Write bytes-like chunks to a new file and flush them to disk."""
     with path.open("wb") as file:
         for chunk in chunks:
             file.write(chunk)
@@ -90,7 +90,7 @@ def write_file(path: Path, chunks: Iterable[Any]) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that its path holds all of the old content or all of the new."""
+    """Write a file atomically: its path holds either the old content or the new."""
     staging = path.with_name(f".{path.name}.{secrets.token_hex(4)}.saving")
     try:
         write_file(staging, [content])
@@ -118,8 +118,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def json_object(data: bytes, source: str) -> dict[str, Any]:
-    """The object that JSON text holds. Raises OssiaError, which begins with `source`, for text that
-    is not JSON, not an object, or repeats a key.
+    """The object in a JSON text. Raises OssiaError, which begins with `source`, for text that is
+    not JSON, not an object, or repeats a key.
     """
 
     def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def json_object(data: bytes, source: str) -> dict[str, Any]:
         if len(result) < len(pairs):
             names = [name for name, _ in pairs]
             repeated = next(name for name in names if names.count(name) > 1)
-            raise OssiaError(f"{source}: {repeated} stands twice")
+            raise OssiaError(f"{source}: {repeated} occurs twice")
         return result
 
     try:
@@ -164,9 +164,7 @@ def _link(source: str, target: str) -> None:
 
 
 def _take_place(new: Path, folder: Path) -> None:
-    """Afterwards `folder` is the new one, and the old one, if there was one, lies at `new` or is
-    gone.
-    """
+    """Replace `folder` by `new`. The old folder, if any, is afterwards at `new` or deleted."""
     if not folder.exists():
         new.rename(folder)
         return
@@ -185,7 +183,7 @@ def _take_place(new: Path, folder: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names in one step, where Linux and the file system can."""
+    """Swap two names atomically; False if the system or the file system cannot."""
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
     if renameat2 is None:
         return False

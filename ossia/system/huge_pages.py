@@ -1,4 +1,4 @@
-"""Memory for what is large and read often."""
+"""Memory for large tensors that are read often."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 
 def anonymous(size: int) -> mmap.mmap:
-    """`size` bytes, at least one, of this process's own: in huge pages where the system has them,
-    which come and are looked up in fewer steps.
+    """`size` bytes, at least one, of anonymous memory, in huge pages if the system has them: they
+    cause fewer page faults and TLB misses.
     """
     memory = mmap.mmap(-1, size)
     if hasattr(mmap, "MADV_HUGEPAGE"):

@@ -1,4 +1,4 @@
-"""How much memory there is to use, and sizes as people write them."""
+"""How much memory is free, and sizes as people write them."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def format_size(size: float) -> str:
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that can still be used without swapping; None where the system does not say.
+    """Bytes that can be used without swapping; None if the system does not report it.
 
-    The least of what the machine has and of what each control group that holds this process leaves
-    of its limit. Cached files count as free, as the system drops them. root: where proc and
-    sys/fs/cgroup lie, elsewhere in tests.
+    The minimum of the machine's free memory and of what remains of the limit of each control group
+    of this process. Cached files count as free, because the system drops them. root: the folder of
+    proc and sys/fs/cgroup, which differs in tests.
     """
     found = re.search(r"^MemAvailable:\s+(\d+) kB$", read(root / "proc/meminfo"), re.MULTILINE)
     if found is None:
@@ -46,9 +46,9 @@ def available_memory(root: Path = Path("/")) -> int | None:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that this process can still use on a device: a GPU's own free memory, or
-    `available_memory`. Where the system does not report that, half of the machine's memory, or
-    4 GiB if even that is unknown.
+    """Bytes that this process can still use on a device: a GPU's free memory, or
+    `available_memory`. If the system does not report it: half of the machine's memory, or 4 GiB if
+    that is unknown too.
     """
     if device.type == "cuda":
         import torch
@@ -63,8 +63,8 @@ def free_memory(device: torch.device) -> int:
         return 4 << 30
 
 
-# By version, the files of a control group: its limit, what it uses, and in memory.stat the cached
-# files.
+# By version, the files of a control group: its limit and its usage; then the entries of memory.stat
+# that count cached files.
 _FILES = {
     1: (
         "memory.limit_in_bytes",
@@ -76,7 +76,7 @@ _FILES = {
 
 
 def _left_in(group: Path, limit: str, used: str, cached: tuple[str, str]) -> Iterator[int]:
-    """What a group leaves; nothing where there is no such group, or no limit: "max"."""
+    """What remains of a group's limit; nothing if there is no such group or no limit ("max")."""
     try:
         left = int(read(group / limit)) - int(read(group / used))
         stat = dict(line.split() for line in read(group / "memory.stat").splitlines())

@@ -1,4 +1,4 @@
-"""How many processors this process may keep busy: fewer than the machine has, in a container."""
+"""How many processors this process may use: in a container, fewer than the machine has."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from ossia.system.control_groups import groups, read
 
 
 def usable(root: Path = Path("/")) -> int:
-    """Those it may run on, or the whole ones that its control groups grant if these are fewer.
+    """The processors in its affinity mask, or the whole processors that its control groups grant if
+    these are fewer.
 
-    root: where proc and sys/fs/cgroup lie, elsewhere in tests.
+    root: the folder of proc and sys/fs/cgroup, which differs in tests.
     """
     count = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
@@ -21,14 +22,14 @@ def usable(root: Path = Path("/")) -> int:
 
 
 def _granted(root: Path) -> Iterator[float]:
-    """The processors' worth of time that each control group around this process grants."""
+    """The processor time that each control group of this process grants, in processors."""
     for version, group in groups("cpu", root):
         names = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
         yield from _share(" ".join(read(group / name) for name in names))
 
 
 def _share(text: str) -> Iterator[float]:
-    """The quota over the period; nothing where there is no limit, "max" or -1, or no such text."""
+    """The quota over the period; nothing if there is no limit ("max" or -1) or no such file."""
     try:
         quota, period = map(int, text.split())
         if quota > 0:

@@ -1,7 +1,7 @@
 """Frozen dataclasses to JSON and back, with types checked and errors that name the place.
 
-A field that is None by default is left out of the JSON while it is None. A field of type
-`Inline[D]` is a dataclass D whose own fields stand among those of its owner.
+A field whose default is None is omitted from the JSON while it is None. A field of type `Inline[D]`
+is a dataclass D whose fields are stored among those of its owner.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Inline = Annotated[Record, _INLINE]
 
 
 def to_json(value: Any) -> Any:
-    """What `json.dumps` writes: dataclasses and mappings as objects, tuples as arrays."""
+    """A value for `json.dumps`: dataclasses and mappings as objects, tuples as arrays."""
     if is_dataclass(value):
         hints = get_type_hints(type(value), include_extras=True)
         found: dict[str, Any] = {}
@@ -41,7 +41,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(kind: type[Record], data: Any, place: str = "") -> Record:
-    """A dataclass from what `to_json` made of it and `json.loads` read back.
+    """The dataclass that `to_json` turned into `data`.
 
     Raises ValueError, naming the place in `data`, for a value of another type and for a field that
     is missing or unknown.
@@ -64,7 +64,7 @@ def read(kind: type[Record], file: Path) -> Record:
 
 
 def _record(kind: Any, rest: dict[str, Any], place: str) -> Any:
-    """A dataclass from its fields, which are taken out of `rest`."""
+    """A dataclass from its fields, which are removed from `rest`."""
     hints, values = get_type_hints(kind, include_extras=True), {}
     for item in fields(kind):
         hint = hints[item.name]

@@ -315,7 +315,7 @@ def test_a_shard_is_named_for_a_wrong_tensor_in_it(tmp_path: Path) -> None:
         ("{", "config.json is not valid JSON"),
         ("[]", "config.json is not a JSON object"),
         ('{"model_type": "mamba"}', "'model_type' is 'mamba'"),
-        ('{"model_type": "gpt2", "model_type": "gpt2"}', "config.json: model_type stands twice"),
+        ('{"model_type": "gpt2", "model_type": "gpt2"}', "config.json: model_type occurs twice"),
         (json.dumps(GPT_OSS_CONFIG | {"surprise": 1}), "surprise"),
     ],
 )
@@ -332,5 +332,5 @@ def test_an_absent_config_is_told(gpt_oss: Path) -> None:
 
 
 def test_experts_on_disk_are_not_copied(gpt_oss: Path) -> None:
-    with pytest.raises(OssiaError, match="load copy holds every weight in memory"):
+    with pytest.raises(OssiaError, match="load copy needs all weights in memory"):
         load(gpt_oss, load="copy", expert_memory="7kB")

@@ -118,7 +118,7 @@ X = {"x": entry()}
         ({"x": entry(offsets=[0, 4, 8])}, bytes(8), "tensor x lacks a dtype, a shape or two"),
         ({"x": {"dtype": "F32"}}, bytes(8), "tensor x lacks a dtype, a shape or two"),
         ({"x": 1}, bytes(8), "tensor x lacks a dtype, a shape or two data_offsets"),
-        (b'{"x": 1, "x": 2}', b"", "header: x stands twice"),
+        (b'{"x": 1, "x": 2}', b"", "header: x occurs twice"),
         (b"{not JSON", b"", "header is not valid JSON"),
         (b"\xff\xfe\x00", b"", "header is not valid JSON"),
         (b"[" * 100_000, b"", "header is not valid JSON"),

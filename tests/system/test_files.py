@@ -46,7 +46,7 @@ def test_json_is_readable_text_and_is_read_back(tmp_path: Path) -> None:
         (b"[" * 100_000, "is not valid JSON"),
         (b"\xff", "is not valid JSON"),
         (b"[]", "is not a JSON object"),
-        (b'{"a": {"b": 1, "b": 2}}', "b stands twice"),
+        (b'{"a": {"b": 1, "b": 2}}', "b occurs twice"),
         (None, "No such file"),
     ],
 )
