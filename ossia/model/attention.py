@@ -14,12 +14,12 @@ from ossia.ops.paged import LayerKind
 
 
 def layer_kind(config: AttentionConfig) -> LayerKind:
-    """What decides which pages a layer can share."""
+    """The kind of a layer; layers of one kind share page tables."""
     return LayerKind(config.window, config.num_kv_heads, config.head_dim)
 
 
 class Attention(nn.Module):
-    """x (batch, length, hidden), or packed (tokens, hidden) over pages, to the same shape, plus the
+    """x (batch, length, hidden), or packed (tokens, hidden) over pages -> the same shape, plus the
     residual.
     """
 

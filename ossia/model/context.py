@@ -1,4 +1,4 @@
-"""What every layer reads in one pass beside the hidden states."""
+"""The inputs of every layer in one pass, besides the hidden states."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ossia.ops.values import Documents, RopeTable
 
 @dataclass(frozen=True)
 class Context:
-    """One pass: where its tokens stand and what they may see.
+    """One pass: the positions of its tokens and what they can see.
 
     positions: int64, (length,) or (batch, length); (tokens,) over pages. rope: the rotation table
-    for each head_dim among the layers; empty without RoPE. where: the pages that keys and values
-    go to, or the documents packed in each row, or nothing: whole rows.
+    for each head_dim among the layers; empty without RoPE. where: the pages of keys and values, or
+    the documents packed in each row, or None for whole rows.
     """
 
     positions: Tensor
@@ -32,8 +32,8 @@ class Context:
 
 
 def positions_within(documents: Tensor) -> Tensor:
-    """int64 (batch, length): how far each token is from the first of its document; `documents`
-    numbers them, each in one stretch of its row.
+    """int64 (batch, length): the distance of each token from the first of its document. `documents`
+    numbers the documents; each is contiguous in its row.
     """
     places = torch.arange(documents.shape[1], device=documents.device)
     begins = torch.ones_like(documents, dtype=torch.bool)

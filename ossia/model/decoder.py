@@ -1,4 +1,4 @@
-"""The one transformer: any ModelConfig, from tokens to logits, over whole rows or pages."""
+"""The one transformer for any ModelConfig: tokens to logits, over whole rows or pages."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Embedding(nn.Module):
 class Layer(nn.Module):
     """x + attention(norm(x)), then x + feedforward(norm(x)).
 
-    recompute: keep only what enters the layer, and run it again in the backward pass (Chen et al.
-    2016, https://arxiv.org/abs/1604.06174).
+    recompute: keep only the layer's input, and recompute the layer in the backward pass (Chen et
+    al. 2016, https://arxiv.org/abs/1604.06174).
     """
 
     def __init__(self, model: ModelConfig, index: int, ops: Backend) -> None:
@@ -62,14 +62,14 @@ class Layer(nn.Module):
         return self._add(x, self.feedforward, self.feedforward_norm(x))
 
     def _add(self, x: Tensor, branch: nn.Module, *inputs: object) -> Tensor:
-        """x + branch(*inputs); the branch adds it, at its end, unless dropout comes between."""
+        """x + branch(*inputs); the branch itself adds x at its end, unless dropout comes first."""
         if self.dropout and self.training:
             return x + F.dropout(self.ops.reduce(branch(*inputs)), self.dropout)
         return branch(*inputs, residual=x)
 
 
 class Decoder(nn.Module):
-    """GPT-2, Qwen3, gpt-oss, or whatever else the config composes.
+    """GPT-2, Qwen3, gpt-oss, or any other composition of the config.
 
     State is an argument: over whole rows a call is a plain causal pass, as in training; with a
     PagedKV it appends to the pages and attends over them.
@@ -90,8 +90,8 @@ class Decoder(nn.Module):
     def assembled(
         cls, config: ModelConfig, weights: Mapping[str, Tensor], ops: Backend = REFERENCE
     ) -> Self:
-        """A decoder over these tensors, by parameter name: none is copied unless the backend places
-        it elsewhere.
+        """A decoder over these tensors, by parameter name, without copies unless the backend's
+        `place` makes one.
         """
         with torch.device("meta"):
             decoder = cls(config, ops)
@@ -100,7 +100,7 @@ class Decoder(nn.Module):
         return decoder
 
     def place(self) -> None:
-        """Let the backend re-lay each weight, once all are there."""
+        """Let the backend change the layout of each weight, once all are loaded."""
         for name, module in self.named_modules():
             if isinstance(module, Weighted):
                 weight = module.value
@@ -116,12 +116,12 @@ class Decoder(nn.Module):
 
     @property
     def layer_kinds(self) -> tuple[LayerKind, ...]:
-        """The kind of each layer, in order: what a PagePool is built from."""
+        """The kind of each layer, in order, as PagePool takes them."""
         return tuple(layer_kind(layer.attention) for layer in self.config.layers)
 
     @property
     def fetches_experts(self) -> bool:
-        """Whether a pass fetches experts that this process does not hold, as those on disk."""
+        """Whether a pass fetches experts from elsewhere, such as from disk."""
         experts = (module for module in self.modules() if isinstance(module, Experts))
         return any(isinstance(module.value, ExpertsKind) for module in experts)
 
@@ -131,7 +131,7 @@ class Decoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the dense weights."""
+        """The dtype of the dense weights."""
         return self.embedding.weight.dtype
 
     def forward(
@@ -153,12 +153,11 @@ class Decoder(nn.Module):
         positions: Tensor | None = None,
         where: Documents | PagedKV | None = None,
     ) -> Context:
-        """What all layers read in a pass over these tokens.
+        """The inputs of all layers in a pass over these tokens.
 
-        where: None for whole rows; Documents for rows of several texts, whose positions count from
-        the first token of each; or a PagedKV, for tokens and positions (total,), the sequences
-        packed one after another. Raises ValueError for more tokens than there are learned
-        positions.
+        where: None for whole rows; Documents for rows of several texts, whose positions start at
+        the first token of each; or a PagedKV for tokens and positions (total,) of sequences packed
+        one after another. Raises ValueError for more tokens than there are learned positions.
         """
         if positions is None:
             if isinstance(where, PagedKV):
@@ -179,7 +178,7 @@ class Decoder(nn.Module):
         return Context(positions, tables, where)
 
     def hidden_states(self, tokens: Tensor, context: Context) -> Tensor:
-        """What `unembed` reads: the last layer's output, normalised, (..., hidden)."""
+        """The normalised output of the last layer, (..., hidden), for `unembed`."""
         return self._transform(self._embed(tokens, context), context)
 
     def _embed(self, tokens: Tensor, context: Context) -> Tensor:
@@ -204,9 +203,9 @@ class Decoder(nn.Module):
     def to_int8(self) -> None:
         """Quantize the matrices of attention and MLPs and the unembedding to int8, in place.
 
-        Biases, norms, routers, experts and the embedding look-up stay as they are; a tied
-        unembedding becomes a quantized copy. The model can then no longer be trained or saved.
-        Raises ValueError, naming the matrix, for one with NaN or infinity.
+        Biases, norms, routers, experts and the embedding look-up do not change; a tied unembedding
+        becomes a quantized copy. Afterwards the model cannot be trained or saved. Raises
+        ValueError, naming the matrix, for NaN or infinity.
         """
         if self.unembedding is None:
             with torch.device("meta"):
@@ -228,11 +227,11 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Start values for training, as GPT-2's: normal of `init_std`, zero biases, norms of one.
+        """Initialise as GPT-2: normal weights of `init_std`, zero biases, norms of one.
 
-        The matrices that write to the residual stream are scaled by 1/sqrt(2 layers), so that its
-        variance does not grow with depth (Radford et al. 2019, section 2.3). Raises ValueError if
-        the experts are packed: MXFP4 is quantized from trained weights, not drawn.
+        Matrices that write to the residual stream are scaled by 1/sqrt(2 layers), so that its
+        variance does not grow with depth (Radford et al. 2019, section 2.3). Raises ValueError for
+        packed experts: MXFP4 is quantized from trained weights, not initialised.
         """
         for name, buffer in self.named_buffers():
             raise ValueError(f"{name} is packed ({buffer.dtype}); train with dense experts")

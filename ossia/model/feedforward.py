@@ -1,4 +1,4 @@
-"""The feed-forward half of a layer: one network, or several and a router."""
+"""The feed-forward half of a layer: one network, or experts and a router."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class MLP(nn.Module):
 
 
 class MoE(nn.Module):
-    """x (..., hidden) -> (..., hidden), the chosen experts' weighted sum, plus the residual."""
+    """x (..., hidden) -> (..., hidden): the weighted sum of chosen experts, plus the residual."""
 
     def __init__(self, config: MoEConfig, hidden_size: int, ops: Backend) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class MoE(nn.Module):
 
 
 def build_feedforward(config: MLPConfig | MoEConfig, hidden_size: int, ops: Backend) -> MLP | MoE:
-    """The module that a layer's feed-forward describes."""
+    """The module for a layer's feed-forward config."""
     match config:
         case MLPConfig():
             return MLP(config, hidden_size, ops)

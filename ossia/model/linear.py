@@ -1,4 +1,4 @@
-"""Modules with a weight, which may be of any kind."""
+"""Modules with one weight of any kind."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ossia.ops.weight import Tensors, Weight, recipe_of, tensors_of
 
 
 class Weighted(nn.Module):
-    """A module with one weight. It registers the tensors that the weight is made of; `value` is the
-    weight, built from them.
+    """A module with one weight. It registers the weight's tensors; `value` builds the weight from
+    them.
     """
 
     weight: nn.Parameter  # of a dense weight
@@ -34,8 +34,8 @@ class Weighted(nn.Module):
         return self._recipe({name: getattr(self, name) for name in self._names})
 
     def replace(self, weight: Weight) -> None:
-        """Put another weight in the place of this one: the one way into a built model. Tensors that
-        are not parameters become buffers, but for a dense weight's own.
+        """Replace the weight; the only way to change a weight of a built model. Tensors that are
+        not parameters become buffers, except a dense weight, which becomes a frozen parameter.
         """
         dense = isinstance(weight, Tensor)
         tensors = tensors_of(weight)
@@ -72,16 +72,15 @@ class Linear(Weighted):
 
 
 def project(x: Tensor, *layers: Linear) -> tuple[Tensor, ...]:
-    """The outputs of several layers for the same x, in one operation."""
+    """The outputs of several layers for the same x, as one operation."""
     weights, biases = [layer.value for layer in layers], [layer.bias for layer in layers]
     return layers[0].ops.linears(x, weights, biases)
 
 
 class Experts(Weighted):
-    """One matrix (rows, cols) for each expert, dense or packed, and its bias; `Backend.moe` takes
-    them.
+    """One matrix (rows, cols) per expert, dense or packed, and its bias, for `Backend.moe`.
 
-    Packed matrices are buffers: they are not trained, and no change of dtype reaches them.
+    Packed matrices are buffers: they are not trained, and a change of dtype does not affect them.
     """
 
     def __init__(

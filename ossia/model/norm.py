@@ -12,7 +12,7 @@ from ossia.ops import Backend
 
 
 class LayerNorm(nn.Module):
-    """Mean and variance, with weight and bias."""
+    """Normalises mean and variance, with weight and bias."""
 
     def __init__(self, norm: LayerNormConfig, size: int, ops: Backend) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Root mean square, with weight."""
+    """Normalises the root mean square, with weight."""
 
     def __init__(self, norm: RMSNormConfig, size: int, ops: Backend) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class RMSNorm(nn.Module):
 
 
 def build_norm(norm: Norm, size: int, ops: Backend) -> LayerNorm | RMSNorm:
-    """The module that a config's norm describes."""
+    """The module for a norm config."""
     if isinstance(norm, LayerNormConfig):
         return LayerNorm(norm, size, ops)
     return RMSNorm(norm, size, ops)

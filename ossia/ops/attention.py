@@ -19,7 +19,7 @@ def causal_attention(
 
     q (batch, queries, heads, head_dim); k, v (batch, keys, kv_heads, head_dim); the queries are the
     last positions of the keys. `documents` (batch, keys) numbers the texts packed in a row: a query
-    sees the keys of its own. Sinks are those of gpt-oss (Xiao et al. 2023,
+    sees only the keys of its own text. Sinks are those of gpt-oss (Xiao et al. 2023,
     https://arxiv.org/abs/2309.17453). Returns (batch, queries, heads, head_dim).
     """
     batch, queries, heads, head_dim = q.shape
@@ -49,12 +49,12 @@ def _attend(
     spec: AttentionSpec,
     documents: Tensor | None,
 ) -> Tensor:
-    """Attention of one block of scaled queries, the first of which stands at key `first`, over the
-    keys that some of them can see.
+    """Attention of a block of scaled queries over the keys that any of them can see. The first
+    query has the position of key `first`.
     """
     batch, queries, heads, head_dim = q.shape
     keys, kv_heads = k.shape[1:3]
-    # Query heads of one group share a key head: (batch, kv_heads, group * queries, head_dim).
+    # The query heads of a group share a key head: (batch, kv_heads, group * queries, head_dim).
     grouped = q.view(batch, queries, kv_heads, -1, head_dim).permute(0, 2, 3, 1, 4).flatten(2, 3)
     scores = (grouped @ k.permute(0, 2, 3, 1)).view(batch, heads, queries, keys)
     if queries > 1:  # a single query sees all of its keys

@@ -1,7 +1,6 @@
 """Backend: every operation of the model in readable PyTorch, on any device.
 
-This class is the definition. Others inherit from it, override what they do faster, and are tested
-against it.
+This class defines the results. Subclasses override what they do faster and are tested against it.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ Where = Documents | LayerKV | None
 
 
 class Backend:
-    """The operations a model is composed of, each the definition of what is right.
+    """The operations of a model. Each method defines the correct result.
 
-    A backend holds no weights, so that a model can be copied and pickled with it.
+    A backend does not hold weights, so a model can be copied and pickled with it.
     """
 
     name = "reference"
@@ -176,14 +175,14 @@ class Backend:
         wider.
 
         x (tokens, hidden) -> (tokens, hidden) of `dtype`, x's own if None. Packed weights are
-        unpacked one expert at a time, and only those that a token chose.
+        unpacked piece by piece, and only for experts with tokens.
         """
         if isinstance(experts.gate_up, ExpertsKind):
             return experts.gate_up.moe(self, x, routing, experts, residual, dtype)
         result = x.dtype if dtype is None else dtype
         if x.numel() == 0:
             return torch.empty_like(x, dtype=result)
-        # Choices sorted by expert: those of one expert lie together, and it is read once.
+        # Choices are sorted by expert, so that each expert is read once.
         choices = routing.experts.flatten()
         order = choices.argsort(stable=True)
         counts = choices.bincount(minlength=experts.gate_up.shape[0]).tolist()
@@ -201,8 +200,8 @@ class Backend:
         return sampling.sample(logits, table)
 
     def place(self, name: str, weight: Weight) -> Weight:
-        """Re-lay a weight when it is loaded, without loss and keeping one copy; `name` is that of
-        its module. Called once for each.
+        """Change a weight's layout, without loss and without a second copy. Called once per weight,
+        at load; `name` is its module's.
         """
         return weight
 
@@ -211,32 +210,30 @@ class Backend:
         return x
 
     def recorder(self) -> Recorder | None:
-        """What records a step and replays it at less cost; None where nothing does."""
+        """A recorder that captures steps and replays them at less cost; None if unsupported."""
         return None
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """A step that has been recorded: `replay` does its work again in the same memory, and leaves
-    the result in `result`.
-    """
+    """A captured step: `replay` runs it again in the same memory and writes `result`."""
 
     result: Tensor
     replay: Callable[[], None]
 
 
 class Recorder(ABC):
-    """Records steps and owns the memory that they take.
+    """Captures steps and owns their memory.
 
-    As with a CUDA graph, whatever differs from one replay to the next must be in tensors that
-    existed before the step was recorded, and weights must stay where they are.
+    As with a CUDA graph, everything that changes between replays must be in tensors that existed
+    before the capture, and weights must keep their addresses.
     """
 
-    buckets: tuple[int, ...]  # the batch sizes worth a recording, ascending
+    buckets: tuple[int, ...]  # the batch sizes worth a capture, ascending
 
     @abstractmethod
     def record(self, step: Callable[[], Tensor]) -> Recorded | None:
-        """Run the step and record it; None if it cannot be replayed, which holds for good."""
+        """Run and capture the step; None if it can never be replayed."""
 
 
 def _matrix(weight: Weight) -> Matrix:
@@ -255,7 +252,7 @@ def _linear_each(x: Tensor, counts: list[int], weight: Weight, bias: Tensor | No
     """The first counts[0] rows of x through the first matrix and bias, the next counts[1] through
     the second, and so on.
     """
-    # One `unbind`: in training each index would make a gradient of the size of the whole stack.
+    # One `unbind`: in training, each index would allocate a gradient for the whole stack.
     matrices = _matrix(weight).unbind()
     biases = [None] * len(counts) if bias is None else bias.unbind()
     parts = x.split(counts)

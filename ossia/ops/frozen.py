@@ -1,4 +1,4 @@
-"""Products with a matrix that is not trained and is unpacked, or cast, when it is used."""
+"""Products with a frozen matrix that is unpacked, or cast, when it is used."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Elements of a matrix that are unpacked at a time: few enough to be used from the cache.
+# Elements of a matrix that are unpacked at a time: few enough to stay in the cache.
 _UNPACKED = 1 << 20
 
 
 class Rows(Protocol):
-    """A matrix (rows, cols) of which some rows can be taken."""
+    """A matrix (rows, cols) that can be sliced by rows."""
 
     @property
     def shape(self) -> torch.Size: ...
@@ -36,7 +36,7 @@ def linear(x: Tensor, weight: Rows, unpack: Unpack) -> Tensor:
 
 
 def cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """What unpacks a dense matrix of another dtype."""
+    """The `unpack` of a dense matrix of another dtype."""
     return weight.to(dtype)
 
 
@@ -56,7 +56,7 @@ class _Frozen(torch.autograd.Function):
 
 
 def _pieces(weight: Rows, unpack: Unpack, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """Some rows of a matrix at a time, and which."""
+    """The matrix piece by piece: rows, and their unpacked values."""
     count, cols = weight.shape
     step = max(1, _UNPACKED // cols)
     for start in range(0, count, step):

@@ -1,8 +1,8 @@
-"""int8 weights: a code for each element, and a scale for each group of columns of a row.
+"""int8 weights: one code per element, and one scale per group of columns of a row.
 
 A weight is code * scale, codes from -127 to 127, symmetric, as in LLM.int8() (Dettmers et al. 2022,
-https://arxiv.org/abs/2208.07339) but with groups shorter than a row, so that one large element
-costs its neighbours alone. 8.25 bits a weight.
+https://arxiv.org/abs/2208.07339) but with groups shorter than a row, so that a large element
+reduces the precision of its neighbours only. 8.25 bits per weight.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor
 from ossia.ops.weight import MatrixKind, Tensors, Weight
 
 GROUP = 128
-ELEMENT_BYTES = 1 + 4 / GROUP  # with its part of a scale
+ELEMENT_BYTES = 1 + 4 / GROUP  # with its share of a scale
 _LARGEST = 127
 _PIECE = 1 << 18  # elements that are quantized at a time
-_UNPACKED = 1 << 20  # elements that are unpacked at a time: few enough to be used from the cache
+_UNPACKED = 1 << 20  # elements that are unpacked at a time: few enough to stay in the cache
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ def _recipe(tensors: Tensors) -> Int8:
 
 
 def quantize(weight: Tensor) -> Int8:
-    """The nearest codes of a matrix (rows, cols), the largest element of a group at 127.
+    """The nearest codes of a matrix (rows, cols); the largest element of a group becomes 127.
 
-    In pieces of rows: beside the result it takes a few megabytes, also of a mapped file. Raises
-    ValueError for NaN or infinity.
+    It works on pieces of rows, so it needs only a few megabytes besides the result, even for a
+    mapped file. Raises ValueError for NaN or infinity.
     """
     rows, cols = weight.shape
     groups = -(-cols // GROUP)
@@ -90,8 +90,8 @@ def quantize(weight: Tensor) -> Int8:
         if not torch.isfinite(largest).all():
             raise ValueError("int8 cannot hold NaN or infinity")
         scales[piece] = largest / _LARGEST
-        # Of a group of zeros the scale is zero, and so is every code.
-        steps = torch.tensor(float(_LARGEST)) / largest  # a number over it would be rounded twice
+        # A group of zeros has scale 0 and codes 0.
+        steps = torch.tensor(float(_LARGEST)) / largest  # a Python number over it would round twice
         inverse = torch.where(largest > 0, steps, 0.0).clamp(max=_FINITE)
         whole = (grouped * inverse[..., None]).round().clamp(-_LARGEST, _LARGEST)
         codes[piece] = whole.view(len(values), -1)[:, :cols].to(torch.int8)

@@ -1,4 +1,4 @@
-"""Low-rank updates beside a matrix that is not trained (LoRA; Hu et al. 2021,
+"""Low-rank updates of a frozen matrix (LoRA; Hu et al. 2021,
 https://arxiv.org/abs/2106.09685).
 """
 
@@ -22,7 +22,7 @@ class LowRank(MatrixKind):
     """base + scale * b @ a, or a stack of such matrices. Only a and b are trained.
 
     base (..., rows, cols), of any dtype or packed; a (..., rank, cols); b (..., rows, rank).
-    dropout: of what a reads, while gradients are computed.
+    dropout: of the input of a, while gradients are computed.
     """
 
     base: Tensor | MXFP4
@@ -44,7 +44,7 @@ class LowRank(MatrixKind):
         return torch.add(self._frozen(x), self.update(self.read(x)), alpha=self.scale)
 
     def read(self, x: Tensor) -> Tensor:
-        """What a reads of x: x itself, or with some of it dropped in training."""
+        """The input of a: x, or in training x with dropout."""
         # Evaluation computes no gradients.
         drops = self.dropout > 0 and torch.is_grad_enabled()
         return F.dropout(x, self.dropout) if drops else x

@@ -42,7 +42,7 @@ class MXFP4(MatrixKind):
 
     @property
     def shape(self) -> torch.Size:
-        """The shape of the matrix it stands for, (..., rows, cols)."""
+        """The shape of the matrix that it represents, (..., rows, cols)."""
         *lead, groups, _ = self.blocks.shape
         return torch.Size([*lead, groups * BLOCK])
 
@@ -51,7 +51,7 @@ class MXFP4(MatrixKind):
         return MXFP4(self.blocks[index], self.scales[index])
 
     def linear(self, x: Tensor) -> Tensor:
-        """See MatrixKind; with a gradient for x alone."""
+        """See MatrixKind; only x gets a gradient."""
         return frozen.linear(x, self, unpack)
 
     def dense(self) -> Tensor:
@@ -81,17 +81,17 @@ def _pairs(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _powers(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(256,): the scale of each byte; from doubles, as 2**-127 is subnormal in float32, and on the
-    CPU, as not every device has doubles.
+    """(256,): the scale of each byte. Computed in doubles, because 2**-127 is subnormal in float32,
+    and on the CPU, because some devices have no doubles.
     """
     powers = [2.0 ** (byte - _BIAS) for byte in range(NAN_SCALE)] + [float("nan")]
     return torch.tensor(powers, dtype=torch.float64).to(dtype).to(device)
 
 
 def unpack(weight: MXFP4, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """The matrix (..., rows, cols) that a packed one stands for; exact in bfloat16 and float32."""
+    """The matrix (..., rows, cols) of a packed one; exact in bfloat16 and float32."""
     blocks, scales = weight.blocks, weight.scales
-    # One look-up a byte, of both its elements: a pair is read as one word of twice the width.
+    # One look-up per byte: its two elements are read as one word of twice the width.
     # index_select is five times as fast as indexing here.
     word = {2: torch.int32, 4: torch.int64, 8: torch.complex128}[dtype.itemsize]
     pairs = _pairs(dtype, blocks.device).view(word).squeeze(-1)
@@ -110,7 +110,7 @@ def quantize(weight: Tensor) -> MXFP4:
     *lead, cols = weight.shape
     if cols % BLOCK:
         raise ValueError(f"MXFP4 packs rows whose length is a multiple of {BLOCK}, not {cols}")
-    # In pieces that stay in the cache: three times as fast as the whole at once.
+    # Pieces that stay in the cache are three times as fast as the whole at once.
     pieces = weight.detach().reshape(-1, BLOCK).split(_PIECE // BLOCK)
     blocks, scales = zip(*map(_quantize_blocks, pieces), strict=True)
     groups = (*lead, cols // BLOCK)

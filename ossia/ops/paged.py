@@ -1,4 +1,4 @@
-"""Keys and values in pages: a pool for each kind of layer, and the tables of one step over it."""
+"""Keys and values in pages: the pool of all layers, and the page tables of one step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LayerKind:
-    """Layers that see the same positions and store the same shapes, and so share page tables."""
+    """Layers that see the same positions and store the same shapes, so they share page tables."""
 
     window: int | None
     num_kv_heads: int
@@ -20,7 +20,7 @@ class LayerKind:
 
 
 def position_bytes(kind: LayerKind, dtype: torch.dtype) -> int:
-    """Bytes of one position's keys and values in one layer, with the scales that int8 has."""
+    """Bytes of one position's keys and values in one layer, including int8's scales."""
     scale = torch.float32.itemsize if dtype is torch.int8 else 0
     return 2 * kind.num_kv_heads * (kind.head_dim * dtype.itemsize + scale)
 
@@ -29,9 +29,9 @@ class PagePool:
     """The storage: for each kind, keys and values of (layers of that kind, pages, page_size,
     kv_heads, head_dim). Page 0 belongs to no text: padded rows of a step write to it.
 
-    `layers` is the kind of each layer of the model, in order. With a dtype of int8 each position
-    and head has a float32 scale for its key and one for its value. On a CPU the memory is committed
-    by the system only when a page is first written, so a generous pool costs nothing.
+    `layers` is the kind of each layer of the model, in order. With int8 each position and head has
+    one float32 scale for its key and one for its value. On a CPU the system commits memory only
+    when a page is first written, so unused pages cost nothing.
     """
 
     def __init__(
@@ -66,16 +66,15 @@ class PagePool:
 
 @dataclass(frozen=True)
 class StepTables:
-    """The sequences of one step as all layers of a kind see them.
+    """The sequences of one step, for all layers of a kind.
 
-    page_table: int32 (sequences, max_pages), the page that holds positions p * page_size .. of a
-    sequence at column p; unspecified where no
-    query of the step sees one of them. lengths: int64 (sequences,), the positions a
-    sequence holds after this step; query_lengths: int64 (sequences,), how many of them, the last
-    ones, are this step's packed tokens.
+    page_table: int32 (sequences, max_pages); column p is the page of positions p * page_size and
+    on, or anything if no query of the step sees them. lengths: int64 (sequences,), the positions
+    of each sequence after this step. query_lengths: int64 (sequences,), how many of them, at the
+    end, are this step's packed tokens.
 
-    A slot is one position's place in the pool: page * page_size + position % page_size. The lists
-    are on the CPU and the slots on the tables' device; both are computed once, for all layers.
+    A slot is the place of a position in the pool: page * page_size + position % page_size. The
+    lists are on the CPU and the slots on the tables' device; both are computed once for all layers.
     """
 
     window: int | None
@@ -86,13 +85,13 @@ class StepTables:
 
     @cached_property
     def counts(self) -> list[int]:
-        """`query_lengths` as numbers."""
+        """`query_lengths` as Python numbers."""
         return self.query_lengths.tolist()
 
     @cached_property
     def seen(self) -> list[Tensor]:
-        """For each sequence the slots, int64, of the positions that some query can see: in order,
-        up to the last; none without queries.
+        """For each sequence the slots, int64, of the positions that any query can see, in order;
+        empty without queries.
         """
         pairs = zip(self.lengths.tolist(), self.counts, strict=True)
         return [self._slots(i, length, count) for i, (length, count) in enumerate(pairs)]
@@ -113,7 +112,7 @@ class StepTables:
 
 @dataclass(frozen=True)
 class LayerKV:
-    """What attention of one layer reads and writes in one step.
+    """The keys and values that one layer's attention reads and writes in one step.
 
     keys, values: (pages, page_size, kv_heads, head_dim), contiguous. If they are int8, their scales
     are float32 (pages, page_size, kv_heads); else None.
@@ -138,7 +137,7 @@ class LayerKV:
             pages.flatten(0, 1).index_copy_(0, slots, x.to(pages.dtype))
 
     def read(self, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (slots, kv_heads, head_dim): as stored, or float32 of int8."""
+        """Keys and values (slots, kv_heads, head_dim) as stored; int8 as float32."""
 
         def gather(pages: Tensor, page_scales: Tensor | None) -> Tensor:
             x = pages.flatten(0, 1).index_select(0, slots)
@@ -150,8 +149,8 @@ class LayerKV:
 
 
 def quantize(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes int8 (..., head_dim) and scales float32 (...): one for each position and head, by which
-    the largest magnitude becomes 127. What holds NaN or infinity becomes all NaN.
+    """Codes int8 (..., head_dim) and scales float32 (...), one per position and head, so that the
+    largest magnitude becomes 127. A vector with NaN or infinity becomes all NaN.
     """
     x = x.float()
     scales = x.abs().amax(-1) / 127

@@ -15,9 +15,9 @@ from ossia.config import RoPE, YaRN
 def frequencies(rope: RoPE, head_dim: int, device: torch.device) -> Tensor:
     """Radians per position for each pair of dimensions, float32 (head_dim/2,).
 
-    Computed in float32, step by step as the reference implementations do, and always on the CPU,
-    because devices round powers differently: at position 100,000 the last bit of a frequency is a
-    hundredth of a radian.
+    Computed in float32, in the same steps as the reference implementations, and always on the CPU,
+    because devices round powers differently: at position 100,000 the last bit of a frequency
+    changes the angle by a hundredth of a radian.
     """
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim
     wavelengths = rope.theta**exponents  # over 2 pi
@@ -29,10 +29,10 @@ def frequencies(rope: RoPE, head_dim: int, device: torch.device) -> Tensor:
 
 
 def _ramp(theta: float, yarn: YaRN, head_dim: int) -> Tensor:
-    """(head_dim/2,) from 0, frequency kept, to 1, frequency divided by the factor."""
+    """(head_dim/2,) from 0 (frequency kept) to 1 (frequency divided by the factor)."""
 
     def dimension(rotations: float) -> float:
-        """The pair that rotates this often over the original context."""
+        """The pair that makes this many rotations over the original context."""
         turns = yarn.original_context / (rotations * 2 * math.pi)
         return head_dim * math.log(turns) / (2 * math.log(theta))
 

@@ -1,4 +1,4 @@
-"""Weights in training, seen as MXFP4 will hold them."""
+"""Weights that training rounds to MXFP4, as they will be saved."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Rounded(MatrixKind):
     """A matrix, or a stack, rounded to MXFP4 with the gradient of the identity (straight-through
     estimator, Bengio et al. 2013, https://arxiv.org/abs/1308.3432).
 
-    Of an update, the sum with its base is rounded; what dropout does to the update is added to the
-    product with the rounded sum.
+    For a low-rank update, the sum of base and update is rounded; the effect of dropout on the
+    update is added to the product with the rounded sum.
     """
 
     weight: Tensor | LowRank
@@ -54,7 +54,7 @@ class Rounded(MatrixKind):
         return out if read is x else torch.add(out, weight.update(read - x), alpha=weight.scale)
 
     def dense(self) -> Tensor:
-        """The matrix before it is rounded: what will be packed when it is saved."""
+        """The matrix before rounding, which saving packs."""
         return dense(self.weight)
 
     def unbind(self) -> Matrices:
@@ -76,20 +76,20 @@ def _built(inner: Callable[[Tensors], Weight], tensors: Tensors) -> Rounded:
 
 
 def round_trip(weight: Tensor) -> Tensor:
-    """The weight as it reads after packing, with the gradient of the identity."""
+    """The weight after packing and unpacking, with the gradient of the identity."""
     packed = unpack(quantize(weight), weight.dtype)
     return weight + (packed - weight.detach())
 
 
 class _RoundedSum(torch.autograd.Function):
-    """The product with base + scale * b @ a as MXFP4 holds it. Rounding has the gradient of the
-    identity, so a and b get theirs as if nothing had been rounded.
+    """The product with base + scale * b @ a, rounded to MXFP4. Rounding has the gradient of the
+    identity, so the gradients of a and b are those without rounding.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, weight: LowRank) -> Tensor:
         packed = quantize(weight.dense())
-        # All through torch, which frees what a recomputed layer makes again.
+        # Saved through torch, which frees these tensors in recomputed layers.
         ctx.save_for_backward(x, a, b, packed.blocks, packed.scales)
         ctx.scale = weight.scale
         return F.linear(x, unpack(packed, x.dtype))

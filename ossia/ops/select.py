@@ -15,9 +15,9 @@ _log = logging.getLogger(__name__)
 
 
 def select(name: str = "auto", device: torch.device | str = "cpu") -> Backend:
-    """The backend of that name, or for `auto` the fastest that runs on the device; logs which.
+    """The backend of that name, or for `auto` the fastest that runs on the device; logs the choice.
 
-    Raises OssiaError for an unknown name, and for a backend that cannot run here.
+    Raises OssiaError for an unknown name, or a backend that cannot run here.
     """
     kind = torch.device(device).type
     if name not in ("auto", *NAMES):

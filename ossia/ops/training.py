@@ -18,11 +18,13 @@ from ossia.ops.paged import LayerKV
 from ossia.ops.values import AttentionSpec, RopeTable, Routing
 
 # Torch's tiled kernel (FlashAttention-2, Dao 2023, https://arxiv.org/abs/2307.08691) and its
-# gradient. Called by their own names, as the public function hides the log-sum-exp.
+# gradient. They are called directly because the public function hides the log-sum-exp.
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
-_SMALLEST_BLOCK = 32  # queries of a sliding layer at a time; below it calls cost more than products
+_SMALLEST_BLOCK = (
+    32  # queries of a sliding layer; smaller blocks spend more on calls than on products
+)
 
 
 class Training(Backend):
@@ -48,8 +50,8 @@ class Training(Backend):
     ) -> Tensor:
         """As Backend.attention; over whole rows in the dtype of v.
 
-        No scores outlive a tile, and the mask of a window is that of one block. With dropout, and
-        off the CPU, the definition does it.
+        Scores exist only within a tile, and a window's mask covers one block. With dropout, and on
+        other devices than the CPU, the definition runs instead.
         """
         fused = q.device.type == "cpu" and not spec.dropout and q.shape[1] == k.shape[1]
         if isinstance(where, LayerKV) or not fused or not q.numel():
@@ -81,8 +83,8 @@ class _Piece:
 def _pieces(
     length: int, window: int | None, documents: Tensor | None, like: Tensor
 ) -> Iterator[_Piece]:
-    """What together is all of attention: each document, and of a longer one than the window
-    block after block.
+    """The pieces that make up all of attention: one per document; a document longer than the
+    window is split into blocks.
     """
     for rows, start, stop in _documents(length, documents):
         first = stop if window is None else min(stop, start + window)
@@ -97,7 +99,7 @@ def _pieces(
 
 
 def _documents(length: int, documents: Tensor | None) -> Iterator[tuple[slice, int, int]]:
-    """(rows, start, stop) of every document; neighbouring rows with the same bounds go together."""
+    """(rows, start, stop) of every document; neighbouring rows with equal bounds are merged."""
     if documents is None:
         yield slice(None), 0, length
         return
@@ -121,12 +123,12 @@ def _band(queries: int, window: int, like: Tensor) -> Tensor:
 
 
 class _Attention(torch.autograd.Function):
-    """Attention piece by piece, and the sinks by their share of each softmax.
+    """Attention piece by piece; sinks enter by their share of each softmax.
 
-    With s the sink's logit and L = logaddexp(lse, s), every probability is exp(score - L): the
-    output is that without sinks times exp(lse - L), and the kernel's own gradient is exact once it
-    is given that output and L. The sink's column has no value, so its gradient is what the
-    softmax's takes away: -exp(s - L) * (gradient . output).
+    Let s be the sink's logit and L = logaddexp(lse, s). Every probability is exp(score - L), so the
+    output is that without sinks times exp(lse - L), and the kernel's gradient is exact if it is
+    given that output and L. The sink's column has no value, so its gradient is only the softmax's:
+    -exp(s - L) * (gradient . output).
     """
 
     @staticmethod
@@ -162,7 +164,7 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, sinks, out, total = ctx.saved_tensors
         gradient = gradient.contiguous()
-        # Only the bands of a sliding layer share keys.
+        # Only blocks of a sliding layer share keys, so only dk and dv are sums.
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for piece in ctx.pieces:
             queries, keys, values = _taken(piece, q, k, v)
@@ -189,6 +191,6 @@ class _Attention(torch.autograd.Function):
 
 
 def _taken(piece: _Piece, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-    """The piece of each, (rows, heads, positions, head_dim)."""
+    """The piece's part of q, k and v, (rows, heads, positions, head_dim)."""
     rows, queries, keys = piece.rows, piece.queries, piece.keys
     return tuple(x.transpose(1, 2) for x in (q[rows, queries], k[rows, keys], v[rows, keys]))

@@ -22,8 +22,8 @@ class RopeTable(NamedTuple):
 
 @dataclass(frozen=True)
 class Documents:
-    """The texts packed in each row, by number: int64 (batch, length), not decreasing along a row.
-    A token sees its own text only.
+    """The number of each token's text in a packed row: int64 (batch, length), not decreasing along
+    a row. A token sees only its own text.
     """
 
     ids: Tensor
@@ -31,7 +31,7 @@ class Documents:
 
 @dataclass(frozen=True)
 class AttentionSpec:
-    """What sets one attention layer apart.
+    """The properties of one attention layer.
 
     window: key j is visible to query i iff 0 <= i - j < window; None is full attention. sinks:
     logits (heads,) that join each softmax and whose columns are dropped. dropout: of probabilities.
@@ -43,8 +43,8 @@ class AttentionSpec:
 
 
 class Routing(NamedTuple):
-    """The experts that each token goes to, likeliest first: int64 (tokens, chosen), and the weights
-    of their outputs, float32 (tokens, chosen).
+    """The experts of each token, likeliest first: int64 (tokens, chosen), and the weights of their
+    outputs, float32 (tokens, chosen).
     """
 
     experts: Tensor

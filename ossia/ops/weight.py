@@ -1,8 +1,8 @@
-"""A weight is a value of its own kind: one dense tensor, or a `WeightKind` that knows what it is
-made of and what it computes.
+"""A weight is a value: one dense tensor, or a `WeightKind` that defines its tensors and what it
+computes.
 
 `model.Linear` and `model.Experts` hold the tensors; the kind turns them into the value that a
-backend computes with. Putting a value into a module (`replace`) is the one way into a built model.
+backend computes with. `Weighted.replace` is the only way to change a weight of a built model.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ class WeightKind(ABC):
     @property
     @abstractmethod
     def shape(self) -> torch.Size:
-        """Of the matrix, or the stack of matrices, that it stands for."""
+        """The shape of the matrix, or stack of matrices, that it represents."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """What it is made of, by the names under which a module registers it: an `nn.Parameter` is
+        """Its tensors, by the names under which a module registers them: an `nn.Parameter` is
         trained and saved, any other tensor is a buffer.
         """
 
     @abstractmethod
     def recipe(self) -> Callable[[Tensors], Weight]:
-        """What builds this value again from its `tensors`, without a reference to any of them."""
+        """A function that rebuilds this value from `tensors` and holds no reference to one."""
 
 
 class MatrixKind(WeightKind):
@@ -53,7 +53,7 @@ class MatrixKind(WeightKind):
 
     @abstractmethod
     def __getitem__(self, index: Any, /) -> MatrixKind:
-        """Some rows of a matrix, or one matrix of a stack, where the kind can be divided so."""
+        """Some rows of a matrix, or one matrix of a stack, if the kind supports it."""
 
     @abstractmethod
     def unbind(self) -> Matrices:
@@ -61,8 +61,8 @@ class MatrixKind(WeightKind):
 
 
 class ExpertsKind(WeightKind):
-    """A stack of experts that this process does not hold whole (they are on disk, or on other
-    ranks): it carries out the operation itself, with a backend that computes on what is at hand.
+    """A stack of experts of which this process holds only a part, the others being on disk or on
+    other ranks. It runs `moe` itself and uses a backend for the experts at hand.
     """
 
     @abstractmethod
@@ -79,7 +79,7 @@ class ExpertsKind(WeightKind):
 
     @abstractmethod
     def whole(self) -> Matrix:
-        """The stack itself, to be saved. Raises ValueError where this process cannot read it."""
+        """The complete stack, to be saved. Raises ValueError if this process cannot read it."""
 
 
 Matrix = Tensor | MatrixKind
@@ -87,7 +87,7 @@ Weight = Tensor | WeightKind
 
 
 class Matrices(Protocol):
-    """A stack by index: a tuple of matrices, or a packed stack that slices itself."""
+    """A stack by index: a tuple of matrices, or a packed stack."""
 
     def __getitem__(self, index: int, /) -> Matrix: ...
 
@@ -99,12 +99,12 @@ def dense(weight: Matrix, index: int | None = None) -> Tensor:
 
 
 def tensors_of(weight: Weight) -> dict[str, Tensor]:
-    """What a weight is made of, by the names under which a module registers it."""
+    """A weight's tensors, by the names under which a module registers them."""
     return {"weight": weight} if isinstance(weight, Tensor) else weight.tensors()
 
 
 def recipe_of(weight: Weight) -> Callable[[Tensors], Weight]:
-    """What builds a weight again from `tensors_of` it."""
+    """A function that rebuilds a weight from its `tensors_of`."""
     return _dense_recipe if isinstance(weight, Tensor) else weight.recipe()
 
 
