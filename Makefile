@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EMULATE := -C cmake.define.OSSIA_EMULATE_AMX=ON
 
-.PHONY: run test lint format sanitize clean
+.PHONY: run test lint format sanitize wheel test-wheel test-lowest clean
 
 run: .venv/ossia.installed
 	echo "What is 48213 * 977?" | $(BIN)/ossia chat --reasoning-effort high --show-reasoning
@@ -31,6 +31,35 @@ sanitize: .venv/test.installed
 	cmake -S native -B build/thread -DOSSIA_DRIVER=ON -DOSSIA_EMULATE_AMX=ON -DOSSIA_SANITIZE=thread
 	cmake --build build/thread --parallel 2
 	TSAN_OPTIONS=halt_on_error=1 OSSIA_DRIVER=build/thread/driver $(BIN)/pytest -k "not neon and not older_processors" tests/ops/cpu
+
+# A wheel with the native kernels.
+wheel: .venv/ossia.installed
+	rm -rf dist
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+# The wheel in a clean environment, and in its place an installation without a compiler, which leaves the native kernels out.
+test-wheel: wheel
+	$(PYTHON) -m venv --clear build/wheel
+	build/wheel/bin/pip install --quiet --requirement constraints.txt
+	build/wheel/bin/pip install --quiet --constraint constraints.txt dist/*.whl
+	.ci/ask build/wheel 0
+	CC=/nonexistent CXX=/nonexistent build/wheel/bin/pip install --quiet --no-deps --force-reinstall .
+	.ci/ask build/wheel 1
+
+# A core set of tests on the lowest versions that pyproject.toml promises. Torch stays the pinned one: of 2.9, PyPI has for Linux
+# only the build that brings several GB of CUDA libraries. Where that may be: make test-lowest LOWEST_TORCH=torch==2.9.0
+LOWEST_TORCH ?= --requirement constraints.txt
+LOWEST_TESTS := $(addprefix tests/,api checkpoint cli engine families model offload ops system text tools)
+test-lowest: wheel
+	$(PYTHON) -m venv --clear build/lowest
+	$(PYTHON) -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  print(*(d.replace(">=", "==") for d in project["dependencies"] if not d.startswith("torch")), sep="\n")' > build/lowest.txt
+	cat build/lowest.txt
+	build/lowest/bin/pip install --quiet $(LOWEST_TORCH)
+	build/lowest/bin/pip install --quiet --requirement build/lowest.txt dist/*.whl pytest pytest-xdist hypothesis numpy openai-harmony
+	echo "$(CURDIR)" > "$$(echo build/lowest/lib/python3*/site-packages)/checkout.pth"  # after site-packages: for tests/ alone
+	PYTHONSAFEPATH=1 build/lowest/bin/pytest -q -n 2 -o pythonpath= $(LOWEST_TESTS) \
+	  --ignore tests/checkpoint/test_transformers.py --ignore tests/ops/cpu
 
 # torch first, by its pinned version: any other order would fetch a second, larger build.
 .venv/ossia.installed: pyproject.toml constraints.txt $(wildcard native/*.txt native/src/* native/src/*/*)
