@@ -1,7 +1,7 @@
-"""What LoRA learned as files that `peft` loads onto the transformers model, and back.
+"""LoRA updates as files that `peft` loads onto the transformers model, and back.
 
-peft wraps modules, and for experts and routers, which transformers has as bare parameters, the
-parameters (`target_parameters`). Of a stack it keeps every expert's factors in one matrix each.
+peft wraps modules. Experts and routers, which are bare parameters in transformers, are wrapped as
+parameters (`target_parameters`). For a stack, one matrix each holds the factors of all experts.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ _EXPERT = re.compile(r"(?P<module>.*\.experts)\.\d+\.(?P<part>gate|up|down)_proj
 
 @dataclass(frozen=True)
 class Place:
-    """Where peft has the update of one of our matrices.
+    """The place of one of our matrices' updates in peft's files.
 
-    module: the path in transformers' model; parameter: the one it wraps there, None for a module's
-    own weight; rows: those of theirs that are ours, where they fuse several; fused: gate and up
-    rows, which alternate in ours, follow one another.
+    module: the path in transformers' model; parameter: the wrapped parameter, None for a module's
+    own weight; rows: our rows of their matrix, if it fuses several; fused: their gate rows precede
+    their up rows, while ours alternate.
     """
 
     module: str
     parameter: str | None = None
     rows: slice | None = None
     fused: bool = False
-    transposed: bool = False  # a Conv1D, as GPT-2 has them
+    transposed: bool = False  # a Conv1D, as in GPT-2
 
     @property
     def target(self) -> str:
-        """How peft's config names it, for all layers alike."""
+        """Its name in peft's config, the same for all layers."""
         parts = [self.module, self.parameter] if self.parameter else [self.module]
         return ".".join(".".join(parts).split(".")[-2 - bool(self.parameter) :])
 
 
 def places(config: ModelConfig) -> dict[str, Place]:
-    """Of every matrix that can be adapted, by our module's name."""
+    """The place of every adaptable matrix, by the name of our module."""
     found: dict[str, Place] = {}
     for row in families.layouts(with_expert_format(config, ExpertFormat.DENSE))[0].rows:
         ours, _, kind = row.ours.rpartition(".")
@@ -106,7 +106,7 @@ def save(decoder: Decoder, folder: Path, settings: lora.LoRA, base: str) -> None
         "lora_alpha": settings.alpha,
         "rank_pattern": ranks,
         "alpha_pattern": {target: scale * rank for target, rank in ranks.items()},
-        # peft cannot drop out what a wrapped parameter reads; it matters in training only.
+        # peft has no dropout for wrapped parameters; it only matters in training.
         "lora_dropout": 0.0 if parameters else settings.dropout,
         "target_modules": sorted(modules),
         "target_parameters": sorted(parameters) or None,
@@ -119,9 +119,9 @@ def save(decoder: Decoder, folder: Path, settings: lora.LoRA, base: str) -> None
 
 
 def load(decoder: Decoder, folder: Path) -> None:
-    """Add the updates in peft's files to a decoder that has none, as `lora.load_base` makes it.
+    """Add the updates in peft's files to a decoder without updates, as `lora.load_base` returns it.
 
-    Raises OssiaError for files that are no LoRA of this model, or that ask for what ossia lacks.
+    Raises OssiaError if the files are not a LoRA of this model or use an unsupported feature.
     """
     config = read_json(folder / CONFIG)
     if config.get("peft_type") != "LORA":
@@ -133,7 +133,7 @@ def load(decoder: Decoder, folder: Path) -> None:
         raise OssiaError(f"{folder / CONFIG}: trained biases are not supported")
     try:
         tensors = load_file(folder / WEIGHTS)
-    except Exception as error:  # safetensors raises nothing more specific
+    except Exception as error:  # safetensors has no more specific error
         raise OssiaError(f"{folder / WEIGHTS}: cannot be read ({error})") from error
     modules = dict(lora.adaptable(decoder))
     targets = [*(config.get("target_parameters") or ())]
@@ -162,7 +162,7 @@ def load(decoder: Decoder, folder: Path) -> None:
 
 
 def _joined(parts: list[tuple[Place, LowRank]]) -> tuple[Tensor, Tensor]:
-    """One a and b as peft has them, of the parts of a fused matrix or of a stack."""
+    """One a and one b in peft's layout, for the parts of a fused matrix or for a stack."""
     place, weight = parts[0]
     if len(parts) > 1:  # each part reads its own rows of a
         parts = sorted(parts, key=lambda part: part[0].rows.start if part[0].rows else 0)
@@ -174,14 +174,14 @@ def _joined(parts: list[tuple[Place, LowRank]]) -> tuple[Tensor, Tensor]:
         return a, b
     if place.fused:
         b = torch.cat([b[:, 0::2], b[:, 1::2]], dim=1)
-    # peft: a (experts * rank, in), b (out, rank * experts), the experts' numbers running fastest.
+    # peft: a (experts * rank, in), b (out, rank * experts); the expert index varies fastest.
     return a.flatten(0, 1), b.permute(1, 2, 0).flatten(1, 2)
 
 
 def _own(
     place: Place, a: Tensor, b: Tensor, shape: torch.Size, rank: int
 ) -> tuple[Tensor, Tensor] | None:
-    """`_joined` backwards, for a matrix or stack of that shape; None if a and b are not of it."""
+    """The inverse of `_joined` for a matrix or stack of this shape; None if a and b do not fit."""
     *stack, rows, cols = shape
     ranks = math.prod(stack) * rank
     if not a.ndim == b.ndim == 2 or not len(a):
@@ -201,8 +201,8 @@ def _own(
 
 
 def _inner(place: Place, targets: Sequence[str]) -> str:
-    """What stands before lora_A where peft wraps several parameters of one module: that which the
-    module defines first is the innermost.
+    """The path before lora_A if peft wraps several parameters of one module: the parameter that the
+    module defines first is innermost.
     """
     if place.parameter not in _STACKS:
         return ""
@@ -211,13 +211,13 @@ def _inner(place: Place, targets: Sequence[str]) -> str:
 
 
 def _scale(config: Mapping[str, Any], place: Place, rank: int) -> float:
-    """alpha / rank, or over its root, as the config has it for this module."""
+    """alpha / rank, or alpha / sqrt(rank), by the config for this module."""
     alpha = _of_place(config, "alpha_pattern", place, config.get("lora_alpha", 8))
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _of_place(config: Mapping[str, Any], patterns: str, place: Place, default: Any) -> Any:
-    """What the config's patterns say of a place, by the first that matches."""
+    """The value of the config's first pattern that matches a place."""
     path = f"{place.module}.{place.parameter}" if place.parameter else place.module
     for pattern, value in (config.get(patterns) or {}).items():
         if re.fullmatch(rf"(.*\.)?({pattern})", path):

@@ -1,4 +1,4 @@
-"""A checkpoint made from another without training: experts packed into MXFP4, adapters merged."""
+"""Conversion of checkpoints without training: pack experts into MXFP4, merge adapters."""
 
 from __future__ import annotations
 
@@ -34,10 +34,9 @@ class LossChange:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion did; the new folder has it as JSON.
+    """The record of a conversion, which the new folder stores as JSON.
 
-    quantization_error: of each stack of experts that was packed, the norm of its change over its
-    norm.
+    quantization_error: for each packed stack of experts, the norm of its change over its norm.
     """
 
     model: str
@@ -50,7 +49,7 @@ def quantize(model: str, out: Path, loss: Loss | None = None) -> Conversion:
     """Write a checkpoint with its experts in MXFP4 into the new folder `out`, with the record in
     quantization.json; `loss` is measured before and after.
 
-    Raises OssiaError for a model without dense experts, and for what cannot be read or written.
+    Raises OssiaError for a model without dense experts, or if a file cannot be read or written.
     """
     folder = checkpoint.find(model)
     config = checkpoint.read_config(folder)
@@ -58,7 +57,7 @@ def quantize(model: str, out: Path, loss: Loss | None = None) -> Conversion:
     if not formats:
         raise OssiaError(f"{model}: the model has no experts to pack")
     if ExpertFormat.MXFP4 in formats:
-        raise OssiaError(f"{model}: its experts are in MXFP4 already")
+        raise OssiaError(f"{model}: its experts are already in MXFP4")
     check_new_folder(out)
     check_format(config, ExpertFormat.MXFP4)
     decoder = checkpoint.load(folder, expert_memory="all")
@@ -80,7 +79,7 @@ def merge(model: str, adapter: Path, out: Path, experts: ExpertFormat | None = N
     """Write a checkpoint with peft's adapter merged into the new folder `out`, with the record in
     merge.json. Experts keep their format unless `experts` names another.
 
-    Raises OssiaError for an adapter of another model, and for what cannot be read or written.
+    Raises OssiaError for an adapter of another model, or if a file cannot be read or written.
     """
     folder = checkpoint.find(model)
     config = checkpoint.read_config(folder)

@@ -1,4 +1,4 @@
-"""The formats that a model's experts can be trained from and saved in."""
+"""The formats of experts: checks before saving, and unpacking for training."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ossia.ops import mxfp4
 
 
 def check_format(config: ModelConfig, experts: ExpertFormat) -> None:
-    """Raise OssiaError, before there is anything to lose, if no checkpoint of this model can hold
-    its experts in that format.
+    """Raise OssiaError early, before any work is lost, if no checkpoint of this model can store its
+    experts in this format.
     """
     try:
         families.to_hf(with_expert_format(config, experts))
@@ -24,7 +24,7 @@ def check_format(config: ModelConfig, experts: ExpertFormat) -> None:
 
 
 def unpacked(weights: Mapping[str, Tensor], names: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of those names in memory of their own, packed experts in float32."""
+    """The named weights, copied into memory, with packed experts in float32."""
     dense = {}
     for name in names:
         stem = name.removesuffix(".weight")

@@ -1,5 +1,5 @@
-"""LoRA on a built decoder: updates of the chosen matrices, experts among them, are trained while
-everything else stays as it is in the checkpoint.
+"""LoRA on a built decoder: trains low-rank updates of the chosen matrices, experts included, while
+all other weights stay those of the checkpoint.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ossia.ops.low_rank import LowRank
 from ossia.ops.mxfp4 import MXFP4
 from ossia.ops.training import Training
 
-TARGETS = ("attention", "mlp", "experts")  # and routers, where asked for
+TARGETS = ("attention", "mlp", "experts")  # and routers, with --train-router
 
 _ROLES = {
     "attention": ATTENTION_ROLES,
@@ -33,7 +33,7 @@ _ROLES = {
 
 @dataclass(frozen=True)
 class LoRA:
-    """What is trained: for the matrices of `targets` an update of this rank, times alpha / rank."""
+    """The updates to train: rank and targets; each update is scaled by alpha / rank."""
 
     rank: int
     alpha: float
@@ -42,8 +42,8 @@ class LoRA:
 
 
 def load_base(folder: Path) -> Decoder:
-    """The model of a checkpoint for training updates of it: its matrices stay in the mapped files
-    and experts packed, everything else is float32, and nothing requires a gradient.
+    """A checkpoint's model, ready for updates: matrices stay in the mapped files, experts stay
+    packed, everything else is float32, and no parameter requires a gradient.
     """
     stored = checkpoint.load(folder, backend="reference", expert_memory="all")
     kept = {f"{name}.weight" for name, _ in adaptable(stored)}
@@ -55,7 +55,7 @@ def load_base(folder: Path) -> Decoder:
 
 
 def attach(decoder: Decoder, settings: LoRA, generator: torch.Generator) -> None:
-    """Give each chosen matrix an update of zero, to be trained: a is drawn as `peft` draws it
+    """Add a trainable update to each chosen matrix, initially zero: a is initialised as in `peft`
     (uniform, of variance 1 / (3 cols)), b is zero.
     """
     scale = settings.alpha / settings.rank
@@ -66,19 +66,19 @@ def attach(decoder: Decoder, settings: LoRA, generator: torch.Generator) -> None
         b = torch.zeros(*lead, rows, settings.rank)
         adapt(module, a, b, scale, settings.dropout)
     if not any(updates(decoder)):
-        raise OssiaError(f"--targets {','.join(settings.targets)}: the model has none of them")
+        raise OssiaError(f"--targets {','.join(settings.targets)}: the model has no such matrices")
     widen(decoder)
 
 
 def widen(decoder: Decoder) -> None:
-    """Matrices without an update compute in float32, like everything around them."""
+    """Convert matrices without an update to float32, the dtype of everything around them."""
     for module in decoder.modules():
         if isinstance(module, Linear) and isinstance(module.value, Tensor):
             module.replace(module.value.detach().float())
 
 
 def adapt(module: Weighted, a: Tensor, b: Tensor, scale: float, dropout: float = 0.0) -> None:
-    """Add scale * b @ a to the module's matrix, or matrices; a and b become its parameters."""
+    """Add scale * b @ a to the module's matrix or stack; a and b become its parameters."""
     base = module.value
     assert isinstance(base, Tensor | MXFP4)
     module.replace(LowRank(base, nn.Parameter(a), nn.Parameter(b), scale, dropout))
@@ -87,7 +87,7 @@ def adapt(module: Weighted, a: Tensor, b: Tensor, scale: float, dropout: float =
 def adaptable(
     decoder: Decoder, targets: tuple[str, ...] = (*TARGETS, "router")
 ) -> Iterator[tuple[str, Weighted]]:
-    """The modules whose matrices those words mean, by name."""
+    """The modules, by name, whose matrices belong to these targets."""
     roles = frozenset[Role]().union(*(_ROLES[target] for target in targets))
     for name, module in decoder.named_modules():
         if isinstance(module, Weighted) and module.role in roles:
@@ -95,7 +95,7 @@ def adaptable(
 
 
 def updates(decoder: Decoder) -> Iterator[tuple[str, LowRank]]:
-    """What is trained, by the name of the module that it belongs to."""
+    """The updates, by the name of their module."""
     for name, module in adaptable(decoder):
         if isinstance(weight := module.value, LowRank):
             yield name, weight

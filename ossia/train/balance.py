@@ -1,5 +1,5 @@
-"""The load-balancing loss that keeps a router from sending every token to the same few experts,
-and the report of where they go.
+"""The load-balancing loss, which keeps a router from sending most tokens to a few experts, and the
+count of tokens per expert.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ def load_balance(logits: Tensor, chosen: int) -> Tensor:
     even.
 
     logits (tokens, experts). Fedus et al. 2021, equations 4 to 6, https://arxiv.org/abs/2101.03961,
-    with `chosen` experts a token. The shares carry no gradient, the probabilities do. On several
-    processes the shares are of the tokens of all, so that the mean of their losses is the loss of
-    all their tokens.
+    with `chosen` experts per token. Only the probabilities carry a gradient. On several processes
+    the shares cover the tokens of all, so the mean of their losses is the loss of all tokens.
     """
     experts = logits.shape[-1]
     share = assignments(logits, chosen)
@@ -35,19 +34,19 @@ def load_balance(logits: Tensor, chosen: int) -> Tensor:
 
 
 def assignments(logits: Tensor, chosen: int) -> Tensor:
-    """Float32 (experts,): how many tokens of logits (tokens, experts) choose each."""
+    """Float32 (experts,): how many tokens of logits (tokens, experts) choose each expert."""
     return (
         logits.topk(chosen, dim=-1).indices.flatten().bincount(minlength=logits.shape[-1]).float()
     )
 
 
 def before_padding(targets: Tensor) -> Tensor:
-    """Bool (rows, length): what is not after a row's last target, as padding is and no text."""
+    """Bool (rows, length): True up to a row's last target; what follows is padding."""
     return (targets != IGNORED).flip(1).cummax(1).values.flip(1)
 
 
 class RouterLog:
-    """The routers of a decoder on the training backend, heard pass by pass."""
+    """Collects balance losses and expert counts from the routers of a training decoder."""
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
@@ -56,13 +55,13 @@ class RouterLog:
         self._losses: list[Tensor] | None = None
         self._counts: dict[int, Tensor] | None = None
         self._targets: Tensor | None = None
-        self._heard = 0  # routers, since listening began
+        self._heard = 0  # routers seen since listening began
         assert isinstance(decoder.ops, Training)
         decoder.ops.on_route = self._hear
 
     def _hear(self, logits: Tensor, chosen: int) -> None:
         if self._decoder.training:
-            # Compute this even if nobody listens: a recomputed layer must repeat exactly the same
+            # Compute this even without a listener: a recomputed layer must repeat exactly the same
             # operations.
             loss = load_balance(logits, chosen)
             if self._losses is not None:
@@ -78,8 +77,8 @@ class RouterLog:
 
     @contextmanager
     def listening(self, targets: Tensor) -> Iterator[list[Tensor]]:
-        """Gives a list that fills with the balance losses of a training pass, layer by layer.
-        targets, int64 (rows, length), are those of the pass.
+        """A list that receives the balance losses of a training pass, layer by layer. targets:
+        those of the pass, int64 (rows, length).
         """
         self._losses, self._targets, self._heard = [], targets, 0
         try:
@@ -89,8 +88,8 @@ class RouterLog:
 
     @contextmanager
     def counting(self) -> Iterator[dict[int, Tensor]]:
-        """Gives a dictionary that fills with each layer's number of tokens by expert, of the passes
-        that are listened to meanwhile, without their padding.
+        """A dictionary that receives the number of tokens per expert of each layer, over the passes
+        within `listening`, without padding.
         """
         self._counts = {}
         try:
@@ -100,7 +99,7 @@ class RouterLog:
 
 
 def shares(counts: dict[int, Tensor]) -> dict[str, list[float]]:
-    """Of each layer with experts, by its number, the share of assignments that each expert had."""
+    """Each expert's share of assignments, by the number of the layer."""
     return {
         str(layer): [round(share, 4) for share in (count / count.sum()).tolist()]
         for layer, count in counts.items()

@@ -1,4 +1,4 @@
-"""What training will take of the memory, before it takes it."""
+"""An estimate of the memory that training needs, made before it starts."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from ossia.train.loss import CHUNK
 from ossia.train.settings import Training
 
 _FLOAT = 4  # bytes
-# Numbers kept for each hidden unit, without the result, which is what the next matrix reads.
+# Numbers kept per hidden unit, without the result, which counts as the next matrix's input.
 _ACTIVATED = {GELU: 1, SwiGLU: 3, ClampedSwiGLU: 6}
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes, at the moment of a step when there are most."""
+    """Peak bytes of a step."""
 
     weights: int
     gradients: int
@@ -51,7 +51,7 @@ class Estimate:
         return f"about {format_size(self.total)} of memory ({parts})"
 
     def refuse_more_than_there_is(self) -> None:
-        """Raise OssiaError if the system says that so much is not free."""
+        """Raise OssiaError if the system reports less free memory."""
         free = available_memory()
         if free is not None and self.total > free:
             raise OssiaError(
@@ -62,7 +62,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Updates:
-    """What low-rank updates add to what a layer keeps; `rounded` where they are seen as MXFP4."""
+    """The low-rank updates that are trained; `rounded`: training rounds them to MXFP4."""
 
     learned: LoRA
     rounded: bool = False
@@ -71,8 +71,9 @@ class Updates:
 def layers(
     config: ModelConfig, tokens: int, *, recompute: bool, updates: Updates | None = None
 ) -> int:
-    """Bytes that the layers keep of so many tokens for the gradient, of all weights or of those
-    updates, in float32: what torch keeps for each operation of `ops.training`, to a tenth or so.
+    """Bytes that the layers keep for the gradient of this many tokens, with respect to all weights
+    or to `updates`, in float32. They follow what torch keeps for each operation of `ops.training`,
+    with an error of about a tenth.
     """
     kept = [
         _FLOAT * tokens * _layer(config, i, updates) + _packed(config, i, tokens, updates)
@@ -83,8 +84,8 @@ def layers(
 
 
 def loss(config: ModelConfig, tokens: int) -> int:
-    """Bytes at work in the loss: the last norm and its gradient, and of a chunk the logits, their
-    gradients and a copy.
+    """Bytes of the loss: the last norm and its gradient; and for one chunk the logits, their
+    gradient and a copy.
     """
     logits = min(tokens * config.vocab_size, max(CHUNK, config.vocab_size))
     return _FLOAT * (4 * tokens * config.hidden_size + 3 * logits)
@@ -92,16 +93,16 @@ def loss(config: ModelConfig, tokens: int) -> int:
 
 @dataclass(frozen=True)
 class _Input:
-    """Numbers of a token that some matrices of a layer read."""
+    """The input of some matrices of a layer, for one token."""
 
-    kind: str  # of the matrices, in the words of --targets
+    kind: str  # of the matrices, as in --targets
     width: int
     matrices: int = 1
     copies: int = 1  # of the token: one for each chosen expert
-    kept: bool = False  # in any case, for what made it
+    kept: bool = False  # by the operation that produced it
 
     def numbers(self, updates: Updates | None) -> int:
-        """That the products keep."""
+        """Numbers that the products keep."""
         own = 0 if self.kept else self.width
         if updates is None:
             return self.copies * own
@@ -109,16 +110,16 @@ class _Input:
         if self.kind not in learned.targets:
             return 0
         each = learned.rank
-        if learned.dropout:  # each matrix has its own noise and what that leaves
+        if learned.dropout:  # each matrix keeps its own mask and masked input
             each += 2 * self.width
             own = own if updates.rounded and self.kind == "experts" else 0
         return self.copies * (own + self.matrices * each)
 
 
 def _layer(config: ModelConfig, index: int, updates: Updates | None) -> int:
-    """Numbers kept for a token in one layer."""
+    """Numbers that one layer keeps per token."""
     layer, hidden = config.layers[index], config.hidden_size
-    # An RMSNorm that learns keeps what it scales.
+    # A trained RMSNorm keeps its normalised input.
     learns = updates is None and not isinstance(config.norm, LayerNorm)
     kept = 2 * (hidden + learns * hidden) + _attention(layer.attention, updates)
     match layer.feedforward:
@@ -136,7 +137,7 @@ def _layer(config: ModelConfig, index: int, updates: Updates | None) -> int:
                 _Input("experts", hidden, copies=chosen),
                 _Input("experts", inner, copies=chosen),
             ]
-            # What experts make of the token is kept to be weighted.
+            # Expert outputs are kept because they are weighted.
             kept += chosen * (_ACTIVATED[type(moe.activation)] * inner + hidden)
     inputs += [
         _Input("attention", hidden, matrices=3),
@@ -146,8 +147,8 @@ def _layer(config: ModelConfig, index: int, updates: Updates | None) -> int:
 
 
 def _attention(config: AttentionConfig, updates: Updates | None) -> int:
-    """Queries, keys, values and the result; before QK-norm one more of the first, and within it
-    another if it learns.
+    """Numbers kept per token: queries, keys, values and the result. QK-norm keeps its input too,
+    and if trained also its normalised input.
     """
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     more = config.qk_norm * (1 + (updates is None))
@@ -155,7 +156,7 @@ def _attention(config: AttentionConfig, updates: Updates | None) -> int:
 
 
 def _packed(config: ModelConfig, index: int, tokens: int, updates: Updates | None) -> int:
-    """Bytes of the experts of a layer that are packed with their updates."""
+    """Bytes of a layer's experts that are packed together with their updates."""
     moe = config.layers[index].feedforward
     if updates is None or not updates.rounded or not isinstance(moe, MoEConfig):
         return 0
@@ -165,7 +166,7 @@ def _packed(config: ModelConfig, index: int, tokens: int, updates: Updates | Non
 
 
 def full(config: ModelConfig, settings: Training) -> Estimate:
-    """Of training all weights with AdamW, in float32."""
+    """The estimate for training all weights with AdamW, in float32."""
     total = count(config).parameters
     rounded = expert_parameters(config) if settings.mxfp4_steps else 0
     tokens = settings.batch_size * settings.length // settings.accumulate
@@ -180,7 +181,7 @@ def full(config: ModelConfig, settings: Training) -> Estimate:
 
 
 def adapters(stored: ModelConfig, settings: Training, learned: LoRA) -> Estimate:
-    """Of training low-rank updates: the matrices stay as they lie, packed or not, and all else is
+    """The estimate for low-rank updates: matrices keep their stored format, and everything else is
     float32.
     """
     with torch.device("meta"):

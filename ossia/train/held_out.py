@@ -15,7 +15,7 @@ from ossia.train import evaluate
 from ossia.train.corpus import conversations, packing
 from ossia.train.settings import FineTuneSettings
 
-_DATE = "2026-01-01"  # in prompts that name the day; any fixed day, as losses are compared
+_DATE = "2026-01-01"  # for prompts that contain a date; fixed, so that losses are comparable
 
 
 def loss_on(data: str, model: str) -> Loss:

@@ -1,4 +1,4 @@
-"""The training loop: each step a function of its number and the weights before it."""
+"""The training loop: each step is a function of its number and the weights before it."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ from ossia.train.state import Progress
 
 DTYPES = {Precision.FLOAT32: torch.float32, Precision.BFLOAT16: torch.bfloat16}
 
-# A loss this many times that of knowing nothing, log(vocabulary), comes from weights gone wild.
+# A loss above this multiple of a uniform guess's, log(vocabulary), means that training diverged.
 _EXPLODED = 2.0
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """One step, as a progress bar or a curve wants it."""
+    """The figures of one step, for progress bars and curves."""
 
-    step: int  # steps done, of
+    step: int  # steps done, out of `steps`
     steps: int
-    loss: float  # nats a token, without the balance loss
-    balance: float | None  # of the experts, 1 when even; None without experts
+    loss: float  # nats per token, without the balance loss
+    balance: float | None  # the balance loss, 1 when even; None without experts
     gradient_norm: float  # before clipping
     learning_rate: float
-    tokens_per_second: float  # of late
-    evaluation: dict[str, Any] | None  # the curve's new entry, where this step was evaluated
+    tokens_per_second: float  # of this step
+    evaluation: dict[str, Any] | None  # the curve's new entry, if this step was evaluated
 
 
 class Trainer:
-    """Trains `decoder` in place on the batch of each step; its state is saved under `folder`, where
-    `resume` finds it.
+    """Trains `decoder` in place on the batch of each step; saves states in `folder`, from which
+    `resume` continues.
 
-    Parameters that require no gradient stay as they are. `evaluate` makes the figures of the curve
-    from the loss of the weights as they are.
+    Parameters that require no gradient do not change. `evaluate` computes the curve's figures from
+    the current weights' loss.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Trainer:
         self.optimizers = build_optimizers(decoder, settings)
 
     def resume(self) -> None:
-        """Continue from the newest whole state, bit for bit, or from the first step if there is
+        """Continue from the newest undamaged state, bit for bit, or from the first step if there is
         none.
         """
         saved = state.load(self.folder, self.decoder, self.optimizers)
@@ -89,7 +89,7 @@ class Trainer:
             self.progress, self._saved_step = saved, saved.step
 
     def save(self) -> None:
-        """Write the state, unless this step's is written already."""
+        """Save the state, unless this step's has been saved already."""
         if self._saved_step != self.progress.step:
             state.save(self.folder, self.decoder, self.optimizers, self.progress)
             self._saved_step = self.progress.step
@@ -99,11 +99,11 @@ class Trainer:
         report: Callable[[StepReport], None] = lambda _: None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> bool:
-        """Train to the last step and return True, or until `stopped()`, with the state saved, and
-        return False.
+        """Train to the last step and return True; or until `stopped()`, save the state and return
+        False.
 
-        Raises OssiaError when the weights have gone wrong. A state is saved before the loss of its
-        weights is known; the step after finds it, and removes the state if it is bad.
+        Raises OssiaError if training diverges. A state is saved before the loss of its weights is
+        known; the next step computes it, and removes the state if the loss is bad.
         """
         while self.progress.step < self.settings.steps:
             if parallel.first_says(stopped):
@@ -117,14 +117,14 @@ class Trainer:
         return True
 
     def check(self) -> None:
-        """Raise OssiaError if the weights have gone wrong, which after the last step no other
-        finds. Their loss is that of the batch they learned last.
+        """Raise OssiaError if the weights have diverged, judged by the last batch's loss. Needed
+        after the last step, because no next step checks it.
         """
         step = self.progress.step
         self._refuse_nonsense(step, nats_per_token(self.summed_loss, self._parts(step - 1)))
 
     def step(self) -> StepReport:
-        """One update of the weights, and the evaluation that is due after it."""
+        """One update of the weights, and the evaluation if one is due."""
         settings, progress = self.settings, self.progress
         start = time.perf_counter()
         rate = learning_rate(settings, progress.step)
@@ -143,12 +143,12 @@ class Trainer:
     def summed_loss(
         self, inputs: Tensor, targets: Tensor, documents: Tensor | None = None
     ) -> Tensor:
-        """Of the weights as they are, without dropout; a `SummedLoss`."""
+        """The loss of the current weights, without dropout; a `SummedLoss`."""
         self._objective.eval()
         return self._objective(inputs, targets, documents, 1).cross_entropy
 
     def evaluate(self, loss: float | None) -> dict[str, Any]:
-        """The curve's new entry, of the weights as they are; `loss` is the step's."""
+        """Evaluate the current weights and add an entry to the curve; `loss` is the step's."""
         with self._objective.routers.counting() as counts:
             figures = self._evaluate(self.summed_loss)
         entry: dict[str, Any] = {
@@ -163,13 +163,13 @@ class Trainer:
         return entry
 
     def _update(self, step: int, rate: float) -> tuple[float, float | None, float, int]:
-        """Loss and balance before the update, the gradient's norm, and the tokens learned from."""
+        """Update the weights. Returns loss and balance before it, gradient norm, and tokens."""
         settings = self.settings
-        # Dropout too is a function of the step.
+        # This makes dropout a function of the step.
         seed = derived_seed(settings.seed, step)
         torch.manual_seed(seed * parallel.size() + parallel.rank())
         parts = self._parts(step)
-        # FSDP takes the mean over the processes, so each divides by its share of the targets.
+        # FSDP averages over the processes, so each divides by its share of the targets.
         count = sum(int((part.targets != IGNORED).sum()) for part in parts) / parallel.size()
         share = 1 / settings.accumulate
         self._objective.train()
@@ -196,24 +196,22 @@ class Trainer:
         return loss, balance, norm, sum(part.inputs.numel() for part in parts)
 
     def _parts(self, step: int) -> list[Batch]:
-        """The batch of a step, as it is computed: in parts of as many rows each."""
+        """The batch of a step in `accumulate` parts with equal numbers of rows."""
         batch = self._batches(step)
         tensors = batch.inputs, batch.targets, batch.documents
         parts = (tensor.chunk(self.settings.accumulate) for tensor in tensors)
         return [Batch(*part) for part in zip(*parts, strict=True)]
 
     def _refuse_nonsense(self, step: int, loss: float, norm: float = 0.0) -> None:
-        """Raise OssiaError rather than let a step that went wrong reach the weights; `loss` is that
-        of the weights after `step` steps, and if it is none, their state goes.
+        """Raise OssiaError before a diverged step changes the weights. `loss` is that of the
+        weights after `step` steps; if it is bad, their state is removed.
         """
-        knows_nothing = math.log(self.decoder.config.vocab_size)
+        uniform = math.log(self.decoder.config.vocab_size)
         bad_weights = True
         if not math.isfinite(loss):
             problem = f"the loss is {loss}"
-        elif loss > _EXPLODED * knows_nothing:
-            problem = (
-                f"the loss exploded to {loss:.1f}, where knowing nothing costs {knows_nothing:.1f},"
-            )
+        elif loss > _EXPLODED * uniform:
+            problem = f"the loss exploded to {loss:.1f}, where a uniform guess has {uniform:.1f},"
         elif not math.isfinite(norm):
             problem, bad_weights = f"the gradient is {norm}", False
         else:
@@ -224,13 +222,13 @@ class Trainer:
             good = parallel.first_says(lambda: state.newest(self.folder))
         where = "no good state was saved" if good is None else f"the last good state is {good}"
         raise OssiaError(
-            f"{problem} after {step} steps; {where}. To resume would repeat it: start in another "
+            f"{problem} after {step} steps; {where}. Resuming would repeat it: start in another "
             "folder with a lower --learning-rate"
         )
 
 
 @contextmanager
 def autocast(dtype: str) -> Iterator[None]:
-    """Matrix products in bfloat16, or everything as it is."""
+    """Compute matrix products in bfloat16, or do nothing for float32."""
     with torch.autocast("cpu", DTYPES[Precision(dtype)], enabled=dtype != Precision.FLOAT32):
         yield

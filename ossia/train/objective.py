@@ -1,4 +1,4 @@
-"""What training minimises: a decoder and its losses as one module."""
+"""The training objective: a decoder and its losses as one module."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ossia.train.loss import linear_cross_entropy
 
 @dataclass(frozen=True)
 class Losses:
-    """Of a part of a batch, in proportion to its tokens: the parts add up to the batch."""
+    """The losses of a part of a batch, in proportion to its tokens, so that parts can be added."""
 
     total: Tensor  # to be minimised
     cross_entropy: Tensor  # nats a token, without gradient
@@ -22,7 +22,7 @@ class Losses:
 
 
 class Objective(nn.Module):
-    """From tokens to losses. One module, so that what wraps modules sees all uses of a weight."""
+    """Tokens to losses. As one module, because FSDP must see all uses of a weight."""
 
     def __init__(self, decoder: Decoder, *, balance: float, z_loss: float) -> None:
         super().__init__()
@@ -38,9 +38,9 @@ class Objective(nn.Module):
         count: float,
         share: float = 1.0,
     ) -> Losses:
-        """int64 (rows, length) each: a `share` of the batch, in which `count` targets are learned.
+        """int64 (rows, length) each: a `share` of the batch, which trains on `count` targets.
 
-        `documents` numbers the texts packed in a row, none of which sees another.
+        `documents` numbers the texts packed in a row; they do not attend to each other.
         """
         with self.routers.listening(targets) as balances:
             hidden = hidden_states(self.decoder, inputs, documents)

@@ -1,4 +1,4 @@
-"""Which optimizer moves which parameter."""
+"""The choice of the optimizer for each parameter."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ HIDDEN = ATTENTION_ROLES | MLP_ROLES  # act between hidden states
 def build_optimizers(decoder: nn.Module, settings: Training) -> list[torch.optim.Optimizer]:
     """AdamW for everything, or Muon for the hidden matrices and AdamW for the rest.
 
-    AdamW (Loshchilov & Hutter 2017, https://arxiv.org/abs/1711.05101) decays matrices, not biases,
-    norms or sinks. Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon) is torch's, which
-    takes 2-D matrices: those that act between hidden states. Embeddings, the unembedding and the
-    routers turn indices or hidden states into one another, not hidden states into hidden states,
-    and experts are stacked in three dimensions: AdamW moves them. Muon's update is scaled to the
-    size of AdamW's (Liu et al. 2025, https://arxiv.org/abs/2502.16982), so one learning rate
-    serves both.
-    Frozen parameters are nobody's.
+    AdamW (Loshchilov & Hutter 2017, https://arxiv.org/abs/1711.05101) applies weight decay to
+    matrices, not to biases, norms or sinks. Muon (Jordan 2024,
+    https://kellerjordan.github.io/posts/muon) is torch's, which takes 2-D matrices; it gets those
+    that map hidden states to hidden states. Embeddings, the unembedding and routers map to or from
+    indices, and experts are stacked in three dimensions, so AdamW updates them. Muon's update is
+    scaled to the size of AdamW's (Liu et al. 2025, https://arxiv.org/abs/2502.16982), so one
+    learning rate serves both. Frozen parameters have no optimizer.
     """
     orthogonal: list[Tensor] = []
     matrices: list[Tensor] = []

@@ -1,7 +1,7 @@
-"""Training on several processes: sharded parameters (FSDP2), experts of their own, and what holds
-for one process alike.
+"""Training on several processes: sharded parameters (FSDP2) and expert parallelism. All functions
+also work with a single process.
 
-`torchrun` starts the processes and names them; each trains on its rows of every batch.
+`torchrun` starts the processes and sets their ranks; each trains on its rows of every batch.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ Value = TypeVar("Value")
 
 
 class FirstFailed(OssiaError):
-    """What was wrong in the first process, raised on another: the first says it."""
+    """An error of the first process, raised on the others; only the first reports it."""
 
 
 def join() -> None:
-    """Meet the other processes, if torchrun started this one among several."""
+    """Join the process group, if torchrun started several processes."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         dist.init_process_group("gloo")
 
 
 def leave() -> None:
-    """End what `join` began."""
+    """Leave the process group."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def rank() -> int:
-    """Of this process, from 0."""
+    """The rank of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -57,13 +57,13 @@ def size() -> int:
 
 
 def wait() -> None:
-    """Until all processes are here."""
+    """Wait until all processes have called this."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def first_says(question: Callable[[], Value]) -> Value:
-    """The first process's answer, on all."""
+    """The first process evaluates `question`; returns its answer on all processes."""
     answers: list[Any] = [question() if rank() == 0 else None]
     if dist.is_initialized():
         dist.broadcast_object_list(answers)
@@ -71,8 +71,8 @@ def first_says(question: Callable[[], Value]) -> Value:
 
 
 def first_does(act: Callable[[], Value]) -> Value:
-    """The first process acts, the others wait; its result on all. Its OssiaError ends them too: it
-    is raised there, and FirstFailed on the others.
+    """The first process calls `act`, the others wait; returns its result on all. Its OssiaError is
+    raised there, and FirstFailed on the others.
     """
     result: Any = None
     problem: OssiaError | None = None
@@ -90,7 +90,7 @@ def first_does(act: Callable[[], Value]) -> Value:
 
 
 def mean(value: Tensor) -> Tensor:
-    """Over all processes."""
+    """The mean over all processes."""
     if not dist.is_initialized():
         return value
     value = value.clone()
@@ -99,16 +99,16 @@ def mean(value: Tensor) -> Tensor:
 
 
 def own_rows(batch: Tensor) -> Tensor:
-    """This process's share of the rows, which the number of processes divides."""
+    """This process's share of the rows; the number of processes divides their number."""
     return batch.chunk(size())[rank()]
 
 
 def shard(root: nn.Module, decoder: Decoder, *, experts: bool) -> None:
-    """Divide the parameters of `root`, which holds the decoder, among the processes.
+    """Shard the parameters of `root`, which contains the decoder, over the processes.
 
-    FSDP2 gathers a layer's weights when it is their turn (Zhao et al. 2023,
+    FSDP2 gathers a layer's weights when they are needed (Zhao et al. 2023,
     https://arxiv.org/abs/2304.11277). With `experts` each process holds whole experts instead, and
-    tokens travel to them. Gradients are means over the processes.
+    tokens are sent to them. Gradients are means over the processes.
     """
     if not dist.is_initialized():
         return
@@ -118,7 +118,7 @@ def shard(root: nn.Module, decoder: Decoder, *, experts: bool) -> None:
         for module in decoder.modules():
             if isinstance(module, MoE):
                 own |= _divide_experts(module, mesh)
-    # A layer may return a view; nothing here writes into one, which is what torch warns of.
+    # torch warns about writes into a returned view; nothing here writes into one.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
     for layer in decoder.layers:
         fully_shard(layer, mesh=mesh, ignored_params=own)
@@ -126,7 +126,7 @@ def shard(root: nn.Module, decoder: Decoder, *, experts: bool) -> None:
 
 
 def gathered(decoder: nn.Module) -> dict[str, Tensor]:
-    """The whole weights by name; all processes must ask."""
+    """The complete weights by name; all processes must call this."""
     return {
         name: p.full_tensor() if isinstance(p, DTensor) else p.detach()
         for name, p in decoder.state_dict().items()
@@ -142,7 +142,7 @@ def _divide_experts(moe: MoE, mesh: DeviceMesh) -> set[nn.Parameter]:
     for part in (moe.gate_up, moe.down):
         for name, parameter in list(part.named_parameters()):
             own = nn.Parameter(distribute_tensor(parameter.data, mesh, [Shard(0)]))
-            # Each process's loss is a mean over its own tokens, and all of them come here.
+            # Each process's loss is a mean over its tokens; the tokens of all arrive here.
             own.register_hook(lambda gradient: gradient / mesh.size())
             if name == "bias":
                 part.bias = own
@@ -153,8 +153,8 @@ def _divide_experts(moe: MoE, mesh: DeviceMesh) -> set[nn.Parameter]:
 
 @dataclass(frozen=True)
 class Sharded(ExpertsKind):
-    """A stack of experts of which each process holds as many: a DTensor, or one that is seen
-    rounded.
+    """A stack of experts, divided equally among the processes: a DTensor, or one that training
+    rounds.
     """
 
     inner: Weight
@@ -186,11 +186,11 @@ class Sharded(ExpertsKind):
         residual: Tensor | None,
         dtype: torch.dtype | None,
     ) -> Tensor:
-        """See ExpertsKind: a token goes to each process that has an expert of its choice, and the
-        results come back to be weighted here.
+        """As ExpertsKind.moe: each token is sent to the processes that hold its experts, and the
+        results return to be weighted here.
 
-        Exchanged all to all, with as many rows as were chosen: gathering every token everywhere
-        would be simpler, and cost each process the traffic and the memory of all.
+        An all-to-all exchange moves only the rows that were routed. Gathering all tokens everywhere
+        would be simpler, but would cost each process the traffic and memory of all.
         """
         assert isinstance(experts.down, Sharded)
         local = replace(
@@ -201,7 +201,7 @@ class Sharded(ExpertsKind):
             down_bias=_local(experts.down_bias),
         )
         each, chosen = local.gate_up.shape[0], routing.experts.shape[1]
-        order = routing.experts.flatten().argsort(stable=True)  # by expert, and so by process
+        order = routing.experts.flatten().argsort(stable=True)  # by expert, hence by process
         wanted = routing.experts.flatten()[order]
         sent = torch.bincount(wanted // each, minlength=size())
         received = torch.empty_like(sent)
@@ -211,7 +211,7 @@ class Sharded(ExpertsKind):
         dist.all_to_all_single(numbers, wanted, *counts)
         rows = _travel(x[order // chosen], *counts)
         own = (numbers - rank() * each)[:, None]
-        if not len(rows):  # a row that nobody reads: the gradient's way back needs all processes
+        if not len(rows):  # a dummy row: the backward pass needs all processes
             rows, own = x.new_zeros(1, x.shape[1]) + rows.sum(), own.new_zeros(1, 1)
         ones = torch.ones(len(rows), 1, dtype=routing.weights.dtype, device=rows.device)
         done = backend.moe(rows, Routing(own, ones), local)[: len(numbers)]
@@ -231,7 +231,7 @@ def _local(tensor: Tensor | None) -> Any:
 
 
 def _travel(rows: Tensor, received: list[int], sent: list[int]) -> Tensor:
-    """Rows to the processes in their order, `sent` of them to each, and those that came."""
+    """Send `sent` rows to each process, in order; returns the rows received."""
     group = dist.group.WORLD
     assert group is not None
     moved = all_to_all_single_autograd(rows.contiguous(), received, sent, group)

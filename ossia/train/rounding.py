@@ -1,4 +1,4 @@
-"""Training that sees the experts as MXFP4 will hold them."""
+"""Training with experts rounded to MXFP4."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ossia.train.parallel import Sharded
 
 
 def set_rounding(decoder: Decoder, on: bool) -> None:
-    """Round all experts of a decoder in its next passes, or no longer; their tensors stay."""
+    """Start or stop rounding a decoder's experts in its passes; their tensors do not change."""
     for module in decoder.modules():
         if isinstance(module, Experts):
             module.replace(_rounded(module.value) if on else _plain(module.value))
