@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ossia import families
 from ossia.adapt import lora
-from ossia.config import ExpertFormat, ModelConfig, with_expert_format
+from ossia.config import ModelConfig
 from ossia.errors import OssiaError
 from ossia.model import Decoder
 from ossia.ops.low_rank import LowRank
@@ -29,7 +29,6 @@ from ossia.system.files import read_json
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."
 _STACKS = ("gate_up_proj", "down_proj")  # of experts, in the order of transformers' modules
-_EXPERT = re.compile(r"(?P<module>.*\.experts)\.\d+\.(?P<part>gate|up|down)_proj\.weight")
 
 
 @dataclass(frozen=True)
@@ -57,17 +56,15 @@ class Place:
 def places(config: ModelConfig) -> dict[str, Place]:
     """The place of every adaptable matrix, by the name of our module."""
     found: dict[str, Place] = {}
-    for row in families.layouts(with_expert_format(config, ExpertFormat.DENSE))[0].rows:
+    for row in families.memory_layout(config).rows:
         ours, _, kind = row.ours.rpartition(".")
         if kind != "weight" or not ours.startswith("layers."):
             continue
         part = ours.rpartition(".")[2]
         module = row.theirs.removesuffix(".weight")
-        if expert := _EXPERT.fullmatch(row.theirs):  # the hub's names; transformers stacks them
-            found[ours] = Place(expert["module"], f"{part}_proj", fused=part == "gate_up")
-        elif module == row.theirs:  # a stack that is a parameter
+        if module == row.theirs:  # a stack that is a parameter
             parent, _, parameter = module.rpartition(".")
-            found[ours] = Place(parent, parameter)
+            found[ours] = Place(parent, parameter, fused=bool(row.our_index))
         elif part == "router":
             found[ours] = Place(module, "weight")
         elif not part.endswith("norm"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from ossia.config import ModelConfig
+from ossia.config import ExpertFormat, ModelConfig, with_expert_format
 from ossia.errors import OssiaError
 from ossia.families import gpt2, gpt_oss, qwen3
 from ossia.families.mapping import Layout, Row
@@ -59,6 +59,14 @@ def layouts(config: ModelConfig) -> tuple[Layout, ...]:
     Raises `OssiaError` as `to_hf` does.
     """
     return _family_of(config).layouts(config)
+
+
+def memory_layout(config: ModelConfig) -> Layout:
+    """The layout with the names and shapes of transformers' modules in memory, whose experts are
+    dense. Raises `OssiaError` as `to_hf` does.
+    """
+    dense = with_expert_format(config, ExpertFormat.DENSE)
+    return next(layout for layout in layouts(dense) if layout.in_memory)
 
 
 def _family_of(config: ModelConfig) -> Any:

@@ -140,7 +140,7 @@ def _layout(name: str, prefix: str, config: ModelConfig) -> Layout:
         rf"{pattern}h\.\d+\.attn\.(bias|masked_bias)",  # the causal mask, once a buffer
         *((r"lm_head\.weight",) if config.tied_embeddings else ()),
     )
-    return Layout(name, tuple(_rows(prefix, config)), ignored)
+    return Layout(name, tuple(_rows(prefix, config)), ignored, in_memory=bool(prefix))
 
 
 def _rows(prefix: str, config: ModelConfig) -> Iterator[Row]:

@@ -220,7 +220,7 @@ def layouts(config: ModelConfig) -> tuple[Layout, ...]:
     moe = expect(config.layers[0].feedforward, MoEConfig, "layers[0].feedforward")
     if moe.format is ExpertFormat.DENSE:
         rows = (*llama.backbone_rows(config), *_feedforward_rows(config, _dense_expert_rows))
-        return (Layout("gpt-oss, dense experts", rows, ignored),)
+        return (Layout("gpt-oss, dense experts", rows, ignored, in_memory=True),)
     rows = (*llama.backbone_rows(config), *_feedforward_rows(config, _packed_expert_rows))
     hub = Layout("gpt-oss, MXFP4 experts", rows, ignored)
     if config.tied_embeddings:  # original/ cannot express this

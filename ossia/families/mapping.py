@@ -28,8 +28,12 @@ class Row:
 class Layout:
     """One way in which a family's checkpoints are stored: all rows, and regular expressions for the
     names to ignore.
+
+    in_memory: whether names and shapes are also those of transformers' modules in memory, which
+    adapters refer to.
     """
 
     name: str
     rows: tuple[Row, ...]
     ignored: tuple[str, ...] = ()
+    in_memory: bool = False

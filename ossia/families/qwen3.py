@@ -236,11 +236,12 @@ def layouts(config: ModelConfig) -> tuple[Layout, ...]:
     """Names as on the hub; for mixtures also the fused form of transformers' modules."""
     ignored = llama.ignored_names(config)
     backbone = tuple(llama.backbone_rows(config))
-    separate = Layout("Qwen3", (*backbone, *_feedforward_rows(config, _expert_rows)), ignored)
+    rows = (*backbone, *_feedforward_rows(config, _expert_rows))
     if not any(isinstance(layer.feedforward, MoEConfig) for layer in config.layers):
-        return (separate,)
+        return (Layout("Qwen3", rows, ignored, in_memory=True),)
     fused = (*backbone, *_feedforward_rows(config, _fused_expert_rows))
-    return separate, Layout("Qwen3, fused experts", fused, ignored)
+    in_memory = Layout("Qwen3, fused experts", fused, ignored, in_memory=True)
+    return Layout("Qwen3", rows, ignored), in_memory
 
 
 def _feedforward_rows(config: ModelConfig, expert_rows: Any) -> Iterator[Row]:
