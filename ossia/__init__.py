@@ -16,8 +16,6 @@ from ossia.errors import OssiaError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
-
     from ossia.api import LLM, Completion, Finished, Reply, Stream, ToolCall
     from ossia.checkpoint import save as save_model
     from ossia.model import Decoder
@@ -84,27 +82,14 @@ def config(name_or_path: str | Path) -> ModelConfig:
     return checkpoint.read_config(checkpoint.find(name_or_path))
 
 
-def load_model(
-    path_or_hub_name: str | Path,
-    dtype: torch.dtype | str | None = None,
-    device: str = "auto",
-    backend: str = "auto",
-    load: str = "map",
-    expert_memory: int | str | None = None,
-    dense: str | None = None,
-) -> Decoder:
-    """The Decoder of a checkpoint folder or hub name, in eval mode; arguments as for `LLM`."""
+def load_model(path_or_hub_name: str | Path, **options: Any) -> Decoder:
+    """The Decoder of a checkpoint folder or hub name, in eval mode. options: the fields of
+    `ossia.options.LoadOptions`. Raises OssiaError for what cannot be loaded.
+    """
     from ossia import checkpoint
+    from ossia.options import LoadOptions, split
 
-    return checkpoint.load(
-        checkpoint.find(path_or_hub_name),
-        dtype=dtype,
-        device=device,
-        backend=backend,
-        expert_memory=expert_memory,
-        dense=dense,
-        load=load,
-    )
+    return checkpoint.load(checkpoint.find(path_or_hub_name), *split(options, LoadOptions))
 
 
 def __getattr__(name: str) -> Any:

@@ -160,19 +160,9 @@ class Int8(StrEnum):
 
 
 @dataclass(frozen=True)
-class LoadOptions(Options):
-    """How a checkpoint is loaded: `LLM`, `load_model` and each command that opens a model take
-    these.
+class KernelOptions(Options):
+    """What computes. threads are set for the whole process."""
 
-    dtype may also be a torch.dtype. expert_memory is a number of bytes, a size such as "12GiB", or
-    "all". threads are set for the whole process.
-    """
-
-    dtype: Annotated[
-        Dtype | None,
-        Option("Precision of the dense weights.", default="the checkpoint's"),
-    ] = None
-    device: Annotated[str, Option("auto, cpu, cuda, cuda:1, mps.", metavar="NAME")] = "auto"
     backend: Annotated[
         str,
         Option("Kernels to run on; auto takes the fastest and logs its choice.", metavar="NAME"),
@@ -185,6 +175,22 @@ class LoadOptions(Options):
             default="one per processor that this process may use",
         ),
     ] = None
+
+
+@dataclass(frozen=True)
+class LoadOptions(KernelOptions):
+    """How a checkpoint is loaded: `LLM`, `load_model` and each command that opens a model take
+    these.
+
+    dtype may also be a torch.dtype. expert_memory is a number of bytes, a size such as "12GiB", or
+    "all".
+    """
+
+    dtype: Annotated[
+        Dtype | None,
+        Option("Precision of the dense weights.", default="the checkpoint's"),
+    ] = None
+    device: Annotated[str, Option("auto, cpu, cuda, cuda:1, mps.", metavar="NAME")] = "auto"
     load: Annotated[
         Load, Option("Leave the weights in the mapped files, or copy them into memory that stays.")
     ] = Load.map

@@ -4,8 +4,10 @@ and control tokens.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import tokenizers
@@ -23,6 +25,7 @@ from ossia.config import (
     ModelConfig,
 )
 from ossia.engine import Failure, LogitsError, Request, TokenOutput
+from ossia.engine.engine import EngineStats
 from ossia.engine.request import check_prompt
 
 CONTROL = (
@@ -60,7 +63,7 @@ def small_config(context_length: int = 4096) -> ModelConfig:
 
 class ScriptedEngine:
     """Answers the n-th request with the n-th script, a token a step; the end of a script is the end
-    of the context.
+    of the context, or, if it is `endless`, goes on repeating its last token.
     """
 
     def __init__(self, scripts: Iterable[Sequence[int]], config: ModelConfig) -> None:
@@ -70,20 +73,26 @@ class ScriptedEngine:
         self.running: dict[int, deque[int]] = {}
         self.most_at_once = 0
         self.broken: set[int] = set()  # requests whose logits are not numbers
+        self.endless = False
+        self.may_step = threading.Event()  # steps wait for it
+        self.may_step.set()
         self._scripts = iter(scripts)
 
     @property
     def has_work(self) -> bool:
         return bool(self.running)
 
-    def add(self, request: Request) -> int:
+    def check(self, request: Request) -> None:
         check_prompt(request.prompt, self.config.vocab_size, self.config.context_length)
+
+    def add(self, request: Request) -> int:
         self.requests.append(request)
         id = len(self.requests) - 1
         self.running[id] = deque(next(self._scripts))
         return id
 
     def step(self) -> list[TokenOutput | Failure]:
+        assert self.may_step.wait(60), "the test forgot to let the engine step"
         self.most_at_once = max(self.most_at_once, len(self.running))
         outputs: list[TokenOutput | Failure] = []
         for id in self.broken & self.running.keys():
@@ -91,6 +100,8 @@ class ScriptedEngine:
             outputs.append(Failure(id, LogitsError(id)))
         for id, script in list(self.running.items()):
             sampling, token = self.requests[id].sampling, script.popleft()
+            if self.endless and not script:
+                script.append(token)
             reason = "stop" if token in sampling.stop_ids else None if script else "length"
             if reason:
                 del self.running[id]
@@ -103,6 +114,17 @@ class ScriptedEngine:
     def abort(self, request_id: int) -> None:
         self.running.pop(request_id, None)
         self.aborted.append(request_id)
+
+    def stats(self) -> EngineStats:
+        return EngineStats(len(self.running), 0, {}, 0, 0, 0, 0, 0)
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    """Whether it becomes true: what another thread does is waited for, generously."""
+    end = time.monotonic() + 60
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.001)
+    return condition()
 
 
 def scripted_llm(

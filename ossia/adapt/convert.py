@@ -13,6 +13,7 @@ from ossia.checkpoint.load import DENSE_DTYPES
 from ossia.config import ExpertFormat, expert_formats
 from ossia.errors import OssiaError
 from ossia.model import Decoder
+from ossia.options import LoadOptions
 from ossia.system import records
 from ossia.system.files import check_new_folder, write_json, writing
 
@@ -60,7 +61,7 @@ def quantize(model: str, out: Path, loss: Loss | None = None) -> Conversion:
         raise OssiaError(f"{model}: its experts are already in MXFP4")
     check_new_folder(out)
     check_format(config, ExpertFormat.MXFP4)
-    decoder = checkpoint.load(folder, expert_memory="all")
+    decoder = checkpoint.load(folder, LoadOptions(device="cpu", expert_memory="all"))
     before = loss.of(decoder) if loss else None
     errors = checkpoint.save(
         decoder,
@@ -71,7 +72,8 @@ def quantize(model: str, out: Path, loss: Loss | None = None) -> Conversion:
     )
     change = None
     if loss and before is not None:
-        change = LossChange(loss.unit, before, loss.of(checkpoint.load(out)))
+        packed = checkpoint.load(out, LoadOptions(device="cpu"))
+        change = LossChange(loss.unit, before, loss.of(packed))
     return _written(Conversion(model, errors, held_out_loss=change), out / "quantization.json")
 
 

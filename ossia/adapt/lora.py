@@ -20,6 +20,7 @@ from ossia.model.linear import Linear, Weighted
 from ossia.ops.low_rank import LowRank
 from ossia.ops.mxfp4 import MXFP4
 from ossia.ops.training import Training
+from ossia.options import LoadOptions
 
 TARGETS = ("attention", "mlp", "experts")  # and routers, with --train-router
 
@@ -45,7 +46,9 @@ def load_base(folder: Path) -> Decoder:
     """A checkpoint's model, ready for updates: matrices stay in the mapped files, experts stay
     packed, everything else is float32, and no parameter requires a gradient.
     """
-    stored = checkpoint.load(folder, backend="reference", expert_memory="all")
+    stored = checkpoint.load(
+        folder, LoadOptions(device="cpu", backend="reference", expert_memory="all")
+    )
     kept = {f"{name}.weight" for name, _ in adaptable(stored)}
     weights = {
         name: value.float() if value.is_floating_point() and name not in kept else value

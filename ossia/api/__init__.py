@@ -1,6 +1,7 @@
 """LLM: load, generate, chat, stream; the Python surface over engine, checkpoint and text."""
 
-from ossia.api.llm import LLM, Messages, Sampling, packaged_model
+from ossia.api.llm import LLM, Messages, Sampling
+from ossia.api.parts import packaged_model
 from ossia.api.reply import (
     Completion,
     Finished,
@@ -10,10 +11,11 @@ from ossia.api.reply import (
     TokenLogprob,
     ToolCall,
 )
-from ossia.api.stream import Stream
+from ossia.api.stream import AsyncStream, Stream
 
 __all__ = [
     "LLM",
+    "AsyncStream",
     "Completion",
     "FinishReason",
     "Finished",

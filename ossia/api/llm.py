@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+from types import TracebackType
+from typing import Any, Self, TypedDict, Unpack
 
-from ossia import checkpoint, text
+from ossia import text
+from ossia.api.answer import Ask, PlainText
+from ossia.api.parts import Defaults, Parts
 from ossia.api.reply import Completion, Finished, Reply, ReplyBuilder, TokenLogprob
-from ossia.api.stream import PlainText, Pump, Stream
-from ossia.engine import Engine, Request, SamplingParams
+from ossia.api.stream import AsyncStream, Stream, read_all
+from ossia.engine import Engine, Request, SamplingParams, TokenOutput
+from ossia.engine.driver import Driver, DriverStats
 from ossia.errors import OssiaError
-from ossia.offload import ExpertReads, store_of
-from ossia.offload.store import ExpertStore
-from ossia.options import EngineOptions
-from ossia.text import Chat, TextDelta
-
-if TYPE_CHECKING:
-    import torch
+from ossia.offload import ExpertReads
+from ossia.options import EngineOptions, LoadOptions, split
+from ossia.text import Chat, Event, TextDelta
 
 Messages = Sequence[Mapping[str, Any]]
-
-PACKAGED_MODELS = Path(__file__).parent.parent / "models"
 
 
 class Sampling(TypedDict, total=False):
@@ -60,84 +58,78 @@ class LLM:
     """A checkpoint ready to talk: `generate` continues text, `chat` and `stream` answer messages.
 
     path_or_hub_name: a checkpoint folder or Hugging Face name; None is the small model inside the
-    package. dtype: of the dense weights, the checkpoint's if None. device: "auto", "cpu", "cuda",
-    "cuda:1", "mps". load: "map" leaves the weights in the mapped files, "copy" reads them into
-    memory (see `checkpoint.load`). expert_memory: bytes, or "12GiB", of MXFP4 experts to hold in
-    memory, the others being read from disk when tokens need them; "all" maps them all; None maps
-    them if they fit. dense: "int8" quantizes the dense weights. kv: "int8" stores keys and values
-    in half the memory, less exactly. Raises OssiaError for what cannot be loaded.
+    package. options: the fields of `LoadOptions` and of `EngineOptions` (`ossia.options`). parts:
+    what `load` and `from_parts` make, instead of both.
+
+    Any thread may use it, and several at a time: their requests run in one batch, on a thread that
+    the LLM owns. Raises OssiaError for what cannot be loaded and for unknown options.
     """
 
     def __init__(
         self,
         path_or_hub_name: str | Path | None = None,
         *,
-        dtype: torch.dtype | str | None = None,
-        device: str = "auto",
-        backend: str = "auto",
-        load: str = "map",
-        expert_memory: int | str | None = None,
-        dense: str | None = None,
-        kv: str | None = None,
+        parts: Parts | None = None,
+        **options: Any,
     ) -> None:
-        folder = packaged_model() if path_or_hub_name is None else checkpoint.find(path_or_hub_name)
-        beside = checkpoint.text_folder(folder)
-        # Before the weights: what is missing is known at once.
-        tokenizer = text.load_tokenizer(beside)
-        chat_format = text.load_format(beside, tokenizer)
-        file = beside / "generation_config.json"
-        defaults = text.read_generation_config(beside)
-        try:
-            _defaults(defaults)
-        except OssiaError as error:
-            raise OssiaError(f"{file}: {error}") from error
-        decoder = checkpoint.load(
-            folder,
-            dtype=dtype,
-            device=device,
-            backend=backend,
-            load=load,
-            expert_memory=expert_memory,
-            dense=dense,
-        )
-        engine = Engine(decoder, EngineOptions(kv=kv))  # type: ignore[arg-type]
-        self._assemble(engine, tokenizer, chat_format, defaults)
-        self._expert_store = store_of(decoder)
-        self._tokenizer_name = f"{folder}: the tokenizer"
+        load, engine = split(options, LoadOptions, EngineOptions)
+        self._parts = parts or Parts.load(path_or_hub_name, load, engine)
+        self.tokenizer, self.chat_format = self._parts.tokenizer, self._parts.chat_format
+        self.config = self._parts.driver.config
+        self._driver = self._parts.driver
+        self._eos_ids = frozenset(self.config.eos_ids) | self._parts.defaults.eos_ids
+
+    @classmethod
+    def load(
+        cls,
+        path_or_hub_name: str | Path | None = None,
+        load: LoadOptions = LoadOptions(),
+        engine: EngineOptions = EngineOptions(),
+    ) -> Self:
+        """As the constructor, with options made before."""
+        return cls(parts=Parts.load(path_or_hub_name, load, engine))
 
     @classmethod
     def from_parts(
         cls,
-        engine: Engine,
+        engine: Engine | Driver,
         tokenizer: text.Tokenizer,
         chat_format: text.ChatFormat,
         generation_config: Mapping[str, Any] | None = None,
     ) -> Self:
-        """An LLM over parts already built: a model just trained, or a scripted engine."""
-        llm = cls.__new__(cls)
-        llm._assemble(engine, tokenizer, chat_format, generation_config or {})
-        return llm
+        """An LLM over parts already built: a model just trained, or a scripted engine, which only
+        this LLM may use from now on.
+        """
+        driver = engine if isinstance(engine, Driver) else Driver(engine)
+        defaults = Defaults.of(generation_config or {})
+        return cls(parts=Parts(driver, tokenizer, chat_format, defaults))
 
-    def _assemble(
+    def stats(self) -> DriverStats:
+        """Figures of the engine and of the requests before it."""
+        return self._driver.stats()
+
+    def close(self) -> None:
+        """End all that runs, with an error in each stream, and free the model's memory."""
+        self._driver.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
         self,
-        engine: Engine,
-        tokenizer: text.Tokenizer,
-        chat_format: text.ChatFormat,
-        generation_config: Mapping[str, Any],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
-        self.tokenizer, self.chat_format, self.config = tokenizer, chat_format, engine.config
-        self._pump = Pump(engine)
-        self._defaults, eos_ids = _defaults(generation_config)
-        self._eos_ids = frozenset(self.config.eos_ids) | eos_ids
-        self._tokenizer_name = "the tokenizer"
-        self._expert_store: ExpertStore | None = None
+        self.close()
 
     @property
     def expert_reads(self) -> ExpertReads | None:
         """What has been asked of experts on disk since the model was loaded; None if all are
         mapped. The difference of two is what was asked between them.
         """
-        return None if self._expert_store is None else self._expert_store.reads
+        reads = self._parts.expert_reads
+        return None if reads is None else reads()
 
     def generate(
         self,
@@ -147,21 +139,15 @@ class LLM:
         """The continuation of each prompt (text, or token ids), all made in one batch."""
         params, stop = self._sampling(sampling, self._eos_ids)
         batch = [prompts] if isinstance(prompts, str) else prompts
-        streams = [self._continue(prompt, params, stop) for prompt in batch]
-        try:
-            running = streams
-            while running:
-                running = [stream for stream in running if stream.advance()]
-        finally:
-            for stream in streams:
-                stream.close()
-        return [_completion(stream, params) for stream in streams]
+        read = read_all(self._driver, [self._continue(prompt, params, stop) for prompt in batch])
+        return [_completion(outputs, events, params) for outputs, events in read]
 
     def stream_text(self, prompt: str | Sequence[int], **sampling: Unpack[Sampling]) -> Stream:
         """The continuation of one prompt as it is made: TextDelta on the final channel, then
         Finished.
         """
-        return self._continue(prompt, *self._sampling(sampling, self._eos_ids))
+        params, stop = self._sampling(sampling, self._eos_ids)
+        return Stream(self._driver, self._continue(prompt, params, stop))
 
     def chat(
         self,
@@ -197,6 +183,34 @@ class LLM:
         what the model's chat format cannot express, or what could only be guaranteed by
         constrained decoding: tool_choice "required" or a function, and a strict response_format.
         """
+        ask = self._ask(messages, tools, reasoning_effort, thinking, date, options)
+        return Stream(self._driver, ask)
+
+    def astream(
+        self,
+        messages: Messages,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        reasoning_effort: str | None = None,
+        thinking: bool = True,
+        date: str | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> AsyncStream:
+        """`stream` for the running asyncio loop: `async for event in llm.astream(messages)`.
+
+        Cancelling the task that reads it ends the request.
+        """
+        ask = self._ask(messages, tools, reasoning_effort, thinking, date, options)
+        return AsyncStream(self._driver, ask)
+
+    def _ask(
+        self,
+        messages: Messages,
+        tools: Sequence[Mapping[str, Any]] | None,
+        reasoning_effort: str | None,
+        thinking: bool,
+        date: str | None,
+        options: ChatOptions,
+    ) -> Ask:
         chat = Chat.of(
             messages,
             tools=tools,
@@ -210,11 +224,11 @@ class LLM:
         prompt = self.chat_format.render(chat)
         self._check_ids(prompt)
         params, stop = self._sampling(options, self._eos_ids | self.chat_format.stop_ids)
-        return Stream(self._pump, Request(prompt, params), self.chat_format.parser(prompt), stop)
+        return Ask(Request(prompt, params), self.chat_format.parser(prompt), stop)
 
     def _continue(
         self, prompt: str | Sequence[int], params: SamplingParams, stop: tuple[str, ...]
-    ) -> Stream:
+    ) -> Ask:
         if isinstance(prompt, int):
             raise OssiaError("token ids are given as a list of lists, one list for each prompt")
         if isinstance(prompt, str):
@@ -223,7 +237,7 @@ class LLM:
         else:
             ids = list(prompt)
         parser = PlainText(self.tokenizer, params.stop_ids)
-        return Stream(self._pump, Request(ids, params), parser, stop)
+        return Ask(Request(ids, params), parser, stop)
 
     def _check_ids(self, ids: Sequence[int]) -> None:
         """Raise OssiaError for an id that the tokenizer has and the model has not."""
@@ -231,8 +245,8 @@ class LLM:
             if id >= self.config.vocab_size:
                 token = self.tokenizer.token_bytes(id).decode(errors="replace")
                 raise OssiaError(
-                    f"{self._tokenizer_name} gives {token!r} the id {id}, outside the model's "
-                    f"vocabulary of {self.config.vocab_size}: they do not belong together"
+                    f"{self._parts.tokenizer_name} gives {token!r} the id {id}, outside the "
+                    f"model's vocabulary of {self.config.vocab_size}: they do not belong together"
                 )
 
     def _sampling(
@@ -251,25 +265,16 @@ class LLM:
         stop = given.pop("stop", ())
         if given.pop("ignore_eos", False):
             stop_ids = frozenset()
-        values: dict[str, Any] = {**self._defaults, **given, "stop_ids": stop_ids}
+        values: dict[str, Any] = {**self._parts.defaults.sampling, **given, "stop_ids": stop_ids}
         strings = (stop,) if isinstance(stop, str) else tuple(stop)  # type: ignore[arg-type]
         return SamplingParams(**values), strings
 
 
-def packaged_model() -> Path:
-    """The folder of the model inside the package."""
-    found = sorted(path.parent for path in PACKAGED_MODELS.glob("*/config.json"))
-    if not found:
-        raise OssiaError(
-            f"there is no model inside this installation ({PACKAGED_MODELS} holds none): "
-            "name one by its folder or hub name"
-        )
-    return found[0]
-
-
-def _completion(stream: Stream, params: SamplingParams) -> Completion:
+def _completion(
+    outputs: Sequence[TokenOutput], events: Sequence[Event | Finished], params: SamplingParams
+) -> Completion:
     pieces, finished = [], None
-    for event in stream:
+    for event in events:
         if isinstance(event, TextDelta):
             pieces.append(event.text)
         elif isinstance(event, Finished):
@@ -277,28 +282,13 @@ def _completion(stream: Stream, params: SamplingParams) -> Completion:
     assert finished is not None
     logprobs = tuple(
         TokenLogprob(output.token, output.logprob, tuple(output.top_logprobs))
-        for output in stream.outputs
+        for output in outputs
         if output.logprob is not None
     )
     return Completion(
         "".join(pieces),
-        tuple(output.token for output in stream.outputs),
+        tuple(output.token for output in outputs),
         finished.reason,
         None if params.logprobs is None else logprobs,
         finished.prompt_tokens,
     )
-
-
-def _defaults(generation_config: Mapping[str, Any]) -> tuple[dict[str, Any], frozenset[int]]:
-    """The sampling values and the ids that end a text of a generation_config.json. Raises
-    OssiaError that names the key of a wrong one.
-    """
-    values = {
-        key: value
-        for key in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-        if (value := generation_config.get(key)) is not None
-    }
-    SamplingParams(**values)
-    if generation_config.get("do_sample") is False:
-        values["temperature"] = 0.0
-    return values, text.end_of_text_ids(generation_config)

@@ -1,216 +1,99 @@
-"""One event stream for every way of asking: engine outputs in, text and tool calls out, ending with
-Finished.
-"""
+"""Events as they are made, for a thread or for asyncio: queues that the engine's thread fills."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from ossia import text
-from ossia.api.reply import Finished, FinishReason
+from ossia.api.answer import Answer, Ask, Clock
+from ossia.api.reply import Finished
 from ossia.engine import Failure
-from ossia.text import Channel, Event, TextDelta, ToolCallStart
+from ossia.errors import OssiaError
+from ossia.text import Event
 
 if TYPE_CHECKING:
-    from ossia.engine import Engine, Request, TokenOutput
-
-
-class PlainText:
-    """The parser of a bare continuation: every id is text, but for the stop id that ends it."""
-
-    def __init__(self, tokenizer: text.Tokenizer, stop_ids: frozenset[int]) -> None:
-        self._decoder, self._stop_ids = tokenizer.stream(), stop_ids
-
-    def push(self, id: int) -> list[Event]:
-        return [] if id in self._stop_ids else self._deltas(self._decoder.push(id))
-
-    def finish(self) -> list[Event]:
-        return self._deltas(self._decoder.finish())
-
-    @staticmethod
-    def _deltas(piece: str) -> list[Event]:
-        return [TextDelta(Channel.FINAL, piece)] if piece else []
-
-
-class _Answer:
-    """A parser whose answer ends at the first stop string; other channels pass."""
-
-    def __init__(self, parser: text.Parser, stop: tuple[str, ...]) -> None:
-        self._parser, self._strings = parser, stop
-        self._stop = text.StopStrings(stop)
-        self.stopped = False
-
-    def push(self, id: int) -> list[Event]:
-        return self._until_stop(self._parser.push(id))
-
-    def finish(self) -> list[Event]:
-        events = self._until_stop(self._parser.finish())
-        return events if self.stopped else events + self._held_back()
-
-    def _until_stop(self, events: list[Event]) -> list[Event]:
-        safe: list[Event] = []
-        for event in events:
-            if self.stopped:
-                break
-            if isinstance(event, TextDelta) and event.channel is Channel.FINAL:
-                piece, self.stopped = self._stop.push(event.text)
-                safe += [TextDelta(Channel.FINAL, piece)] if piece else []
-            else:
-                safe += [*self._held_back(), event]
-        return safe
-
-    def _held_back(self) -> list[Event]:
-        """What might have begun a stop string, now that the answer has ended or another channel
-        begun.
-        """
-        piece, self._stop = self._stop.finish(), text.StopStrings(self._strings)
-        return [TextDelta(Channel.FINAL, piece)] if piece else []
-
-
-class Pump:
-    """Steps an engine for whoever waits, and hands each request's outputs to its own inbox: streams
-    may interleave, and threads.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine, self._lock = engine, threading.Lock()
-        self._inboxes: dict[int, deque[TokenOutput | Failure]] = {}
-        self._abandoned: deque[int] = deque()
-
-    def add(self, request: Request) -> int:
-        with self._lock:
-            self._abort_abandoned()
-            id = self._engine.add(request)
-            self._inboxes[id] = deque()
-            return id
-
-    def next(self, id: int, give_up: Callable[[], bool]) -> TokenOutput | None:
-        """The next output of a request, stepping the engine until there is one; None if asked to
-        give up between steps.
-        """
-        while not give_up():
-            with self._lock:
-                inbox = self._inboxes[id]
-                if not inbox:
-                    self._step()
-                    continue
-                output = inbox.popleft()
-            if isinstance(output, Failure):
-                raise output.error
-            return output
-        return None
-
-    def _step(self) -> None:
-        self._abort_abandoned()
-        assert self._engine.has_work, "a request is unfinished and the engine idle"
-        for output in self._engine.step():
-            if (owner := self._inboxes.get(output.request_id)) is not None:
-                owner.append(output)
-
-    def remove(self, id: int, finished: bool) -> None:
-        """Forget a request. Never waits, because a stream may be dropped by the garbage collector
-        in the middle of a step: what cannot be aborted now is aborted before the next step.
-        """
-        self._inboxes.pop(id, None)
-        if not finished:
-            self._abandoned.append(id)
-            if self._lock.acquire(blocking=False):
-                try:
-                    self._abort_abandoned()
-                finally:
-                    self._lock.release()
-
-    def _abort_abandoned(self) -> None:
-        while self._abandoned:
-            self._engine.abort(self._abandoned.popleft())
+    from ossia.engine import TokenOutput
+    from ossia.engine.driver import Driver, Ticket
 
 
 class Stream(Iterator[Event | Finished]):
-    """The events of one reply, made as they are asked for; the last is `Finished`.
+    """The events of one reply as they are made; the last is `Finished`.
 
-    A stream that is closed, left (`with`) or dropped before its end gives the request's memory
-    back.
+    A stream that is closed, left (`with`) or dropped before its end takes its request out of the
+    engine. All methods may be called in any thread, and several threads may share the events.
     """
 
-    def __init__(
-        self, pump: Pump, request: Request, parser: text.Parser, stop: tuple[str, ...]
-    ) -> None:
-        self.outputs: list[TokenOutput] = []
-        self._closed = True  # until the engine has accepted the request: __del__ runs all the same
-        self._prompt_tokens = len(request.prompt)
-        self._answer, self._pump = _Answer(parser, stop), pump
-        self._called_tool = self._interrupted = False
+    def __init__(self, driver: Driver, ask: Ask) -> None:
+        self._ticket: Ticket | None = None  # until submitted: __del__ runs all the same
+        self._driver = driver
+        self._reading = threading.Lock()
         self._ready: deque[Event | Finished] = deque()
-        self._started = self._first_token = 0.0
-        self._id = pump.add(request)
-        self._closed = False
+        self._error: Exception | None = None
+        self._closed = self._interrupted = False
+        clock = Clock()
+        self._answer = Answer(ask, clock)
+        # None wakes a reader that waits. What the engine's thread holds must not hold the stream.
+        self._queue: SimpleQueue[TokenOutput | Failure | None] = SimpleQueue()
+        self._ticket = driver.submit(ask.request, partial(_put, self._queue, clock))
+
+    @property
+    def outputs(self) -> list[TokenOutput]:
+        """The tokens behind the events that were made so far."""
+        return self._answer.outputs
 
     def __next__(self) -> Event | Finished:
-        while not self._ready and not self._closed:
-            self.advance()
-        if not self._ready:
-            raise StopIteration
-        return self._ready.popleft()
+        with self._reading:
+            while not self._ready:
+                if self._error is not None:
+                    raise self._error
+                if self._closed or self._answer.ended:
+                    raise StopIteration
+                self._read()
+            return self._ready.popleft()
 
     def interrupt(self) -> None:
-        """End the reply before its next token, with what was made so far; safe to call from a
-        signal handler or a thread.
+        """End the reply with what was read so far, as `Finished` "interrupted"; safe to call from a
+        signal handler.
         """
         self._interrupted = True
-
-    def advance(self) -> bool:
-        """Make one more token, its events ready for `next`; False if that was the last."""
-        if self._closed:
-            return False
-        self._started = self._started or time.perf_counter()
-        output = self._pump.next(self._id, lambda: self._interrupted)
-        if output is None:
-            self._end("interrupted")
-            return False
-        self._first_token = self._first_token or time.perf_counter()
-        self.outputs.append(output)
-        self._emit(self._answer.push(output.token))
-        if self._answer.stopped:
-            self._end("stop", engine_finished=output.finish_reason is not None)
-        elif output.finish_reason is not None:
-            self._end(output.finish_reason, engine_finished=True)
-        return not self._closed
+        self._leave()
 
     def close(self) -> None:
-        """Abort the request if it still runs. Events already made can still be read."""
-        if not self._closed:
-            self._closed = True
-            self._pump.remove(self._id, finished=False)
-
-    def _emit(self, events: list[Event]) -> None:
-        self._called_tool |= any(isinstance(event, ToolCallStart) for event in events)
-        self._ready += events
-
-    def _end(self, reason: FinishReason, engine_finished: bool = False) -> None:
+        """End the reply without `Finished`. Events already made can still be read."""
         self._closed = True
-        self._pump.remove(self._id, finished=engine_finished)
-        if not self._answer.stopped:
-            self._emit(self._answer.finish())
-        if reason == "length" and self._answer.stopped:
-            reason = "stop"  # the stop string stood in what the parser had held back
-        if reason == "stop" and self._called_tool:
-            reason = "tool_calls"
-        now = time.perf_counter()
-        first = self._first_token or now
-        self._ready.append(
-            Finished(
-                reason,
-                self._prompt_tokens,
-                len(self.outputs),
-                prefill_seconds=first - self._started,
-                decode_seconds=now - first,
-            )
-        )
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._ticket is not None and not self._answer.ended:
+            self._driver.cancel(self._ticket)
+            self._queue.put(None)
+
+    def _read(self) -> None:
+        """Wait for an output, and make its events."""
+        assert self._ticket is not None
+        if self._ticket.lost and self._queue.empty():
+            self._error = OssiaError("a stream cannot be read in a process forked from its own")
+            return
+        output = self._queue.get()
+        if self._closed:
+            return
+        if self._interrupted:
+            self._ready += self._answer.end("interrupted")
+        elif output is not None:
+            try:
+                self._ready += self._answer.read(output)
+            except Exception as error:
+                self._error = error
+            if self._answer.ended:
+                self._driver.cancel(self._ticket)
 
     def __enter__(self) -> Self:
         return self
@@ -225,3 +108,178 @@ class Stream(Iterator[Event | Finished]):
 
     def __del__(self) -> None:
         self.close()
+
+
+def _put(
+    queue: SimpleQueue[TokenOutput | Failure | None], clock: Clock, output: TokenOutput | Failure
+) -> None:
+    clock.tick()
+    queue.put(output)
+
+
+class AsyncStream(AsyncIterator[Event | Finished]):
+    """A `Stream` for the asyncio loop that it was made in.
+
+    Cancelling a task that waits for an event takes the request out of the engine, as do leaving
+    (`async with`), `close` and dropping the stream.
+    """
+
+    def __init__(self, driver: Driver, ask: Ask) -> None:
+        self._ticket: Ticket | None = None
+        self._driver = driver
+        clock = Clock()
+        self._answer = Answer(ask, clock)
+        self._ready: deque[Event | Finished] = deque()
+        self._error: Exception | None = None
+        self._closed = False
+        self._mailbox = _Mailbox(asyncio.get_running_loop(), clock)
+        self._ticket = driver.submit(ask.request, self._mailbox.put)
+
+    @property
+    def outputs(self) -> list[TokenOutput]:
+        """The tokens behind the events that were made so far."""
+        return self._answer.outputs
+
+    async def __anext__(self) -> Event | Finished:
+        while not self._ready:
+            if self._error is not None:
+                raise self._error
+            if self._closed or self._answer.ended:
+                raise StopAsyncIteration
+            if self._mailbox.outputs:
+                self._read(self._mailbox.outputs.popleft())
+            else:
+                try:
+                    await self._mailbox.wait()
+                except asyncio.CancelledError:
+                    self.close()
+                    raise
+        return self._ready.popleft()
+
+    def close(self) -> None:
+        """End the reply without `Finished`. Events already made can still be read."""
+        self._closed = True
+        if self._ticket is not None and not self._answer.ended:
+            self._driver.cancel(self._ticket)
+            self._mailbox.notify()
+
+    async def aclose(self) -> None:
+        self.close()
+
+    def _read(self, output: TokenOutput | Failure) -> None:
+        assert self._ticket is not None
+        try:
+            self._ready += self._answer.read(output)
+        except Exception as error:
+            self._error = error
+        if self._error is not None or self._answer.ended:
+            self._driver.cancel(self._ticket)
+            self._mailbox.notify()  # tasks that wait for events of the same stream
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class _Mailbox:
+    """Outputs on their way from the engine's thread into an asyncio loop, which is woken once for
+    as many as have come. It must not hold the stream.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
+        self.outputs: deque[TokenOutput | Failure] = deque()
+        self._loop, self._clock = loop, clock
+        self._arrived = asyncio.Event()
+        self._notified = False
+
+    def put(self, output: TokenOutput | Failure) -> None:
+        """In the engine's thread. Raises RuntimeError if the loop is closed, which cancels the
+        request.
+        """
+        self._clock.tick()
+        self.outputs.append(output)
+        if not self._notified:
+            self._notified = True
+            self._loop.call_soon_threadsafe(self._arrive)
+
+    def notify(self) -> None:
+        """In any thread: wake the tasks that wait."""
+        with contextlib.suppress(RuntimeError):  # of a closed loop, in which nothing waits
+            self._loop.call_soon_threadsafe(self._arrive)
+
+    async def wait(self) -> None:
+        """Until something has happened since the last look."""
+        self._arrived.clear()
+        await self._arrived.wait()
+
+    def _arrive(self) -> None:
+        self._notified = False  # before anyone looks: what comes from now on notifies again
+        self._arrived.set()
+
+
+class _Member:
+    """One request of a batch. Its reader is woken for each output only where a stop string may end
+    the text, which the engine does not know.
+    """
+
+    def __init__(self, ask: Ask, arrivals: SimpleQueue[_Member]) -> None:
+        self._clock = Clock()
+        self.request, self.answer = ask.request, Answer(ask, self._clock)
+        self.events: list[Event | Finished] = []
+        self._outputs: deque[TokenOutput | Failure] = deque()
+        self._arrivals, self._each = arrivals, bool(ask.stop)
+
+    def deliver(self, output: TokenOutput | Failure) -> None:
+        self._clock.tick()
+        self._outputs.append(output)
+        if self._each or isinstance(output, Failure) or output.finish_reason is not None:
+            self._arrivals.put(self)
+
+    def read(self) -> bool:
+        """Make events of what has come; whether that ended the text."""
+        while self._outputs and not self.answer.ended:
+            self.events += self.answer.read(self._outputs.popleft())
+        return self.answer.ended
+
+
+def read_all(
+    driver: Driver, asks: Sequence[Ask]
+) -> list[tuple[list[TokenOutput], list[Event | Finished]]]:
+    """The outputs and the events of each, run together: those for which the driver's queue has no
+    room follow as others end. Raises the error of the first that fails.
+    """
+    arrivals: SimpleQueue[_Member] = SimpleQueue()
+    members = [_Member(ask, arrivals) for ask in asks]
+    waiting = deque(members)
+    running: dict[_Member, Ticket] = {}
+
+    def begin(most: int) -> None:
+        offered = [(member.request, member.deliver) for member in islice(waiting, most)]
+        tickets = driver.submit_some(offered)
+        if offered and not tickets and not running:
+            tickets = [driver.submit(*offered[0])]  # raises QueueFull, as others fill the queue
+        for ticket in tickets:
+            running[waiting.popleft()] = ticket
+
+    try:
+        begin(len(members))
+        room = len(running)
+        while running:
+            member = arrivals.get()
+            if member in running and member.read():
+                driver.cancel(running.pop(member))
+                begin(room - len(running))
+    finally:
+        for ticket in running.values():
+            driver.cancel(ticket)
+    return [(member.answer.outputs, member.events) for member in members]

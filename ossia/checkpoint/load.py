@@ -26,11 +26,11 @@ from ossia.model import Decoder
 from ossia.offload import plan as planning
 from ossia.offload.store import StoredStack
 from ossia.ops.mxfp4 import NAN_SCALE
+from ossia.options import Load, LoadOptions
 from ossia.system.files import read_json
 
 CONFIG_FILE = "config.json"
 DENSE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-LOADS = ("map", "copy")
 _FLOATS = (*DENSE_DTYPES.values(), torch.float64)
 
 _log = logging.getLogger(__name__)
@@ -50,46 +50,36 @@ def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
     return replace(config, dtype=_prevailing_dtype(read_tensors(Path(folder)), config.dtype))
 
 
-def load(
-    folder: str | os.PathLike[str],
-    dtype: str | torch.dtype | None = None,
-    device: str | torch.device = "cpu",
-    backend: str = "auto",
-    load: str = "map",
-    expert_memory: int | str | None = None,
-    dense: str | None = None,
-) -> Decoder:
+def load(folder: str | os.PathLike[str], options: LoadOptions = LoadOptions()) -> Decoder:
     """The model in a checkpoint folder, in eval mode; its parameters require no gradient.
 
-    dtype: of the dense weights ("float32", "bfloat16", "float16"); default: the checkpoint's.
-    Packed experts stay packed.
-    device: "auto" takes cuda, then mps, then cpu, and logs its choice.
-    load: on the CPU, "map" leaves the weights in the mapped files, whose pages the system may drop;
+    Of the options:
+    dtype is that of the dense weights; default: the checkpoint's. Packed experts stay packed.
+    device "auto" takes cuda, then mps, then cpu, and logs its choice.
+    load "map" leaves the weights in the mapped files on the CPU, whose pages the system may drop;
     "copy" reads all of them into memory.
-    expert_memory: bytes, or a size such as "12GiB", of packed experts to keep in memory; the others
-    are read from disk on demand. "all" maps all experts. None maps them if the checkpoint fits into
-    free memory, and otherwise keeps as many as fit; the choice is logged.
-    dense: "int8" quantizes the dense matrices at load (`Decoder.to_int8`), which changes the
-    numbers slightly. Such a model cannot be saved.
+    expert_memory is for packed experts to keep in memory; the others are read from disk on demand.
+    "all" maps all experts. None maps them if the checkpoint fits into free memory, and otherwise
+    keeps as many as fit; the choice is logged.
+    dense "int8" quantizes the dense matrices at load (`Decoder.to_int8`), which changes the numbers
+    slightly. Such a model cannot be saved.
     Raises OssiaError, in one line that names file and tensor or key, if the checkpoint is
     incomplete or does not fit its config.json.
     """
     folder = Path(folder)
-    if dense not in (None, "int8"):
-        raise OssiaError(f"dense must be int8 or none, not {dense}")
-    if load not in LOADS:
-        raise OssiaError(f"load must be {' or '.join(LOADS)}, not {load!r}")
-    target = _choose_device(device)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    target = _choose_device(options.device)
     config = read_config(folder)
-    if dtype is not None:
-        config = replace(config, dtype=_dtype_name(dtype))
+    if options.dtype is not None:
+        config = replace(config, dtype=options.dtype.value)
     stored = read_tensors(folder)
     layout = choose_layout(families.layouts(config), stored, folder)
-    decoder = without_weights(config, folder, ops.select(backend, target))
+    decoder = without_weights(config, folder, ops.select(options.backend, target))
     check_headers(decoder, layout, stored)
     whole = sum(tensor.nbytes for tensor in stored.values())
-    plan = planning.plan(expert_memory, _packed_layers(stored, layout), whole, target)
-    if load == "copy" and target.type == "cpu":
+    plan = planning.plan(options.expert_memory, _packed_layers(stored, layout), whole, target)
+    if options.load is Load.copy and target.type == "cpu":
         if plan is not None:
             raise OssiaError(
                 "load copy needs all weights in memory, but some experts stay on disk: use load map"
@@ -111,7 +101,7 @@ def load(
     if plan is not None:
         planning.attach(decoder, plan)
     decoder.requires_grad_(False).eval()
-    if dense == "int8":
+    if options.dense is not None:
         try:
             decoder.to_int8()
         except ValueError as error:
@@ -182,14 +172,7 @@ def _prevailing_dtype(stored: Mapping[str, StoredTensor], default: str) -> str:
     return prevailing if elements[prevailing] else default
 
 
-def _dtype_name(dtype: str | torch.dtype) -> str:
-    for name, known in DENSE_DTYPES.items():
-        if dtype in (name, known):
-            return name
-    raise OssiaError(f"dtype must be {', '.join(DENSE_DTYPES)} or none, not {dtype}")
-
-
-def _choose_device(name: str | torch.device) -> torch.device:
+def _choose_device(name: str) -> torch.device:
     if name == "auto":
         cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
         chosen = torch.device("cuda" if cuda else "mps" if mps else "cpu")
@@ -200,7 +183,7 @@ def _choose_device(name: str | torch.device) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without it
         reason = str(error).partition("\n")[0]
-        raise OssiaError(f"device {str(name)!r} cannot be used: {reason}") from error
+        raise OssiaError(f"device {name!r} cannot be used: {reason}") from error
     return device
 
 

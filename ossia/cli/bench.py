@@ -11,16 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ossia.cli.options import (
-    BackendOption,
-    DenseOption,
-    DtypeOption,
-    KVOption,
-    ThreadsOption,
-    set_threads,
-)
+from ossia.cli.fields import derived
+from ossia.cli.options import set_threads
 from ossia.errors import OssiaError
-from ossia.options import LoadOptions
+from ossia.options import EngineOptions, KernelOptions, LoadOptions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,9 +38,10 @@ TurnsOption = Annotated[
 
 
 @bench.command(epilog="Example: ossia bench machine --json")
+@derived
 def machine(
-    threads: ThreadsOption = None,
-    backend: BackendOption = "auto",
+    *,
+    kernels: KernelOptions,
     turns: TurnsOption = 5,
     as_json: JsonOption = False,
 ) -> None:
@@ -55,14 +50,14 @@ def machine(
     These bound what a model can do: memory the making of tokens, arithmetic the reading of prompts.
     """
     with _progress("measuring", 3) as advance:
-        set_threads(threads)
+        set_threads(kernels.threads)
         from ossia.measure import machine as measuring
 
         found = measuring.describe()
         advance()
         reads = measuring.read_rates(turns)
         advance()
-        products = measuring.matrix_rates(backend, turns)
+        products = measuring.matrix_rates(kernels.backend, turns)
         advance()
     if as_json:
         rates = {
@@ -96,7 +91,9 @@ def machine(
 
 
 @bench.command(epilog="Example: ossia bench cpu qwen3-0.6b --prompt 512,2048 --batch 1,8")
+@derived
 def cpu(
+    *,
     model: Annotated[
         str | None,
         typer.Argument(
@@ -115,11 +112,8 @@ def cpu(
     batch: Annotated[
         str, typer.Option(metavar="N,...", help="Sequences to make them for together.")
     ] = "1,2,4,8",
-    threads: ThreadsOption = None,
-    dtype: DtypeOption = None,
-    dense: DenseOption = None,
-    kv: KVOption = None,
-    backend: BackendOption = "auto",
+    load: LoadOptions,
+    engine: EngineOptions,
     turns: TurnsOption = 5,
     as_json: JsonOption = False,
 ) -> None:
@@ -132,7 +126,7 @@ def cpu(
     prompts, batches = _list("--prompt", prompt), _list("--batch", batch)
     name, source = _find(model)
     with _progress(name, turns * (len(prompts) + len(batches)) + 1) as advance:
-        set_threads(threads)
+        set_threads(load.threads)
         from ossia.measure.machine import describe
         from ossia.measure.model import measure_model
         from ossia.measure.speed import Workload
@@ -141,8 +135,8 @@ def cpu(
         report = measure_model(
             source,
             Workload(prompts, tokens, batches, turns),
-            LoadOptions(dtype=dtype, dense=dense, backend=backend),
-            kv,
+            load,
+            engine,
             advance,
         )
     if as_json:

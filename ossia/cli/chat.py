@@ -14,28 +14,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ossia.cli.fields import derived
 from ossia.cli.options import (
-    BackendOption,
-    DenseOption,
-    DeviceOption,
-    DtypeOption,
-    ExpertMemoryOption,
-    KVOption,
-    Load,
-    LoadOption,
     MaxTokensOption,
     MinPOption,
     ModelOption,
     SeedOption,
     StopOption,
     TemperatureOption,
-    ThreadsOption,
     TopKOption,
     TopPOption,
     note,
     open_llm,
 )
 from ossia.errors import OssiaError
+from ossia.options import EngineOptions, LoadOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,7 +38,9 @@ if TYPE_CHECKING:
     from ossia.cli.reply_view import ReplyView
 
 
+@derived
 def chat(
+    *,
     model: ModelOption = None,
     system: Annotated[
         str | None,
@@ -96,14 +91,8 @@ def chat(
     min_p: MinPOption = None,
     seed: SeedOption = None,
     stop: StopOption = None,
-    dtype: DtypeOption = None,
-    device: DeviceOption = "auto",
-    backend: BackendOption = "auto",
-    threads: ThreadsOption = None,
-    load: LoadOption = Load.map,
-    expert_memory: ExpertMemoryOption = None,
-    dense: DenseOption = None,
-    kv: KVOption = None,
+    load: LoadOptions,
+    engine: EngineOptions,
 ) -> None:
     """Talk with a model.
 
@@ -128,7 +117,7 @@ def chat(
         "stop": stop,
     }
     conversation = Conversation(
-        open_llm(model, dtype, device, backend, expert_memory, dense, kv, threads, load),
+        open_llm(model, load, engine),
         sampling,
         system=system,
         thinking=thinking,

@@ -9,34 +9,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ossia.cli.fields import derived
 from ossia.cli.options import (
-    BackendOption,
-    DenseOption,
-    DeviceOption,
-    DtypeOption,
-    ExpertMemoryOption,
-    KVOption,
-    Load,
-    LoadOption,
     MaxTokensOption,
     MinPOption,
     ModelOption,
     SeedOption,
     StopOption,
     TemperatureOption,
-    ThreadsOption,
     TopKOption,
     TopPOption,
     note,
     open_llm,
 )
 from ossia.errors import OssiaError
+from ossia.options import EngineOptions, LoadOptions
 
 if TYPE_CHECKING:
     from ossia.api import Finished, Stream
 
 
+@derived
 def generate(
+    *,
     prompt: Annotated[
         str | None,
         typer.Argument(
@@ -56,14 +51,8 @@ def generate(
     ignore_eos: Annotated[
         bool, typer.Option("--ignore-eos", help="Go on past the model's own end of text.")
     ] = False,
-    dtype: DtypeOption = None,
-    device: DeviceOption = "auto",
-    backend: BackendOption = "auto",
-    threads: ThreadsOption = None,
-    load: LoadOption = Load.map,
-    expert_memory: ExpertMemoryOption = None,
-    dense: DenseOption = None,
-    kv: KVOption = None,
+    load: LoadOptions,
+    engine: EngineOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Continue a text.
@@ -72,7 +61,7 @@ def generate(
     bare text too, without its chat format: to ask it something use `ossia chat`.
     """
     text = _read_prompt(prompt)
-    llm = open_llm(model, dtype, device, backend, expert_memory, dense, kv, threads, load)
+    llm = open_llm(model, load, engine)
     with llm.stream_text(
         text,
         max_tokens=max_tokens,

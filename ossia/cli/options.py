@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ossia.options import Dtype, Int8, Load
+from ossia.options import EngineOptions, LoadOptions
 
 if TYPE_CHECKING:
     from ossia.api import LLM
@@ -26,33 +26,6 @@ ModelOption = Annotated[
         "[default: the model inside the package]",
     ),
 ]
-DtypeOption = Annotated[
-    Dtype | None,
-    typer.Option(
-        "--dtype",
-        help="Precision of the dense weights. [default: the checkpoint's]",
-        case_sensitive=False,
-    ),
-]
-DenseOption = Annotated[
-    Int8 | None,
-    typer.Option(
-        "--dense",
-        help="Quantize the dense weights as they are loaded: faster, and nearly the same numbers.",
-        case_sensitive=False,
-    ),
-]
-DeviceOption = Annotated[
-    str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps.")
-]
-BackendOption = Annotated[
-    str,
-    typer.Option(
-        "--backend",
-        metavar="NAME",
-        help="Kernels to run on; auto takes the fastest and says which.",
-    ),
-]
 ThreadsOption = Annotated[
     int | None,
     typer.Option(
@@ -60,30 +33,6 @@ ThreadsOption = Annotated[
         min=1,
         metavar="N",
         help="Threads of the CPU. [default: one a processor that this process may use]",
-    ),
-]
-LoadOption = Annotated[
-    Load,
-    typer.Option(
-        "--load",
-        help="Leave the weights in the mapped files, or copy them into memory that stays.",
-        case_sensitive=False,
-    ),
-]
-ExpertMemoryOption = Annotated[
-    str | None,
-    typer.Option(
-        "--expert-memory",
-        metavar="SIZE",
-        help="Memory for experts in MXFP4, such as 12GiB; the others are read from disk when they "
-        "are needed. all maps every one. [default: all, or what is free if they do not fit]",
-    ),
-]
-KVOption = Annotated[
-    Int8 | None,
-    typer.Option(
-        "--kv",
-        help="Store keys and values in half the memory, less exactly. [default: as --dtype]",
     ),
 ]
 MaxTokensOption = Annotated[
@@ -127,18 +76,8 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def open_llm(
-    model: str | None,
-    dtype: Dtype | None,
-    device: str,
-    backend: str,
-    expert_memory: str | None = None,
-    dense: Int8 | None = None,
-    kv: Int8 | None = None,
-    threads: int | None = None,
-    load: Load = Load.map,
-) -> LLM:
-    """Load a model, a spinner turning on a terminal meanwhile. Threads are set for the process."""
+def open_llm(model: str | None, load: LoadOptions, engine: EngineOptions = EngineOptions()) -> LLM:
+    """Load a model, a spinner turning on a terminal meanwhile."""
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False)
@@ -153,17 +92,7 @@ def open_llm(
             status.stop()  # a download shows progress bars of its own
             folder = packaged_model() if model is None else checkpoint.find(model)
             status.start()
-            set_threads(threads)
-            return LLM(
-                folder,
-                dtype=None if dtype is None else dtype.value,
-                device=device,
-                backend=backend,
-                load=load.value,
-                expert_memory=expert_memory,
-                dense=None if dense is None else dense.value,
-                kv=None if kv is None else kv.value,
-            )
+            return LLM.load(folder, load, engine)
     finally:
         logger.removeHandler(handler)
 

@@ -1,5 +1,6 @@
 """The engine: ids in, ids out, many requests decoded together over one paged cache."""
 
+from ossia.engine.driver import Driver, DriverStats, QueueFull, Ticket
 from ossia.engine.engine import Engine
 from ossia.engine.request import (
     Constraint,
@@ -16,13 +17,17 @@ from ossia.engine.sampler import ConstraintError, LogitsError
 __all__ = [
     "Constraint",
     "ConstraintError",
+    "Driver",
+    "DriverStats",
     "Engine",
     "Failure",
     "FinishReason",
     "LogitsError",
+    "QueueFull",
     "Request",
     "RequestError",
     "Result",
     "SamplingParams",
+    "Ticket",
     "TokenOutput",
 ]

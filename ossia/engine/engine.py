@@ -97,21 +97,25 @@ class Engine:
         """
         return min(self.config.context_length, self.kv.most_positions + 1)
 
+    def check(self, request: Request) -> None:
+        """Raise OssiaError for a prompt that the model or the cache can never hold, and for ids
+        outside the vocabulary. Safe to call in any thread.
+        """
+        check_prompt(request.prompt, self.config.vocab_size, self.config.context_length)
+        check_vocabulary(request.sampling, self.config.vocab_size)
+        if len(request.prompt) >= self.max_length:
+            raise OssiaError(
+                f"the prompt has {len(request.prompt)} ids, and the cache holds "
+                f"{self.max_length - 1}: shorten the prompt or raise kv_memory"
+            )
+
     def add(self, request: Request) -> int:
-        """Queue a request; the id that its outputs will carry.
+        """Queue a request; the id that its outputs will carry. Raises OssiaError as `check`.
 
         A request ends at `max_length` with finish reason "length", however large its `max_tokens`.
-        Raises OssiaError for a prompt that the model or the cache can never hold.
         """
-        prompt, sampling = list(request.prompt), request.sampling
-        check_prompt(prompt, self.config.vocab_size, self.config.context_length)
-        check_vocabulary(sampling, self.config.vocab_size)
-        max_length = self.max_length
-        if len(prompt) >= max_length:
-            raise OssiaError(
-                f"the prompt has {len(prompt)} ids, and the cache holds {max_length - 1}: shorten "
-                "the prompt or raise kv_memory"
-            )
+        self.check(request)
+        prompt, sampling, max_length = list(request.prompt), request.sampling, self.max_length
         if sampling.max_tokens is not None:
             max_length = min(max_length, len(prompt) + sampling.max_tokens)
         request_id = next(self._ids)

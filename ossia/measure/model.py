@@ -26,7 +26,7 @@ from ossia.measure.speed import (
     measure,
 )
 from ossia.ops import int8
-from ossia.options import EngineOptions, Int8, LoadOptions
+from ossia.options import EngineOptions, LoadOptions
 from ossia.system.memory import available_memory
 
 
@@ -85,17 +85,17 @@ def measure_run(
 def measure_model(
     source: Path | ModelConfig,
     workload: Workload,
-    options: LoadOptions | None = None,
-    kv: Int8 | None = None,
+    options: LoadOptions = LoadOptions(),
+    engine: EngineOptions = EngineOptions(),
     progress: Callable[[], None] = lambda: None,
 ) -> Report:
-    """Measure our engine on a checkpoint folder, whose files are read into the page cache first, or
-    on a config with random weights.
+    """Measure our engine on the CPU: on a checkpoint folder, whose files are read into the page
+    cache first, or on a config with random weights.
 
-    Of the options dtype, dense and backend count. Raises OssiaError for a model that cannot be
-    loaded, and for texts that do not fit its context.
+    Raises OssiaError for a model that cannot be loaded, for texts that do not fit its context, and
+    for options that do not fit the measurement.
     """
-    options = options or LoadOptions()
+    options, engine = _on_cpu(options), _for_batch(engine, max(workload.batches))
     config = source if isinstance(source, ModelConfig) else checkpoint.read_config(source)
     config = replace(config, dtype=options.dtype.value if options.dtype else config.dtype)
     _check_context(config, workload.longest)
@@ -112,23 +112,32 @@ def measure_model(
             if options.dense:
                 decoder.to_int8()
         else:
-            decoder = checkpoint.load(
-                source, dtype=options.dtype, dense=options.dense, backend=backend.name
-            )
-        engine = Engine(decoder, EngineOptions(max_batch=max(workload.batches), kv=kv))
-        return EngineModel(engine, workload.tokens + UNTIMED)
+            decoder = checkpoint.load(source, options)
+        return EngineModel(Engine(decoder, engine), workload.tokens + UNTIMED)
 
     read = bytes_per_token(config, int8.ELEMENT_BYTES if options.dense else None)
     return Report(
         dtype=config.dtype,
         dense=options.dense,
-        kv=kv,
+        kv=engine.kv,
         backend=backend.name,
         checkpoint_bytes=counts.checkpoint_bytes,
         bytes_per_token=read,
         random_weights=isinstance(source, ModelConfig),
         run=measure_run(load, workload, read, progress),
     )
+
+
+def _on_cpu(options: LoadOptions) -> LoadOptions:
+    if options.device not in ("auto", "cpu"):
+        raise OssiaError(f"--device {options.device}: only the CPU is measured")
+    return replace(options, device="cpu")
+
+
+def _for_batch(engine: EngineOptions, batch: int) -> EngineOptions:
+    if engine.max_batch is not None and engine.max_batch < batch:
+        raise OssiaError(f"--max-batch {engine.max_batch}: {batch} sequences are to run together")
+    return replace(engine, max_batch=engine.max_batch or batch)
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -14,6 +14,7 @@ import typer
 
 from ossia.cli.options import ModelOption, ThreadsOption, open_llm
 from ossia.errors import OssiaError
+from ossia.options import LoadOptions
 
 if TYPE_CHECKING:
     from ossia.api import LLM, Reply
@@ -96,7 +97,7 @@ def score(
     if wrong is not None and wrong.exists() and data.exists() and wrong.samefile(data):
         raise OssiaError(f"--wrong {wrong}: is what --data reads; give another file")
     chats = list(_selected(_read(data), count))
-    llm = open_llm(model, None, "auto", "auto", None, None, None, threads)
+    llm = open_llm(model, LoadOptions(threads=threads))
     if llm.chat_format.name != "harmony":
         raise OssiaError(f"the model speaks {llm.chat_format.name}, and the dialogues are harmony")
     start = time.perf_counter()
@@ -126,7 +127,7 @@ def run_all(llm: LLM, chats: list[dict[str, Any]]) -> Iterator[tuple[int, dict[s
 
 
 def _run(llm: LLM, chat: dict[str, Any]) -> Iterator[dict[str, Any] | None]:
-    """One turn, call after call to the answer; None after each token, then the result."""
+    """One turn, call after call to the answer; None once each reply has begun, then the result."""
     from ossia.api import ReplyBuilder
 
     turn = max(n for n, message in enumerate(chat["messages"]) if message["role"] == "user") + 1
@@ -141,8 +142,7 @@ def _run(llm: LLM, chat: dict[str, Any]) -> Iterator[dict[str, Any] | None]:
             temperature=0.0,
             max_tokens=_MOST_TOKENS,
         )
-        while stream.advance():
-            yield None
+        yield None
         builder = ReplyBuilder()
         for event in stream:
             builder.add(event)

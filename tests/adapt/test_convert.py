@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ossia import checkpoint
+from ossia import checkpoint, load_model
 from ossia.adapt import adapters, convert, lora
 from ossia.cli.main import main
 from ossia.config import ExpertFormat
@@ -94,7 +94,7 @@ def test_an_adapter_is_merged_into_packed_experts_and_transformers_loads_them(
     adapters.save(decoder, tmp_path / "adapter", settings, "base")
     record = convert.merge(str(base), tmp_path / "adapter", tmp_path / "out", experts)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
-    ours = checkpoint.load(tmp_path / "out", "float32", backend="reference")
+    ours = load_model(tmp_path / "out", dtype="float32", backend="reference")
     with torch.no_grad():
         found = ours(TOKENS)
         scale = float(expected.abs().max())

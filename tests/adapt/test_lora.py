@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from ossia import checkpoint
+from ossia import checkpoint, load_model
 from ossia.adapt import adapters, lora
 from ossia.config import expert_formats
 from ossia.errors import OssiaError
@@ -103,7 +103,7 @@ def test_what_was_saved_is_loaded_and_merged(their_folder: Path, tmp_path: Path)
     has_experts = expert_formats(decoder.config)
     experts = "dense" if has_experts else None
     assert checkpoint.save(decoder, tmp_path / "whole", experts=experts, dtype=torch.float32) == {}
-    close(logits(checkpoint.load(tmp_path / "whole", backend="reference")), logits(decoder))
+    close(logits(load_model(tmp_path / "whole", backend="reference")), logits(decoder))
     close(logits(their_model(tmp_path / "whole")), logits(decoder))
 
 
@@ -187,7 +187,7 @@ def test_an_adapter_of_fewer_experts_is_refused(
 
 
 def test_a_new_adapter_changes_nothing(base: Path) -> None:
-    before = logits(checkpoint.load(base, "float32", backend="reference"))
+    before = logits(load_model(base, dtype="float32", backend="reference"))
     decoder = lora.load_base(base)
     lora.attach(decoder, ALL, torch.Generator().manual_seed(0))
     close(logits(decoder.eval()), before)

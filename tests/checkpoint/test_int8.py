@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from ossia import OssiaError
-from ossia.checkpoint import load, save
+from ossia import load_model as load
+from ossia.checkpoint import save
 from ossia.model.linear import Linear, Weighted
 from ossia.ops.int8 import Int8
 from tests.tiny_checkpoints import (
@@ -73,7 +74,7 @@ def test_such_a_model_is_not_saved(folder, tmp_path):
 
 
 def test_another_name_is_refused(folder):
-    with pytest.raises(OssiaError, match="dense must be int8 or none, not int4"):
+    with pytest.raises(OssiaError, match="--dense must be int8, not int4"):
         load(folder, dense="int4")
 
 

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ossia import OssiaError
-from ossia.checkpoint import load, save
+from ossia import load_model as load
+from ossia.checkpoint import save
 from ossia.ops import mxfp4
 from ossia.system import files
 from tests.tiny_checkpoints import (
@@ -265,7 +266,8 @@ def test_an_interrupt_leaves_the_old_checkpoint_and_no_rest(
 CRASHES = """
 import os, sys, torch
 from pathlib import Path
-from ossia.checkpoint import load, save
+from ossia import load_model as load
+from ossia.checkpoint import save
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])

@@ -15,7 +15,8 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from ossia.checkpoint import load, save
+from ossia import load_model as load
+from ossia.checkpoint import save
 
 QWEN3 = {
     "vocab_size": 31,

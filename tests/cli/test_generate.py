@@ -144,9 +144,11 @@ def test_experts_on_disk_give_the_same_text_and_are_counted(ossia_command, model
     assert "were in memory when needed" in parts.err
     assert "experts" not in whole.err
     record = json.loads(ossia_command(*arguments, "--expert-memory", "7kB", "--json").out)
-    assert 0 < record["experts"]["held"] < record["experts"]["asked"]
+    assert 0 < record["experts"]["hits"] < record["experts"]["needed"]
     assert record["experts"]["bytes_read"] > 0
     assert "experts" not in json.loads(ossia_command(*arguments, "--json").out)
     bad = ossia_command(*arguments, "--expert-memory", "some")
     assert (bad.code, bad.out) == (2, "")
-    assert bad.err.splitlines()[-1].startswith("error: 'some' is no size; write 12GiB")
+    assert bad.err.splitlines()[-1].startswith(
+        "error: --expert-memory: 'some' is no size; write 12GiB"
+    )

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ossia import checkpoint
+from ossia import checkpoint, load_model
 from ossia.engine import Engine, Request, TokenOutput
 from ossia.families import PRESETS
 from ossia.measure import memory
@@ -143,7 +143,7 @@ def test_rows_of_random_weights_differ_from_each_other():
 def test_random_weights_that_take_no_memory_can_be_saved(tmp_path):
     decoder = random_decoder(small("gpt-oss-20b"), copy=False)
     checkpoint.save(decoder, tmp_path)
-    loaded = checkpoint.load(tmp_path, backend="reference").state_dict()
+    loaded = load_model(tmp_path, backend="reference").state_dict()
     for name, tensor in decoder.state_dict().items():
         assert torch.equal(loaded[name], tensor), name
     assert [file.name for file in weight_files(tmp_path)] == ["model.safetensors"]

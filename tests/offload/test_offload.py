@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from ossia import OssiaError
-from ossia.checkpoint import load, save
+from ossia import load_model as load
+from ossia.checkpoint import save
 from ossia.checkpoint.files import read_tensors
 from ossia.engine import Engine, Request, SamplingParams
 from ossia.model import Decoder
@@ -51,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def with_slots(
     folder: Path, slots: int, backend: str = "auto", dtype: str | None = None
 ) -> Decoder:
-    decoder = load(folder, dtype, backend=backend, expert_memory=slots * EXPERT_BYTES)
+    decoder = load(folder, dtype=dtype, backend=backend, expert_memory=slots * EXPERT_BYTES)
     store = store_of(decoder)
     assert store is not None
     assert store.slots == min(slots, ALL)
@@ -80,7 +81,7 @@ def assert_near(found: torch.Tensor, expected: torch.Tensor, share: float) -> No
 @pytest.mark.parametrize("slots", [1, 4, 7, 16, ALL])
 def test_tokens_are_those_of_experts_in_memory(folder: Path, slots: int, backend: str) -> None:
     batch = prompts(1, 5, 30)
-    expected = greedy(load(folder, "float32", backend=backend), batch)
+    expected = greedy(load(folder, dtype="float32", backend=backend), batch)
     assert len({token for tokens in expected for token in tokens}) > 4
     assert greedy(with_slots(folder, slots, backend, "float32"), batch) == expected
 

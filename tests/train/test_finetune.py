@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from ossia import checkpoint
+from ossia import checkpoint, load_model
 from ossia.errors import OssiaError
 from ossia.train import budget
 from ossia.train.corpus import packing
@@ -129,7 +129,7 @@ def test_before_any_step_the_loss_is_that_of_the_checkpoint(
     assert not run.train(stopped=lambda: True)
     (entry,) = run.trainer.progress.curve
     held_out = Rows(tmp_path / "out/training/held_out", settings.length)
-    expected = nats_per_token(loss_of(checkpoint.load(base, "float32")), held_out)
+    expected = nats_per_token(loss_of(load_model(base, dtype="float32")), held_out)
     assert entry["held_out_loss"] == pytest.approx(expected, rel=1e-4)
 
 
@@ -166,7 +166,7 @@ def test_transformers_loads_what_is_saved(settings: FineTuneSettings, tmp_path: 
     run.train()
     run.export()
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
-    ours = checkpoint.load(tmp_path / "out", dtype=torch.float32)
+    ours = load_model(tmp_path / "out", dtype=torch.float32)
     tokens = torch.arange(60).view(2, 30)
     with torch.no_grad():
         torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=1e-4, atol=1e-4)
@@ -174,7 +174,7 @@ def test_transformers_loads_what_is_saved(settings: FineTuneSettings, tmp_path: 
 
 def test_the_trained_model_is_the_checkpoint_unpacked(base: Path) -> None:
     tokens = torch.arange(60).view(2, 30)
-    packed = checkpoint.load(base, "float32", backend="reference")
+    packed = load_model(base, dtype="float32", backend="reference")
     with torch.no_grad():
         torch.testing.assert_close(dense(base).eval()(tokens), packed(tokens), rtol=1e-4, atol=1e-4)
 

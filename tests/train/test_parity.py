@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from ossia import checkpoint
+from ossia import checkpoint, load_model
 from ossia.model import Decoder
 from ossia.ops.training import Training
 from ossia.train.objective import Objective
@@ -29,7 +29,7 @@ def test_losses_and_weights_agree_after_every_step(
     torch.manual_seed(0)
     theirs = build().train()
     theirs.save_pretrained(tmp_path / "theirs")
-    loaded = checkpoint.load(tmp_path / "theirs", dtype=torch.float32)
+    loaded = load_model(tmp_path / "theirs", dtype=torch.float32)
     ours = Decoder(loaded.config, Training())
     ours.load_state_dict(loaded.state_dict())
     if recomputed:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
-from ossia import checkpoint
+from ossia import load_model
 from ossia.config import ModelConfig
 from ossia.model import Decoder
 from ossia.ops import mxfp4
@@ -52,7 +52,7 @@ def test_gpt2_has_the_loss_and_gradients_of_transformers(tmp_path) -> None:
     )
     theirs = GPT2LMHeadModel(config).eval()  # without dropout
     theirs.save_pretrained(tmp_path)
-    ours = checkpoint.load(tmp_path, dtype=torch.float32).requires_grad_(True)
+    ours = load_model(tmp_path, dtype=torch.float32).requires_grad_(True)
     tokens = torch.randint(97, (3, 25))
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     loss = F.cross_entropy(ours(inputs).flatten(0, 1), targets.flatten())

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from ossia import checkpoint, text
+from ossia import checkpoint, load_model, text
 from ossia.errors import OssiaError
 from ossia.ops import mxfp4
 from ossia.ops.rounded import round_trip
@@ -237,7 +237,7 @@ def test_transformers_loads_an_export(tiny: Settings, tmp_path: Path) -> None:
     run.train()
     run.export()
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
-    ours = checkpoint.load(tmp_path / "out", dtype=torch.float32)
+    ours = load_model(tmp_path / "out", dtype=torch.float32)
     tokens = torch.arange(60).view(2, 30)
     with torch.no_grad():
         torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=1e-4, atol=1e-4)

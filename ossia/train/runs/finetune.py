@@ -24,6 +24,7 @@ from ossia.insight.counts import count
 from ossia.model import Decoder
 from ossia.model.feedforward import MoE
 from ossia.ops.training import Training
+from ossia.options import Dtype, LoadOptions
 from ossia.system.files import writing
 from ossia.train import budget, parallel
 from ossia.train.corpus import conversations, packing
@@ -165,7 +166,7 @@ class FineTuning(FolderRun):
             "curve": self.trainer.progress.curve,
         }
         if self._held_out is not None:
-            reloaded = checkpoint.load(self.out)
+            reloaded = checkpoint.load(self.out, LoadOptions(device="cpu"))
             record["held_out_loss"] = {
                 "before": record["curve"][0]["held_out_loss"],
                 "as_trained": record["curve"][-1]["held_out_loss"],
@@ -189,7 +190,10 @@ def _lora(settings: FineTuneSettings) -> lora.LoRA:
 
 def dense(folder: Path) -> Decoder:
     """A checkpoint's model in the form for training: in float32, with unpacked experts."""
-    stored = checkpoint.load(folder, "float32", backend="reference", expert_memory="all")
+    stored = checkpoint.load(
+        folder,
+        LoadOptions(dtype=Dtype.float32, device="cpu", backend="reference", expert_memory="all"),
+    )
     weights = stored.state_dict()
     config = with_expert_format(stored.config, ExpertFormat.DENSE)
     with torch.device("meta"):

@@ -17,6 +17,7 @@ from ossia.errors import OssiaError
 from ossia.insight.counts import count
 from ossia.model import Decoder
 from ossia.ops.training import Training
+from ossia.options import LoadOptions
 from ossia.system.files import write_json, writing
 from ossia.train import parallel
 from ossia.train.corpus import shards, sources, texts, vocabulary
@@ -98,7 +99,7 @@ class Run(FolderRun):
         checkpoint.save(trained_model, self.out, experts=experts, dtype=torch.bfloat16)
         with writing(self.out):
             write_json(self.out / "generation_config.json", _generation_config(self.config))
-            record = self._record(checkpoint.load(self.out), trained[""])
+            record = self._record(checkpoint.load(self.out, LoadOptions(device="cpu")), trained[""])
         self.finish(record)
         return record
 

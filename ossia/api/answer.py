@@ -1,0 +1,134 @@
+"""A request's outputs become events: text and tool calls, ending with Finished."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from ossia import text
+from ossia.api.reply import Finished, FinishReason
+from ossia.engine import Failure, Request, TokenOutput
+from ossia.text import Channel, Event, TextDelta, ToolCallStart
+
+
+class PlainText:
+    """The parser of a bare continuation: every id is text, but for the stop id that ends it."""
+
+    def __init__(self, tokenizer: text.Tokenizer, stop_ids: frozenset[int]) -> None:
+        self._decoder, self._stop_ids = tokenizer.stream(), stop_ids
+
+    def push(self, id: int) -> list[Event]:
+        return [] if id in self._stop_ids else self._deltas(self._decoder.push(id))
+
+    def finish(self) -> list[Event]:
+        return self._deltas(self._decoder.finish())
+
+    @staticmethod
+    def _deltas(piece: str) -> list[Event]:
+        return [TextDelta(Channel.FINAL, piece)] if piece else []
+
+
+class UntilStop:
+    """A parser whose answer ends at the first stop string; other channels pass."""
+
+    def __init__(self, parser: text.Parser, stop: tuple[str, ...]) -> None:
+        self._parser, self._strings = parser, stop
+        self._stop = text.StopStrings(stop)
+        self.stopped = False
+
+    def push(self, id: int) -> list[Event]:
+        return self._until_stop(self._parser.push(id))
+
+    def finish(self) -> list[Event]:
+        events = self._until_stop(self._parser.finish())
+        return events if self.stopped else events + self._held_back()
+
+    def _until_stop(self, events: list[Event]) -> list[Event]:
+        safe: list[Event] = []
+        for event in events:
+            if self.stopped:
+                break
+            if isinstance(event, TextDelta) and event.channel is Channel.FINAL:
+                piece, self.stopped = self._stop.push(event.text)
+                safe += [TextDelta(Channel.FINAL, piece)] if piece else []
+            else:
+                safe += [*self._held_back(), event]
+        return safe
+
+    def _held_back(self) -> list[Event]:
+        """What might have begun a stop string, now that the answer has ended or another channel
+        begun.
+        """
+        piece, self._stop = self._stop.finish(), text.StopStrings(self._strings)
+        return [TextDelta(Channel.FINAL, piece)] if piece else []
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request to the engine, and how its tokens are read: by `parser`, up to a string of `stop`
+    in the answer.
+    """
+
+    request: Request
+    parser: text.Parser
+    stop: tuple[str, ...] = ()
+
+
+class Clock:
+    """When a request was submitted, and when its first output and its latest came."""
+
+    __slots__ = ("first", "last", "start")
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.first = self.last = 0.0
+
+    def tick(self) -> None:
+        self.last = time.perf_counter()
+        self.first = self.first or self.last
+
+
+class Answer:
+    """Reads the outputs of one request; for one thread at a time."""
+
+    def __init__(self, ask: Ask, clock: Clock) -> None:
+        self.outputs: list[TokenOutput] = []
+        self.ended = False
+        self._prompt_tokens = len(ask.request.prompt)
+        self._parser = UntilStop(ask.parser, ask.stop)
+        self._clock = clock
+        self._called_tool = False
+
+    def read(self, output: TokenOutput | Failure) -> list[Event | Finished]:
+        """The events of one output. Raises a failure's error."""
+        if isinstance(output, Failure):
+            self.ended = True
+            raise output.error
+        self.outputs.append(output)
+        events = self._noted(self._parser.push(output.token))
+        if self._parser.stopped:
+            return events + self.end("stop")
+        return events if output.finish_reason is None else events + self.end(output.finish_reason)
+
+    def end(self, reason: FinishReason) -> list[Event | Finished]:
+        """What was held back, and Finished."""
+        self.ended = True
+        events = [] if self._parser.stopped else self._noted(self._parser.finish())
+        if reason == "length" and self._parser.stopped:
+            reason = "stop"  # the stop string stood in what the parser had held back
+        if reason == "stop" and self._called_tool:
+            reason = "tool_calls"
+        clock = self._clock
+        first, last = clock.first or time.perf_counter(), clock.last or time.perf_counter()
+        finished = Finished(
+            reason,
+            self._prompt_tokens,
+            len(self.outputs),
+            prefill_seconds=first - clock.start,
+            decode_seconds=last - first,
+        )
+        return [*events, finished]
+
+    def _noted(self, events: list[Event]) -> list[Event | Finished]:
+        self._called_tool |= any(isinstance(event, ToolCallStart) for event in events)
+        return [*events]

@@ -1,0 +1,92 @@
+"""What an LLM is made of, and how it is opened from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from ossia import checkpoint, text
+from ossia.engine import Engine, SamplingParams
+from ossia.engine.driver import Driver
+from ossia.errors import OssiaError
+from ossia.offload import ExpertReads, store_of
+
+if TYPE_CHECKING:
+    from ossia.options import EngineOptions, LoadOptions
+
+PACKAGED_MODELS = Path(__file__).parent.parent / "models"
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a checkpoint's generation_config.json sets: values of sampling, and the ids that end a
+    text.
+    """
+
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    eos_ids: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(cls, generation_config: Mapping[str, Any]) -> Self:
+        """Raises OssiaError that names the key of a wrong value."""
+        values = {
+            key: value
+            for key in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+            if (value := generation_config.get(key)) is not None
+        }
+        SamplingParams(**values)
+        if generation_config.get("do_sample") is False:
+            values["temperature"] = 0.0
+        return cls(values, text.end_of_text_ids(generation_config))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A driver of an engine, and the text that its ids stand for.
+
+    tokenizer_name: how messages call the tokenizer. expert_reads: what was asked until now of
+    experts that are read from disk.
+    """
+
+    driver: Driver
+    tokenizer: text.Tokenizer
+    chat_format: text.ChatFormat
+    defaults: Defaults = Defaults()
+    tokenizer_name: str = "the tokenizer"
+    expert_reads: Callable[[], ExpertReads] | None = None
+
+    @classmethod
+    def load(
+        cls, path_or_hub_name: str | Path | None, load: LoadOptions, options: EngineOptions
+    ) -> Self:
+        """Those of a checkpoint folder or hub name; None is the model inside the package. Raises
+        OssiaError for what cannot be loaded.
+        """
+        folder = packaged_model() if path_or_hub_name is None else checkpoint.find(path_or_hub_name)
+        beside = checkpoint.text_folder(folder)
+        # Before the weights, so that what is missing is known at once.
+        tokenizer = text.load_tokenizer(beside)
+        chat_format = text.load_format(beside, tokenizer)
+        try:
+            defaults = Defaults.of(text.read_generation_config(beside))
+        except OssiaError as error:
+            raise OssiaError(f"{beside / 'generation_config.json'}: {error}") from error
+        decoder = checkpoint.load(folder, load)
+        engine = Engine(decoder, options)
+        driver = Driver(engine, options.max_queue)
+        store, name = store_of(decoder), f"{folder}: the tokenizer"
+        reads = None if store is None else lambda: store.reads
+        return cls(driver, tokenizer, chat_format, defaults, name, reads)
+
+
+def packaged_model() -> Path:
+    """The folder of the model inside the package."""
+    found = sorted(path.parent for path in PACKAGED_MODELS.glob("*/config.json"))
+    if not found:
+        raise OssiaError(
+            f"there is no model inside this installation ({PACKAGED_MODELS} holds none): "
+            "name one by its folder or hub name"
+        )
+    return found[0]
