@@ -261,7 +261,7 @@ def _selected(chats: Iterable[dict[str, Any]], count: int | None) -> Iterator[di
 def _read(file: Path) -> Iterator[dict[str, Any]]:
     """The chats in a file, checked as `ossia finetune` checks them."""
     from ossia.train.corpus.conversations import checked
-    from ossia.train.corpus.sources import json_lines
+    from ossia.train.corpus.documents import json_lines
 
     if not file.is_file():
         raise OssiaError(f"--data {file}: no such file; `python -m recipes.stdlib write` makes one")

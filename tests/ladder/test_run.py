@@ -21,8 +21,8 @@ from ossia.ladder.run import Ablation
 from ossia.ladder.summary import summarize
 from ossia.text.tokenizer import END_OF_TEXT
 from ossia.train.corpus import vocabulary
+from ossia.train.corpus.documents import Document
 from ossia.train.corpus.shards import encode
-from ossia.train.corpus.sources import Document
 from ossia.train.evaluate import HeldOut
 from tests.models import build, small
 from tests.training import TEXT

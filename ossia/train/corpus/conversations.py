@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ossia.errors import OssiaError
 from ossia.text.chat import Chat, ChatFormat, ChatMessage, Role
-from ossia.train.corpus.sources import json_lines
+from ossia.train.corpus.documents import json_lines
 from ossia.train.loss import IGNORED
 
 _NOTES = (Role.SYSTEM, Role.DEVELOPER)  # may stand anywhere before a reply

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ossia.errors import OssiaError
 from ossia.system.files import read_json, write_json
-from ossia.train.corpus.sources import Document
+from ossia.train.corpus.documents import Document
 from ossia.train.settings import Settings, derived_seed
 
 _SHARD_TOKENS = 1 << 27  # about: a shard ends with a document

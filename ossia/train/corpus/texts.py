@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ossia.text.tokenizer import END_OF_TEXT
 from ossia.train.corpus import shards, sources, vocabulary
-from ossia.train.corpus.sources import Corpus
+from ossia.train.corpus.documents import Corpus
 from ossia.train.evaluate import HeldOut
 
 

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from ossia import text
 from ossia.errors import OssiaError
 from ossia.text import Chat, ChatFormat, Tokenizer
-from ossia.train.corpus import conversations, sources
+from ossia.train.corpus import conversations, documents
 from ossia.train.corpus.conversations import Conversation, Example
 from ossia.train.loss import IGNORED
 
@@ -298,7 +298,7 @@ def test_a_bad_line_is_named_with_its_file(
     line: object, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if message == "longer than":
-        monkeypatch.setattr(sources, "_LONGEST_LINE", 1000)
+        monkeypatch.setattr(documents, "_LONGEST_LINE", 1000)
     content = line if isinstance(line, bytes | str) else json.dumps(line)
     content = content if isinstance(content, bytes) else content.encode()
     file = tmp_path / "chats.jsonl"

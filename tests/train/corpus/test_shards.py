@@ -11,8 +11,8 @@ import torch
 from ossia.errors import OssiaError
 from ossia.text.tokenizer import END_OF_TEXT
 from ossia.train.corpus import shards, vocabulary
+from ossia.train.corpus.documents import Document
 from ossia.train.corpus.shards import Batches, documents_in
-from ossia.train.corpus.sources import Document
 
 
 def test_documents_follow_a_separator(tmp_path: Path) -> None:

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from ossia.errors import OssiaError
-from ossia.train.corpus import sources
-from ossia.train.corpus.sources import Document
+from ossia.train.corpus import documents, sources, stdlib
+from ossia.train.corpus.documents import Document
 
 
 def test_the_library_is_split_by_module() -> None:
     corpus = sources.read("stdlib")
     trained = {document.name for document in corpus.train}
-    assert tuple(document.name for document in corpus.held_out) == sources.STDLIB_HELD_OUT
+    assert tuple(document.name for document in corpus.held_out) == stdlib.HELD_OUT
     assert {"json/encoder.py", "dataclasses.py", "asyncio/events.py"} <= trained
-    assert not trained & set(sources.STDLIB_HELD_OUT)
+    assert not trained & set(stdlib.HELD_OUT)
     assert any(name.startswith("pydoc_data/topics.py:") for name in trained)
     assert not any(name.startswith(("test/", "idlelib/", "site-packages/")) for name in trained)
 
@@ -131,7 +131,7 @@ def test_a_bad_line_is_named_with_its_file(
     tmp_path: Path, line: bytes, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if b"xxx" in line:
-        monkeypatch.setattr(sources, "_LONGEST_LINE", 1000)
+        monkeypatch.setattr(documents, "_LONGEST_LINE", 1000)
     file = tmp_path / "bad.jsonl"
     file.write_bytes(b'{"text": "good"}\n\n' + line + b"\n")
     with pytest.raises(OssiaError, match=message) as error:

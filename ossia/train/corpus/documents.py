@@ -1,0 +1,118 @@
+"""Texts read from files: a document per file, or per line of a .jsonl file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ossia.errors import OssiaError
+
+_LONGEST_LINE = 1 << 26  # bytes of a .jsonl file; more is a file of another kind
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text and the name it goes by in messages and records. `key` decides whether it is held
+    out: a file's name, and of a line its text, as lines change their numbers.
+    """
+
+    name: str
+    text: str
+    key: str = ""
+
+    @property
+    def num_bytes(self) -> int:
+        """Of UTF-8."""
+        return len(self.text.encode())
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What is trained on and what never is."""
+
+    train: tuple[Document, ...]
+    held_out: tuple[Document, ...]
+
+
+def read(source: str, option: str) -> list[Document]:
+    """The documents of `source`: a UTF-8 text file, or a folder of them, whose hidden files are
+    skipped. Each line of a .jsonl file is an object with a "text".
+
+    Raises OssiaError for a source that is absent, which it calls by the `option` that named it,
+    and, with file and line, for one that is empty, not UTF-8, or not JSON where it says so.
+    """
+    path = Path(source)
+    if path.is_dir():
+        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+        names = {file: file.relative_to(path) for file in files}
+        documents = [
+            document
+            for file, name in names.items()
+            if not any(part.startswith(".") for part in name.parts)
+            for document in _documents(file, name.as_posix())
+        ]
+    elif path.is_file():
+        documents = list(_documents(path, path.name))
+    else:
+        raise OssiaError(f"{option} {source}: no such file or folder")
+    documents = [document for document in documents if document.text]
+    if not documents:
+        raise OssiaError(f"{option} {source}: holds no text")
+    return documents
+
+
+def _documents(file: Path, name: str) -> Iterator[Document]:
+    try:
+        if file.suffix == ".jsonl":
+            yield from _json_lines(file, name)
+        else:
+            yield Document(name, file.read_text(encoding="utf-8"), key=name)
+    except UnicodeDecodeError as error:
+        raise OssiaError(f"{file}: not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        raise OssiaError(f"{file}: {error.strerror}") from error
+
+
+def _json_lines(file: Path, name: str) -> Iterator[Document]:
+    """A document for each line that is not blank."""
+    for number, value in json_lines(file):
+        where = f"{file}, line {number}"
+        if not isinstance(value, dict) or not isinstance(value.get("text"), str):
+            raise OssiaError(f'{where}: not an object whose "text" is a string')
+        # A lone surrogate is JSON, but no text.
+        if not _is_unicode(value["text"]):
+            raise OssiaError(f"{where}: its text has a lone surrogate, which UTF-8 cannot hold")
+        yield Document(f"{name}:{number}", value["text"], key=value["text"])
+
+
+def json_lines(file: Path) -> Iterator[tuple[int, Any]]:
+    """Number and value of each line that is not blank; OssiaError names one that is not JSON."""
+    number = 0
+    with file.open("rb") as lines:
+        while line := lines.readline(_LONGEST_LINE + 1):
+            number += 1
+            where = f"{file}, line {number}"
+            if len(line) > _LONGEST_LINE:
+                raise OssiaError(f"{where}: longer than {_LONGEST_LINE >> 20} MiB")
+            try:
+                value = json.loads(line.decode()) if line.strip() else None
+            except UnicodeDecodeError as error:
+                raise OssiaError(f"{where}: not UTF-8 text (byte {error.start})") from error
+            except json.JSONDecodeError as error:
+                problem = f"{error.msg}, column {error.colno}"
+                raise OssiaError(f"{where}: not JSON ({problem})") from error
+            except (ValueError, RecursionError) as error:
+                raise OssiaError(f"{where}: not JSON ({error})") from error
+            if line.strip():
+                yield number, value
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
