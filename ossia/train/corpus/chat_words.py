@@ -1,6 +1,6 @@
-"""What chats say that source code does not: text for a vocabulary to learn from.
+"""Words of chats that source code lacks, as text for a vocabulary to learn from.
 
-A vocabulary of the standard library alone cuts harmony's system message into more than twice as
+With a vocabulary of the standard library alone, harmony's system message takes more than twice as
 many tokens.
 """
 
@@ -11,10 +11,10 @@ from ossia.text.harmony.grammar import CHANNELS, FUNCTIONS
 from ossia.text.harmony.messages import JSON_ARGUMENTS, from_chat
 from ossia.text.harmony.render import contents
 
-# Often enough that its words become tokens beside those of some megabytes of source.
+# Repeats, enough for these words to become tokens next to megabytes of source.
 _TIMES = 1000
 
-# Each stands at the beginning of a line, as in a chat.
+# Each begins a line, as in a chat.
 _QUESTIONS = (
     "Hello! Hi, who are you?",
     "What can you do? Please tell me.",
@@ -54,7 +54,7 @@ _TOOL = {
 
 
 def chat_words() -> list[str]:
-    """Texts that hold harmony's own words, and those of simple chats, many times each."""
+    """Texts with the words of harmony and of simple chats, each repeated many times."""
     headers = [*Role, *CHANNELS, f" to={FUNCTIONS}", JSON_ARGUMENTS.rpartition(">")[2]]
     texts = []
     for effort in Effort:

@@ -1,5 +1,5 @@
-"""Conversations to learn from: read from JSON lines, checked, and rendered as the model will see
-them. The targets are the tokens that the model itself is to write.
+"""Conversations to train on: read from JSON lines, checked, and rendered as at inference. The
+targets are the tokens that the model generates.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ossia.text.chat import Chat, ChatFormat, ChatMessage, Role
 from ossia.train.corpus.documents import json_lines
 from ossia.train.loss import IGNORED
 
-_NOTES = (Role.SYSTEM, Role.DEVELOPER)  # may stand anywhere before a reply
+_NOTES = (Role.SYSTEM, Role.DEVELOPER)  # allowed anywhere before a reply
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Example:
-    """A text to learn from: int64 inputs and targets (length,). Targets are one token ahead, and
-    IGNORED where the next token is part of a prompt.
+    """A text to train on: int64 inputs and targets (length,). Targets are one token ahead, and
+    IGNORED if the next token is part of a prompt.
     """
 
     where: str
@@ -56,7 +56,7 @@ class Example:
 
 def read(path: str, option: str) -> list[Conversation]:
     """The conversations in a file of JSON lines, each an object with `messages`, and optionally
-    `tools`, `reasoning_effort` and `date`, in Chat Completions' form.
+    `tools`, `reasoning_effort` and `date`, in the Chat Completions format.
 
     Raises OssiaError that names the file and the line, or `option` if there is no such file.
     """
@@ -104,7 +104,7 @@ def _check(messages: Sequence[ChatMessage]) -> None:
     """Raise OssiaError unless replies answer users or tools, tools answer calls, and the last
     message is a reply.
     """
-    speaker = ""  # of the last message that is not a note
+    speaker = ""  # of the last message other than a note
     unanswered: list[str | None] = []  # ids of calls without a result yet
     for n, message in enumerate(messages):
         where = f"messages[{n}]"
@@ -125,7 +125,7 @@ def _check(messages: Sequence[ChatMessage]) -> None:
 
 
 def _calls(message: ChatMessage, where: str) -> list[str | None]:
-    """The ids of a reply's calls. Raises OssiaError for a call that could not be made."""
+    """The ids of a reply's calls. Raises OssiaError for an invalid call."""
     if not message.content and not message.tool_calls:
         raise OssiaError(f"{where}: a reply needs content or tool calls")
     for n, call in enumerate(message.tool_calls):
@@ -139,8 +139,8 @@ def _calls(message: ChatMessage, where: str) -> list[str | None]:
 
 
 def _answer(message: ChatMessage, unanswered: list[str | None], where: str) -> None:
-    """Remove the call that a tool's result answers: the one with its id, or the oldest if either
-    has none.
+    """Remove the call that a tool's result answers: the one with its id, or the oldest if either id
+    is absent.
     """
     if not unanswered:
         raise OssiaError(f"{where}: a tool's result without a call before it")
@@ -153,12 +153,12 @@ def _answer(message: ChatMessage, unanswered: list[str | None], where: str) -> N
 
 
 def render(conversation: Conversation, chat_format: ChatFormat, date: str) -> list[Example]:
-    """What the model learns from a conversation: each reply, after exactly the prompt that it would
-    have at inference.
+    """The training texts of a conversation: each reply after exactly the prompt that it has at
+    inference.
 
     Formats rewrite earlier turns (reasoning is dropped, replies end with another id), so a reply
-    may need a text of its own. A prompt that only continues the last text shares that text. `date`
-    (YYYY-MM-DD) is that of a conversation without one.
+    may need a separate text. A prompt that only continues the last text shares it. `date`
+    (YYYY-MM-DD) is the default date of a conversation.
     """
     chat = conversation.chat
     if chat.date is None:
@@ -182,7 +182,7 @@ def render(conversation: Conversation, chat_format: ChatFormat, date: str) -> li
 def split(
     conversations: Sequence[Conversation], share: float, seed: int
 ) -> tuple[list[Conversation], list[Conversation]]:
-    """Conversations to train on, and a `share` drawn by `seed`, at least one, that is held out."""
+    """Conversations to train on, and a held-out `share`, at least one, drawn by `seed`."""
     count = max(1, round(share * len(conversations)))
     if count >= len(conversations):
         raise OssiaError(

@@ -1,4 +1,4 @@
-"""Conversations packed into rows of one length, on disk, and batches of rows by the step."""
+"""Conversations packed into rows of equal length, on disk, and the batch of rows of each step."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _TOKENS_AT_ONCE = 4096
 
 
 def pack(lengths: Sequence[int], length: int) -> list[list[int]]:
-    """The numbers of the texts in each row: the longest first, each into the fullest row that has
-    room for it (best fit decreasing; Ding et al. 2024, https://arxiv.org/abs/2404.10830).
+    """The indices of the texts in each row: from the longest on, each text goes into the fullest
+    row with room for it (best fit decreasing; Ding et al. 2024, https://arxiv.org/abs/2404.10830).
     """
     rows: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # left in each row that is not full, sorted, and its number
+    room: list[tuple[int, int]] = []  # (space left, index) of each row that is not full, sorted
     for number in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
         size = lengths[number]
         place = bisect_left(room, (size, 0))
@@ -51,8 +51,8 @@ def write(folder: Path, examples: Sequence[Example], length: int) -> int:
 
 
 def _row(examples: Sequence[Example], length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs, targets and documents (length,): texts are numbered from 1, padding has the number
-    after theirs and nothing to learn.
+    """Inputs, targets and documents (length,). Texts are numbered from 1; padding has the next
+    number and no targets.
     """
     inputs = torch.zeros(length, dtype=torch.int64)
     targets = torch.full((length,), IGNORED)
@@ -66,15 +66,15 @@ def _row(examples: Sequence[Example], length: int) -> tuple[Tensor, Tensor, Tens
 
 
 def batches(examples: Sequence[Example], length: int) -> list[Batch]:
-    """The same rows in memory, one a batch."""
+    """The same rows in memory, one per batch."""
     packed = pack([len(example) for example in examples], length)
     rows = (_row([examples[n] for n in row], length) for row in packed)
     return [Batch(*(column[None] for column in row)) for row in rows]
 
 
 class Rows:
-    """What `write` wrote, memory-mapped; batches of it are functions of the step: every pass takes
-    all rows in an order drawn from `seed` and the number of the pass.
+    """The rows that `write` wrote, memory-mapped. A batch is a function of the step: every pass
+    takes all rows in an order drawn from `seed` and the number of the pass.
     """
 
     def __init__(self, folder: Path, length: int, batch_size: int = 1, seed: int = 0) -> None:
@@ -92,7 +92,7 @@ class Rows:
         return self.batch([self._drawn(n) for n in range(first, first + self.batch_size)])
 
     def batch(self, rows: Sequence[int]) -> Batch:
-        """Some rows, without the padding that all of them have."""
+        """Some rows, without the padding that they share."""
         inputs, targets, documents = (
             torch.stack([self._row(column, row) for row in rows]).long() for column in self._columns
         )

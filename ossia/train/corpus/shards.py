@@ -1,4 +1,4 @@
-"""Token ids on disk, memory-mapped, and batches of them as a function of the step."""
+"""Token ids on disk, memory-mapped, and batches as a function of the step."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ossia.system.files import read_json, write_json
 from ossia.train.corpus.documents import Document
 from ossia.train.settings import Settings, derived_seed
 
-_SHARD_TOKENS = 1 << 27  # about: a shard ends with a document
+_SHARD_TOKENS = 1 << 27  # approximately: a shard ends with a document
 _CHARACTERS_AT_ONCE = 1 << 22  # of text, encoded on all cores
 _TYPES = {"uint16": torch.uint16, "int32": torch.int32}
 
 
 def encode(documents: Iterable[Document], tokenizer: Tokenizer, separator: int) -> Tensor:
-    """int32 (tokens,): each document after a `separator`, so that a text's first token is predicted
-    from it. What looks like a control token in a text is text.
+    """int32 (tokens,): each document follows a `separator`, which predicts its first token. Text
+    that looks like a control token is encoded as text.
     """
     tokenizer.encode_special_tokens = True
     ids: list[int] = []
@@ -35,7 +35,7 @@ def encode(documents: Iterable[Document], tokenizer: Tokenizer, separator: int) 
 def encode_in_parts(
     documents: Iterable[Document], tokenizer: Tokenizer, separator: int
 ) -> Iterable[Tensor]:
-    """As `encode`, some documents at a time."""
+    """Like `encode`, some documents at a time."""
     part: list[Document] = []
     size = 0
     for document in documents:
@@ -50,9 +50,9 @@ def encode_in_parts(
 
 def write(folder: Path, parts: Iterable[Tensor], vocab_size: int | None) -> int:
     """Write ids into a new folder as raw little-endian shards and an index; returns their number.
-    Without `vocab_size` they are any numbers of 32 bits.
+    Without `vocab_size` they are arbitrary 32-bit numbers.
 
-    The index comes last: a folder without one is not whole. No part is divided.
+    The index is written last: a folder without one is incomplete. A part is never split.
     """
     kind = "uint16" if vocab_size is not None and vocab_size <= 1 << 16 else "int32"
     folder.mkdir()
@@ -80,7 +80,7 @@ def write(folder: Path, parts: Iterable[Tensor], vocab_size: int | None) -> int:
 
 
 def read(folder: Path) -> list[Tensor]:
-    """The ids of each shard, (tokens,) as they lie in the file, read when touched."""
+    """The ids of each shard, (tokens,), memory-mapped."""
     index = folder / "index.json"
     try:
         described = read_json(index)
@@ -97,9 +97,7 @@ def read(folder: Path) -> list[Tensor]:
 
 
 def documents_in(tokens: Tensor, separator: int) -> Tensor:
-    """int64 (rows, length): numbers the documents packed in each row, which begin with
-    `separator`.
-    """
+    """int64 (rows, length): the number of each token's document, which begins with `separator`."""
     return (tokens == separator).cumsum(1)
 
 
@@ -115,8 +113,8 @@ class Batch:
 
 
 class TextBatches:
-    """The batch of each step of a run over a text: of `length` tokens, at its end of `long_length`.
-    Each document in the shards begins with `separator`.
+    """The batch of each step over a text: rows of `length` tokens, at the end of the run of
+    `long_length`. Each document in the shards begins with `separator`.
     """
 
     def __init__(self, shards: Sequence[Tensor], settings: Settings, separator: int) -> None:
@@ -133,8 +131,7 @@ class TextBatches:
 
 
 class Batches:
-    """Batches by number, the same whenever they are asked for: a run that resumes needs no position
-    but its step.
+    """Batches as a function of their number, so a resumed run needs only its step.
 
     Each pass over the text cuts every shard into windows of `length` tokens from a random offset
     and visits them in random order, both drawn from `seed` and the number of the pass.

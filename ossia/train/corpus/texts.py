@@ -1,4 +1,4 @@
-"""A corpus as token ids in a folder: what is trained on, and what is held out."""
+"""A corpus as token ids in a folder: the training part and the held-out part."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ossia.train.evaluate import HeldOut
 
 
 def write(folder: Path, corpus: Corpus, tokenizer: Tokenizer, most_held_out: int) -> dict[str, Any]:
-    """Write `train` and `held_out` into `folder` as shards, of the held-out texts at most so many
-    bytes; returns what `read` needs and a record wants to say of them.
+    """Write `train` and `held_out` into `folder` as shards, with a limit on the bytes of held-out
+    texts; returns the description for `read` and for the record.
     """
     separator = vocabulary.control_id(tokenizer, END_OF_TEXT)
     size = tokenizer.get_vocab_size()
@@ -49,8 +49,8 @@ def write(folder: Path, corpus: Corpus, tokenizer: Tokenizer, most_held_out: int
 def read(folder: Path, described: dict[str, Any]) -> tuple[list[Tensor], list[HeldOut]]:
     """The training shards and the held-out texts that `write` wrote and described.
 
-    Raises OssiaError for files that are gone; KeyError, TypeError, ValueError or RuntimeError for
-    a description that is not theirs.
+    Raises OssiaError for missing files; KeyError, TypeError, ValueError or RuntimeError for a
+    description that does not match.
     """
     sizes = [document["tokens"] for document in described["held_out"]]
     tokens = torch.cat([ids.int() for ids in shards.read(folder / "held_out")])

@@ -15,7 +15,7 @@ from ossia.text.harmony.grammar import ControlToken
 from ossia.text.tokenizer import END_OF_TEXT
 
 START_OF_TEXT = "<|startoftext|>"
-# All that a text of harmony may contain beside words, in the order of gpt-oss's ids.
+# The control tokens of harmony, in the order of gpt-oss's ids.
 CONTROL_TOKENS = (
     START_OF_TEXT,
     END_OF_TEXT,
@@ -29,9 +29,9 @@ CONTROL_TOKENS = (
 )
 SMALLEST_VOCABULARY = 256 + len(CONTROL_TOKENS)
 
-# Where o200k_base (tiktoken, MIT) cuts a text before merging: a word with the character before it
-# and an English contraction after it, a run of punctuation, line ends with the space before them,
-# other space. Only digits stand alone, as in Qwen: a small model learns to add them one by one.
+# The pre-tokenization of o200k_base (tiktoken, MIT): a word with the character before it and an
+# English contraction after it, a run of punctuation, line ends with the space before them, other
+# space. Except that each digit is separate, as in Qwen: a small model adds digit by digit.
 _UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
 _LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _CONTRACTION = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
@@ -52,8 +52,7 @@ def learn(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """A tokenizer of at most `vocab_size` ids: the 256 bytes first, then merges by frequency,
     control tokens last.
 
-    Deterministic. Raises OssiaError for a vocabulary too small for the bytes and the control
-    tokens.
+    Deterministic. Raises OssiaError if `vocab_size` is too small for bytes and control tokens.
     """
     if vocab_size < SMALLEST_VOCABULARY:
         raise OssiaError(
@@ -81,15 +80,15 @@ def learn(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def control_id(tokenizer: Tokenizer, token: str) -> int:
-    """The id of a control token, which `learn` gave it."""
+    """The id that `learn` gave a control token."""
     number = tokenizer.token_to_id(token)
     assert number is not None, token
     return number
 
 
 def write(tokenizer: Tokenizer, folder: Path, context_length: int) -> None:
-    """Write tokenizer.json and the tokenizer_config.json that transformers reads beside it."""
-    # Not by the library's save, whose error for a full disk is a bare Exception.
+    """Write tokenizer.json, and the tokenizer_config.json that transformers reads."""
+    # The library's own save raises a bare Exception if the disk is full.
     (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=False), encoding="utf-8")
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
