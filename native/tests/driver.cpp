@@ -13,7 +13,7 @@
 
 namespace {
 
-// Memory that ends, or begins, where nothing may be touched.
+// Memory that ends, or begins, at a page without access.
 class Fenced {
   public:
     Fenced(std::size_t size, bool at_end) {
@@ -57,7 +57,7 @@ int main(int argc, char** argv) {
     const bool at_end = std::strcmp(argv[3], "end") == 0;
     nanobind::module_ module;
     nanobind::bind(module);
-    nanobind::Call call{nullptr, {argv[1], argv[2]}, {}};
+    nanobind::Call call{nullptr, {argv[1], argv[2]}, {}, 0};
     const std::string made = answer(call, "");
     if (made != "ok None") {
         std::cerr << made << '\n';
@@ -73,6 +73,7 @@ int main(int argc, char** argv) {
         std::vector<std::unique_ptr<Fenced>> fenced;
         call.memories.clear();
         call.words.clear();
+        call.next = 0;
         for (std::size_t i = 0; i < memories; ++i) {
             words >> size;
             sizes.push_back(size);

@@ -1,6 +1,6 @@
-// A matrix unit in C++ that does what Intel's manual (Software Developer's Manual, volume 2: LDTILECFG, TILELOADD,
-// TILESTORED, TDPBF16PS) says AMX does, to the bit, so that the kernels can be tested where there is none. Where a
-// processor would raise an exception the program ends.
+// A matrix unit in C++ that follows Intel's manual (Software Developer's Manual, volume 2: LDTILECFG, TILELOADD,
+// TILESTORED, TDPBF16PS) to the bit, so that AMX's kernels can be tested on any processor. Where a processor would
+// raise an exception, the program aborts.
 #pragma once
 
 #include <immintrin.h>
@@ -60,7 +60,8 @@ class EmulatedAmx {
         const Tile &left = valid(kLeft), &right = valid(kRight);
         require(rows(kSum) == rows(kLeft) && bytes(kSum) == bytes(kRight) && bytes(kLeft) == 4 * rows(kRight),
                 "TDPBF16PS: tiles that do not fit");
-        // Whatever the program set: to nearest, numbers below 2^-126 taken for 0 and rounded to 0, no exceptions.
+        // Independent of the program's settings: round to nearest, numbers below 2^-126 read as 0 and rounded to 0, no
+        // exceptions.
         const unsigned before = _mm_getcsr();
         _mm_setcsr(0x1F80 | 0x8000 | 0x0040);
         add_products(sum, left, right, rows(kSum), rows(kRight));
@@ -98,7 +99,7 @@ class EmulatedAmx {
     }
 
     // Even and odd elements are summed apart, a row of the right tile after another, then together, and that is added.
-    // A call of its own: compilers know nothing of what was set around it.
+    // Not inlined, because compilers do not know of the changed rounding mode.
     [[gnu::noinline]] static void add_products(Tile& sum, const Tile& left, const Tile& right, long rows, long depth) {
         constexpr int kColumns = kTileRowBytes / 4;
         for (long row = 0; row < rows; ++row) {

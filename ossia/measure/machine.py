@@ -52,7 +52,7 @@ class Bandwidth:
         if machine is None:
             self._words.sum()
         else:
-            machine.sum(self._words.data_ptr(), self._words.numel())
+            machine.sum(self._words)
         return BUFFER_BYTES / (time.perf_counter() - start)
 
 

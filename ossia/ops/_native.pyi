@@ -1,10 +1,110 @@
-"""The native module, native/src/module.cpp: addresses of memory and sizes, 0 for what is absent."""
+"""The native module, native/src/module.cpp.
 
-from enum import Enum
+Tensors are on the CPU. They are contiguous, of one type within a call, bfloat16 or float32, and
+results are written to `y`, unless a method says otherwise. Arguments are positional. Whatever does
+not fit together raises ValueError, an id or a page that there is not IndexError, before any memory
+is touched.
+"""
 
-class Type(Enum):
-    bf16 = ...
-    f32 = ...
+from torch import Tensor
+
+class Matrix:
+    """The weight (rows, cols) of a linear layer, and its bias (rows,).
+
+    Dense: bfloat16 or float32 whose rows or columns are contiguous. Quantized: int8 codes, float32
+    scales (rows, ceil(cols / group)), and `group`, a multiple of 32.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        scales: Tensor | None = None,
+        group: int = 0,
+    ) -> None: ...
+    @property
+    def weight(self) -> Tensor: ...
+    @property
+    def bias(self) -> Tensor | None: ...
+    @property
+    def scales(self) -> Tensor | None: ...
+    @property
+    def group(self) -> int: ...
+
+class Stack:
+    """The same matrix (rows, cols) of each expert of a layer, and their biases (experts, rows).
+
+    Dense: bfloat16 or float32 (experts, rows, cols), each matrix with contiguous rows or columns.
+    MXFP4: uint8 blocks (experts, rows, cols/32, 16) and scales (experts, rows, cols/32).
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, scales: Tensor | None = None
+    ) -> None: ...
+    @property
+    def weight(self) -> Tensor: ...
+    @property
+    def bias(self) -> Tensor | None: ...
+    @property
+    def scales(self) -> Tensor | None: ...
+
+class Experts:
+    """A layer's experts: gate_up (experts, 2 * inter, hidden), its rows gate, up, gate, up, ...;
+    down (experts, hidden, inter). With `clamped` their activation is gpt-oss's SwiGLU.
+    """
+
+    def __init__(
+        self,
+        gate_up: Stack,
+        down: Stack,
+        clamped: bool = False,
+        limit: float = 0.0,
+        alpha: float = 0.0,
+    ) -> None: ...
+    @property
+    def gate_up(self) -> Stack: ...
+    @property
+    def down(self) -> Stack: ...
+    @property
+    def clamped(self) -> bool: ...
+    @property
+    def limit(self) -> float: ...
+    @property
+    def alpha(self) -> float: ...
+
+class Pages:
+    """Keys and values of one layer, (pages, page_size, kv_heads, head_dim); of int8 ones also the
+    float32 scales (pages, page_size, kv_heads).
+    """
+
+    def __init__(
+        self,
+        keys: Tensor,
+        values: Tensor,
+        key_scales: Tensor | None = None,
+        value_scales: Tensor | None = None,
+    ) -> None: ...
+    @property
+    def keys(self) -> Tensor: ...
+    @property
+    def values(self) -> Tensor: ...
+    @property
+    def key_scales(self) -> Tensor | None: ...
+    @property
+    def value_scales(self) -> Tensor | None: ...
+
+class Tables:
+    """The sequences of one step: int32 page_table (sequences, columns), int64 lengths and
+    query_lengths (sequences,); see `ops.paged.StepTables`.
+    """
+
+    def __init__(self, page_table: Tensor, lengths: Tensor, query_lengths: Tensor) -> None: ...
+    @property
+    def page_table(self) -> Tensor: ...
+    @property
+    def lengths(self) -> Tensor: ...
+    @property
+    def query_lengths(self) -> Tensor: ...
 
 class Recording:
     """Machines' operations, kept between `begin` and `end` on one thread, to be run again."""
@@ -14,7 +114,7 @@ class Recording:
         """Raises ValueError if a recording is under way on this thread."""
     def end(self) -> None: ...
     def run(self) -> None:
-        """All of them, on the same memory."""
+        """Run all of them again, on the same memory."""
     @property
     def size(self) -> int: ...
 
@@ -31,21 +131,96 @@ class Machine:
     @property
     def threads(self) -> int: ...
     def pin(self) -> None:
-        """Keep each thread but the caller on one processor; nothing where the system cannot."""
-    def sum(self, words: int, count: int) -> int:
-        """The sum of that many 64-bit words, each read once."""
-    def linear(self, *arguments: int | Type) -> None: ...
-    def linear_int8(self, *arguments: int | Type) -> None: ...
-    def linears(self, *arguments: int | Type) -> None: ...
-    def linears_int8(self, *arguments: int | Type) -> None: ...
-    def quantize_int8(self, *arguments: int | Type) -> None:
-        """Raises ValueError for NaN or infinity."""
-    def rms_norm(self, *arguments: float | Type) -> None: ...
-    def layer_norm(self, *arguments: float | Type) -> None: ...
-    def gelu(self, *arguments: int | Type) -> None: ...
-    def swiglu(self, *arguments: int | Type) -> None: ...
-    def clamped_swiglu(self, *arguments: float | Type) -> None: ...
-    def route(self, *arguments: int | Type) -> None: ...
-    def rotate(self, *arguments: int | Type) -> None: ...
-    def moe(self, *arguments: float | Type) -> None: ...
-    def paged_attention(self, *arguments: int | Type) -> None: ...
+        """Pin each thread but the caller to a processor; does nothing where the system cannot."""
+    def sum(self, words: Tensor, /) -> int:
+        """The sum of int64 words modulo 2**64, each read once."""
+    def linear(
+        self, x: Tensor, matrix: Matrix, y: Tensor, residual: Tensor | None = None, /
+    ) -> None:
+        """y (..., rows), float32 or of x's type: x (..., cols) times the matrix, plus its bias and
+        residual (..., rows), both of y's type.
+        """
+    def linears(self, x: Tensor, matrices: list[Matrix], ys: list[Tensor], /) -> None:
+        """`linear` of one x by matrices that are all of one type, and all transposed or none."""
+    def quantize_int8(self, weight: Tensor, codes: Tensor, scales: Tensor, group: int, /) -> None:
+        """int8 codes (rows, cols) and float32 scales (rows, ceil(cols / group)) of a weight (rows,
+        cols) with contiguous rows. Raises ValueError for NaN or infinity.
+        """
+    def embed(
+        self, ids: Tensor, table: Tensor, y: Tensor, residual: Tensor | None = None, /
+    ) -> None:
+        """y (..., hidden): rows of table (count, hidden), which are contiguous and of a type of
+        their own, by int64 ids (...), plus residual (..., hidden).
+        """
+    def rms_norm(
+        self, x: Tensor, weight: Tensor, y: Tensor, eps: float, round_before_weight: bool, /
+    ) -> None:
+        """y (..., size): x over its root mean square, times weight (size,)."""
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, y: Tensor, eps: float, /) -> None:
+        """y (..., size): x with mean 0 and variance 1, times weight (size,), plus bias (size,)."""
+    def rope_table(
+        self,
+        positions: Tensor,
+        frequencies: Tensor,
+        factor: float,
+        cosines: Tensor,
+        sines: Tensor,
+        /,
+    ) -> None:
+        """Float32 cosines and sines (..., half) of int64 positions (...) times float32 frequencies
+        (half,), both times `factor`.
+        """
+    def rotate(self, x: Tensor, cosines: Tensor, sines: Tensor, y: Tensor, /) -> None:
+        """y (tokens, heads, head_dim): the pairs (i, i + head_dim/2) of x rotated by float32
+        cosines and sines (tokens, head_dim/2).
+        """
+    def gelu(self, x: Tensor, y: Tensor, /) -> None: ...
+    def swiglu(self, gate: Tensor, up: Tensor, y: Tensor, /) -> None: ...
+    def clamped_swiglu(
+        self, gate: Tensor, up: Tensor, y: Tensor, limit: float, alpha: float, /
+    ) -> None: ...
+    def route(
+        self,
+        logits: Tensor,
+        ids: Tensor,
+        weights: Tensor,
+        softmax_first: bool,
+        renormalize: bool,
+        /,
+    ) -> None:
+        """Of each token of logits (tokens, experts) the largest: their places in int64 ids (tokens,
+        chosen) and their softmax in float32 weights (tokens, chosen).
+        """
+    def moe(
+        self,
+        x: Tensor,
+        ids: Tensor,
+        weights: Tensor,
+        experts: Experts,
+        y: Tensor,
+        residual: Tensor | None = None,
+        /,
+    ) -> None:
+        """y (tokens, hidden), float32 or of x's type: the sum of each token's chosen experts by
+        float32 weights (tokens, chosen), int64 ids alike, plus residual (tokens, hidden).
+        """
+    def paged_attention(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        y: Tensor,
+        pages: Pages,
+        tables: Tables,
+        window: int = 0,
+        sinks: Tensor | None = None,
+        cosines: Tensor | None = None,
+        sines: Tensor | None = None,
+        /,
+    ) -> None:
+        """Append k and v (tokens, kv_heads, head_dim) to their pages, then attend with q (tokens,
+        heads, head_dim) over all that its sequence holds, or over the window if that is not 0.
+
+        sinks: (heads,), bfloat16 or float32. Float32 cosines and sines (tokens, head_dim/2) rotate
+        q and k first. Pages are of q's type or int8.
+        """

@@ -18,7 +18,7 @@ AmxState ask() {
     unsigned a, b, c, d;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & 1) || !(d >> 24 & 1))
         return {false, ""};  // bf16, tiles
-    // What the system saves when it changes processes: 17 is the tiles' configuration, 18 the tiles.
+    // The state that the system saves on a context switch: bit 17 is the tiles' configuration, bit 18 the tiles.
     unsigned saved = 0;
     if (__get_cpuid(1, &a, &b, &c, &d) && c >> 27 & 1) asm volatile("xgetbv" : "=a"(saved), "=d"(d) : "c"(0));
     if ((saved >> 17 & 3) != 3) return {false, "AMX is not used: the system does not save its tiles"};

@@ -1,4 +1,4 @@
-// Whether this process may use the processor's matrix unit.
+// Detection of the processor's matrix unit.
 #pragma once
 
 #include "gemm/gemm.hpp"
@@ -7,13 +7,13 @@ namespace ossia {
 
 struct AmxState {
     bool usable;
-    const char* remark;  // why not, if the processor has one
+    const char* remark;  // the reason if the processor has a unit that is not usable
 };
 
-// Asks the processor, the system for the process's permission, and a product for the truth; once.
+// Queries the processor, requests permission from the system, and checks a product; once per process.
 const AmxState& amx_state();
 
-// Whether a small product, of whole numbers and so without rounding, is right.
+// Whether a small product of whole numbers, which needs no rounding, is right.
 bool multiplies(const TileGemm& gemm);
 
 }  // namespace ossia

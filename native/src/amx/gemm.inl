@@ -1,9 +1,9 @@
 // Products of many tokens on a matrix unit (tiles.hpp), with AVX-512 around it. Included by each form inside an unnamed
 // namespace, after its `Unit`.
 //
-// Rows of the weights are the unit's left operand, which takes them as they lie; tokens are the right one, laid out
-// once for all rows. The sums so come as columns of tokens, and are turned at the end. Numbers in MXFP4 and int8 are
-// exact in bfloat16, and sums are in float32.
+// Rows of the weights are the unit's left operand, in their own layout; tokens are the right one, laid out once for all
+// rows. The sums therefore have tokens as columns and are transposed at the end. Values in MXFP4 and int8 are exact in
+// bfloat16, and sums are in float32.
 
 constexpr long kChunk = 4;                               // blocks of a panel
 constexpr long kRowTiles = kPanelRows / kTileRows;       // of a panel
@@ -35,7 +35,7 @@ class Configured {
 
 inline __mmask32 first(long count) { return count >= 32 ? ~0u : (1u << count) - 1; }
 
-// 16 rows of 16 32-bit words become columns.
+// Transposes 16 rows of 16 32-bit words.
 inline void turn(__m512i (&rows)[16]) {
     __m512i pairs[16];
     for (int i = 0; i < 16; i += 2) {
@@ -47,7 +47,7 @@ inline void turn(__m512i (&rows)[16]) {
             rows[i + 2 * k] = _mm512_unpacklo_epi64(pairs[i + k], pairs[i + k + 2]);
             rows[i + 2 * k + 1] = _mm512_unpackhi_epi64(pairs[i + k], pairs[i + k + 2]);
         }
-    // Now a quarter of row 4i + k is four rows of a column.
+    // Now each quarter of row 4i + k holds four rows of a column.
     for (int k = 0; k < 4; ++k) {
         const __m512i even_above = _mm512_shuffle_i32x4(rows[k], rows[4 + k], 0x88);
         const __m512i even_below = _mm512_shuffle_i32x4(rows[8 + k], rows[12 + k], 0x88);
@@ -74,7 +74,7 @@ inline __m512i floats_to_bf16(__m512 low, __m512 high) {
     return _mm512_permutex2var_epi16(narrow(low), _mm512_load_si512(kOdd), narrow(high));
 }
 
-// Tokens as the unit takes them: tiles of 16, `all` blocks of each.
+// Tokens in the unit's layout: tiles of 16, `all` blocks of each.
 struct Tokens {
     const char* data;
     long count, all;
@@ -160,7 +160,7 @@ struct Rows<Int8> {
     Rows(const Int8& w, long begin, long end) : w(w), begin(begin), end(end) {}
     void add_missed(long, long, const Tokens&, TileMemory&) const {}
 
-    // As many blocks as lie in one group wherever they begin.
+    // The number of blocks that fit one group wherever they begin.
     long chunk() const {
         long blocks = kChunk;
         while (w.group / kWordBlock % blocks) --blocks;
@@ -189,7 +189,8 @@ struct Rows<Int8> {
     }
 };
 
-// Scales from 2 to 252 only move the exponents of values in bfloat16; by others some are infinite, NaN or below 2^-126.
+// Scales from 2 to 252 only shift the exponents of values in bfloat16; with others, some values are infinite, NaN or
+// below 2^-126.
 constexpr int kLeastScale = 2, kLargestScale = 252;
 
 inline float value_of(int code, int scale) {
@@ -197,8 +198,7 @@ inline float value_of(int code, int scale) {
     return kValues[code] * (scale == 255 ? std::numeric_limits<float>::quiet_NaN() : std::ldexp(1.0f, scale - 127));
 }
 
-// What a scale adds to the exponents of two values: a broadcast from memory leaves the port alone that bounds
-// unpacking.
+// What a scale adds to the exponents of two values. A broadcast from memory keeps the port that limits unpacking free.
 struct Exponents {
     std::uint32_t of[256];
     constexpr Exponents() : of() {
@@ -215,8 +215,9 @@ struct Rows<Packed> {
     std::uint8_t least, largest;  // of the scales
 
     Rows(const Packed& w, long begin, long end) : w(w), begin(begin), end(end), all(w.cols / kWordBlock) {
-        std::uint8_t low = 255,
-                     high = 0;  // which no store through a pointer to bytes may be, as far as a compiler knows
+        std::uint8_t
+            low = 255,
+            high = 0;  // a local copy, because a compiler must assume that stores through byte pointers change members
         for (long i = begin * all; i < end * all; ++i) {
             low = std::min(low, w.scales[i]);
             high = std::max(high, w.scales[i]);
@@ -249,8 +250,7 @@ struct Rows<Packed> {
         });
     }
 
-    // table_of(scale): the 16 values, twice, as a permutation of 32 words wants them. Its index has one bit more than a
-    // code.
+    // table_of(scale): the 16 values twice, for a permutation of 32 words, whose index has one bit more than a code.
     template <class TableOf>
     void unpack_by(long block, long blocks, TileMemory& memory, const TableOf& table_of) const {
         alignas(64) static constexpr std::uint8_t kBytes[64] = {
@@ -260,7 +260,7 @@ struct Rows<Packed> {
         const __m512i bytes = _mm512_load_si512(kBytes), shifts = _mm512_set1_epi32(4 << 16);
         each_row(begin, end, [&](long row, long tile, long r) {
             const std::uint8_t *codes = w.blocks + (row * all + block) * 16, *scales = w.scales + row * all + block;
-            fetch(codes + 2 * blocks * 16 - 1, 1);  // the line that these blocks do not reach
+            fetch(codes + 2 * blocks * 16 - 1, 1);  // the cache line behind these blocks
             for (long b = 0; b < blocks; ++b, codes += 16) {
                 const __m512i four = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
                 const __m512i places = _mm512_srlv_epi16(_mm512_shuffle_epi8(four, bytes), shifts);
@@ -269,7 +269,7 @@ struct Rows<Packed> {
         });
     }
 
-    // The unit takes numbers below 2^-126 for 0. Blocks of zeros have such scales too, and need nothing.
+    // The unit treats numbers below 2^-126 as 0. Blocks of zeros have such scales too and need nothing.
     void add_missed(long block, long blocks, const Tokens& tokens, TileMemory& memory) const {
         if (least >= kLeastScale) return;
         for (long row = begin; row < end; ++row)
@@ -331,7 +331,7 @@ inline void multiply(const bf16* rows, const char* tokens, long next_tokens, lon
     }
 }
 
-// sums = factor * part, with a factor for each row, or gain that if `add`.
+// sums = factor * part with one factor per row, added to sums if `add`.
 inline void scale_part(const float* factors, const float (&part)[kTileRows][kTileTokens],
                        float (&sums)[kTileRows][kTileTokens], bool add) {
     for (long r = 0; r < kTileRows; ++r) {

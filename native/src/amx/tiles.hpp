@@ -1,8 +1,8 @@
-// A matrix unit as Intel's AMX has it: eight tiles of up to 16 rows of 64 bytes, and a product of two of them, in
-// bfloat16, that is added to a third, in float32. The kernels (gemm.inl) are written against a unit; `Amx` is the
-// processor's own.
+// A matrix unit like Intel's AMX: eight tiles of up to 16 rows of 64 bytes, and a product of two tiles in bfloat16 that
+// is added to a third in float32. The kernels (gemm.inl) are written against this interface; `Amx` is the processor's
+// own unit.
 //
-// The instructions are written out because the compilers' functions for them do not say that they read memory: GCC 12
+// The instructions are inline assembly because the compilers' intrinsics do not declare that they read memory: GCC 12
 // drops stores to what they load.
 #pragma once
 
@@ -40,7 +40,7 @@ struct Amx {
     static void zero() {
         asm volatile("tilezero %%tmm%c0" : : "i"(kTile) : "memory");
     }
-    // Adds the products of rows of kLeft and of columns of kRight, pairs of which lie together, to kSum.
+    // Adds the products of rows of kLeft and columns of kRight, whose elements are stored in pairs, to kSum.
     template <int kSum, int kLeft, int kRight>
     static void multiply() {
         asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kLeft), "i"(kRight) : "memory");

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "amx/amx.hpp"
+#include "core/check.hpp"
 
 namespace ossia {
 
@@ -69,11 +70,13 @@ Machine::Machine(int threads, const std::string& isa) : Machine(threads, choose(
 Machine::Machine(int threads, const Form& form)
     : name_(form.name), remark_(form.remark), kernels_(form.kernels), gemm_(form.gemm), pool_(std::max(threads, 1)) {}
 
-std::uint64_t Machine::sum(const std::uint64_t* words, long count) {
+std::uint64_t Machine::sum(const Array& words) {
+    const long count = words.size();
+    expect("words", words, Type::int64, {count});
     std::vector<std::uint64_t> sums(pool_.size());
     pool_.run([&](int thread, int threads) {
         const Share mine = share(count, 512, thread, threads);
-        sums[thread] = kernels_.sum(words + mine.begin, mine.end - mine.begin);
+        sums[thread] = kernels_.sum(words.as<const std::uint64_t>() + mine.begin, mine.end - mine.begin);
     });
     return std::accumulate(sums.begin(), sums.end(), std::uint64_t{0});
 }

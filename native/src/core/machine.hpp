@@ -1,24 +1,31 @@
-// Whole operations on raw memory, spread over the pool. Shapes are checked by the caller (ossia/ops/cpu.py), ids and
-// pages here.
+// Whole operations on tensors, spread over a thread pool. Each checks its arguments before it touches memory. It throws
+// std::invalid_argument if they do not fit together, and std::out_of_range for an id or a page that does not exist.
+// Unless stated otherwise, arrays are contiguous, all arrays of a call have one type, bfloat16 or float32, and the
+// result is written to `y`.
 #pragma once
 
 #include <string>
 #include <vector>
 
+#include "core/array.hpp"
 #include "core/pool.hpp"
 #include "gemm/gemm.hpp"
 #include "kernels/kernels.hpp"
+#include "ops/experts.hpp"
+#include "ops/matrix.hpp"
+#include "ops/pages.hpp"
 
 namespace ossia {
 
-enum class Type { bf16, f32, int8 };  // int8: weights only
+struct Product;
+struct PagedStep;
 
 class Machine {
   public:
-    // `isa` is empty for the best that this processor has. Throws std::invalid_argument for one it lacks.
+    // An empty `isa` selects the best one of this processor. Throws std::invalid_argument if the processor lacks it.
     Machine(int threads, const std::string& isa);
 
-    // An instruction set's kernels.
+    // The kernels of one instruction set.
     struct Form {
         const char* name;
         const Kernels& kernels;
@@ -27,113 +34,87 @@ class Machine {
     };
 
     std::string isa() const { return name_; }
-    std::string remark() const { return remark_; }  // why a better one that the processor has is not used, or empty
+    std::string remark() const {
+        return remark_;
+    }  // why a better instruction set of the processor is not used, or empty
     int threads() const { return pool_.size(); }
     void pin() { pool_.pin(); }
 
-    struct Linear {
-        const void* weight;  // (rows, cols), rows `stride` elements apart, or columns if transposed
-        Type weight_type;
-        const void* bias;      // (rows,) of y's type, or null
-        const void* residual;  // (tokens, rows) of y's type, or null
-        long rows, cols, stride;
-        bool transposed;
-        void* y;  // (tokens, rows)
-        Type y_type;
-        const float* scales = nullptr;  // of int8 codes, contiguous: (rows, ceil(cols / group))
-        long group = 1;                 // of int8 codes: columns of a scale, a multiple of 32
-    };
+    // y (..., rows), float32 or of x's type: x (..., cols) times the matrix, plus its bias and the optional residual
+    // (..., rows), both of y's type.
+    void linear(const Array& x, const Matrix& matrix, const Array& y, const Array& residual);
 
-    // For each matrix, all of one type and lie, of the same x (tokens, cols) of type `type`: y = x times the matrix,
-    // plus bias, plus residual.
-    void linear(const std::vector<Linear>& matrices, const void* x, Type type, long tokens);
+    // The same for one x and several matrices of one type and layout.
+    void linears(const Array& x, const std::vector<Matrix>& matrices, const std::vector<Array>& ys);
 
-    // Codes (rows, cols) and scales (rows, ceil(cols / group)) of the weight (rows, cols) of type `type`, rows `stride`
-    // elements apart. Throws std::invalid_argument for NaN or infinity.
-    void quantize_int8(const void* weight, Type type, long rows, long cols, long stride, long group, std::int8_t* codes,
-                       float* scales);
+    // int8 codes (rows, cols) and float32 scales (rows, ceil(cols / group)) of a weight (rows, cols) whose rows are
+    // contiguous. Throws std::invalid_argument for NaN or infinity.
+    void quantize_int8(const Array& weight, const Array& codes, const Array& scales, long group);
 
-    // y (rows, size): x over its root mean square, times the weight; all of type `type`.
-    void rms_norm(const void* x, const void* weight, void* y, Type type, long rows, long size, float eps,
-                  bool round_before_weight);
+    // y (..., hidden): rows of table (count, hidden) by int64 ids (...), plus the optional residual (..., hidden). The
+    // table may have its own type; its rows are contiguous.
+    void embed(const Array& ids, const Array& table, const Array& y, const Array& residual);
 
-    // y (rows, size): x with mean 0 and variance 1, times the weight, plus bias; all of type `type`.
-    void layer_norm(const void* x, const void* weight, const void* bias, void* y, Type type, long rows, long size,
-                    float eps);
+    // y (..., size): x over its root mean square, times weight (size,).
+    void rms_norm(const Array& x, const Array& weight, const Array& y, float eps, bool round_before_weight);
 
-    // y (tokens, heads, head_dim): the pairs (i, i + head_dim/2) of x turned; cosines and sines (tokens, head_dim/2).
-    void rotate(const void* x, const float* cosines, const float* sines, void* y, Type type, long tokens, long heads,
-                long head_dim);
+    // y (..., size): x with mean 0 and variance 1, times weight (size,), plus bias (size,).
+    void layer_norm(const Array& x, const Array& weight, const Array& bias, const Array& y, float eps);
 
-    // y (count,) of x, or of gate and up; all of type `type`.
-    void gelu(const void* x, void* y, Type type, long count);
-    void swiglu(const void* gate, const void* up, void* y, Type type, long count);
-    void clamped_swiglu(const void* gate, const void* up, void* y, Type type, long count, float limit, float alpha);
+    // Float32 cosines and sines (..., half) of int64 positions (...) times float32 frequencies (half,), both times
+    // factor.
+    void rope_table(const Array& positions, const Array& frequencies, double factor, const Array& cosines,
+                    const Array& sines);
 
-    // The `chosen` largest logits of each token (tokens, experts), their places in ids and their softmax in weights
-    // (tokens, chosen): over the chosen, or over all if `softmax_first`, and that divided by its sum if `renormalize`.
-    void route(const void* logits, std::int64_t* ids, float* weights, Type type, long tokens, long experts, long chosen,
-               bool softmax_first, bool renormalize);
+    // y (tokens, heads, head_dim): the pairs (i, i + head_dim/2) of x rotated; float32 cosines and sines (tokens,
+    // head_dim/2).
+    void rotate(const Array& x, const Array& cosines, const Array& sines, const Array& y);
 
-    struct Experts {
-        const void* weights;         // MXFP4: bytes (experts, rows, cols/32, 16); dense: of `type`
-        const std::uint8_t* scales;  // MXFP4: (experts, rows, cols/32); dense: null
-        const void* bias;            // (experts, rows) of `type`, or null
-        long rows, cols;
-        // Of dense matrices: elements from one to the next, and from row to row, or from column to column if
-        // transposed.
-        long expert_stride, stride;
-        bool transposed;
-    };
+    // y of x, or of gate and up, element by element.
+    void gelu(const Array& x, const Array& y);
+    void swiglu(const Array& gate, const Array& up, const Array& y);
+    void clamped_swiglu(const Array& gate, const Array& up, const Array& y, float limit, float alpha);
 
-    struct MoE {
-        Experts gate_up, down;
-        long experts, chosen;
-        bool clamped;
-        float limit, alpha;
-    };
+    // The indices of each token's largest logits (tokens, experts), int64 ids (tokens, chosen), and their softmax,
+    // float32 weights (tokens, chosen): over the chosen ones, or over all if `softmax_first`, then divided by their sum
+    // if `renormalize`.
+    void route(const Array& logits, const Array& ids, const Array& weights, bool softmax_first, bool renormalize);
 
-    // The weighted sum of each token's chosen experts, plus residual if not null; ids (tokens, chosen), weights alike.
-    // x, biases and residual of type `type`.
-    void moe(const MoE& m, const void* x, const std::int64_t* ids, const float* weights, const void* residual, void* y,
-             Type type, Type y_type, long tokens);
+    // y (tokens, hidden), float32 or of x's type: the sum of the outputs of each token's experts, int64 ids (tokens,
+    // chosen), by float32 weights (tokens, chosen), plus the optional residual. x (tokens, hidden), residual, biases
+    // and dense experts have one type.
+    void moe(const Array& x, const Array& ids, const Array& weights, const Experts& experts, const Array& y,
+             const Array& residual);
 
-    struct Paged {
-        void* keys;  // (pages, page_size, kv_heads, head_dim), of int8 where there are scales
-        void* values;
-        float* key_scales;  // (pages, page_size, kv_heads) or null
-        float* value_scales;
-        const std::int32_t* page_table;  // (sequences, columns)
-        const std::int64_t* lengths;     // (sequences,)
-        const std::int64_t* query_lengths;
-        long pages, page_size, columns, sequences, heads, kv_heads, head_dim;
-        long window;        // 0: none
-        const void* sinks;  // (heads,) or null
-        Type sinks_type;
-        const float* cosines;  // (tokens, head_dim/2), or null: q and k stand turned already
-        const float* sines;
-    };
+    // Appends k and v (tokens, kv_heads, head_dim) to their pages; q (tokens, heads, head_dim) then attends over its
+    // whole sequence, or over the window if `window` is not 0. Optional sinks (heads,) may have their own type.
+    // Optional float32 cosines and sines (tokens, head_dim/2) rotate q and k first. Pages have q's type or int8.
+    void paged_attention(const Array& q, const Array& k, const Array& v, const Array& y, const Pages& pages,
+                         const Tables& tables, long window, const Array& sinks, const Array& cosines,
+                         const Array& sines);
 
-    // Appends k and v (tokens, kv_heads, head_dim), attends, and writes y (tokens, heads, head_dim); all of type
-    // `type`.
-    void paged_attention(const Paged& p, const void* q, const void* k, const void* v, void* y, Type type, long tokens);
-
-    // The sum of `count` words, read once by all threads: what a pass over memory costs at best.
-    std::uint64_t sum(const std::uint64_t* words, long count);
+    // The sum of int64 words, each read once: the least that a pass over memory costs.
+    std::uint64_t sum(const Array& words);
 
   private:
     Machine(int threads, const Form& form);
 
-    // Up to so many tokens a weight is multiplied as it lies; beyond, it pays to unpack it for all of them.
+    // Up to this many tokens, weights are multiplied in their stored form; beyond, unpacking them first pays.
     static constexpr long kFewTokens = 16;
-    void linear_few(const std::vector<Linear>& matrices, const void* x, Type type, long tokens);
-    void linear_many(const std::vector<Linear>& matrices, const void* x, Type type, long tokens);
-    void moe_few(const MoE& m, const void* x, const std::int64_t* ids, const float* weights, const void* residual,
-                 void* y, Type type, Type y_type, long tokens);
-    void moe_many(const MoE& m, const void* x, const std::int64_t* ids, const float* weights, const void* residual,
-                  void* y, Type type, Type y_type, long tokens);
+    void linear_of(const std::vector<Product>& products, const void* x, Type type, long tokens);
+    void linear_few(const std::vector<Product>& products, const void* x, Type type, long tokens);
+    void linear_few_transposed(const std::vector<Product>& products, const float* x, long tokens);
+    void linear_many(const std::vector<Product>& products, const void* x, Type type, long tokens);
+    void moe_few(const Array& x, const Array& ids, const Array& weights, const Experts& experts, const Array& y,
+                 const Array& residual);
+    void moe_many(const Array& x, const Array& ids, const Array& weights, const Experts& experts, const Array& y,
+                  const Array& residual);
 
-    // Small tasks cost less than handing them out.
+    template <class Element, class Stored>
+    void paged_attention_of(const PagedStep& step, const Attend<Stored>& attend,
+                            void (*turn)(const Element*, const float*, const float*, long, float, float*));
+
+    // Handing out a small task costs more than the task.
     template <class Task>
     void run_if_large(long elements, const Task& task) {
         if (threads_for(elements) == 1) {
@@ -143,13 +124,6 @@ class Machine {
         }
     }
     int threads_for(long elements) const { return elements < (1L << 17) ? 1 : pool_.size(); }
-
-    void linear_transposed(const std::vector<Linear>& matrices, const float* x, long tokens);
-
-    template <class Element, class Stored>
-    void paged_attention_of(const Paged& p, const Attend<Stored>& attend,
-                            void (*turn)(const Element*, const float*, const float*, long, float, float*),
-                            const void* q, const void* k, const void* v, void* y, long tokens);
 
     const char* name_;
     const char* remark_;

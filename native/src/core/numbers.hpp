@@ -1,4 +1,4 @@
-// Numbers as they lie in memory.
+// Conversion between numbers in memory and float32.
 #pragma once
 
 #include <cmath>
@@ -7,11 +7,12 @@
 #include <new>
 #include <vector>
 
-#include "core/machine.hpp"
+#include "core/array.hpp"
+#include "kernels/kernels.hpp"
 
 namespace ossia {
 
-// To nearest, ties to even, as everyone rounds to bfloat16.
+// Rounds to nearest, ties to even.
 inline void narrow(float value, bf16* out) {
     std::uint32_t bits;
     std::memcpy(&bits, &value, sizeof bits);
@@ -30,7 +31,7 @@ inline void write(void* data, Type type, long i, float value) {
     }
 }
 
-// Calls task with a number of that type.
+// Calls task with a value of the C++ type.
 template <class Task>
 inline void with_type(Type type, const Task& task) {
     if (type == Type::bf16) {
@@ -40,7 +41,7 @@ inline void with_type(Type type, const Task& task) {
     }
 }
 
-// As float32, without a copy where it is that already.
+// The data as float32, without a copy if it already is.
 inline const float* floats(const void* data, Type type, long count, std::vector<float>& storage) {
     if (type == Type::f32) return static_cast<const float*>(data);
     storage.resize(count);
@@ -48,7 +49,7 @@ inline const float* floats(const void* data, Type type, long count, std::vector<
     return storage.data();
 }
 
-// Memory that begins with a line of the caches.
+// Memory aligned to a cache line.
 constexpr std::align_val_t kLine{64};
 struct FreeLines {
     void operator()(void* memory) const { ::operator delete[](memory, kLine); }
@@ -58,10 +59,6 @@ using Lines = std::unique_ptr<T[], FreeLines>;
 template <class T>
 inline Lines<T> lines(long count) {
     return Lines<T>(new (kLine) T[count]);
-}
-
-inline Int8 int8_of(const Machine::Linear& w) {
-    return {static_cast<const std::int8_t*>(w.weight), w.scales, w.cols, w.group, (w.cols + w.group - 1) / w.group};
 }
 
 }  // namespace ossia

@@ -17,12 +17,11 @@ namespace ossia {
 
 namespace {
 
-// Waits for what comes soon without leaving the processor, and then offers it, between looks, to whoever wants it, such
-// as torch's threads.
+// Spins at first, then yields the processor between polls to other threads, such as torch's.
 class Wait {
   public:
-    // Whether less than half a millisecond has gone by: longer than what lies between two operations of a layer, and
-    // ten times what waking a thread costs.
+    // Whether less than half a millisecond has passed: longer than the gap between two operations of a layer, and ten
+    // times the cost of waking a thread.
     bool short_yet() const { return looks_ % kLooks || elapsed() < std::chrono::microseconds(500); }
 
     void rest() {
@@ -39,7 +38,7 @@ class Wait {
 
   private:
     using Clock = std::chrono::steady_clock;
-    static constexpr int kLooks = 32;  // between two at the clock
+    static constexpr int kLooks = 32;  // between two readings of the clock
     Clock::duration elapsed() const { return Clock::now() - start_; }
 
     const Clock::time_point start_ = Clock::now();
@@ -147,7 +146,8 @@ void Pool::Crew::run(const void* new_task, Call new_call) {
     task = new_task;
     call = new_call;
     busy.store(static_cast<int>(workers.size()), std::memory_order_relaxed);
-    // Sequentially consistent, as is a worker's going to sleep: either it sees the new epoch or we see it asleep.
+    // Sequentially consistent, like the store by which a worker goes to sleep: either it sees the new epoch or we see
+    // it asleep.
     epoch.fetch_add(1);
     if (sleeping.load() > 0) {
         std::lock_guard<std::mutex> lock(mutex);

@@ -30,12 +30,12 @@ class Pool {
 
     int size() const { return threads_; }
 
-    // Keeps each worker on one of the processors that the caller may use, as far as they go round. The caller is left
-    // alone, as what it starts would inherit its place. Does nothing where the system cannot.
+    // Pins each worker to one of the processors the caller may use. The caller is not pinned, because processes it
+    // starts would inherit that. Does nothing where the system cannot.
     void pin();
 
-    // Calls task(thread, threads) on every thread, returns when all have. Callers take turns; a task must not call
-    // run().
+    // Calls task(thread, threads) on every thread and returns when all are done. Callers take turns; a task must not
+    // call run().
     template <class Task>
     void run(const Task& task) {
         run_erased(&task, [](const void* erased, int thread, int threads) {
@@ -75,12 +75,12 @@ class Pool {
     std::unique_ptr<Crew> crew_;  // null in a child process until its first task: threads do not survive a fork
 };
 
-// Pieces of [0, count) that threads take one by one: each its own share first, in order, then what others have left. So
-// a thread that loses its processor for a while is not waited for, and one that keeps it reads the same memory each
-// time.
+// Pieces of [0, count) that threads take one by one: each thread first those of its own share, in order, then what the
+// others have left. No one waits for a thread that lost its processor for a while, and a thread that keeps it reads the
+// same memory each time.
 class Pieces {
   public:
-    // Pieces of `size`, a multiple of `grain`, as shares are.
+    // Pieces of `size`, a multiple of `grain`.
     Pieces(long count, long grain, long size, int threads) : size_(size), left_(threads) {
         for (int thread = 0; thread < threads; ++thread) {
             const Share own = share(count, grain, thread, threads);

@@ -1,7 +1,8 @@
-// The operations of a step, kept with their arguments to be run again on the same memory.
+// The operations of a step, recorded with their arguments and replayed on the same memory.
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -14,7 +15,7 @@ class Recording {
         if (current_ == this) current_ = nullptr;
     }
 
-    // From begin() to end() the operations of this thread are kept.
+    // Operations of this thread between begin() and end() are recorded.
     void begin() {
         if (current_) throw std::invalid_argument("a recording is under way already");
         current_ = this;
@@ -24,20 +25,27 @@ class Recording {
     }
 
     void run() const {
-        for (const std::function<void()>& operation : operations_) operation();
+        for (const Operation& operation : operations_) operation.run();
     }
 
     long size() const { return static_cast<long>(operations_.size()); }
 
-    // Keeps an operation if this thread is recording.
-    template <class Operation>
-    static void keep(Operation operation) {
-        if (current_) current_->operations_.emplace_back(std::move(operation));
+    // This thread's, or null.
+    static Recording* current() { return current_; }
+
+    // Adds an operation, and keeps what it uses alive.
+    void keep(std::function<void()> operation, std::shared_ptr<void> used) {
+        operations_.push_back({std::move(operation), std::move(used)});
     }
 
   private:
+    struct Operation {
+        std::function<void()> run;
+        std::shared_ptr<void> used;
+    };
+
     static thread_local Recording* current_;
-    std::vector<std::function<void()>> operations_;
+    std::vector<Operation> operations_;
 };
 
 inline thread_local Recording* Recording::current_ = nullptr;

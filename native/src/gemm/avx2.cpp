@@ -12,7 +12,7 @@ struct Bits;
 
 struct Vec {
     static constexpr int kWidth = 8;
-    static constexpr int kWordGroups = 2, kWordTokens = 4;  // their sums as integers fill half of the registers
+    static constexpr int kWordGroups = 2, kWordTokens = 4;  // their integer sums fill half of the registers
     static constexpr int kFloatGroups = 2, kFloatTokens = 6;
     __m256 v;
 
@@ -89,7 +89,7 @@ struct Bits {
         const __m256i table =
             _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
         const __m256i codes = _mm256_and_si256(_mm256_srli_epi16(v, 4 * k), _mm256_set1_epi16(15));
-        // Each code looked up in the upper byte of its word, which then moves down with its sign.
+        // Each code is looked up into the upper byte of its word, then shifted down with its sign.
         return {_mm256_srai_epi16(_mm256_shuffle_epi8(table, _mm256_slli_epi16(codes, 8)), 8)};
     }
 

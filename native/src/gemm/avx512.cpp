@@ -12,7 +12,7 @@ struct Bits;
 
 struct Vec {
     static constexpr int kWidth = 16;
-    static constexpr int kWordGroups = 2, kWordTokens = 6;  // their sums, as integers and as floats, fill 24 registers
+    static constexpr int kWordGroups = 2, kWordTokens = 6;  // their integer and float sums fill 24 registers
     static constexpr int kFloatGroups = 4, kFloatTokens = 6;
     __m512 v;
 

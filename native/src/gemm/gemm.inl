@@ -7,7 +7,7 @@
 constexpr long kWidth = Vec::kWidth;
 constexpr long kPairs = kWordBlock / 2;
 
-// Words are stored in the order in which a 32-bit load of 4-bit codes gives them up, two by two: columns k and k + 4 of
+// Words are stored in the order in which a 32-bit load of 4-bit codes yields them, in pairs: columns k and k + 4 of
 // every eight.
 constexpr long first_of_pair(long pair) { return pair / 4 * 8 + pair % 4; }
 
@@ -24,9 +24,9 @@ struct FloatPanel {
 };
 static_assert(sizeof(WordPanel) <= kPanelBytes && sizeof(FloatPanel) <= kPanelBytes);
 
-// Powers of two for blocks of which `largest` holds the largest magnitudes as they lie in floats: `scale` is what a
-// word counts, NaN if `largest` is not finite, and `inverse` makes words of values. The smallest blocks share one
-// scale: words too small for their scale's exponent would have to be subnormal.
+// Powers of two for blocks; `largest` holds their largest magnitudes as float bits. `scale` is the value of a word's
+// last bit, NaN if `largest` is not finite, and `inverse` converts values to words. The smallest blocks share one
+// scale, as smaller ones would be subnormal.
 constexpr int kWordBits = 13;
 struct Powers {
     Vec scale, inverse;
@@ -38,9 +38,9 @@ inline Powers powers_of(Bits largest) {
             (Bits::fill(static_cast<std::int32_t>((254u + kWordBits - 1) << 23)) - exponent).as_floats()};
 }
 
-// ---- Weights: a group of kWidth rows at a time. Rows that are not there repeat the last.
+// ---- Weights: a group of kWidth rows at a time. Missing rows repeat the last.
 
-// put(i, v) for each of kWordBlock columns from `column`, with zeros for what lies behind a row's end.
+// put(i, v) for each of kWordBlock columns from `column`, with zeros beyond a row's end.
 template <class Put>
 inline void columns_of(const bf16* const* pieces, const Put& put) {
     for (long piece = 0; piece < 4; ++piece) {
@@ -89,7 +89,7 @@ inline void columns_of(const Dense<Weight>& w, long row, long end, long column, 
     columns_of(pieces, put);
 }
 
-// One block of a panel, for the group of rows that starts at `row` and lies at `lane` in the panel.
+// One block of a panel, for the group of rows that starts at `row`, at `lane` in the panel.
 inline void unpack(const Dense<bf16>& w, long row, long end, long block, WordPanel& panel, long slot, long lane) {
     Vec columns[kWordBlock];
     Bits largest = Bits::fill(0);
@@ -106,7 +106,7 @@ inline void unpack(const Dense<bf16>& w, long row, long end, long block, WordPan
     }
 }
 
-// Half of 2^(code - 127), as the codes' look-up table holds twice their values; 255 is NaN.
+// Half of 2^(code - 127), because the look-up table holds twice the codes' values; 255 is NaN.
 inline float half_of_scale(std::uint32_t code) {
     const std::uint32_t bits = code == 255 ? 0x7FC00000 : code > 1 ? (code - 1) << 23 : 0x00200000u << code;
     float scale;
@@ -128,7 +128,7 @@ inline void unpack(const Packed& w, long row, long end, long block, WordPanel& p
         for (int k = 0; k < 4; ++k) eights[i].twice_codes(k).store(panel.words[slot * kPairs + 4 * i + k][lane]);
 }
 
-// The codes are words as they are, and every block of a group has its scale.
+// The codes serve as words, and every block of a group has the group's scale.
 inline void unpack(const Int8& w, long row, long end, long block, WordPanel& panel, long slot, long lane) {
     const long column = block * kWordBlock, count = w.cols - column < kWordBlock ? w.cols - column : kWordBlock;
     const std::int8_t* pieces[kWidth];
@@ -228,7 +228,7 @@ inline void multiply_all(const Panel& panel, long rows, long count, const void* 
     long t = 0;
     for (; t < tokens; t += kTokens) {
         const long rest = tokens - t < kTokens ? tokens - t : kTokens;
-        // Each token lies in pages of its own, where the processor does not see the next one coming.
+        // Each token is in pages of its own, so the hardware prefetcher does not see the next one coming.
         for (long next = t + kTokens; next < tokens && next < t + 2 * kTokens; ++next)
             for (long byte = 0; byte < count * Panel::kTokenBytes; byte += 64)
                 __builtin_prefetch(static_cast<const char*>(words[next]) + first * Panel::kTokenBytes + byte);
@@ -267,7 +267,7 @@ void gemm_floats(const Dense<float>& w, const void* const* floats, long tokens, 
     }
 }
 
-// ---- What lies between products.
+// ---- Between products.
 
 template <class Element>
 void quantize_words(const Element* x, long count, long cols, long first, void* memory, float* rest) {
@@ -300,7 +300,7 @@ void quantize_words(const Element* x, long count, long cols, long first, void* m
 
 // e^x within 2 units in the last place, for x clamped to what a float32 can hold; NaN stays NaN.
 inline Vec exponential(Vec x) {
-    // The second operand survives if one is NaN.
+    // If one operand is NaN, the result is the second.
     x = Vec::min(Vec::fill(88.0f), Vec::max(Vec::fill(-87.0f), x));
     const Bits power = (x * Vec::fill(1.44269504f)).round();
     const Vec whole = power.to_floats();

@@ -1,4 +1,4 @@
-// Plain C++: products of many tokens. Its loops over lanes are what a compiler makes vectors of where it can.
+// Plain C++: products of many tokens. Compilers vectorize the loops over lanes where they can.
 #include "gemm/gemm.hpp"
 
 #include <cmath>
@@ -32,7 +32,7 @@ struct Vec {
     static Vec fma(const Vec& a, const Vec& b, const Vec& c) {
         return each([&](int i) { return a.lanes[i] * b.lanes[i] + c.lanes[i]; });
     }
-    // The second operand if one is NaN, as the vector instructions have it.
+    // The second operand if one is NaN, like the vector instructions.
     static Vec min(const Vec& a, const Vec& b) {
         return each([&](int i) { return a.lanes[i] < b.lanes[i] ? a.lanes[i] : b.lanes[i]; });
     }
@@ -152,7 +152,7 @@ struct Bits {
     }
 };
 
-// NaN, which no scale lets through, has no integer.
+// NaN has no integer, and no scale lets it through.
 Bits Vec::round() const {
     return Bits::each([&](int i) { return std::isnan(lanes[i]) ? 0L : std::lrint(lanes[i]); });
 }

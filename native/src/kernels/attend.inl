@@ -1,15 +1,15 @@
 // Attention over pages, the same for every instruction set, over its `Vec`: a vector of kWidth floats. Included by each
 // form inside an unnamed namespace, after its Vec and exp.inl. Scores are in units of ln 2, so that the softmax is of
-// powers of two; keys are taken a block at a time with a running maximum (Dao et al. 2022,
-// https://arxiv.org/abs/2205.14135). Two ways to do it: `attend_token` has dimensions in its lanes, and wins where few
-// rows share a key; `attend_block` has rows in its lanes, a row being one head of one query, and reads a block of keys
-// once for hundreds of them.
+// powers of two; keys are processed in blocks with a running maximum (Dao et al. 2022,
+// https://arxiv.org/abs/2205.14135). There are two variants: `attend_token` has dimensions in its lanes and is faster
+// if few rows share a key; `attend_block` has rows in its lanes, a row being one head of one query, and reads a block
+// of keys once for hundreds of rows.
 
 constexpr long kBlockKeys = 64;
 constexpr float kLowest =
-    -std::numeric_limits<float>::max();  // below all scores, and finite: a difference to it is no NaN
+    -std::numeric_limits<float>::max();  // below all scores, but finite, so that differences to it are not NaN
 
-// Where the keys and values of some positions lie.
+// The addresses of some positions' keys and values.
 template <class Element>
 struct Located {
     const Element* keys[kBlockKeys];
@@ -37,7 +37,7 @@ inline void locate(const Cache<Element>& cache, long kv_head, long begin, long e
     }
 }
 
-// y = scale * x, its pairs (i, i + dim/2) turned first where there are cosines and sines.
+// y = scale * x, its pairs (i, i + dim/2) rotated first unless cosines are null.
 template <class Element>
 void turn(const Element* x, const float* cosines, const float* sines, long dim, float scale, float* y) {
     const Vec scales = Vec::fill(scale);
@@ -73,14 +73,14 @@ inline float read_row(const Element* row, float scale, long d) {
     return sizeof(Element) == 1 ? widen(row[d]) * scale : widen(row[d]);
 }
 
-// Asks for a row that is wanted soon.
+// Prefetches a row.
 template <class Element>
 inline void prefetch_row(const Element* row, long dim) {
     const char* bytes = reinterpret_cast<const char*>(row);
     for (long i = 0; i < dim * static_cast<long>(sizeof(Element)); i += 64) __builtin_prefetch(bytes + i, 0, 2);
 }
 
-// A block of keys for kHeads heads. A vector of scores holds those of kHeads heads and kKeys keys, head by head.
+// A block of keys for kHeads heads. A vector of scores covers kHeads heads and kKeys keys, head by head.
 template <int kHeads, class Element>
 struct TokenBlock {
     static constexpr int kKeys = Vec::kWidth / kHeads;
@@ -90,7 +90,7 @@ struct TokenBlock {
     long dim, count, next_count;
     float weights[kHeads * kBlockKeys];  // scores at first
 
-    // Place of head h and key j.
+    // The index of head h and key j.
     static long at(int h, long j) { return j / kKeys * Vec::kWidth + h * kKeys + j % kKeys; }
 
     // Returns the largest score of each lane.
@@ -127,7 +127,7 @@ struct TokenBlock {
         return largest;
     }
 
-    // Weights in the place of scores, and the running maxima and totals brought up to them.
+    // Replaces scores by weights and updates the running maxima and totals.
     void soften(float* maxima, float* totals, float* fades) {
         float lanes[Vec::kWidth];
         score().store(lanes);
@@ -220,12 +220,12 @@ void attend_token(const Cache<Element>& cache, const float* q, long group, long 
 }
 
 constexpr int kTileRows = Vec::kTileRows, kTileColumns = Vec::kTileColumns;
-constexpr long kLanes = kTileColumns * Vec::kWidth;  // rows of queries that are computed together
+constexpr long kLanes = kTileColumns * Vec::kWidth;  // query rows per tile
 
 inline long in_tiles(long rows) { return (rows + kTileRows - 1) / kTileRows * kTileRows; }
 
 // c (kTileRows, kLanes) = c * fades (kLanes), or 0 without, + a (kTileRows, depth) b (depth, kLanes). Row r of `a`
-// begins at r * stride, or if it lies transposed its column k at k * stride.
+// begins at r * stride; if it is transposed, column k begins at k * stride.
 template <bool kTransposed>
 inline void tile(const float* a, long stride, const float* b, long depth, const float* fades, float* c) {
     Vec sums[kTileRows][kTileColumns];
@@ -246,8 +246,8 @@ inline void tile(const float* a, long stride, const float* b, long depth, const 
         for (int i = 0; i < kTileColumns; ++i) sums[r][i].store(c + r * kLanes + i * Vec::kWidth);
 }
 
-// Weights in the place of scores (keys, kLanes) of keys [from, until), and the running maxima and totals brought up to
-// them. A row sees key j iff oldest <= j <= newest, of which nothing is asked unless some row does not see some key.
+// Replaces the scores (keys, kLanes) of keys [from, until) by weights and updates the running maxima and totals. A row
+// sees key j iff oldest <= j <= newest; `all_seen` skips that test.
 inline void soften(float* scores, long from, long until, bool all_seen, const float* oldest, const float* newest,
                    float* maxima, float* totals, float* fades) {
     const Vec none = Vec::fill(-std::numeric_limits<float>::infinity());
@@ -279,8 +279,8 @@ inline void soften(float* scores, long from, long until, bool all_seen, const fl
     }
 }
 
-// c (dims, kLanes) = c * fades + values (until - from, dims) times their weights, as `tile` sums them, but nothing of a
-// value is added to a row that does not see its key: 0 times NaN or infinity would be NaN.
+// c (dims, kLanes) = c * fades + values (until - from, dims) times their weights, in the order of `tile`, but without
+// adding 0 times a value to a row that does not see its key, which would spread NaN and infinity.
 inline void add_seen(const float* values, long dims, const float* weights, long from, long until, const float* oldest,
                      const float* newest, const float* fades, float* c) {
     for (long d = 0; d < dims; ++d)
@@ -343,7 +343,7 @@ void attend_block(const Cache<Element>& cache, const float* q, const float* sink
     float* oldest = take(kLanes);
     float* newest = take(kLanes);
 
-    // The last tile's lanes beyond the rows repeat the last row.
+    // Lanes of the last tile beyond the rows repeat the last row.
     const auto row_of = [&](long t, long lane) { return t * kLanes + lane < rows ? t * kLanes + lane : rows - 1; };
     for (long t = 0; t < tiles; ++t)
         for (long lane = 0; lane < kLanes; ++lane) {
@@ -362,7 +362,8 @@ void attend_block(const Cache<Element>& cache, const float* q, const float* sink
     };
     const long end = position + queries;
     Located<Element> found{};
-    // Blocks begin at multiples of their size, so that a token's sum has one order wherever its queries are cut.
+    // Blocks begin at multiples of their size, so that the order of a token's sum does not depend on how its queries
+    // are divided.
     for (long base = oldest_of(0) / kBlockKeys * kBlockKeys; base < end; base += kBlockKeys) {
         const long begin = base < oldest_of(0) ? oldest_of(0) : base;
         const long count = (end - base < kBlockKeys ? end - base : kBlockKeys) - (begin - base);

@@ -13,7 +13,7 @@ namespace {
 
 struct Vec {
     static constexpr int kWidth = 8;
-    static constexpr int kRows = 2;  // times four tokens: what sixteen registers hold
+    static constexpr int kRows = 2;  // times four tokens fill the sixteen registers
     static constexpr int kTileRows = 4, kTileColumns = 3;
     __m256 v;
 
@@ -33,7 +33,7 @@ struct Vec {
     static Vec if_less(Vec a, Vec b, Vec then, Vec other) {
         return {_mm256_blendv_ps(other.v, then.v, _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ))};
     }
-    // The sum of each.
+    // The sum of the lanes of each.
     static Vec sums(const Vec (&rows)[kWidth]) {
         const auto four = [&rows](int i) {
             return _mm256_hadd_ps(_mm256_hadd_ps(rows[i].v, rows[i + 1].v),
@@ -48,7 +48,7 @@ struct Vec {
         const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
         return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
     }
-    // In two steps: 2^n itself may be no float32.
+    // In two steps, because 2^n itself may not be a float32.
     Vec scaled(Vec n) const {
         const __m256i whole = _mm256_cvtps_epi32(n.v), half = _mm256_srai_epi32(whole, 1);
         const auto power = [](__m256i e) {
@@ -90,13 +90,14 @@ struct Dots {
 #include "kernels/dense.inl"
 #include "kernels/int8.inl"
 #include "kernels/packed.inl"
+#include "kernels/rope.inl"
 #include "kernels/rowwise.inl"
 
 constexpr int kBlock = 32;
 
 long quantized_size(long cols) { return cols; }
 
-// Each block's even columns, then its odd ones, as they lie in low and high nibbles.
+// Each block's even columns, then its odd ones: the order of the low and high nibbles.
 void quantize(const float* x, long cols, std::int16_t* words, float* scale, float* rest) {
     quantize_to(x, cols, words, scale, rest, [](long c) { return c / kBlock * kBlock + c % 2 * 16 + c % kBlock / 2; });
 }
@@ -156,11 +157,11 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
 }  // namespace
 
 const Kernels& kernels_avx2() {
-    static const Kernels kernels{"avx2",         dense<bf16>,          dense<float>,   dense_int8,
-                                 to_words<bf16>, to_words<float>,      to_codes<bf16>, to_codes<float>,
-                                 sum_words,      quantized_size,       quantize,       packed,
-                                 turn<bf16>,     turn<float>,          attend_scratch, kAttend<bf16>,
-                                 kAttend<float>, kAttend<std::int8_t>, kRowwise<bf16>, kRowwise<float>};
+    static const Kernels kernels{
+        "avx2",         dense<bf16>,     dense<float>,   dense_int8,     to_words<bf16>, to_words<float>,
+        to_codes<bf16>, to_codes<float>, sum_words,      quantized_size, quantize,       packed,
+        turn<bf16>,     turn<float>,     attend_scratch, kAttend<bf16>,  kAttend<float>, kAttend<std::int8_t>,
+        kRowwise<bf16>, kRowwise<float>, turns};
     return kernels;
 }
 

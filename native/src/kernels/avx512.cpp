@@ -33,7 +33,7 @@ struct Vec {
     static Vec if_less(Vec a, Vec b, Vec then, Vec other) {
         return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), other.v, then.v)};
     }
-    // The sum of each.
+    // The sum of the lanes of each.
     static Vec sums(const Vec (&rows)[kWidth]) {
         __m512 pairs[8], fours[4];
         for (int i = 0; i < 8; ++i) {
@@ -86,24 +86,25 @@ struct Dots {
 #include "kernels/dense.inl"
 #include "kernels/int8.inl"
 #include "kernels/packed.inl"
+#include "kernels/rope.inl"
 #include "kernels/rowwise.inl"
 
 // MXFP4 by bytes. A 64-byte load of codes holds the even columns of a group of 128 in its low nibbles and the odd ones
 // in its high nibbles. Weights are looked up as unsigned bytes, 2 * value + 12; an activation of 16 bits is 256 * high
-// + low, two signed bytes. What the 12 adds does not depend on the weights: the high bytes' sums start below zero by
-// it, the low bytes' is subtracted by block.
+// + low, two signed bytes. The contribution of the 12 does not depend on the weights: the sums of the high bytes start
+// with it subtracted, and that of the low bytes is subtracted block by block.
 constexpr int kBlock = 32;
 constexpr int kGroup = 128;    // columns of one load
-constexpr int kSixteen = 512;  // columns of sixteen blocks, whose scales are one vector
+constexpr int kSixteen = 512;  // columns of sixteen blocks, whose scales fill one vector
 constexpr int kOffset = 12;
-constexpr int kLargest = 127 * 257;  // that leaves both bytes within a sign
+constexpr int kLargest = 127 * 257;  // keeps both bytes within a signed byte
 
 struct GroupWords {
     std::int8_t high[2][64], low[2][64];  // even columns, odd columns
     std::int32_t start[16];               // -12 times the sums of the high bytes that meet in a lane
 };
 
-// A token as the kernel reads it: its groups, then for each block -12 times the sum of its low bytes.
+// A token's layout: its groups, then for each block -12 times the sum of its low bytes.
 struct Token {
     const GroupWords* groups;
     const float* low;
@@ -178,7 +179,8 @@ inline Tables tables() {
     table.values = _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
     const __m512i quarters = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
     for (int i = 0; i < 4; ++i) table.spread[i] = _mm512_add_epi32(quarters, _mm512_set1_epi32(4 * i));
-    // Of what stands in an exponent field alone: zero is 2**-127, which float32 writes otherwise, and infinity is NaN.
+    // Of bits in the exponent field alone, zero stands for 2**-127, which float32 encodes differently, and infinity for
+    // NaN.
     constexpr int kSource = 1, kNaN = 2, kDestination = 0;
     constexpr int kZeroAt = 2 * 4, kOneAt = 3 * 4, kInfinityAt = 5 * 4, kPositiveAt = 7 * 4;
     table.repair =
@@ -217,8 +219,8 @@ inline void accumulate(const Tables& table, const __m512i (&codes)[kRows], const
     }
 }
 
-// The codes at `place`, and to the second cache those that lie 8 KB on: further than the processor looks ahead by
-// itself.
+// Loads the codes at `place` and prefetches those 8 KB ahead into the second-level cache, further than the hardware
+// prefetches.
 inline __m512i load_codes(const std::uint8_t* place, __mmask64 valid) {
     _mm_prefetch(reinterpret_cast<const char*>(place + 8192), _MM_HINT_T1);
     return _mm512_maskz_loadu_epi8(valid, place);
@@ -304,11 +306,11 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
 }  // namespace
 
 const Kernels& kernels_avx512() {
-    static const Kernels kernels{"avx512",       dense<bf16>,          dense<float>,   dense_int8,
-                                 to_words<bf16>, to_words<float>,      to_codes<bf16>, to_codes<float>,
-                                 sum_words,      quantized_size,       quantize,       packed,
-                                 turn<bf16>,     turn<float>,          attend_scratch, kAttend<bf16>,
-                                 kAttend<float>, kAttend<std::int8_t>, kRowwise<bf16>, kRowwise<float>};
+    static const Kernels kernels{
+        "avx512",       dense<bf16>,     dense<float>,   dense_int8,     to_words<bf16>, to_words<float>,
+        to_codes<bf16>, to_codes<float>, sum_words,      quantized_size, quantize,       packed,
+        turn<bf16>,     turn<float>,     attend_scratch, kAttend<bf16>,  kAttend<float>, kAttend<std::int8_t>,
+        kRowwise<bf16>, kRowwise<float>, turns};
     return kernels;
 }
 

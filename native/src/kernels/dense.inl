@@ -26,7 +26,7 @@ inline void dense_block(const Dense<Weight>& w, const float* x, long row, float*
         for (int t = 0; t < kTokens; ++t) xs[t] = Vec::load(x + t * w.cols + c);
         for (int r = 0; r < kRows; ++r) {
             const Vec weights = Vec::load(rows[r] + c);
-            // The processor's own prefetching stops at pages: ask for the same place of the next block of rows.
+            // The hardware prefetcher stops at page boundaries, so prefetch the same columns of the next block of rows.
             __builtin_prefetch(rows[r] + kRows * w.stride + c, 0, 2);
             for (int t = 0; t < kTokens; ++t) sums[r][t] = Vec::fma(weights, xs[t], sums[r][t]);
         }
@@ -42,8 +42,8 @@ inline void dense_block(const Dense<Weight>& w, const float* x, long row, float*
 template <int kRows, class Weight>
 inline void dense_rows(const Dense<Weight>& w, const float* x, long tokens, float* y, long y_stride, long row) {
     long t = 0;
-    // The rows stay in the first cache while the tokens pass. Half as many rows leave the registers for twice the
-    // tokens, and a weight is widened half as often; that pays while eight tokens stay in that cache too.
+    // The rows stay in the first-level cache while the tokens pass. Half as many rows leave registers for twice the
+    // tokens, so a weight is widened half as often; that pays as long as eight tokens fit that cache too.
     constexpr long kFirstCache = 1L << 15;
     if constexpr (kRows > 1) {
         for (; t + 8 <= tokens && 8 * w.cols * static_cast<long>(sizeof(float)) <= kFirstCache; t += 8)
@@ -55,7 +55,7 @@ inline void dense_rows(const Dense<Weight>& w, const float* x, long tokens, floa
     if (t < tokens) dense_block<kRows, 1>(w, x + t * w.cols, row, y + t * y_stride, y_stride);
 }
 
-// Adds kColumns columns of a transposed matrix, each a run of memory, to y.
+// Adds kColumns columns of a transposed matrix, each contiguous, to y.
 template <int kColumns, class Weight>
 inline void add_columns(const Dense<Weight>& w, const float* x, long column, float* y, long begin, long end) {
     const Weight* columns[kColumns];
@@ -82,7 +82,7 @@ void transposed(const Dense<Weight>& w, const float* x, long tokens, float* y, l
     for (long t = 0; t < tokens; ++t) std::memset(y + t * y_stride + begin, 0, (end - begin) * sizeof(float));
     constexpr int kColumns = 4;
     const long whole = w.cols / kColumns * kColumns;
-    // The columns stay in the first cache while the tokens pass.
+    // The columns stay in the first-level cache while the tokens pass.
     for (long c = 0; c < whole; c += kColumns)
         for (long t = 0; t < tokens; ++t) add_columns<kColumns>(w, x + t * w.cols, c, y + t * y_stride, begin, end);
     for (long c = whole; c < w.cols; ++c)

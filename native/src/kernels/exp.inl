@@ -1,11 +1,11 @@
 // Exponentials of a `Vec`, the same for every instruction set. Included by each form inside an unnamed namespace, after
 // its Vec.
 //
-// Of Vec they ask for + - *, fma, max and min (the second operand if one is NaN), and `scaled`: times 2^n for a whole n
-// of at most 152, with overflow to infinity and underflow to zero. The relative error is below 1.3e-7 where the result
-// is normal.
+// Vec provides + - *, fma, max and min (the second operand if one is NaN), and `scaled`: times 2^n for a whole n of at
+// most 152, with overflow to infinity and underflow to zero. The relative error is below 1.3e-7 where the result is
+// normal.
 
-// x to the nearest whole number, for |x| < 2^22: the sum's last bit is worth one.
+// x rounded to a whole number, for |x| < 2^22: the last bit of the sum is worth one.
 inline Vec nearest(Vec x) {
     const Vec shift = Vec::fill(12582912.0f);
     return x + shift - shift;
@@ -26,7 +26,7 @@ inline Vec exp2(Vec x) {
     return exp2_of(n, x - n);
 }
 
-// e^x. ln 2 is subtracted in two parts, of which n times the first is exact.
+// e^x. ln 2 is subtracted in two parts; n times the first is exact.
 inline Vec exp(Vec x) {
     x = Vec::min(Vec::fill(89), Vec::max(Vec::fill(-104), x));
     const Vec n = nearest(x * Vec::fill(1.44269504f));

@@ -2,7 +2,7 @@
 // namespace, after its Vec and
 //   Codes  kCount weights, widened to words,
 //   Dots   lanes of 32-bit sums of their products with words.
-// A group's products are summed without error: 2^15 * 2^7 of each of at most 256 columns.
+// The sum of a group's products is exact: 2^15 * 2^7 of each of at most 256 columns.
 
 template <class Element>
 inline std::int32_t largest_bits(const Element* x, long count) {
@@ -82,7 +82,7 @@ inline void int8_block(const Int8& w, const Words& x, long token, bool add, floa
                 for (int t = 0; t < kTokens; ++t) dots[r][t].add(codes, words[t] + c);
             }
         for (int r = 0; r < kRows; ++r) {
-            // The processor's own prefetching stops at pages: ask for the same place of the next block of rows.
+            // The hardware prefetcher stops at page boundaries, so prefetch the same columns of the next block of rows.
             for (long line = begin; line < end; line += 64) __builtin_prefetch(rows[r] + kRows * w.cols + line, 0, 2);
             const Vec scale = Vec::fill(w.scales[(row + r) * w.groups + g]);
             for (int t = 0; t < kTokens; ++t)
@@ -97,7 +97,7 @@ inline void int8_block(const Int8& w, const Words& x, long token, bool add, floa
         }
 }
 
-// Rows at a time: the sums of these and their tokens are what the registers hold twice, as integers and as floats.
+// Rows at a time: the registers hold the sums of these rows and tokens twice, as integers and as floats.
 template <int kTokens>
 inline void int8_tokens(const Int8& w, const Words& x, long token, bool add, float* y, long y_stride, long begin,
                         long end) {
@@ -109,7 +109,7 @@ inline void int8_tokens(const Int8& w, const Words& x, long token, bool add, flo
 
 inline void dense_int8(const Int8& w, const Words& x, long tokens, bool add, float* y, long y_stride, long begin,
                        long end) {
-    constexpr long kPanel = 4;  // rows, which stay in the first cache while the tokens pass
+    constexpr long kPanel = 4;  // rows, which stay in the first-level cache while the tokens pass
     for (long row = begin; row < end; row += kPanel) {
         const long last = end - row < kPanel ? end : row + kPanel;
         long t = 0;

@@ -1,6 +1,6 @@
-// The inner loops, in one form for each instruction set. A form owns rows [begin, end) of its output and nothing else,
-// and sums each row in an order that depends on neither the threads nor the number of tokens: the same bits, alone and
-// in a batch.
+// The inner loops, in one form for each instruction set. A call writes rows [begin, end) of its output and nothing
+// else, and sums each row in an order that depends on neither the number of threads nor that of tokens, so a token gets
+// the same bits alone and in a batch.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@ namespace ossia {
 
 using bf16 = std::uint16_t;  // the upper half of a float32
 
-// Static, so that each form has its own: a shared one could be compiled with instructions that another's processor
+// Static, so that each form has its own copy: a shared one could be compiled with instructions that an older processor
 // lacks.
 static inline std::int32_t bits_of(float value) {
     std::int32_t bits;
@@ -28,7 +28,8 @@ static inline float widen(bf16 value) {
     return float_of(static_cast<std::int32_t>(static_cast<std::uint32_t>(value) << 16));
 }
 
-// A dense matrix: element (r, c) at r * stride + c, or at c * stride + r if it lies transposed, as GPT-2's do on disk.
+// A dense matrix: element (r, c) at r * stride + c, or at c * stride + r if it is transposed, as in GPT-2's
+// checkpoints.
 template <class Weight>
 struct Dense {
     const Weight* data;
@@ -37,21 +38,21 @@ struct Dense {
     bool transposed;
 };
 
-// A matrix of int8 codes: `groups` scales a row, each of `group` columns or of what is left of them.
+// A matrix of int8 codes: `groups` scales per row, each for `group` columns, the last for what is left.
 struct Int8 {
     const std::int8_t* codes;
     const float* scales;
     long cols, group, groups;
 };
 
-// Tokens as the int8 kernels read them: words that count a power of two, one for each group of columns, so that a
-// bfloat16 is exact unless it is 128 times smaller than its group's largest.
+// Tokens in the form that the int8 kernels read: integer multiples of a power of two, one power for each group of
+// columns. A bfloat16 is exact unless it is 128 times smaller than its group's largest.
 struct Words {
-    const std::int16_t* words;  // (tokens, stride) at a multiple of 64 bytes, zeros behind each token's columns
+    const std::int16_t* words;  // (tokens, stride), aligned to 64 bytes, each token padded with zeros
     const float* scales;        // (tokens, groups), NaN where the group holds NaN or infinity
     long stride, groups;
 };
-constexpr long kWordsAtOnce = 32;  // a stride is a multiple of it
+constexpr long kWordsAtOnce = 32;  // strides are multiples of it
 
 // Rows of an MXFP4 matrix: cols/2 bytes of codes and cols/32 bytes of scales each.
 struct Packed {
@@ -60,7 +61,7 @@ struct Packed {
     long cols;
 };
 
-// What attention over the pages of one sequence reads.
+// The input of attention over the pages of one sequence.
 template <class Element>
 struct Cache {
     const Element* keys;  // (pages, page_size, kv_heads, head_dim)
@@ -85,7 +86,7 @@ struct Attend {
                   long position, long window, float* scratch, float* out);
 };
 
-// What lies between the matrix products, of numbers in memory of type Element; see rowwise.inl.
+// Operations between the matrix products, on numbers of type Element; see rowwise.inl.
 template <class Element>
 struct Rowwise {
     void (*rms_norm)(const Element* x, const Element* weight, Element* y, long size, float eps,
@@ -105,24 +106,24 @@ struct Kernels {
     void (*dense_bf16)(const Dense<bf16>&, const float* x, long tokens, float* y, long y_stride, long begin, long end);
     void (*dense_f32)(const Dense<float>&, const float* x, long tokens, float* y, long y_stride, long begin, long end);
 
-    // The same of words in the groups of the matrix, or, if `add`, y gains it.
+    // The same for words in the groups of the matrix; if `add`, it is added to y.
     void (*dense_int8)(const Int8&, const Words& x, long tokens, bool add, float* y, long y_stride, long begin,
                        long end);
 
-    // A token's words, up to the next multiple of kWordsAtOnce, and its scales. What rounding leaves goes to `rest`
-    // (cols,), unless that is null.
+    // A token's words, padded to a multiple of kWordsAtOnce, and its scales. The rounding error goes to `rest` (cols,)
+    // unless that is null.
     void (*words_bf16)(const bf16* x, long cols, long group, std::int16_t* words, float* scales, float* rest);
     void (*words_f32)(const float* x, long cols, long group, std::int16_t* words, float* scales, float* rest);
 
-    // A row's nearest codes and scales; false, and something, if it holds NaN or infinity.
+    // A row's nearest codes and scales. Returns false, with undefined results, if it holds NaN or infinity.
     bool (*codes_bf16)(const bf16* x, long cols, long group, std::int8_t* codes, float* scales);
     bool (*codes_f32)(const float* x, long cols, long group, std::int8_t* codes, float* scales);
 
     std::uint64_t (*sum)(const std::uint64_t* words, long count);
 
-    // Activations as the packed kernel reads them: int16 with one scale a token, in a form of its own,
-    // `quantized_size(cols)` words at a multiple of 64 bytes. What the rounding left goes to `rest` (cols,) if it is
-    // not null. A token with NaN or infinity gets a NaN scale.
+    // Activations in the form that the packed kernel reads: int16 with one scale per token, in a layout of the form's
+    // own, `quantized_size(cols)` words aligned to 64 bytes. The rounding error goes to `rest` (cols,) unless that is
+    // null. A token with NaN or infinity gets a NaN scale.
     long (*quantized_size)(long cols);
     void (*quantize)(const float* x, long cols, std::int16_t* words, float* scale, float* rest);
 
@@ -130,7 +131,7 @@ struct Kernels {
     void (*packed)(const Packed&, const std::int16_t* const* words, const float* scales, long tokens, float* const* y,
                    long begin, long end);
 
-    // y = scale * x (dim,), its pairs (i, i + dim/2) turned first unless there are no cosines.
+    // y = scale * x (dim,), its pairs (i, i + dim/2) rotated first unless cosines are null.
     void (*turn_bf16)(const bf16* x, const float* cosines, const float* sines, long dim, float scale, float* y);
     void (*turn_f32)(const float* x, const float* cosines, const float* sines, long dim, float scale, float* y);
 
@@ -142,7 +143,10 @@ struct Kernels {
     Rowwise<bf16> rowwise_bf16;
     Rowwise<float> rowwise_f32;
 
-    // One table by the type of a pointer.
+    // Cosines and sines (half,) of position * frequencies (half,), both times factor.
+    void (*turns)(float position, const float* frequencies, long half, double factor, float* cosines, float* sines);
+
+    // The table for a pointer's type.
     const Rowwise<bf16>& rowwise(const bf16*) const { return rowwise_bf16; }
     const Rowwise<float>& rowwise(const float*) const { return rowwise_f32; }
 };

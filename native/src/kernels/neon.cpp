@@ -13,7 +13,7 @@ namespace {
 
 struct Vec {
     static constexpr int kWidth = 8;
-    static constexpr int kRows = 2;  // times four tokens: sixteen of the thirty-two registers
+    static constexpr int kRows = 2;  // times four tokens fill sixteen of the thirty-two registers
     static constexpr int kTileRows = 8, kTileColumns = 1;
     float32x4_t low, high;
 
@@ -40,7 +40,7 @@ struct Vec {
         return {vbslq_f32(vcltq_f32(a.low, b.low), then.low, other.low),
                 vbslq_f32(vcltq_f32(a.high, b.high), then.high, other.high)};
     }
-    // The sum of each.
+    // The sum of the lanes of each.
     static Vec sums(const Vec (&rows)[kWidth]) {
         float32x4_t pairs[kWidth];
         for (int i = 0; i < kWidth; ++i) pairs[i] = vaddq_f32(rows[i].low, rows[i].high);
@@ -54,7 +54,7 @@ struct Vec {
         vst1q_f32(p + 4, high);
     }
     float sum() const { return vaddvq_f32(vaddq_f32(low, high)); }
-    // In two steps: 2^n itself may be no float32.
+    // In two steps, because 2^n itself may not be a float32.
     Vec scaled(Vec n) const {
         const auto power = [](int32x4_t e) {
             return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(e, vdupq_n_s32(127)), 23));
@@ -103,6 +103,7 @@ struct Dots {
 #include "kernels/dense.inl"
 #include "kernels/int8.inl"
 #include "kernels/packed.inl"
+#include "kernels/rope.inl"
 #include "kernels/rowwise.inl"
 
 constexpr int kBlock = 32;
@@ -171,7 +172,7 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
 
 const Kernels& kernels_neon() {
     static const Kernels kernels = [] {
-        Kernels form = kernels_portable();  // its words have the same order
+        Kernels form = kernels_portable();  // the words have the same order
         form.name = "neon";
         form.dense_bf16 = dense<bf16>;
         form.dense_f32 = dense<float>;
@@ -189,6 +190,7 @@ const Kernels& kernels_neon() {
         form.attend_int8 = kAttend<std::int8_t>;
         form.rowwise_bf16 = kRowwise<bf16>;
         form.rowwise_f32 = kRowwise<float>;
+        form.turns = turns;
         return form;
     }();
     return kernels;

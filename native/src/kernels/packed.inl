@@ -11,7 +11,7 @@ inline float largest_magnitude(const float* x, long cols) {
     return largest;
 }
 
-// How x is quantized to whole steps, `limit` at most. The lift keeps the inverse of a step finite.
+// The quantization of x to at most `limit` whole steps. The lift keeps the inverse of a step finite.
 struct Step {
     float lift, inverse, size;  // size 0: nothing to quantize
 };
@@ -29,7 +29,7 @@ inline Step step_of(const float* x, long cols, int limit, float* scale) {
     return {lift, static_cast<float>(limit) / (largest * lift), size};
 }
 
-// Quantizes to int16 with place(c) the position of column c; what remains of x goes to `rest` if it is not null.
+// Quantizes to int16, column c at place(c); the rounding error goes to `rest` unless that is null.
 template <class Place>
 void quantize_to(const float* x, long cols, std::int16_t* words, float* scale, float* rest, const Place& place) {
     const Step step = step_of(x, cols, 32767, scale);
@@ -54,9 +54,9 @@ struct Powers {
 };
 [[maybe_unused]] constexpr Powers kPowers;  // AVX-512 computes them
 
-// Several rows at a time and up to four tokens, what the packed kernels of the vector units have in common. A panel of
-// rows is small enough to stay in the second cache while all tokens pass, and four tokens stay in the first while the
-// panel's rows do.
+// Shared by the packed kernels of the vector units: several rows at a time and up to four tokens. A panel of rows is
+// small enough to stay in the second-level cache while all tokens pass, and four tokens stay in the first-level cache
+// while the panel's rows pass.
 template <int kRows, class Several, class One>
 void by_rows_and_tokens(long tokens, long begin, long end, const Several& several, const One& one) {
     constexpr long kPanel = 32;

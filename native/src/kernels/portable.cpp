@@ -1,4 +1,4 @@
-// Plain C++: runs everywhere, and is what the vector forms are compared with.
+// Plain C++, which runs everywhere and is the reference for the vector forms.
 #include "kernels/kernels.hpp"
 
 #include <cmath>
@@ -9,7 +9,7 @@
 namespace ossia {
 namespace {
 
-// Four lanes, as the vector extension of GCC and Clang has them on any processor.
+// Four lanes by the vector extension of GCC and Clang, which works on any processor.
 struct Vec {
     static constexpr int kWidth = 4;
     static constexpr int kRows = 1;
@@ -33,13 +33,13 @@ struct Vec {
     static Vec max(Vec a, Vec b) { return {a.lanes > b.lanes ? a.lanes : b.lanes}; }
     static Vec min(Vec a, Vec b) { return {a.lanes < b.lanes ? a.lanes : b.lanes}; }
     static Vec if_less(Vec a, Vec b, Vec then, Vec other) { return {a.lanes < b.lanes ? then.lanes : other.lanes}; }
-    // The sum of each.
+    // The sum of the lanes of each.
     static Vec sums(const Vec (&rows)[kWidth]) {
         return {Lanes{rows[0].sum(), rows[1].sum(), rows[2].sum(), rows[3].sum()}};
     }
     void store(float* p) const { std::memcpy(p, &lanes, sizeof lanes); }
     float sum() const { return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]); }
-    // In two steps: 2^n itself may be no float32. A NaN stays one, whatever n is then.
+    // In two steps, because 2^n itself may not be a float32. NaN stays NaN, whatever n is then.
     Vec scaled(Vec n) const {
         const Lanes known = n.lanes == n.lanes ? n.lanes : zero().lanes;
         const Whole whole = __builtin_convertvector(known, Whole), half = whole >> 1;
@@ -91,6 +91,7 @@ struct Dots {
 #include "kernels/dense.inl"
 #include "kernels/int8.inl"
 #include "kernels/packed.inl"
+#include "kernels/rope.inl"
 #include "kernels/rowwise.inl"
 
 constexpr int kBlock = 32;
@@ -98,7 +99,7 @@ constexpr std::int8_t kTwice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, 
 
 long quantized_size(long cols) { return cols; }
 
-// Each block's even columns, then its odd ones, as they lie in low and high nibbles.
+// Each block's even columns, then its odd ones: the order of the low and high nibbles.
 void quantize(const float* x, long cols, std::int16_t* words, float* scale, float* rest) {
     quantize_to(x, cols, words, scale, rest, [](long c) { return c / kBlock * kBlock + c % 2 * 16 + c % kBlock / 2; });
 }
@@ -124,11 +125,11 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
 }  // namespace
 
 const Kernels& kernels_portable() {
-    static const Kernels kernels{"portable",     dense<bf16>,          dense<float>,   dense_int8,
-                                 to_words<bf16>, to_words<float>,      to_codes<bf16>, to_codes<float>,
-                                 sum_words,      quantized_size,       quantize,       packed,
-                                 turn<bf16>,     turn<float>,          attend_scratch, kAttend<bf16>,
-                                 kAttend<float>, kAttend<std::int8_t>, kRowwise<bf16>, kRowwise<float>};
+    static const Kernels kernels{
+        "portable",     dense<bf16>,     dense<float>,   dense_int8,     to_words<bf16>, to_words<float>,
+        to_codes<bf16>, to_codes<float>, sum_words,      quantized_size, quantize,       packed,
+        turn<bf16>,     turn<float>,     attend_scratch, kAttend<bf16>,  kAttend<float>, kAttend<std::int8_t>,
+        kRowwise<bf16>, kRowwise<float>, turns};
     return kernels;
 }
 

@@ -1,4 +1,4 @@
-// Operations on rows of numbers, between the matrix products, in loops that the compiler vectorises. Included by each
+// Operations between the matrix products, on rows of numbers, in loops that the compiler vectorizes. Included by each
 // form inside an unnamed namespace, after exp.inl, and so compiled for its instruction set.
 
 inline void store(float value, float* out) { *out = value; }
@@ -15,7 +15,7 @@ inline float rounded(float value, const bf16*) {
     return widen(out);
 }
 
-// The sum of term(i), in lanes enough for the longest vectors.
+// The sum of term(i), in enough lanes for the longest vectors.
 template <class Term>
 inline float sum_of(long size, const Term& term) {
     constexpr int kLanes = 32;
@@ -103,7 +103,7 @@ void clamped_swiglu(const Element* gate, const Element* up, Element* y, long cou
         });
 }
 
-// y = x + bias + residual, where they are; at the end of a matrix product.
+// y = x + bias + residual, each optional, at the end of a matrix product.
 template <class Element>
 void finish(const float* x, const Element* bias, const Element* residual, Element* y, long count) {
     if (bias && residual) {

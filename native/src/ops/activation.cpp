@@ -1,39 +1,58 @@
+// The functions between the two matrices of a feed-forward network.
+#include "core/check.hpp"
+#include "core/machine.hpp"
 #include "core/numbers.hpp"
 
 namespace ossia {
 
-void Machine::gelu(const void* x, void* y, Type type, long count) {
-    with_type(type, [&](auto element) {
+namespace {
+
+constexpr long kGrain = 64;  // elements, the least that a thread takes
+
+}  // namespace
+
+void Machine::gelu(const Array& x, const Array& y) {
+    expect_floats("x", x);
+    expect_like("y", y, x.type, x);
+    const long count = x.size();
+    with_type(x.type, [&](auto element) {
         using Element = decltype(element);
         run_if_large(count, [&](int thread, int threads) {
-            const Share mine = share(count, 64, thread, threads);
-            kernels_.rowwise(&element).gelu(static_cast<const Element*>(x) + mine.begin,
-                                            static_cast<Element*>(y) + mine.begin, mine.end - mine.begin);
+            const Share mine = share(count, kGrain, thread, threads);
+            kernels_.rowwise(&element).gelu(x.as<const Element>() + mine.begin, y.as<Element>() + mine.begin,
+                                            mine.end - mine.begin);
         });
     });
 }
 
-void Machine::swiglu(const void* gate, const void* up, void* y, Type type, long count) {
-    with_type(type, [&](auto element) {
+void Machine::swiglu(const Array& gate, const Array& up, const Array& y) {
+    expect_floats("gate", gate);
+    expect_like("up", up, gate.type, gate);
+    expect_like("y", y, gate.type, gate);
+    const long count = gate.size();
+    with_type(gate.type, [&](auto element) {
         using Element = decltype(element);
         run_if_large(count, [&](int thread, int threads) {
-            const Share mine = share(count, 64, thread, threads);
-            kernels_.rowwise(&element).swiglu(static_cast<const Element*>(gate) + mine.begin,
-                                              static_cast<const Element*>(up) + mine.begin,
-                                              static_cast<Element*>(y) + mine.begin, mine.end - mine.begin);
+            const Share mine = share(count, kGrain, thread, threads);
+            kernels_.rowwise(&element).swiglu(gate.as<const Element>() + mine.begin,
+                                              up.as<const Element>() + mine.begin, y.as<Element>() + mine.begin,
+                                              mine.end - mine.begin);
         });
     });
 }
 
-void Machine::clamped_swiglu(const void* gate, const void* up, void* y, Type type, long count, float limit,
-                             float alpha) {
-    with_type(type, [&](auto element) {
+void Machine::clamped_swiglu(const Array& gate, const Array& up, const Array& y, float limit, float alpha) {
+    expect_floats("gate", gate);
+    expect_like("up", up, gate.type, gate);
+    expect_like("y", y, gate.type, gate);
+    const long count = gate.size();
+    with_type(gate.type, [&](auto element) {
         using Element = decltype(element);
         run_if_large(count, [&](int thread, int threads) {
-            const Share mine = share(count, 64, thread, threads);
-            kernels_.rowwise(&element).clamped_swiglu(
-                static_cast<const Element*>(gate) + mine.begin, static_cast<const Element*>(up) + mine.begin,
-                static_cast<Element*>(y) + mine.begin, mine.end - mine.begin, limit, alpha);
+            const Share mine = share(count, kGrain, thread, threads);
+            kernels_.rowwise(&element).clamped_swiglu(gate.as<const Element>() + mine.begin,
+                                                      up.as<const Element>() + mine.begin, y.as<Element>() + mine.begin,
+                                                      mine.end - mine.begin, limit, alpha);
         });
     });
 }

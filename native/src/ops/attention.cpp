@@ -1,32 +1,50 @@
+// Attention over pages.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <limits>
 #include <stdexcept>
 
+#include "core/check.hpp"
+#include "core/machine.hpp"
 #include "core/numbers.hpp"
 
 namespace ossia {
 
+// The arguments of one call, checked except for the tables' contents.
+struct PagedStep {
+    const void *q, *k, *v;
+    void* y;
+    long tokens;
+    void *keys, *values;
+    float *key_scales, *value_scales;  // of int8, or null
+    const std::int32_t* page_table;    // (sequences, columns)
+    const std::int64_t *lengths, *query_lengths;
+    long pages, page_size, columns, sequences, heads, kv_heads, head_dim;
+    long window;  // 0: none
+    Array sinks;
+    const float *cosines, *sines;  // or null: q and k are rotated already
+};
+
 namespace {
 
-// Rows, heads times queries, that share one pass over keys: enough that a key is seldom read, few enough for the second
-// cache.
+// Rows (heads times queries) that share one pass over the keys: many, so that keys are read seldom, but few enough for
+// the second-level cache.
 constexpr long kBlockRows = 192;
-// Keys of one query that are one task: long texts keep all threads busy, and how a sum is cut depends on no number of
-// them.
+// Keys of one query per task: long texts keep all threads busy, and the order of a sum does not depend on the number of
+// threads.
 constexpr long kPartKeys = 1024;
 
 constexpr float kLog2E = 1.44269504f;
 
-// One sequence of a step: its new tokens are `count`, packed from `token` on, and the first stands at `position`.
+// One sequence of a step: `count` new tokens, packed from index `token` on, the first at `position`.
 struct Sequence {
     const std::int32_t* pages;
     long token, count, position;
 };
 
-// Queries [query, query + queries) of a sequence under one key head over positions [first, last); a single query's
-// result is part number `part`, to be joined with others.
+// Queries [query, query + queries) of a sequence under one key head over positions [first, last); a single query yields
+// part number `part`, which is joined with the others.
 struct Task {
     const Sequence* sequence;
     long query, queries, kv_head, first, last;
@@ -35,14 +53,14 @@ struct Task {
     long cost() const { return queries * (last - first); }
 };
 
-// What a single query's head group found in one part.
+// The partial softmax of a single query's head group over each part.
 struct Parts {
     std::vector<float> maxima, totals;  // (parts, group)
     std::vector<float> sums;            // (parts, group, head_dim)
 };
 
-// Checks all that a step will read and write, so that no page table leads out of the pool.
-std::vector<Sequence> sequences(const Machine::Paged& p, long tokens) {
+// Checks every page a step will read or write against the pool.
+std::vector<Sequence> sequences(const PagedStep& p) {
     std::vector<Sequence> found;
     long token = 0;
     for (long s = 0; s < p.sequences; ++s) {
@@ -51,14 +69,14 @@ std::vector<Sequence> sequences(const Machine::Paged& p, long tokens) {
         if (count < 0 || count > length || length > p.columns * p.page_size)
             throw std::out_of_range("a sequence is longer than its page table");
         if (count == 0) continue;
-        if (count > tokens - token) throw std::out_of_range("query lengths add up to more than the tokens");
+        if (count > p.tokens - token) throw std::out_of_range("query lengths add up to more than the tokens");
         const long oldest = p.window ? std::max(0L, length - count - p.window + 1) : 0;
         for (long page = oldest / p.page_size; page * p.page_size < length; ++page)
             if (pages[page] < 0 || pages[page] >= p.pages) throw std::out_of_range("a visible page is missing");
         found.push_back({pages, token, count, length - count});
         token += count;
     }
-    if (token != tokens) throw std::out_of_range("query lengths add up to less than the tokens");
+    if (token != p.tokens) throw std::out_of_range("query lengths add up to less than the tokens");
     return found;
 }
 
@@ -67,7 +85,7 @@ inline void store(const float* x, long count, bf16* y, float*) {
 }
 inline void store(const float* x, long count, float* y, float*) { std::copy_n(x, count, y); }
 
-// The largest magnitude becomes 127; what holds NaN or infinity becomes all NaN.
+// Quantizes by the largest magnitude, which becomes 127. A vector with NaN or infinity becomes all NaN.
 inline void store(const float* x, long count, std::int8_t* y, float* scale) {
     float largest = 0;
     bool finite = true;
@@ -88,24 +106,23 @@ class PagedAttention {
   public:
     using Turn = void (*)(const Element*, const float*, const float*, long, float, float*);
 
-    PagedAttention(const Machine::Paged& p, const Kernels& kernels, const Attend<Stored>& attend, Turn turn,
-                   const Element* q, const Element* k, const Element* v, Element* y, long tokens)
+    PagedAttention(const PagedStep& p, const Kernels& kernels, const Attend<Stored>& attend, Turn turn)
         : p_(p),
           kernels_(kernels),
           attend_(attend),
           turn_(turn),
-          q_(q),
-          k_(k),
-          v_(v),
-          y_(y),
+          q_(static_cast<const Element*>(p.q)),
+          k_(static_cast<const Element*>(p.k)),
+          v_(static_cast<const Element*>(p.v)),
+          y_(static_cast<Element*>(p.y)),
           group_(p.heads / p.kv_heads),
-          sequences_(sequences(p, tokens)),
+          sequences_(sequences(p)),
           sinks_(p.sinks ? p.heads : 0) {
         for (std::size_t h = 0; h < sinks_.size(); ++h)
-            sinks_[h] = read(p.sinks, p.sinks_type, static_cast<long>(h)) * kLog2E;
+            sinks_[h] = read(p.sinks.data, p.sinks.type, static_cast<long>(h)) * kLog2E;
         long part = 0;
         for (const Sequence& sequence : sequences_) part = add_tasks(sequence, part);
-        // The dearest first: whoever is done takes the next, and all end together.
+        // Most expensive first, so that all threads finish at about the same time.
         std::stable_sort(tasks_.begin(), tasks_.end(),
                          [](const Task& a, const Task& b) { return a.cost() > b.cost(); });
         parts_.maxima.resize(part * group_);
@@ -113,14 +130,14 @@ class PagedAttention {
         parts_.sums.resize(part * group_ * p.head_dim);
     }
 
-    // Multiply-adds, about.
+    // An estimate, in multiply-adds.
     long cost() const {
         long sum = 0;
         for (const Task& task : tasks_) sum += task.cost();
         return sum * group_ * p_.head_dim;
     }
 
-    // This step's keys and values into their pages, those of tokens [begin, end).
+    // Writes the keys and values of tokens [begin, end) to their pages.
     void append(long begin, long end) const {
         const long dim = p_.head_dim;
         std::vector<float> turned(dim);
@@ -138,7 +155,7 @@ class PagedAttention {
             }
     }
 
-    // Takes tasks until none is left.
+    // Runs tasks until none is left.
     void attend() {
         const long dim = p_.head_dim;
         std::vector<float> q, out, scratch;
@@ -176,7 +193,7 @@ class PagedAttention {
         }
     }
 
-    // The parts of single queries put together, in order.
+    // Joins the parts of single queries, in order.
     void join() const {
         const long dim = p_.head_dim;
         std::vector<float> out(group_ * dim);
@@ -236,7 +253,7 @@ class PagedAttention {
         store(out, group_ * p_.head_dim, y_ + (token * p_.heads + kv_head * group_) * p_.head_dim, nullptr);
     }
 
-    // Null stays null.
+    // Keeps null pointers null.
     template <class T>
     static T* at(T* data, long i) {
         return data ? data + i : nullptr;
@@ -244,7 +261,7 @@ class PagedAttention {
     const float* cosines(long token) const { return at(p_.cosines, token * (p_.head_dim / 2)); }
     const float* sines(long token) const { return at(p_.sines, token * (p_.head_dim / 2)); }
 
-    const Machine::Paged& p_;
+    const PagedStep& p_;
     const Kernels& kernels_;
     const Attend<Stored>& attend_;
     const Turn turn_;
@@ -260,28 +277,94 @@ class PagedAttention {
 };
 
 template <class Element, class Stored>
-void Machine::paged_attention_of(const Paged& p, const Attend<Stored>& attend,
-                                 void (*turn)(const Element*, const float*, const float*, long, float, float*),
-                                 const void* q, const void* k, const void* v, void* y, long tokens) {
-    PagedAttention<Element, Stored> step(p, kernels_, attend, turn, static_cast<const Element*>(q),
-                                         static_cast<const Element*>(k), static_cast<const Element*>(v),
-                                         static_cast<Element*>(y), tokens);
-    run_if_large(tokens * p.kv_heads * p.head_dim, [&](int thread, int threads) {
-        const Share mine = share(tokens, 1, thread, threads);
+void Machine::paged_attention_of(const PagedStep& p, const Attend<Stored>& attend,
+                                 void (*turn)(const Element*, const float*, const float*, long, float, float*)) {
+    PagedAttention<Element, Stored> step(p, kernels_, attend, turn);
+    run_if_large(p.tokens * p.kv_heads * p.head_dim, [&](int thread, int threads) {
+        const Share mine = share(p.tokens, 1, thread, threads);
         step.append(mine.begin, mine.end);
     });
     run_if_large(step.cost(), [&](int, int) { step.attend(); });
     step.join();
 }
 
-void Machine::paged_attention(const Paged& p, const void* q, const void* k, const void* v, void* y, Type type,
-                              long tokens) {
+Pages::Pages(const Array& keys, const Array& values, const Array& key_scales, const Array& value_scales)
+    : keys(keys), values(values), key_scales(key_scales), value_scales(value_scales) {
+    const bool scaled = keys.type == Type::int8;
+    require(keys.has_floats() || scaled, "keys: expected bfloat16, float32 or int8");
+    expect("keys", keys, keys.type, {kAny, kAny, kAny, kAny});
+    require(keys.size() > 0, "keys: there are no pages, or they are empty");
+    expect_like("values", values, keys.type, keys);
+    count = keys.shape[0];
+    page_size = keys.shape[1];
+    kv_heads = keys.shape[2];
+    head_dim = keys.shape[3];
+    for (const Array* scales : {&key_scales, &value_scales}) {
+        if (scaled) expect("scales", *scales, Type::f32, {count, page_size, kv_heads});
+        require(scaled || !*scales, "scales: only int8 pages have them");
+    }
+}
+
+Tables::Tables(const Array& page_table, const Array& lengths, const Array& query_lengths)
+    : page_table(page_table), lengths(lengths), query_lengths(query_lengths) {
+    expect("page_table", page_table, Type::int32, {kAny, kAny});
+    sequences = page_table.shape[0];
+    columns = page_table.shape[1];
+    expect("lengths", lengths, Type::int64, {sequences});
+    expect("query_lengths", query_lengths, Type::int64, {sequences});
+}
+
+void Machine::paged_attention(const Array& q, const Array& k, const Array& v, const Array& y, const Pages& pages,
+                              const Tables& tables, long window, const Array& sinks, const Array& cosines,
+                              const Array& sines) {
+    expect_floats("q", q);
+    expect("q", q, q.type, {kAny, kAny, pages.head_dim});
+    const long tokens = q.shape[0], heads = q.shape[1];
+    require(heads > 0 && heads % pages.kv_heads == 0, "q: expected a multiple of the key heads");
+    expect("k", k, q.type, {tokens, pages.kv_heads, pages.head_dim});
+    expect_like("v", v, q.type, k);
+    expect_like("y", y, q.type, q);
+    require(pages.key_scales || pages.keys.type == q.type, "keys: expected q's type or int8");
+    require(window >= 0, "window: expected a positive number, or 0 for none");
+    if (sinks) {
+        expect_floats("sinks", sinks);
+        expect("sinks", sinks, sinks.type, {heads});
+    }
+    if (cosines || sines) {
+        require(pages.head_dim % 2 == 0, "cosines: there are pairs to rotate only in an even head_dim");
+        expect("cosines", cosines, Type::f32, {tokens, pages.head_dim / 2});
+        expect("sines", sines, Type::f32, {tokens, pages.head_dim / 2});
+    }
+    const PagedStep step{q.data,
+                         k.data,
+                         v.data,
+                         y.data,
+                         tokens,
+                         pages.keys.data,
+                         pages.values.data,
+                         pages.key_scales.as<float>(),
+                         pages.value_scales.as<float>(),
+                         tables.page_table.as<const std::int32_t>(),
+                         tables.lengths.as<const std::int64_t>(),
+                         tables.query_lengths.as<const std::int64_t>(),
+                         pages.count,
+                         pages.page_size,
+                         tables.columns,
+                         tables.sequences,
+                         heads,
+                         pages.kv_heads,
+                         pages.head_dim,
+                         window,
+                         sinks,
+                         cosines.as<const float>(),
+                         sines.as<const float>()};
     const Kernels& kernels = kernels_;
-    if (type == Type::bf16 && p.key_scales)
-        return paged_attention_of(p, kernels.attend_int8, kernels.turn_bf16, q, k, v, y, tokens);
-    if (type == Type::bf16) return paged_attention_of(p, kernels.attend_bf16, kernels.turn_bf16, q, k, v, y, tokens);
-    if (p.key_scales) return paged_attention_of(p, kernels.attend_int8, kernels.turn_f32, q, k, v, y, tokens);
-    return paged_attention_of(p, kernels.attend_f32, kernels.turn_f32, q, k, v, y, tokens);
+    if (q.type == Type::bf16) {
+        if (step.key_scales) return paged_attention_of(step, kernels.attend_int8, kernels.turn_bf16);
+        return paged_attention_of(step, kernels.attend_bf16, kernels.turn_bf16);
+    }
+    if (step.key_scales) return paged_attention_of(step, kernels.attend_int8, kernels.turn_f32);
+    paged_attention_of(step, kernels.attend_f32, kernels.turn_f32);
 }
 
 }  // namespace ossia

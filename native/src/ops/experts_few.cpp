@@ -5,6 +5,7 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "core/machine.hpp"
 #include "core/numbers.hpp"
 #include "ops/experts.hpp"
 
@@ -12,8 +13,8 @@ namespace ossia {
 
 namespace {
 
-// Vectors quantized for the packed kernel. int16 is finer than bfloat16 by far, but not than float32: of a float32
-// vector the remainder is quantized too, and its products are added.
+// Vectors quantized for the packed kernel. int16 is far finer than bfloat16 but coarser than float32, so for float32
+// the rounding error is quantized too and its products are added.
 class Quantized {
   public:
     Quantized(const Kernels& kernels, Type type, long count, long cols)
@@ -50,7 +51,7 @@ class Quantized {
 };
 
 // Rows [begin, end) of one expert times the quantized vectors of some slots, plus bias, into out[slot][row - begin].
-void expert_rows(const Kernels& kernels, const Machine::Experts& m, Type type, const Group& group, const Quantized& x,
+void expert_rows(const Kernels& kernels, const Stack& m, Type type, const Group& group, const Quantized& x,
                  long x_per_slot, long begin, long end, std::vector<float>& out) {
     const long slots = static_cast<long>(group.slots.size()), rows = end - begin, blocks = m.cols / 32;
     const long vectors = x.parts() * slots;
@@ -65,28 +66,31 @@ void expert_rows(const Kernels& kernels, const Machine::Experts& m, Type type, c
         scales[i] = x.scale(part, source);
         to[i] = out.data() + i * rows;
     }
-    const auto* bytes = static_cast<const std::uint8_t*>(m.weights);
-    const Packed matrix{bytes + group.expert * m.rows * blocks * 16, m.scales + group.expert * m.rows * blocks, m.cols};
+    const auto* bytes = m.weight.as<const std::uint8_t>();
+    const Packed matrix{bytes + group.expert * m.rows * blocks * 16,
+                        m.scales.as<const std::uint8_t>() + group.expert * m.rows * blocks, m.cols};
     kernels.packed(matrix, words.data(), scales.data(), vectors, to.data(), begin, end);
     for (long i = slots; i < vectors; ++i)
         for (long r = 0; r < rows; ++r) to[i - slots][r] += to[i][r];
     if (!m.bias) return;
     for (long i = 0; i < slots; ++i)
-        for (long r = 0; r < rows; ++r) to[i][r] += read(m.bias, type, group.expert * m.rows + begin + r);
+        for (long r = 0; r < rows; ++r) to[i][r] += read(m.bias.data, type, group.expert * m.rows + begin + r);
 }
 
 }  // namespace
 
-void Machine::moe_few(const MoE& m, const void* x, const std::int64_t* ids, const float* weights, const void* residual,
-                      void* y, Type type, Type y_type, long tokens) {
-    const long hidden = m.gate_up.cols, inter = m.down.cols, slots = tokens * m.chosen;
-    const std::vector<Group> groups = by_expert(ids, slots, m.experts);
+void Machine::moe_few(const Array& x, const Array& ids, const Array& weights, const Experts& m, const Array& y,
+                      const Array& residual) {
+    const Type type = x.type;
+    const long tokens = x.shape[0], chosen = ids.shape[1], hidden = m.hidden, inter = m.inter, slots = tokens * chosen;
+    const float* const factors = weights.as<const float>();
+    const std::vector<Group> groups = by_expert(ids.as<const std::int64_t>(), slots, m.count);
     std::vector<float> storage;
-    const float* wide = floats(x, type, tokens * hidden, storage);
+    const float* wide = floats(x.data, type, tokens * hidden, storage);
     Quantized inputs(kernels_, type, tokens, hidden), middles(kernels_, type, slots, inter);
     for (long t = 0; t < tokens; ++t) inputs.set(t, wide + t * hidden);
 
-    // Gate and up lie in alternate rows: a unit of the hidden layer is a pair.
+    // Gate and up alternate: each hidden unit is a pair of rows.
     std::vector<float> middle(slots * inter);
     pool_.run([&](int thread, int threads) {
         const Share pairs = share(static_cast<long>(groups.size()) * inter, 16, thread, threads);
@@ -95,7 +99,7 @@ void Machine::moe_few(const MoE& m, const void* x, const std::int64_t* ids, cons
             const long index = first / inter, begin = first % inter;
             const long end = std::min(inter, begin + (pairs.end - first));
             const Group& group = groups[index];
-            expert_rows(kernels_, m.gate_up, type, group, inputs, m.chosen, 2 * begin, 2 * end, out);
+            expert_rows(kernels_, m.gate_up, type, group, inputs, chosen, 2 * begin, 2 * end, out);
             const long rows = 2 * (end - begin);
             for (std::size_t i = 0; i < group.slots.size(); ++i) {
                 const float* of_slot = out.data() + static_cast<long>(i) * rows;
@@ -129,14 +133,14 @@ void Machine::moe_few(const MoE& m, const void* x, const std::int64_t* ids, cons
             for (std::size_t i = 0; i < group.slots.size(); ++i)
                 std::copy_n(out.data() + static_cast<long>(i) * count, count, products.data() + group.slots[i] * count);
         }
-        // In the order of each token's choices, whatever the order of the experts was.
+        // Summed in the order of each token's choices, whatever the order of the experts.
         for (long t = 0; t < tokens; ++t)
             for (long r = 0; r < count; ++r) {
                 float sum = 0;
-                for (long c = 0; c < m.chosen; ++c)
-                    sum += weights[t * m.chosen + c] * products[(t * m.chosen + c) * count + r];
+                for (long c = 0; c < chosen; ++c)
+                    sum += factors[t * chosen + c] * products[(t * chosen + c) * count + r];
                 const long at = t * rows + mine.begin + r;
-                write(y, y_type, at, residual ? sum + read(residual, type, at) : sum);
+                write(y.data, y.type, at, residual ? sum + read(residual.data, type, at) : sum);
             }
     });
 }

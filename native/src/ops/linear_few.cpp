@@ -1,34 +1,36 @@
-// Linear layers over few tokens: a weight is multiplied as it lies.
+// Linear layers over few tokens: weights are multiplied in place.
 #include <algorithm>
 #include <memory>
 
+#include "core/machine.hpp"
 #include "core/numbers.hpp"
+#include "ops/product.hpp"
 
 namespace ossia {
 
 namespace {
 
 constexpr long kGrain = 16;    // rows
-constexpr long kColumns = 96;  // of a transposed matrix that are summed at a time
+constexpr long kColumns = 96;  // of a transposed matrix, summed at a time
 
 long size_of(Type type) { return type == Type::int8 ? 1 : type == Type::bf16 ? 2 : 4; }
 
-// Rows that one thread takes at a time: 128 KB, which memory delivers in ten times what taking costs.
-long piece(const Machine::Linear& w) {
+// Rows that a thread takes at a time: 128 KB, ten times as long to read as to claim.
+long piece(const Product& w) {
     const long rows = (1L << 17) / (size_of(w.weight_type) * std::max(w.cols, 1L));
     return std::max(rows / kGrain * kGrain, kGrain);
 }
 
-// Few tokens as the kernels read them: floats, or words where weights are int8. Words are finer than bfloat16, but not
-// than float32: of float32 what remains is made words too, and its products are added.
+// Few tokens in the form that the kernels read: floats, or words for int8 weights. Words are finer than bfloat16 but
+// coarser than float32, so for float32 the rounding error becomes words too and its products are added.
 class Inputs {
   public:
-    Inputs(const Kernels& kernels, const Machine::Linear& w, const void* x, Type type, long tokens) {
+    Inputs(const Kernels& kernels, const Product& w, const void* x, Type type, long tokens) {
         if (w.weight_type != Type::int8) {
             floats_ = floats(x, type, tokens * w.cols, storage_);
             return;
         }
-        const long groups = int8_of(w).groups, stride = (w.cols + kWordsAtOnce - 1) / kWordsAtOnce * kWordsAtOnce;
+        const long groups = w.int8().groups, stride = (w.cols + kWordsAtOnce - 1) / kWordsAtOnce * kWordsAtOnce;
         const int parts = type == Type::f32 ? 2 : 1;
         words_ = lines<std::int16_t>(parts * tokens * stride);
         scales_.reset(new float[parts * tokens * groups]);
@@ -61,13 +63,13 @@ class Inputs {
     std::vector<Words> words_of_;
 };
 
-void products_of(const Kernels& kernels, const Machine::Linear& w, const Inputs& inputs, float* products, long tokens,
+void products_of(const Kernels& kernels, const Product& w, const Inputs& inputs, float* products, long tokens,
                  Share rows) {
     const float* x = inputs.as_floats();
     if (w.weight_type == Type::int8) {
         bool add = false;
         for (const Words& words : inputs.words()) {
-            kernels.dense_int8(int8_of(w), words, tokens, add, products, w.rows, rows.begin, rows.end);
+            kernels.dense_int8(w.int8(), words, tokens, add, products, w.rows, rows.begin, rows.end);
             add = true;
         }
     } else if (w.weight_type == Type::bf16) {
@@ -81,8 +83,7 @@ void products_of(const Kernels& kernels, const Machine::Linear& w, const Inputs&
 
 // Rows [begin, end) of y = x w + bias + residual.
 template <class Out>
-void linear_rows(const Kernels& kernels, const Machine::Linear& w, const Inputs& x, float* products, long tokens,
-                 Share rows) {
+void linear_rows(const Kernels& kernels, const Product& w, const Inputs& x, float* products, long tokens, Share rows) {
     products_of(kernels, w, x, products, tokens, rows);
     Out* y = static_cast<Out*>(w.y);
     if (static_cast<void*>(products) == w.y && !w.bias && !w.residual) return;
@@ -94,14 +95,14 @@ void linear_rows(const Kernels& kernels, const Machine::Linear& w, const Inputs&
     }
 }
 
-// The transposed matrix that begins at `first` and goes on in those after it, as GPT-2's queries, keys and values lie:
-// its rows.
+// The rows of the transposed matrix that begins at `first` and continues in the next ones, as GPT-2's queries, keys and
+// values do.
 template <class Weight>
-long rows_together(const std::vector<Machine::Linear>& matrices, std::size_t first, std::size_t* last) {
-    const Machine::Linear& w = matrices[first];
+long rows_together(const std::vector<Product>& matrices, std::size_t first, std::size_t* last) {
+    const Product& w = matrices[first];
     long rows = 0;
     for (*last = first; *last < matrices.size(); ++*last) {
-        const Machine::Linear& next = matrices[*last];
+        const Product& next = matrices[*last];
         if (next.weight != static_cast<const Weight*>(w.weight) + rows || next.stride != w.stride) break;
         rows += next.rows;
     }
@@ -110,10 +111,10 @@ long rows_together(const std::vector<Machine::Linear>& matrices, std::size_t fir
 
 // sums (rows) = columns [first, first + count) of the matrices, one below the other, times those of x.
 template <class Weight>
-void add_columns(const Kernels& kernels, const std::vector<Machine::Linear>& matrices, const float* x, long first,
-                 long count, float* sums) {
+void add_columns(const Kernels& kernels, const std::vector<Product>& matrices, const float* x, long first, long count,
+                 float* sums) {
     for (std::size_t i = 0, last = 0; i < matrices.size(); i = last) {
-        const Machine::Linear& w = matrices[i];
+        const Product& w = matrices[i];
         const long rows = rows_together<Weight>(matrices, i, &last);
         const Dense<Weight> part{static_cast<const Weight*>(w.weight) + first * w.stride, w.stride, count, true};
         if constexpr (sizeof(Weight) == sizeof(bf16)) {
@@ -127,12 +128,12 @@ void add_columns(const Kernels& kernels, const std::vector<Machine::Linear>& mat
 
 }  // namespace
 
-// Of a transposed matrix a column is what lies together: the threads take columns, a fixed number at a time, and what
-// these come to is added up in their order, whichever thread took them.
-void Machine::linear_transposed(const std::vector<Linear>& matrices, const float* x, long tokens) {
+// A transposed matrix has contiguous columns: threads take a fixed number of columns at a time, and the partial sums
+// are added in the order of the columns, whichever thread computed them.
+void Machine::linear_few_transposed(const std::vector<Product>& matrices, const float* x, long tokens) {
     const long cols = matrices.front().cols, parts = (cols + kColumns - 1) / kColumns;
     long rows = 0;
-    for (const Linear& w : matrices) rows += w.rows;
+    for (const Product& w : matrices) rows += w.rows;
     const std::unique_ptr<float[]> sums(new float[parts * tokens * rows]);
     Pieces pieces(parts, 1, 1, threads_for(rows * cols));
     run_if_large(rows * cols, [&](int thread, int) {
@@ -150,7 +151,7 @@ void Machine::linear_transposed(const std::vector<Linear>& matrices, const float
     });
     run_if_large(rows * cols, [&](int thread, int threads) {
         long above = 0;
-        for (const Linear& w : matrices) {
+        for (const Product& w : matrices) {
             const Share mine = share(w.rows, kGrain, thread, threads);
             for (long t = 0; t < tokens; ++t) {
                 float* total = sums.get() + t * rows + above + mine.begin;
@@ -170,23 +171,23 @@ void Machine::linear_transposed(const std::vector<Linear>& matrices, const float
     });
 }
 
-void Machine::linear_few(const std::vector<Linear>& matrices, const void* x, Type type, long tokens) {
+void Machine::linear_few(const std::vector<Product>& matrices, const void* x, Type type, long tokens) {
     const Inputs inputs(kernels_, matrices.front(), x, type, tokens);
-    if (matrices.front().transposed) return linear_transposed(matrices, inputs.as_floats(), tokens);
-    // The products, which float32 takes as they are.
+    if (matrices.front().transposed) return linear_few_transposed(matrices, inputs.as_floats(), tokens);
+    // Memory for the products; a float32 result takes them in place.
     long elements = 0, size = 0;
-    for (const Linear& w : matrices) {
+    for (const Product& w : matrices) {
         elements += w.rows * w.cols;
         if (w.y_type != Type::f32) size += tokens * w.rows;
     }
     const std::unique_ptr<float[]> products(new float[size]);
     std::vector<Pieces> pieces;
     pieces.reserve(matrices.size());
-    for (const Linear& w : matrices) pieces.emplace_back(w.rows, kGrain, piece(w), threads_for(elements));
+    for (const Product& w : matrices) pieces.emplace_back(w.rows, kGrain, piece(w), threads_for(elements));
     run_if_large(elements, [&](int thread, int) {
         float* free = products.get();
         for (std::size_t i = 0; i < matrices.size(); ++i) {
-            const Linear& w = matrices[i];
+            const Product& w = matrices[i];
             float* own = static_cast<float*>(w.y);
             if (w.y_type != Type::f32) {
                 own = free;

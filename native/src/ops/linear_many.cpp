@@ -2,13 +2,14 @@
 #include <algorithm>
 
 #include "ops/many.hpp"
+#include "ops/product.hpp"
 
 namespace ossia {
 
 namespace {
 
-Matrix matrix_of(const Machine::Linear& w) {
-    if (w.weight_type == Type::int8) return int8_of(w);
+AnyMatrix matrix_of(const Product& w) {
+    if (w.weight_type == Type::int8) return w.int8();
     if (w.weight_type == Type::bf16)
         return Dense<bf16>{static_cast<const bf16*>(w.weight), w.stride, w.cols, w.transposed};
     return Dense<float>{static_cast<const float*>(w.weight), w.stride, w.cols, w.transposed};
@@ -16,7 +17,7 @@ Matrix matrix_of(const Machine::Linear& w) {
 
 }  // namespace
 
-void Machine::linear_many(const std::vector<Linear>& matrices, const void* x, Type type, long tokens) {
+void Machine::linear_many(const std::vector<Product>& matrices, const void* x, Type type, long tokens) {
     const long cols = matrices.front().cols;
     const bool words = type == Type::bf16 || matrices.front().weight_type == Type::int8;
     const Format format = !words              ? Format::floats
@@ -25,13 +26,13 @@ void Machine::linear_many(const std::vector<Linear>& matrices, const void* x, Ty
                                               : Format::words;
     const Vectors inputs = vectors_of(pool_, gemm_, format, x, type, tokens, cols);
     struct Panel {
-        const Linear& w;
+        const Product& w;
         long begin;
     };
     std::vector<Panel> panels;
-    for (const Linear& w : matrices)
+    for (const Product& w : matrices)
         for (long begin = 0; begin < w.rows; begin += kPanelRows) panels.push_back({w, begin});
-    // A few items for each thread, where there are so many tokens.
+    // A few items for each thread, if there are enough tokens.
     const long count = static_cast<long>(panels.size());
     const long some_tokens = std::clamp(pieces(tokens, pieces(4L * pool_.size(), count)), 24L, kManyTokens);
     const long size = gemm_.tiles ? pieces(some_tokens, 2 * kTileTokens) * 2 * kTileTokens : some_tokens;

@@ -1,5 +1,5 @@
-// What operations over many tokens share: vectors laid out for the products of gemm.hpp, and work handed out by panels
-// of rows.
+// Shared by operations over many tokens: vectors in the layout of gemm.hpp's products, and work divided into panels of
+// rows.
 #pragma once
 
 #include <algorithm>
@@ -8,6 +8,7 @@
 #include <new>
 #include <type_traits>
 
+#include "core/machine.hpp"
 #include "core/numbers.hpp"
 #include "gemm/gemm.hpp"
 
@@ -20,7 +21,7 @@ struct Scratch {
     float bias[kPanelRows];
 };
 
-// Calls task(item, scratch) for each item, whoever of the threads is free.
+// Calls task(item, scratch) for each item, on whichever thread is free.
 template <class Task>
 void each(Pool& pool, long items, const Task& task) {
     std::atomic<long> next{0};
@@ -35,8 +36,8 @@ void each(Pool& pool, long items, const Task& task) {
 
 constexpr long pieces(long count, long size) { return (count + size - 1) / size; }
 
-// Vectors as a product reads them: tiles of bfloat16, words, of float32 also the words of what rounding them left, or
-// floats as they are.
+// The layouts that products read: tiles of bfloat16, words, words of float32 and of its rounding error, or plain
+// floats.
 enum class Format { tiles, words, two_words, floats };
 
 class Vectors {
@@ -52,7 +53,7 @@ class Vectors {
           own_(new (kLine) char[parts() * pieces(count, kTileTokens) * kTileTokens * size_]),
           data_(own_.get()) {}
 
-    // Floats that lie one after another already.
+    // Contiguous floats, used in place.
     Vectors(const Gemm& gemm, const float* x, long count, long cols)
         : gemm_(gemm),
           format_(Format::floats),
@@ -111,14 +112,13 @@ class Vectors {
     const char* data_;
 };
 
-// `count` vectors of `cols` elements of type `type`: the i-th is row `source(i)` of x, and not read where that is
-// negative.
+// `count` vectors of `cols` elements of type `type`: the i-th is row `source(i)` of x, which is skipped if negative.
 template <class Source>
 Vectors vectors_of(Pool& pool, const Gemm& gemm, Format format, const void* x, Type type, long count, long cols,
                    const Source& source) {
     Vectors vectors(gemm, format, count, cols);
     const long step =
-        format == Format::tiles ? kWordBlock : cols;  // what a tile's tokens have side by side is written together
+        format == Format::tiles ? kWordBlock : cols;  // a tile interleaves its tokens, so they are written together
     each(pool, pieces(count, kTileTokens), [&](long item, Scratch&) {
         const long first = item * kTileTokens, last = std::min(count, first + kTileTokens);
         for (long column = 0; column < cols; column += step)
@@ -152,8 +152,8 @@ inline auto product(const Gemm& gemm, const Dense<float>&) { return gemm.f32_flo
 
 // scratch.tile gets rows [begin, end) of the matrix times vectors of(0) to of(count - 1).
 template <class Of>
-void multiply(const Gemm& gemm, const Matrix& matrix, const Vectors& x, long count, const Of& of, long begin, long end,
-              Scratch& scratch) {
+void multiply(const Gemm& gemm, const AnyMatrix& matrix, const Vectors& x, long count, const Of& of, long begin,
+              long end, Scratch& scratch) {
     if (x.are_tiles()) {
         std::visit(
             [&](const auto& w) {

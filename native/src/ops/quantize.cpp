@@ -1,8 +1,10 @@
+// Dense weights to int8.
 #include <algorithm>
 #include <atomic>
 #include <stdexcept>
 
-#include "core/numbers.hpp"
+#include "core/check.hpp"
+#include "core/machine.hpp"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -12,7 +14,7 @@ namespace ossia {
 
 namespace {
 
-// Asks for huge pages, where they are to be had: new memory then comes in less than half the time.
+// Requests huge pages: committing new memory then takes less than half the time.
 void prefer_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] long size) {
 #if defined(__linux__)
     constexpr std::uintptr_t kHuge = 1 << 21;
@@ -24,21 +26,26 @@ void prefer_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] long size
 
 }  // namespace
 
-void Machine::quantize_int8(const void* weight, Type type, long rows, long cols, long stride, long group,
-                            std::int8_t* codes, float* scales) {
+void Machine::quantize_int8(const Array& weight, const Array& codes, const Array& scales, long group) {
+    require(
+        weight.has_floats() && weight.dims == 2 && weight.size() > 0 && (weight.strides[1] == 1 || weight.last() == 1),
+        "weight: expected bfloat16 or float32 (rows, cols) with contiguous rows");
+    require(group > 0 && group % 32 == 0, "group: expected a positive multiple of 32");
+    const long rows = weight.shape[0], cols = weight.shape[1], stride = weight.strides[0];
+    expect("codes", codes, Type::int8, {rows, cols});
+    expect("scales", scales, Type::f32, {rows, (cols + group - 1) / group});
     const long groups = (cols + group - 1) / group, piece = std::max((1L << 17) / cols, 1L);
     Pieces pieces(rows, 1, piece, threads_for(rows * cols));
     std::atomic<bool> finite{true};
-    prefer_huge_pages(codes, rows * cols);
+    prefer_huge_pages(codes.data, rows * cols);
     run_if_large(rows * cols, [&](int thread, int) {
         pieces.take(thread, [&](long begin, long end) {
             for (long r = begin; r < end && finite.load(std::memory_order_relaxed); ++r) {
-                std::int8_t* const to = codes + r * cols;
-                float* const own = scales + r * groups;
-                const bool good =
-                    type == Type::bf16
-                        ? kernels_.codes_bf16(static_cast<const bf16*>(weight) + r * stride, cols, group, to, own)
-                        : kernels_.codes_f32(static_cast<const float*>(weight) + r * stride, cols, group, to, own);
+                std::int8_t* const to = codes.as<std::int8_t>() + r * cols;
+                float* const own = scales.as<float>() + r * groups;
+                const bool good = weight.type == Type::bf16
+                                      ? kernels_.codes_bf16(weight.as<const bf16>() + r * stride, cols, group, to, own)
+                                      : kernels_.codes_f32(weight.as<const float>() + r * stride, cols, group, to, own);
                 if (!good) finite.store(false, std::memory_order_relaxed);
             }
         });

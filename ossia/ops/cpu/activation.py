@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ossia.config import ClampedSwiGLU, SwiGLU
 from ossia.ops.backend import Backend
-from ossia.ops.cpu.native import TYPES, is_native, machine
+from ossia.ops.cpu.native import is_native, machine
 
 
 class Activations(Backend):
@@ -19,7 +19,7 @@ class Activations(Backend):
             return super().gelu(x)
         x = x.contiguous()
         out = torch.empty_like(x)
-        machine().gelu(x.data_ptr(), out.data_ptr(), TYPES[x.dtype], x.numel())
+        machine().gelu(x, out)
         return out
 
     def gated(self, gate: Tensor, up: Tensor, activation: SwiGLU | ClampedSwiGLU) -> Tensor:
@@ -28,9 +28,8 @@ class Activations(Backend):
             return super().gated(gate, up, activation)
         gate, up = gate.contiguous(), up.contiguous()
         out = torch.empty_like(gate)
-        where = gate.data_ptr(), up.data_ptr(), out.data_ptr(), TYPES[gate.dtype], gate.numel()
         if isinstance(activation, ClampedSwiGLU):
-            machine().clamped_swiglu(*where, activation.limit, activation.alpha)
+            machine().clamped_swiglu(gate, up, out, activation.limit, activation.alpha)
         else:
-            machine().swiglu(*where)
+            machine().swiglu(gate, up, out)
         return out

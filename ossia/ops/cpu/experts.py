@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from ossia.config import ClampedSwiGLU, Router
+from ossia.ops import _native
 from ossia.ops.backend import Backend
-from ossia.ops.cpu.native import TYPES, address, is_native, machine, wants_gradient
+from ossia.ops.cpu.native import is_native, machine, wants_gradient
 from ossia.ops.mxfp4 import MXFP4
 from ossia.ops.values import ExpertWeights, Routing
+from ossia.ops.weight import Weight
 
 # Beyond these torch, which uses all threads, is the faster one.
 _ROUTE_TOKENS = 64
@@ -23,20 +25,11 @@ class Experts(Backend):
         tokens, experts = logits.shape
         if not 0 < tokens <= _ROUTE_TOKENS or not 0 < chosen <= experts or not is_native(logits):
             return super().route(logits, chosen, router)
-        logits = logits.contiguous()
         ids = torch.empty(tokens, chosen, dtype=torch.int64)
         weights = torch.empty(tokens, chosen, dtype=torch.float32)
-        machine().route(
-            logits.data_ptr(),
-            ids.data_ptr(),
-            weights.data_ptr(),
-            TYPES[logits.dtype],
-            tokens,
-            experts,
-            chosen,
-            router is not Router.TOP_K_THEN_SOFTMAX,
-            router is Router.SOFTMAX_THEN_TOP_K_RENORMALIZED,
-        )
+        softmax_first = router is not Router.TOP_K_THEN_SOFTMAX
+        renormalize = router is Router.SOFTMAX_THEN_TOP_K_RENORMALIZED
+        machine().route(logits.contiguous(), ids, weights, softmax_first, renormalize)
         return Routing(ids, weights)
 
     def moe(
@@ -49,75 +42,43 @@ class Experts(Backend):
         dtype: torch.dtype | None = None,
     ) -> Tensor:
         """As Backend.moe."""
-        gate_up, gate_up_bias = experts.gate_up, experts.gate_up_bias
-        down, down_bias = experts.down, experts.down_bias
-        dense = [weight for weight in (gate_up, down) if isinstance(weight, Tensor)]
+        gate_up, down = experts.gate_up, experts.down
         if (
-            not isinstance(gate_up, Tensor | MXFP4)
-            or not isinstance(down, Tensor | MXFP4)
-            or len(dense) == 1
-            or not x.numel()
+            not x.numel()
             or dtype not in (None, x.dtype, torch.float32)
-            or not is_native(x, gate_up_bias, down_bias, residual, *dense)
+            or not is_native(x, experts.gate_up_bias, experts.down_bias, residual)
+            or not _is_native_stack(x, gate_up)
+            or not _is_native_stack(x, down)
+            or type(gate_up) is not type(down)
             or wants_gradient(routing.weights)
-            or not all(1 in weight.stride()[1:] for weight in dense)
         ):
             return super().moe(x, routing, experts, residual=residual, dtype=dtype)
-        count, hidden, inter = down.shape
-        tokens, chosen = routing.experts.shape
-        assert gate_up.shape == (count, 2 * inter, hidden)
-        assert x.shape == (tokens, hidden)
-        assert routing.weights.shape == routing.experts.shape
-        assert gate_up_bias is None or gate_up_bias.shape == (count, 2 * inter)
-        assert down_bias is None or down_bias.shape == (count, hidden)
-        assert residual is None or residual.shape == x.shape
-        # Names keep what may have been copied alive for the length of the call.
         x, ids = x.contiguous(), routing.experts.long().contiguous()
         weights = routing.weights.float().contiguous()
-        gate_up, down = _kept(gate_up), _kept(down)
-        bias = None if gate_up_bias is None else gate_up_bias.contiguous()
-        last_bias = None if down_bias is None else down_bias.contiguous()
         residual = None if residual is None else residual.contiguous()
-        clamp = experts.activation if isinstance(experts.activation, ClampedSwiGLU) else None
-        limit, alpha = (clamp.limit, clamp.alpha) if clamp else (0.0, 0.0)
         out = torch.empty_like(x, dtype=dtype or x.dtype)
-        machine().moe(
-            *_layout(gate_up),
-            address(bias),
-            *_layout(down),
-            address(last_bias),
-            count,
-            chosen,
-            hidden,
-            inter,
-            clamp is not None,
-            limit,
-            alpha,
-            x.data_ptr(),
-            ids.data_ptr(),
-            weights.data_ptr(),
-            address(residual),
-            out.data_ptr(),
-            TYPES[x.dtype],
-            TYPES[out.dtype],
-            tokens,
-        )
+        machine().moe(x, ids, weights, _experts(experts), out, residual)
         return out
 
 
-def _kept(weight: Tensor | MXFP4) -> Tensor | MXFP4:
-    """The stack with packed matrices one after another."""
-    if isinstance(weight, MXFP4):
-        return MXFP4(weight.blocks.contiguous(), weight.scales.contiguous())
-    return weight
+def _experts(weights: ExpertWeights) -> _native.Experts:
+    gate_up = _stack(weights.gate_up, weights.gate_up_bias)
+    down = _stack(weights.down, weights.down_bias)
+    if isinstance(weights.activation, ClampedSwiGLU):
+        clamp = weights.activation
+        return _native.Experts(gate_up, down, True, clamp.limit, clamp.alpha)
+    return _native.Experts(gate_up, down)
 
 
-def _layout(weight: Tensor | MXFP4) -> tuple[int, int, int, int, bool]:
-    """Where matrices and scales lie, and of dense ones: elements from matrix to matrix, from row to
-    row, or from column to column if the last is true, as in gpt-oss's bfloat16 checkpoints.
-    """
+def _stack(weight: Weight, bias: Tensor | None) -> _native.Stack:
+    bias = None if bias is None else bias.contiguous()
     if isinstance(weight, MXFP4):
-        return weight.blocks.data_ptr(), weight.scales.data_ptr(), 0, 0, False
-    each, row, column = weight.stride()
-    transposed = column != 1
-    return weight.data_ptr(), 0, each, column if transposed else row, transposed
+        return _native.Stack(weight.blocks.contiguous(), bias, weight.scales.contiguous())
+    assert isinstance(weight, Tensor)
+    return _native.Stack(weight, bias)
+
+
+def _is_native_stack(x: Tensor, weight: Weight) -> bool:
+    if isinstance(weight, MXFP4):
+        return weight.blocks.is_cpu
+    return isinstance(weight, Tensor) and is_native(x, weight) and 1 in weight.stride()[1:]

@@ -7,14 +7,34 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ossia.ops import _native
 from ossia.ops.backend import Backend
-from ossia.ops.cpu.native import TYPES, address, is_native, machine
+from ossia.ops.cpu.native import DTYPES, is_native, machine
 from ossia.ops.int8 import GROUP, Int8
 from ossia.ops.weight import Weight
 
 
 class Dense(Backend):
-    """Native products with dense and int8 matrices."""
+    """Native products with dense and int8 matrices, and rows of an embedding."""
+
+    def embed(self, ids: Tensor, table: Tensor, *, residual: Tensor | None = None) -> Tensor:
+        """As Backend.embed."""
+        if (
+            not is_native(table, residual)
+            or ids.dtype is not torch.int64
+            or not ids.is_cpu
+            or not table.numel()
+            or table.stride(1) != 1
+        ):
+            return super().embed(ids, table, residual=residual)
+        shape = (*ids.shape, table.shape[1])
+        if residual is not None and residual.shape != shape:  # rows of one text for each of a batch
+            return super().embed(ids, table, residual=residual)
+        ids = ids.contiguous()
+        residual = None if residual is None else residual.contiguous()
+        out = torch.empty(shape, dtype=table.dtype)
+        machine().embed(ids, table, out, residual)
+        return out
 
     def linear(
         self,
@@ -30,170 +50,75 @@ class Dense(Backend):
         if (
             not _is_native_weight(x, weight)
             or not is_native(x, bias, residual)
-            or 0 in weight.shape
-            or not (tokens := x.numel() // weight.shape[1])
             # A wider result is the sums themselves, and nothing is added to them.
             or not (
                 out_dtype is x.dtype or (out_dtype is torch.float32 and bias is residual is None)
             )
         ):
             return super().linear(x, weight, bias, residual=residual, dtype=dtype)
-        # Names keep what may have been copied alive for the length of the call.
         x = x.contiguous()
-        bias = None if bias is None else bias.contiguous()
         residual = None if residual is None else residual.contiguous()
-        rows, cols = weight.shape
-        shape = (*x.shape[:-1], rows)
-        assert x.shape[-1] == cols
-        assert bias is None or bias.shape == (rows,)
-        assert residual is None or residual.shape == shape
-        out = torch.empty(shape, dtype=out_dtype)
-        kind = TYPES[x.dtype]
-        if isinstance(weight, Int8):
-            codes, scales = _whole(weight)
-            machine().linear_int8(
-                codes.data_ptr(),
-                scales.data_ptr(),
-                GROUP,
-                address(bias),
-                address(residual),
-                rows,
-                cols,
-                x.data_ptr(),
-                out.data_ptr(),
-                kind,
-                TYPES[out_dtype],
-                tokens,
-            )
-            return out
-        assert isinstance(weight, Tensor)
-        stride, transposed = _lie(weight)
-        machine().linear(
-            weight.data_ptr(),
-            kind,
-            address(bias),
-            address(residual),
-            rows,
-            cols,
-            stride,
-            transposed,
-            x.data_ptr(),
-            out.data_ptr(),
-            kind,
-            TYPES[out_dtype],
-            tokens,
-        )
+        out = torch.empty((*x.shape[:-1], weight.shape[0]), dtype=out_dtype)
+        machine().linear(x, _matrix(weight, bias), out, residual)
         return out
 
     def linears(
         self, x: Tensor, weights: Sequence[Weight], biases: Sequence[Tensor | None]
     ) -> tuple[Tensor, ...]:
-        """As Backend.linears; two or three matrices that lie alike in one call."""
-        if not x.numel() or not 2 <= len(weights) <= 3:
+        """As Backend.linears; matrices that are laid out alike in one call."""
+        if not _are_native(x, weights, biases):
             return super().linears(x, weights, biases)
-        if isinstance(weights[0], Int8):
-            outs = _linears_int8(x, weights, biases)
-            return super().linears(x, weights, biases) if outs is None else outs
-        cols = x.shape[-1]
-        tokens = x.numel() // cols
-        x = x.contiguous()
-        transposed = None
-        outs, arguments, kept = [], [], []
-        for weight, bias in zip(weights, biases, strict=True):
-            if (
-                not isinstance(weight, Tensor)
-                or not is_native(x, weight, bias)
-                or 1 not in weight.stride()
-            ):
-                return super().linears(x, weights, biases)
-            rows, width = weight.shape
-            stride, lies = _lie(weight)
-            if transposed not in (None, lies):
-                return super().linears(x, weights, biases)
-            transposed = lies
-            bias = None if bias is None else bias.contiguous()
-            assert width == cols
-            assert bias is None or bias.shape == (rows,)
-            out = torch.empty((*x.shape[:-1], rows), dtype=x.dtype)
-            outs.append(out)
-            kept.append(bias)
-            arguments += (weight.data_ptr(), address(bias), rows, stride, out.data_ptr())
-        if len(weights) == 2:
-            arguments += (0, 0, 0, 0, 0)
-        machine().linears(x.data_ptr(), TYPES[x.dtype], tokens, cols, bool(transposed), *arguments)
+        x, lead, dtype = x.contiguous(), x.shape[:-1], x.dtype
+        outs = [torch.empty((*lead, weight.shape[0]), dtype=dtype) for weight in weights]
+        machine().linears(x, list(map(_matrix, weights, biases)), outs)
         return tuple(outs)
 
     def quantize(self, weight: Tensor) -> Int8:
         """As Backend.quantize, to the bit, by all threads."""
         weight = weight.detach()
-        if weight.dtype not in TYPES or not weight.is_cpu or not weight.numel():
+        if weight.dtype not in DTYPES or not weight.is_cpu or not weight.numel():
             return super().quantize(weight)
         if weight.stride(1) != 1:
             weight = weight.contiguous()
         rows, cols = weight.shape
         codes = torch.empty(rows, cols, dtype=torch.int8)
-        scales = torch.empty(rows, -(-cols // GROUP))
-        machine().quantize_int8(
-            weight.data_ptr(),
-            TYPES[weight.dtype],
-            rows,
-            cols,
-            weight.stride(0),
-            GROUP,
-            codes.data_ptr(),
-            scales.data_ptr(),
-        )
+        scales = torch.empty(rows, -(-cols // GROUP), dtype=torch.float32)
+        machine().quantize_int8(weight, codes, scales, GROUP)
         return Int8(codes, scales)
 
 
-def _linears_int8(
-    x: Tensor, weights: Sequence[Weight], biases: Sequence[Tensor | None]
-) -> tuple[Tensor, ...] | None:
-    """None for matrices that are not all int8."""
-    cols = x.shape[-1]
-    x = x.contiguous()
-    outs, arguments, kept = [], [], []
-    for weight, bias in zip(weights, biases, strict=True):
-        if (
-            not isinstance(weight, Int8)
-            or not weight.codes.is_cpu
-            or not is_native(x, bias)
-            or 0 in weight.shape
-        ):
-            return None
-        rows, width = weight.shape
-        codes, scales = _whole(weight)
-        bias = None if bias is None else bias.contiguous()
-        assert width == cols
-        assert bias is None or bias.shape == (rows,)
-        out = torch.empty((*x.shape[:-1], rows), dtype=x.dtype)
-        outs.append(out)
-        kept += (codes, scales, bias)
-        arguments += (codes.data_ptr(), scales.data_ptr(), address(bias), rows, out.data_ptr())
-    if len(weights) == 2:
-        arguments += (0, 0, 0, 0, 0)
-    tokens = x.numel() // cols
-    machine().linears_int8(x.data_ptr(), TYPES[x.dtype], tokens, cols, GROUP, *arguments)
-    return tuple(outs)
-
-
-def _whole(weight: Int8) -> tuple[Tensor, Tensor]:
-    """Codes and scales, without gaps."""
-    rows, cols = weight.shape
-    assert weight.scales.dtype is torch.float32
-    assert weight.scales.shape == (rows, -(-cols // GROUP))
-    return weight.codes.contiguous(), weight.scales.contiguous()
+# Made for each call: it takes a microsecond, and a tensor's memory may have moved since the last.
+def _matrix(weight: Weight, bias: Tensor | None) -> _native.Matrix:
+    bias = None if bias is None else bias.contiguous()
+    if isinstance(weight, Int8):
+        codes, scales = weight.codes.contiguous(), weight.scales.contiguous()
+        return _native.Matrix(codes, bias, scales, GROUP)
+    assert isinstance(weight, Tensor)
+    return _native.Matrix(weight, bias)
 
 
 def _is_native_weight(x: Tensor, weight: Weight) -> bool:
     if isinstance(weight, Int8):
-        return weight.codes.is_cpu
-    return isinstance(weight, Tensor) and is_native(x, weight) and 1 in weight.stride()
+        return weight.codes.is_cpu and 0 not in weight.shape
+    return (
+        isinstance(weight, Tensor)
+        and is_native(x, weight)
+        and 1 in weight.stride()
+        and 0 not in weight.shape
+    )
 
 
-def _lie(weight: Tensor) -> tuple[int, bool]:
-    """Elements between two rows; or between two columns, and True, where a column is what lies
-    together, as GPT-2's do.
-    """
-    rows, cols = weight.stride()
-    return (rows, False) if cols == 1 else (cols, True)
+def _are_native(x: Tensor, weights: Sequence[Weight], biases: Sequence[Tensor | None]) -> bool:
+    """Whether all can be multiplied in one call: of one kind, and all transposed or none."""
+    if isinstance(weights[0], Int8):
+        same = all(isinstance(weight, Int8) and _is_native_weight(x, weight) for weight in weights)
+        return same and is_native(x, *biases)
+    dense = [weight for weight in weights if isinstance(weight, Tensor)]
+    if len(dense) < len(weights) or not is_native(x, *dense, *biases):
+        return False
+    strides = [weight.stride() for weight in dense]
+    if not all(columns == 1 for _, columns in strides) and not all(
+        rows == 1 != columns for rows, columns in strides
+    ):
+        return False
+    return all(weight.numel() for weight in dense)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ossia.errors import OssiaError
-from ossia.ops._native import Machine, Type
+from ossia.ops._native import Machine
 from ossia.system.processors import usable
 
-TYPES = {torch.bfloat16: Type.bf16, torch.float32: Type.f32}
+DTYPES = frozenset({torch.bfloat16, torch.float32})
 
 
 def machine() -> Machine:
@@ -53,10 +53,10 @@ def _own() -> Machine:
 
 
 def is_native(x: Tensor, *others: Tensor | None) -> bool:
-    """Whether all lie on the CPU in one supported type, and no gradient is wanted."""
-    # Asked hundreds of times a token: a plain loop, and nothing slower than an attribute.
+    """Whether all are on the CPU, of one supported type, and no gradient is needed."""
+    # Called hundreds of times per token: a plain loop, and nothing slower than an attribute.
     dtype = x.dtype
-    if dtype not in TYPES or not x.is_cpu:
+    if dtype not in DTYPES or not x.is_cpu:
         return False
     for other in others:
         if other is not None and (other.dtype is not dtype or not other.is_cpu):
@@ -68,7 +68,3 @@ def wants_gradient(*tensors: Tensor | None) -> bool:
     if not torch.is_grad_enabled():
         return False
     return any(tensor is not None and tensor.requires_grad for tensor in tensors)
-
-
-def address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()

@@ -12,24 +12,23 @@ from functools import partial
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ossia.ops._native import Recording
+from ossia.ops._native import Machine, Recording
 from ossia.ops.backend import Recorded, Recorder
 from ossia.ops.cpu.native import machine
 
 # Beyond these batch sizes the interpreter's share is small, and the memory of a recording is not.
 _MOST = 16
 
-_ALLOCATIONS = {"empty", "empty_like"}
 # Functions that neither compute nor copy, unless what they return has memory of its own.
 _VIEWS = {
-    "__get__", "contiguous", "data_ptr", "dim", "flatten", "float", "int", "is_contiguous", "long",
-    "numel", "size",
-    "stride", "unflatten", "view", "__getitem__",
+    "__get__", "__getitem__", "contiguous", "data_ptr", "dim", "flatten", "float", "int",
+    "is_contiguous", "long", "numel", "size", "stride", "unflatten", "view",
 }  # fmt: skip
+_ALLOCATIONS = {"empty", "empty_like"}
 
 
 class CPURecorder(Recorder):
-    """Records native calls."""
+    """Records native calls, and keeps the tensors that they use alive."""
 
     buckets = tuple(range(1, _MOST + 1))  # a recording of each size costs little: nothing is padded
 
@@ -42,30 +41,25 @@ class CPURecorder(Recorder):
                 result = step()
             finally:
                 recording.end()
-        if watch.foreign:
-            return None
-        return Recorded(result, partial(_replay, recording, watch.memory, used))
+        return None if watch.foreign else Recorded(result, partial(_replay, recording, used))
 
 
-def _replay(recording: Recording, *held: object) -> None:
-    """Replay it; `held` keeps alive what it refers to by address alone."""
+def _replay(recording: Recording, used: Machine) -> None:
+    """Replay it; the machine has to outlive it."""
     recording.run()
 
 
 class _Watch(TorchFunctionMode):
-    """Holds on to the memory that torch allocates, and notes whether torch computed anything."""
+    """Notes whether torch computed anything."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.memory: list[Tensor] = []
         self.foreign = False
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
-        if name in _ALLOCATIONS:
-            self.memory.append(result)
-        elif name not in _VIEWS or _copied(result, args):
+        if name not in _ALLOCATIONS and (name not in _VIEWS or _copied(result, args)):
             self.foreign = True
         return result
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ossia.ops.mxfp4 import MXFP4
 from tests.ops.cpu.driver import emulated_driver
-from tests.ops.cpu.remote import Remote, noting_addresses
+from tests.ops.cpu.remote import Remote
 from tests.ops.flat import Flat
 
 if shutil.which("c++") is None:
@@ -59,7 +59,7 @@ class Forms:
         """The operation's result, which neither threads nor where its tensors lie change."""
         results = []
         for machine in self.machines:
-            with cpu.using(machine), noting_addresses(), torch.no_grad():
+            with cpu.using(machine), torch.no_grad():
                 results.append(operation(*arguments, **options))
         for result in results[1:]:
             assert torch.equal(result.nan_to_num(), results[0].nan_to_num())

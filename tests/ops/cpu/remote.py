@@ -1,58 +1,71 @@
 """A machine in another process, which can be under an emulator and can die without us.
 
-Its memory is not ours: what the addresses of a call name is copied there, each tensor with memory
-that cannot be touched behind its last byte, or before its first, so that one step beyond kills that
-process. What it changed is copied back.
+Its memory is not ours: each tensor of a call is copied there, with memory that cannot be touched
+behind its last byte, or before its first, so that one step beyond kills that process. What it
+changed is copied back.
 
-A call is a line, `name memories size... argument...` with the arguments as Python prints them and
-`@i` for the address of memory i, and then the memories' bytes. The answer is a line too,
-`ok result` or `ExceptionName message`, and the same memories.
+A call is a line, `name memories size... argument...`, and then the memories' bytes. A tensor is
+`@memory:dtype:shape:strides`, a value of the native module `Name( argument... )`, a list `[
+argument... ]`, and anything else as Python prints it. The answer is a line too, `ok result` or
+`ExceptionName message`, and the same memories.
 """
 
 import builtins
 import ctypes
 import subprocess
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import IO
-from unittest import mock
 
-import torch
+from torch import Tensor
 
-_LEAST_ADDRESS = 1 << 32  # sizes are smaller
+from ossia.ops import _native
 
-_noted: dict[int, list[weakref.ref[torch.Tensor]]] = {}
-"""The tensors that begin at an address."""
-
-
-@contextmanager
-def noting_addresses() -> Iterator[None]:
-    """Meanwhile each tensor asked for its address is noted: the calls say where, not how much."""
-    address_of = torch.Tensor.data_ptr
-
-    def data_ptr(tensor: torch.Tensor) -> int:
-        address = address_of(tensor)
-        _noted.setdefault(address, []).append(weakref.ref(tensor))
-        return address
-
-    with mock.patch.object(torch.Tensor, "data_ptr", data_ptr):
-        yield
-    _noted.clear()
+FIELDS = {
+    _native.Matrix: ("weight", "bias", "scales", "group"),
+    _native.Stack: ("weight", "bias", "scales"),
+    _native.Experts: ("gate_up", "down", "clamped", "limit", "alpha"),
+    _native.Pages: ("keys", "values", "key_scales", "value_scales"),
+    _native.Tables: ("page_table", "lengths", "query_lengths"),
+}
+"""What each value of the native module is made of: its constructor's arguments, in order."""
 
 
-def _extent(address: int) -> int:
-    """Bytes up to the end of the longest tensor that begins there; 0 where none does, or no more:
-    what lies in freed memory now is not ours to copy.
+def _extent(tensor: Tensor) -> int:
+    """Bytes from its first element to its last."""
+    if not tensor.numel():
+        return 0
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    last = sum((count - 1) * step for count, step in steps)
+    return (last + 1) * tensor.element_size()
+
+
+class _Arguments:
+    """The words of a call, and the memories they name by address and size. Tensors that begin at
+    one address are one memory.
     """
-    alive = [tensor for note in _noted.get(address, ()) if (tensor := note()) is not None]
-    extents = [0]
-    for tensor in alive:
-        if tensor.numel():
-            steps = zip(tensor.shape, tensor.stride(), strict=True)
-            last = sum((count - 1) * step for count, step in steps)
-            extents.append((last + 1) * tensor.element_size())
-    return max(extents)
+
+    def __init__(self, arguments: tuple) -> None:
+        self.sizes: dict[int, int] = {}
+        self.words = [word for argument in arguments for word in self._words(argument)]
+
+    def _words(self, argument: object) -> list[str]:
+        if isinstance(argument, Tensor):
+            return [self._tensor(argument)]
+        if isinstance(argument, list):
+            return ["[", *(word for item in argument for word in self._words(item)), "]"]
+        if fields := FIELDS.get(type(argument)):
+            parts = (self._words(getattr(argument, field)) for field in fields)
+            return [f"{type(argument).__name__}(", *(w for part in parts for w in part), ")"]
+        return [str(argument)]
+
+    def _tensor(self, tensor: Tensor) -> str:
+        address = tensor.data_ptr()
+        self.sizes[address] = max(self.sizes.get(address, 0), _extent(tensor))
+        memory = list(self.sizes).index(address)
+        shape, strides = (
+            "x".join(map(str, numbers)) for numbers in (tensor.shape, tensor.stride())
+        )
+        return f"@{memory}:{tensor.dtype}:{shape}:{strides}"
 
 
 class Remote:
@@ -66,21 +79,12 @@ class Remote:
         return lambda *arguments: self._call(name, arguments)
 
     def _call(self, name: str, arguments: tuple) -> object:
-        addresses: list[int] = []
-        words = []
-        for argument in arguments:
-            if type(argument) is not int or argument < _LEAST_ADDRESS:
-                words.append(str(argument))
-                continue
-            assert _extent(argument), "an address of no tensor"
-            if argument not in addresses:
-                addresses.append(argument)
-            words.append(f"@{addresses.index(argument)}")
-        sizes = [_extent(address) for address in addresses]
-        before = [ctypes.string_at(*memory) for memory in zip(addresses, sizes, strict=True)]
-        line = " ".join([name, str(len(sizes)), *map(str, sizes), *words]) + "\n"
+        sent = _Arguments(arguments)
+        before = [ctypes.string_at(*memory) if memory[1] else b"" for memory in sent.sizes.items()]
+        sizes = map(str, sent.sizes.values())
+        line = " ".join([name, str(len(before)), *sizes, *sent.words]) + "\n"
         status, result, after = self._exchange(line, before)
-        for address, old, new in zip(addresses, before, after, strict=True):
+        for address, old, new in zip(sent.sizes, before, after, strict=True):
             if new != old:
                 ctypes.memmove(address, new, len(new))
         if status != "ok":

@@ -17,7 +17,7 @@ from tests.ops.flat import reference
 NAN, INF = float("nan"), float("inf")
 SPOILS = (NAN, INF, -INF)
 BOTH = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-REFUSED = (AssertionError, ValueError, IndexError)
+REFUSED = (ValueError, IndexError)  # and no assertion, which `python -O` would leave out
 
 
 def refuses(form, operation, *arguments, **options):
@@ -91,6 +91,10 @@ def test_int8_whose_parts_do_not_fit_is_refused(form, dtype):
         Int8(weight.codes, weight.scales[:7]),
         Int8(weight.codes, weight.scales.bfloat16()),
         Int8(weight.codes[:, :128], weight.scales),
+        Int8(weight.codes.short(), weight.scales),
+        Int8(weight.codes.view(torch.uint8), weight.scales),
+        Int8(weight.codes, weight.scales.double()),
+        Int8(weight.codes[0], weight.scales),
     ):
         refuses(form, native.linear, x, wrong)
         refuses(form, native.linears, x, [weight, wrong], [None, None])
@@ -288,13 +292,42 @@ def test_attention_whose_parts_do_not_fit_is_refused(form):
         (q, k, v, LayerKV(kv.keys[..., :7], kv.values[..., :7], tables)),
         (q, k, v, replace(kv, keys=kv.keys.to(torch.int8), values=kv.values.to(torch.int8))),
         (q, k, v, replace(kv, key_scales=kv.keys[..., 0], value_scales=kv.values[..., 0])),
+        (q[:, :0], k, v, kv),
+        (q, k[:, :0], v[:, :0], replace(kv, keys=kv.keys[:, :, :0], values=kv.values[:, :, :0])),
+        (q, k, v, replace(kv, keys=kv.keys[:, :0], values=kv.values[:, :0])),
+        (q, k, v, replace(kv, keys=kv.keys.transpose(1, 2), values=kv.values.transpose(1, 2))),
+        *((q, k, v, with_tables(window=window)) for window in (-1, -100, -(1 << 62))),
     ):
         refuses(form, native.paged_attention, *arguments)
     for sinks in (normal(3), normal(1), normal(5)):
         refuses(form, native.paged_attention, q, k, v, kv, sinks=sinks)
     angles = normal(3, 4)
-    for rotation in ((angles[:2], angles[:2]), (angles, angles[:, :3]), (angles[:, :3],) * 2):
+    for rotation in (
+        (angles[:2], angles[:2]),
+        (angles, angles[:, :3]),
+        (angles[:, :3],) * 2,
+        (angles, angles.double()),
+        (angles, angles.bfloat16()),
+        (angles, angles.int()),
+    ):
         refuses(form, native.paged_attention, q, k, v, kv, rotation=rotation)
+
+
+def test_scales_of_int8_pages_that_do_not_fit_are_refused(form):
+    q, k, v = step(3)
+    kv = cached([6, 5], [2, 1], dtype=torch.int8)
+    scales = torch.ones(kv.keys.shape[:3])
+    for key_scales, value_scales in (
+        (None, None),
+        (scales, None),
+        (scales[:2], scales),
+        (scales, scales[..., :1]),
+        (scales.double(), scales),
+        (scales, scales.bfloat16()),
+        (scales.int(), scales.int()),
+    ):
+        refused = replace(kv, key_scales=key_scales, value_scales=value_scales)
+        refuses(form, native.paged_attention, q, k, v, refused)
 
 
 def test_tables_that_lie_scattered_are_read_as_what_they_are(form):

@@ -23,7 +23,7 @@ from ossia.ops.paged import LayerKind, PagedKV, PagePool
 from ossia.options import EngineOptions
 from ossia.text import Chat, load_format, load_tokenizer
 from tests.ops.cpu.common import cpu, missing
-from tests.ops.cpu.remote import Remote, noting_addresses
+from tests.ops.cpu.remote import Remote
 from tests.transformers_models import CONFIGS, GPT_OSS, random_model, tokens
 
 LENGTH = 100
@@ -114,7 +114,7 @@ def test_one_build_runs_on_older_processors(pair, processor, isa):
     worker = (sys.executable, str(Path(__file__).parent / "worker.py"), _native.__file__)
     machine = Remote("qemu-x86_64", "-cpu", processor, *worker, "2", "", "end")
     assert machine.isa() == isa
-    with cpu.using(machine), noting_addresses():
+    with cpu.using(machine):
         found = paged_logits(pair.decoder, tokens(1, LENGTH)[0, :30], (0, 28, 29, 30))
     assert token_error(found, pair.exact[:30]) <= 1.5 * pair.error  # of fewer tokens
 

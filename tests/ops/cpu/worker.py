@@ -7,6 +7,7 @@ import ast
 import ctypes
 import mmap
 import sys
+from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -32,26 +33,56 @@ class Fenced:
         return ctypes.string_at(self.address, self.size)
 
 
+class Tensor:
+    """What the native module reads of a torch tensor."""
+
+    is_cpu = True
+
+    def __init__(self, word: str, memories: list[Fenced]) -> None:
+        memory, self.dtype, shape, strides = word.removeprefix("@").split(":")
+        self._address = memories[int(memory)].address
+        self.shape, self._strides = (
+            tuple(map(int, filter(None, numbers.split("x")))) for numbers in (shape, strides)
+        )
+
+    def data_ptr(self) -> int:
+        return self._address
+
+    def stride(self) -> tuple[int, ...]:
+        return self._strides
+
+
+def read(words: Iterator[str], module, memories: list[Fenced]) -> list:
+    """The arguments up to a closing bracket, or all."""
+    arguments = []
+    for word in words:
+        if word in (")", "]"):
+            break
+        if word.startswith("@"):
+            arguments.append(Tensor(word, memories))
+        elif word == "[":
+            arguments.append(read(words, module, memories))
+        elif word.endswith("("):
+            make = getattr(module, word.removesuffix("("))
+            arguments.append(make(*read(words, module, memories)))
+        else:
+            arguments.append(float(word) if word in ("inf", "nan") else ast.literal_eval(word))
+    return arguments
+
+
 def serve(module, machine, edge: str) -> None:
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     while line := stdin.readline().decode():
         name, count, *words = line.split()
         sizes, words = words[: int(count)], words[int(count) :]
         memories = [Fenced(stdin.read(int(size)), edge) for size in sizes]
-        arguments = []
-        for word in words:
-            if word.startswith("@"):
-                arguments.append(memories[int(word[1:])].address)
-            elif word.startswith("Type."):
-                arguments.append(getattr(module.Type, word.removeprefix("Type.")))
-            else:
-                arguments.append(float(word) if word in ("inf", "nan") else ast.literal_eval(word))
         try:
+            arguments = read(iter(words), module, memories)
             member = getattr(machine, name)
             answer = f"ok {member(*arguments) if callable(member) else member}"
         except Exception as error:
             answer = f"{type(error).__name__} {error}"
-        stdout.write(answer.encode() + b"\n")
+        stdout.write(answer.splitlines()[0].encode() + b"\n")
         for memory in memories:
             stdout.write(memory.data())
         stdout.flush()

@@ -1,0 +1,1 @@
+// See ../nanobind.h: vectors need nothing more.
