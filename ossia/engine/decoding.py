@@ -33,14 +33,13 @@ class Decoding:
             kind: torch.zeros((batch, columns), dtype=torch.int32, device=device)
             for kind in pool.kinds
         }
+        self._tokens, self._positions = torch.zeros(2, batch, dtype=torch.int64, device=device)
         self._lengths = torch.ones(batch, dtype=torch.int64, device=device)
         self._counts = torch.ones_like(self._lengths)
-        zeros = torch.zeros_like(self._lengths)
-        kv = PagedKV(pool, self._tables, self._lengths, self._counts)
-        self._context = decoder.context(zeros, zeros, kv)
-        self._x = decoder._embed(zeros, self._context)
         self._recorded: Recorded | None = None
         self.recordable = True
+        # What a backend computes once, such as RoPE's frequencies, is no part of a step.
+        decoder.context(self._tokens, self._positions)
 
     def run(
         self,
@@ -53,12 +52,8 @@ class Decoding:
 
         int64 (batch,) each; tables: int32 (batch, as many columns as there are pages).
         """
-        decoder = self._decoder
-        context = decoder.context(tokens, positions)
-        self._x.copy_(decoder._embed(tokens, context))
-        for size, table in context.rope.items():
-            for stays, new in zip(self._context.rope[size], table, strict=True):
-                stays.copy_(new)
+        self._tokens.copy_(tokens)
+        self._positions.copy_(positions)
         for kind, table in tables.items():
             self._tables[kind][:, : table.shape[1]] = table
         self._lengths.copy_(lengths)
@@ -71,4 +66,6 @@ class Decoding:
         return self._step() if self._recorded is None else self._recorded.result
 
     def _step(self) -> Tensor:
-        return self._decoder.unembed(self._decoder._transform(self._x, self._context))
+        kv = PagedKV(self._pool, self._tables, self._lengths, self._counts)
+        context = self._decoder.context(self._tokens, self._positions, kv)
+        return self._decoder.unembed(self._decoder.hidden_states(self._tokens, context))
