@@ -10,13 +10,13 @@ from typing import Any
 
 from ossia.errors import OssiaError
 
-_LONGEST_LINE = 1 << 26  # bytes of a .jsonl file; more is a file of another kind
+_LONGEST_LINE = 1 << 26  # bytes of a line of a .jsonl file; more means a file of another kind
 
 
 @dataclass(frozen=True)
 class Document:
-    """A text and the name it goes by in messages and records. `key` decides whether it is held
-    out: a file's name, and of a line its text, as lines change their numbers.
+    """A text and its name in messages and records. `key` decides whether it is held out: the name
+    of a file, or the text of a line, because line numbers change.
     """
 
     name: str
@@ -25,13 +25,13 @@ class Document:
 
     @property
     def num_bytes(self) -> int:
-        """Of UTF-8."""
+        """Size in UTF-8 bytes."""
         return len(self.text.encode())
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """What is trained on and what never is."""
+    """The texts to train on and those held out."""
 
     train: tuple[Document, ...]
     held_out: tuple[Document, ...]
@@ -82,14 +82,14 @@ def _json_lines(file: Path, name: str) -> Iterator[Document]:
         where = f"{file}, line {number}"
         if not isinstance(value, dict) or not isinstance(value.get("text"), str):
             raise OssiaError(f'{where}: not an object whose "text" is a string')
-        # A lone surrogate is JSON, but no text.
+        # A lone surrogate is valid JSON, but not valid text.
         if not _is_unicode(value["text"]):
             raise OssiaError(f"{where}: its text has a lone surrogate, which UTF-8 cannot hold")
         yield Document(f"{name}:{number}", value["text"], key=value["text"])
 
 
 def json_lines(file: Path) -> Iterator[tuple[int, Any]]:
-    """Number and value of each line that is not blank; OssiaError names one that is not JSON."""
+    """Number and value of each line that is not blank. Raises OssiaError for invalid JSON."""
     number = 0
     with file.open("rb") as lines:
         while line := lines.readline(_LONGEST_LINE + 1):

@@ -12,8 +12,8 @@ from ossia.train.corpus.documents import Corpus, Document
 
 NAME = "stdlib"  # as --data
 
-# Tests, programs that are not a library, what pip or a distribution adds, and tables of data
-# written as code (`pydoc_data` among them, whose texts are read as texts).
+# Excluded: tests, programs, additions of pip or a distribution, and tables of data written as code
+# (including `pydoc_data`, whose texts are read separately).
 _SKIPPED_FOLDERS = {
     "__pycache__",
     "dist-packages",
@@ -38,8 +38,8 @@ _SKIPPED_FILES = frozenset(
     {"encodings/aliases.py", "encodings/hp_roman8.py", "encodings/kz1048.py", "html/entities.py"}
 )
 
-# Never trained on: small modules of many kinds, in every Python from 3.11 on, that no other module
-# repeats.
+# Held out: small modules of many kinds that exist in every Python from 3.11 on and that no other
+# module repeats.
 HELD_OUT = (
     "bisect.py",
     "calendar.py",
@@ -89,9 +89,9 @@ def _documents() -> list[Document]:
 
 
 def _topics(file: Path) -> Iterator[Document]:
-    """The texts of a module that does nothing but assign a dictionary of them to one name."""
+    """The texts of a module that only assigns a dictionary of texts to a name."""
     if not file.is_file():
-        return  # some distributions leave it out
+        return  # some distributions omit it
     (assignment,) = ast.parse(file.read_text(encoding="utf-8")).body
     assert isinstance(assignment, ast.Assign)
     for name, text in ast.literal_eval(assignment.value).items():
