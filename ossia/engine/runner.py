@@ -1,78 +1,156 @@
-"""One forward pass over a batch of chunks: packs tokens, positions and page tables, returns the
-logits of those that sample."""
+"""One forward pass over a step's chunks: tokens, positions and page tables in, logits out.
+
+A step in which each sequence reads one token has its inputs in memory that stays where it is, so
+that a backend can record the whole step once and replay it after that.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ossia.engine.decoding import Decoding
-from ossia.engine.kv import KVCache
+from ossia.engine.kv import KVCache, PagedText
 from ossia.engine.scheduler import Chunk
-from ossia.ops.paged import LayerKind, PagedKV, PagePool
+from ossia.ops import Recorded
+from ossia.ops.paged import PagedKV, PagePool
 
 if TYPE_CHECKING:
     from ossia.model import Decoder
 
-# Of more sequences the interpreter's share is small, and the memory that a record holds is not.
-MOST_RECORDED = 16
-
 
 class Runner:
-    """A decoder, and the pool that its keys and values go to."""
+    """A decoder, and the pool that its keys and values go to.
+
+    While it is in use the decoder's weights must stay where they are; a step sees those that were
+    changed in place.
+    """
 
     def __init__(self, decoder: Decoder, pool: PagePool, kv: KVCache) -> None:
         self.decoder = decoder
         self.pool = pool
         self.kv = kv
         self.device = decoder.device
-        self._records = decoder.ops.recorder() is not None
-        self._recorded: dict[int, Decoding] = {}  # by the number of sequences
+        self._recorder = decoder.ops.recorder()
+        self._decode_steps: dict[int, DecodeStep] = {}  # by the number of rows
 
-    def run(self, batch: list[Chunk]) -> Tensor:
-        """Read the batch's tokens; float32 logits (positions wanted, vocab), in order.
+    def run(self, step: Sequence[Chunk]) -> Tensor:
+        """Read the chunks' tokens; float32 logits (positions wanted, vocab), in order.
 
         They are valid until the next call.
         """
-        tokens = self._ids([token for c in batch for token in c.tokens])
-        lengths = self._ids([chunk.end for chunk in batch])
-        tables = self._tables(batch)
-        decodes = len(tokens) == len(batch) and all(chunk.wanted == 1 for chunk in batch)
-        if decodes and self._records and len(batch) <= MOST_RECORDED:
-            return self._decode(tokens, lengths, tables)
-        counts = torch.tensor([len(chunk.tokens) for chunk in batch])
-        positions = torch.cat([torch.arange(chunk.start, chunk.end) for chunk in batch])
+        if self._recorder is not None and all(
+            chunk.wanted == 1 and len(chunk.tokens) == 1 for chunk in step
+        ):
+            for rows in self._recorder.buckets:
+                if rows >= len(step):
+                    return self._decode(step, rows)
+        return self._read(step)
+
+    def _read(self, step: Sequence[Chunk]) -> Tensor:
+        """Any step, operation by operation."""
+        spans = [(chunk.end, len(chunk.tokens)) for chunk in step]
+        tables = self.kv.tables([chunk.sequence.text for chunk in step], max(spans)[0])
+        where = PagedKV(
+            self.pool,
+            {kind: table.to(self.device) for kind, table in tables.items()},
+            *self._integers(zip(*spans, strict=True)),
+            spans=spans,
+        )
+        tokens, positions = self._integers(
+            (
+                [token for chunk in step for token in chunk.tokens],
+                [position for chunk in step for position in range(chunk.start, chunk.end)],
+            )
+        )
+        hidden = self.decoder.hidden_states(tokens, self.decoder.context(tokens, positions, where))
         # Unembedding is expensive: only the positions whose logits are wanted.
         rows, end = [], 0
-        for chunk in batch:
+        for chunk in step:
             end += len(chunk.tokens)
             rows += range(end - chunk.wanted, end)
-        kv = PagedKV(self.pool, tables, lengths, counts.to(self.device))
-        context = self.decoder.context(tokens, positions.to(self.device), kv)
-        hidden = self.decoder.hidden_states(tokens, context)
-        return self.decoder.unembed(hidden[self._ids(rows)])
+        if len(rows) < end:
+            hidden = hidden[self._integers([rows])[0]]
+        return self.decoder.unembed(hidden)
 
-    def _decode(self, tokens: Tensor, lengths: Tensor, tables: dict[LayerKind, Tensor]) -> Tensor:
-        """A step in which each sequence reads one token and samples the next."""
-        batch = len(tokens)
-        if batch not in self._recorded:
-            columns = self.kv.limits.columns
-            self._recorded[batch] = Decoding(self.decoder, self.pool, batch, columns)
-        decoding = self._recorded[batch]
-        logits = decoding.run(tokens, lengths - 1, tables, lengths)
-        if not decoding.recordable:
-            self._records = False
-            self._recorded.clear()
-        return logits
+    def _decode(self, step: Sequence[Chunk], rows: int) -> Tensor:
+        """A step in which each sequence reads one token, recorded for `rows` of them."""
+        assert self._recorder is not None
+        decode = self._decode_steps.get(rows)
+        if decode is None:
+            decode = self._decode_steps[rows] = DecodeStep(self.decoder, self.pool, self.kv, rows)
+        decode.fill(step)
+        if decode.recorded is not None:
+            decode.recorded.replay()
+        else:
+            decode.recorded = self._recorder.record(decode.compute)
+            if decode.recorded is None:  # nor can any other be
+                self._recorder = None
+                self._decode_steps.clear()
+                return self._read(step)
+        return decode.recorded.result[: len(step)]
 
-    def _ids(self, values: Sequence[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64).to(self.device)
+    def _integers(self, rows: Iterable[Sequence[int]]) -> Tensor:
+        """int64 (rows, columns) on the decoder's device."""
+        return torch.tensor(list(rows), dtype=torch.int64).to(self.device)
 
-    def _tables(self, batch: list[Chunk]) -> dict[LayerKind, Tensor]:
-        tables = self.kv.tables(
-            [chunk.sequence.text for chunk in batch], max(chunk.end for chunk in batch)
+
+class DecodeStep:
+    """The inputs of a step in which up to `rows` sequences read one token each, in memory that
+    stays where it is. Rows that no sequence has read a token 0 at position 0 and write its keys and
+    values to page 0, which belongs to no text.
+    """
+
+    def __init__(self, decoder: Decoder, pool: PagePool, kv: KVCache, rows: int) -> None:
+        self.recorded: Recorded | None = None
+        self._decoder, self._kv = decoder, kv
+        device = decoder.device
+        # Tokens, positions, lengths and query lengths.
+        self._numbers = torch.zeros((4, rows), dtype=torch.int64, device=device)
+        self._numbers[2:] = 1
+        self._pinned = device.type == "cuda"
+        self._tables = {
+            kind: torch.zeros((rows, kv.limits.columns), dtype=torch.int32, device=device)
+            for kind in pool.kinds
+        }
+        # Whose pages each row of the tables has, and of which version.
+        self._texts: list[PagedText | None] = [None] * rows
+        self._versions = [0] * rows
+        self._tokens, self._positions, lengths, counts = self._numbers
+        self._where = PagedKV(pool, self._tables, lengths, counts)
+
+    def fill(self, step: Sequence[Chunk]) -> None:
+        """Make these chunks, of one token each, what `compute` reads."""
+        padding = [0] * (len(self._texts) - len(step))
+        starts = [chunk.start for chunk in step]
+        numbers = (
+            [chunk.tokens[0] for chunk in step] + padding,
+            starts + padding,
+            [start + 1 for start in starts] + [1] * len(padding),
         )
-        return {kind: table.to(self.device) for kind, table in tables.items()}
+        staged = torch.tensor(numbers, pin_memory=self._pinned)
+        self._numbers[:3].copy_(staged, non_blocking=True)
+        for row, chunk in enumerate(step):
+            text = chunk.sequence.text
+            if self._versions[row] != text.version or self._texts[row] is not text:
+                self._copy(row, text)
+        for row in range(len(step), len(self._texts)):
+            if self._texts[row] is not None:
+                for table in self._tables.values():
+                    table[row, 0] = 0
+                self._texts[row] = None
+
+    def compute(self) -> Tensor:
+        """Float32 logits (rows, vocab)."""
+        context = self._decoder.context(self._tokens, self._positions, self._where)
+        return self._decoder.unembed(self._decoder.hidden_states(self._tokens, context))
+
+    def _copy(self, row: int, text: PagedText) -> None:
+        """Bring a row of the tables up to date. Pages that the text has let go of may stay: no
+        query sees them.
+        """
+        for kind, table in self._tables.items():
+            table[row, : text.columns] = self._kv.table[kind][text.row, : text.columns]
+        self._texts[row], self._versions[row] = text, text.version

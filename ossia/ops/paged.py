@@ -71,10 +71,11 @@ class StepTables:
     page_table: int32 (sequences, max_pages); column p is the page of positions p * page_size and
     on, or anything if no query of the step sees them. lengths: int64 (sequences,), the positions
     of each sequence after this step. query_lengths: int64 (sequences,), how many of them, at the
-    end, are this step's packed tokens.
+    end, are this step's packed tokens. spans: both numbers of each sequence on the host, if they
+    are known there; reading them from the tensors waits for the device.
 
     A slot is the place of a position in the pool: page * page_size + position % page_size. The
-    lists are on the CPU and the slots on the tables' device; both are computed once for all layers.
+    slots are on the tables' device, and computed once for all layers.
     """
 
     window: int | None
@@ -82,19 +83,25 @@ class StepTables:
     page_table: Tensor
     lengths: Tensor
     query_lengths: Tensor
+    spans: Sequence[tuple[int, int]] | None = None
+
+    @cached_property
+    def _spans(self) -> Sequence[tuple[int, int]]:
+        if self.spans is not None:
+            return self.spans
+        return list(zip(self.lengths.tolist(), self.query_lengths.tolist(), strict=True))
 
     @cached_property
     def counts(self) -> list[int]:
         """`query_lengths` as Python numbers."""
-        return self.query_lengths.tolist()
+        return [count for _, count in self._spans]
 
     @cached_property
     def seen(self) -> list[Tensor]:
         """For each sequence the slots, int64, of the positions that any query can see, in order;
         empty without queries.
         """
-        pairs = zip(self.lengths.tolist(), self.counts, strict=True)
-        return [self._slots(i, length, count) for i, (length, count) in enumerate(pairs)]
+        return [self._slots(i, length, count) for i, (length, count) in enumerate(self._spans)]
 
     @cached_property
     def written(self) -> Tensor:
@@ -167,6 +174,7 @@ class PagedKV:
     page_tables: Mapping[LayerKind, Tensor]
     lengths: Tensor
     query_lengths: Tensor
+    spans: Sequence[tuple[int, int]] | None = None
 
     def layer(self, index: int) -> LayerKV:
         """The view of layer `index`."""
@@ -185,6 +193,6 @@ class PagedKV:
     def _tables(self) -> dict[LayerKind, StepTables]:
         size = self.pool.page_size
         return {
-            kind: StepTables(kind.window, size, table, self.lengths, self.query_lengths)
+            kind: StepTables(kind.window, size, table, self.lengths, self.query_lengths, self.spans)
             for kind, table in self.page_tables.items()
         }

@@ -7,7 +7,7 @@ assertion or as a wrong token.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, reduce
 from itertools import accumulate
@@ -25,7 +25,7 @@ from ossia.config import (
     ModelConfig,
 )
 from ossia.model.context import Context
-from ossia.ops import REFERENCE
+from ossia.ops import REFERENCE, Backend, Recorded, Recorder
 from ossia.ops.paged import LayerKind, LayerKV, PagedKV
 
 VOCAB = 97
@@ -76,15 +76,42 @@ def continuation(prompt: list[int], count: int) -> list[int]:
     return tokens
 
 
+class Again(Recorder):
+    """Replays a step by running it again, on what its inputs hold by then."""
+
+    def __init__(self, buckets: tuple[int, ...]) -> None:
+        self.buckets = buckets
+
+    def record(self, step: Callable[[], Tensor]) -> Recorded:
+        result = step()
+        return Recorded(result, lambda: result.copy_(step()))
+
+
+class Replaying(Backend):
+    def __init__(self, buckets: tuple[int, ...]) -> None:
+        self.buckets = buckets
+
+    def recorder(self) -> Recorder:
+        return Again(self.buckets)
+
+
 class FakeDecoder:
-    """Stands in for ossia.model.Decoder. The first layer must see the whole text."""
+    """Stands in for ossia.model.Decoder. The first layer must see the whole text.
+
+    buckets: batch sizes for which decode steps are recorded; by default none is.
+    """
 
     device = torch.device("cpu")
     dtype = torch.float32
-    ops = REFERENCE
     fetches_experts = False
 
-    def __init__(self, windows: tuple[int | None, ...] = (None, 5), context_length: int = 200):
+    def __init__(
+        self,
+        windows: tuple[int | None, ...] = (None, 5),
+        context_length: int = 200,
+        buckets: tuple[int, ...] = (),
+    ) -> None:
+        self.ops = Replaying(buckets) if buckets else REFERENCE
         self.config = config(windows, context_length)
         self.layer_kinds = tuple(LayerKind(window, 1, 1) for window in windows)
         self.broken_token: int | None = None  # the model's logits after this one are NaN
@@ -97,6 +124,8 @@ class FakeDecoder:
     def hidden_states(self, tokens: Tensor, context: Context) -> Tensor:
         positions, kv = context.positions, context.where
         assert isinstance(kv, PagedKV)
+        rows = len(kv.lengths)
+        tokens, positions, kv = _without_padding(tokens, positions, kv)
         self.steps.append(kv.query_lengths.tolist())
         assert tokens.dtype == positions.dtype == torch.int64
         if self.error is not None:
@@ -113,7 +142,8 @@ class FakeDecoder:
         following = torch.cat([next_tokens(history)[-count:] for history, count in pairs])
         if self.broken_token is not None:
             following[tokens == self.broken_token] = -1
-        return following[:, None].float()
+        padding = rows - len(kv.lengths)
+        return torch.cat([following, following.new_zeros(padding)])[:, None].float()
 
     def unembed(self, hidden: Tensor) -> Tensor:
         logits = -(torch.arange(VOCAB) - hidden).abs() / 10
@@ -145,6 +175,24 @@ class FakeDecoder:
         stored = layer.values[pages, offsets, 0, 0]
         assert torch.equal(stored, positions.float()), "a visible position was overwritten"
         return layer.keys[pages, offsets, 0, 0].long()
+
+
+def _without_padding(
+    tokens: Tensor, positions: Tensor, kv: PagedKV
+) -> tuple[Tensor, Tensor, PagedKV]:
+    """The step without the rows at its end that write to page 0."""
+    scratch = torch.stack([table[:, 0] == 0 for table in kv.page_tables.values()])
+    scratch = scratch.all(0) & (kv.lengths == 1)
+    count = int((~scratch).sum())
+    assert not scratch[:count].any(), "a padded row stands before others"
+    if count == len(scratch):
+        return tokens, positions, kv
+    assert len(tokens) == len(scratch)
+    assert tokens[count:].eq(0).all()
+    assert positions[count:].eq(0).all()
+    tables = {kind: table[:count] for kind, table in kv.page_tables.items()}
+    kv = PagedKV(kv.pool, tables, kv.lengths[:count], kv.query_lengths[:count])
+    return tokens[:count], positions[:count], kv
 
 
 def _visible(layer: LayerKV) -> list[tuple[int, int]]:

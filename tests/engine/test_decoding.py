@@ -9,7 +9,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 pytest.importorskip("ossia.ops._native")
 
 from ossia.engine import Request, SamplingParams
-from ossia.engine.runner import MOST_RECORDED
 from ossia.model import Decoder
 from ossia.ops.cpu import CPU, NativeBackend
 from ossia.ops.cpu.recorder import CPURecorder
@@ -101,12 +100,28 @@ def test_recorded_steps_read_int8_pages_and_weights():
     assert first == second
 
 
+@pytest.mark.parametrize("config", [gpt2_like, qwen3_like, gpt_oss_like])
+def test_padded_rows_change_no_token(config):
+    events: list[str] = []
+
+    class Padded(Counted):
+        def recorder(self):
+            recorder = super().recorder()
+            recorder.buckets = (3, 8)
+            return recorder
+
+    expected = tokens(decoder(config(), Plain()), 5)
+    assert tokens(decoder(config(), Padded(events)), 5) == expected
+    assert events.count("recorded") == 2
+    assert events.count("again") == NEW - 1 - 2
+
+
 def test_records_are_of_few_sequences():
     events: list[str] = []
     model = decoder(qwen3_like(), Counted(events))
-    expected = tokens(decoder(qwen3_like(), Plain()), MOST_RECORDED + 1)
-    assert tokens(model, MOST_RECORDED + 1) == expected
-    assert events.count("recorded") == MOST_RECORDED
+    expected = tokens(decoder(qwen3_like(), Plain()), CPURecorder.buckets[-1] + 1)
+    assert tokens(model, CPURecorder.buckets[-1] + 1) == expected
+    assert events.count("recorded") == CPURecorder.buckets[-1]
 
 
 def test_a_step_that_torch_has_a_part_in_is_not_recorded():

@@ -35,12 +35,15 @@ def prompts(*lengths):
 
 @pytest.mark.parametrize("page_size", [1, 4, 16])
 @pytest.mark.parametrize("prefill_chunk", [1, 3, 64])
-@pytest.mark.parametrize(("max_batch", "positions"), [(1, 60), (3, 60), (8, None)])
+@pytest.mark.parametrize(
+    ("max_batch", "positions", "buckets"),
+    [(1, 60, ()), (3, 60, ()), (8, None, ()), (3, 60, (1, 2, 4)), (8, None, (2, 5))],
+)
 def test_each_request_gets_the_tokens_it_would_get_alone(
-    page_size, prefill_chunk, max_batch, positions
+    page_size, prefill_chunk, max_batch, positions, buckets
 ):
     engine = build(
-        FakeDecoder((None, 5, 1, 40)),
+        FakeDecoder((None, 5, 1, 40), buckets=buckets),
         positions,
         page_size=page_size,
         prefill_chunk=prefill_chunk,
@@ -55,11 +58,16 @@ def test_each_request_gets_the_tokens_it_would_get_alone(
     assert_all_free(engine)
 
 
-def test_random_arrivals_and_departures_change_no_token_and_lose_no_page():
+@pytest.mark.parametrize("buckets", [(), (3, 8)])
+def test_random_arrivals_and_departures_change_no_token_and_lose_no_page(buckets):
     chance = random.Random(0)
     for windows in [(None,), (None, 3), (None, 9, 2)]:
         engine = build(
-            FakeDecoder(windows), 120, page_size=chance.choice([2, 3]), prefill_chunk=7, max_batch=4
+            FakeDecoder(windows, buckets=buckets),
+            120,
+            page_size=chance.choice([2, 3]),
+            prefill_chunk=7,
+            max_batch=4,
         )
         alive, outputs, finished, texts = {}, {}, 0, [[]]
         for _ in range(400):
