@@ -25,6 +25,7 @@ from ossia.engine.scheduler import Chunk, Scheduler, Sequence
 from ossia.errors import OssiaError
 from ossia.ops.paged import LayerKind, PagePool
 from ossia.options import EngineOptions
+from ossia.system.memory import format_size
 
 if TYPE_CHECKING:
     from ossia.model import Decoder
@@ -69,13 +70,18 @@ class Engine:
         )
         budget = kv_budget(decoder, options.kv_memory)
         num_pages = plan_pages(decoder.layer_kinds, budget, limits, dtype)
-        pool = PagePool(
-            decoder.layer_kinds,
-            num_pages,
-            page_size=options.page_size,
-            dtype=dtype,
-            device=decoder.device,
-        )
+        try:
+            pool = PagePool(
+                decoder.layer_kinds,
+                num_pages,
+                page_size=options.page_size,
+                dtype=dtype,
+                device=decoder.device,
+            )
+        except RuntimeError as error:  # torch's, when an allocation fails
+            raise OssiaError(
+                f"no {format_size(budget)} for keys and values on {decoder.device}: lower kv_memory"
+            ) from error
         self.kv = KVCache(num_pages, limits, prefix_cache=options.prefix_cache)
         self.scheduler = Scheduler(
             self.kv, prefill_chunk=self.prefill_chunk, max_batch=self.max_batch

@@ -13,6 +13,7 @@ from ossia.engine import (
     LogitsError,
     Request,
     SamplingParams,
+    capacity,
 )
 from ossia.engine.capacity import plan_pages
 from ossia.engine.kv import CacheLimits
@@ -472,3 +473,24 @@ def test_generate_refuses_to_swallow_the_outputs_of_others():
 def test_an_idle_step_does_nothing():
     assert build(FakeDecoder()).step() == []
     assert build(FakeDecoder()).generate([]) == []
+
+
+def test_memory_that_the_system_does_not_give_is_a_clear_error(monkeypatch):
+    monkeypatch.setattr(capacity, "free_memory", lambda device: 1 << 60)
+    decoder = FakeDecoder((None,), context_length=10**9)
+    with pytest.raises(OssiaError, match=r"no .* GB for keys and values on cpu: lower kv_memory"):
+        Engine(decoder, EngineOptions(kv_memory=1 << 55, max_batch=10**7))
+
+
+def test_by_default_the_cache_takes_half_of_what_the_weights_leave(monkeypatch):
+    decoder = FakeDecoder((None,), context_length=10**6)
+    page = 16 * position_bytes(decoder.layer_kinds[0], torch.float32)
+    monkeypatch.setattr(decoder, "parameters", lambda: iter([torch.empty(1000)]))
+    for free, budget in [(84_000, 40_000), (8_000, 2_000), (4_160, 260)]:
+        monkeypatch.setattr(capacity, "free_memory", lambda device, free=free: free)
+        (counts,) = Engine(decoder).stats().pages.values()
+        assert (counts.total + 1) * page <= budget < (counts.total + 2) * page
+    monkeypatch.undo()
+    # And never more than two whole contexts for each request that can run.
+    (counts,) = Engine(FakeDecoder((None,), context_length=100)).stats().pages.values()
+    assert counts.total == 2 * 16 * 7
