@@ -1,4 +1,4 @@
-"""Engines whose cache holds a given number of positions."""
+"""Engines whose cache holds a given number of positions, and their steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ossia.engine import Engine
+from ossia.engine import Engine, TokenOutput
 from ossia.engine.capacity import plan_pages
 from ossia.engine.kv import CacheLimits
 from ossia.options import EngineOptions
@@ -17,9 +17,18 @@ def engine(decoder: Any, positions: int | None = None, **options: Any) -> Engine
     `positions` (by default of all those texts at full length), rounded up to pages.
     """
     options = {"max_batch": 8, "prefill_chunk": 64, "page_size": 16, **options}
-    if positions is None:
-        positions = options["max_batch"] * decoder.config.context_length
-    return Engine(decoder, EngineOptions(kv_memory=memory(decoder, positions, options), **options))
+    most = options["max_batch"] * decoder.config.context_length
+    size = memory(decoder, most if positions is None else positions, options)
+    return Engine(decoder, EngineOptions(kv_memory=size, **options))
+
+
+def step(engine: Engine) -> list[TokenOutput]:
+    """The outputs of a step in which nothing fails."""
+    outputs = []
+    for output in engine.step():
+        assert isinstance(output, TokenOutput), output
+        outputs.append(output)
+    return outputs
 
 
 def memory(decoder: Any, positions: int, options: dict[str, Any]) -> int:

@@ -84,7 +84,11 @@ class Again(Recorder):
 
     def record(self, step: Callable[[], Tensor]) -> Recorded:
         result = step()
-        return Recorded(result, lambda: result.copy_(step()))
+
+        def replay() -> None:
+            result.copy_(step())
+
+        return Recorded(result, replay)
 
 
 class Replaying(Backend):
@@ -115,7 +119,7 @@ class FakeDecoder:
         self.config = config(windows, context_length)
         self.layer_kinds = tuple(LayerKind(window, 1, 1) for window in windows)
         self.broken_token: int | None = None  # the model's logits after this one are NaN
-        self.error: Exception | None = None  # what the next call raises
+        self.error: BaseException | None = None  # what the next call raises
         self.steps: list[list[int]] = []  # query lengths of each call
 
     def context(self, tokens: Tensor, positions: Tensor, where: PagedKV) -> Context:

@@ -13,6 +13,7 @@ from ossia.model import Decoder
 from ossia.ops.cpu import CPU, NativeBackend
 from ossia.ops.cpu.recorder import CPURecorder
 from tests.engine.engines import engine as build
+from tests.engine.engines import step
 from tests.models import gpt2_like, gpt_oss_like, qwen3_like
 
 NEW = 24
@@ -164,11 +165,11 @@ def test_weights_changed_in_place_are_seen():
     for _ in range(4):
         engine.step()
     # An unembedding of one row and its opposite: the larger of the two logits is the token's.
-    weight = model.unembedding.weight
+    weight = model.get_parameter("unembedding.weight")
     weight.zero_()
     weight[11] = 100
     weight[12] = -100
-    found = engine.step()[0]
+    (found,) = step(engine)
     assert found.request_id == ids
     assert found.token in (11, 12)
 

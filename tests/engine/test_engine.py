@@ -2,6 +2,7 @@
 the tokens it would get alone, and its pages come back."""
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -22,12 +23,17 @@ from ossia.ops.paged import LayerKind, position_bytes
 from ossia.options import EngineOptions
 from tests.engine.constraints import Allows
 from tests.engine.engines import engine as build
+from tests.engine.engines import step
 from tests.engine.fake_decoder import VOCAB, FakeDecoder, continuation
 from tests.engine.invariants import assert_all_free, check
 
 
 def greedy(prompt, max_tokens=None, **rest):
     return Request(prompt, SamplingParams(temperature=0, max_tokens=max_tokens, **rest))
+
+
+def sized(decoder: Any, **options: Any) -> Engine:
+    return Engine(decoder, EngineOptions(**options))
 
 
 def prompts(*lengths):
@@ -85,7 +91,7 @@ def test_random_arrivals_and_departures_change_no_token_and_lose_no_page(buckets
                 request_id = chance.choice(list(alive))
                 engine.abort(request_id)
                 del alive[request_id]
-            for output in engine.step():
+            for output in step(engine):
                 outputs[output.request_id].append(output.token)
                 if output.finish_reason:
                     request = alive.pop(output.request_id)
@@ -204,10 +210,10 @@ def test_abort_frees_the_pages_at_once_and_disturbs_nobody():
     texts = prompts(20, 21, 22)
     running, aborted, waiting = (engine.add(greedy(text, 12)) for text in texts)
     tokens = {running: [], aborted: [], waiting: []}
-    for step in range(30):
-        for output in engine.step():
+    for turn in range(30):
+        for output in step(engine):
             tokens[output.request_id].append(output.token)
-        if step == 3:
+        if turn == 3:
             engine.abort(aborted)
     assert tokens[running] == continuation(texts[0], 12)
     assert tokens[aborted] == continuation(texts[1], 4)
@@ -261,7 +267,7 @@ def test_the_youngest_gives_way_and_comes_back_without_being_computed_twice():
     tokens = {old: [], young: []}
     order = []
     while engine.has_work:
-        for output in engine.step():
+        for output in step(engine):
             tokens[output.request_id].append(output.token)
             order.append(output.request_id)
         check(engine)
@@ -295,13 +301,13 @@ def test_sixteen_requests_without_max_tokens_run_together_in_2_gb():
     full, sliding = num_pages[kinds[1]], num_pages[kinds[0]]
     assert full > 4 * sliding
     page = 16 * position_bytes(decoder.layer_kinds[0], torch.float32)
-    engine = Engine(decoder, EngineOptions(kv_memory=(full + sliding) * page, max_batch=16))
+    engine = sized(decoder, kv_memory=(full + sliding) * page, max_batch=16)
     counts = engine.stats().pages.values()
     assert [count.total + 1 for count in counts] == [full, sliding]
     for seed in range(16):
         engine.add(greedy([seed, *prompts(200)[0]]))
     for _ in range(20):
-        outputs = engine.step()
+        outputs = step(engine)
     assert len(outputs) == 16
     assert engine.stats().running == 16
     check(engine)
@@ -366,7 +372,7 @@ def test_bad_sampling_values_are_refused(sampling, message):
 )
 def test_bad_memory_sizes_are_refused(size, message):
     with pytest.raises(OssiaError, match=message):
-        Engine(FakeDecoder(), EngineOptions(kv_memory=size))
+        sized(FakeDecoder(), kv_memory=size)
 
 
 def test_logits_that_are_not_numbers_fail_their_request_and_spare_the_others():
@@ -382,7 +388,7 @@ def test_logits_that_are_not_numbers_fail_their_request_and_spare_the_others():
     check(engine)
     outputs = []
     while engine.has_work:
-        outputs += engine.step()
+        outputs += step(engine)
     assert {output.request_id for output in outputs} == {healthy}
     # What it computed is not kept for others.
     decoder.broken_token = None
@@ -394,7 +400,7 @@ def test_logits_that_are_not_numbers_fail_their_request_and_spare_the_others():
 
 
 def test_a_constraint_steers_its_request_alone():
-    engine = Engine(FakeDecoder())
+    engine = build(FakeDecoder())
     free = greedy([1, 2], 6)
     # The decoder's likeliest ids are the ones nearest to its choice.
     bound = Request([1, 2], free.sampling, lambda: Allows([3], [90, 4], [5, 60, 95]))
@@ -408,15 +414,16 @@ def test_a_constraint_steers_its_request_alone():
 
 
 def test_a_constraint_that_allows_nothing_fails_its_request_by_name():
-    engine = Engine(FakeDecoder())
+    engine = build(FakeDecoder())
     healthy = engine.add(Request([1, 2], SamplingParams(seed=5, max_tokens=6)))
     stuck = engine.add(Request([1, 2], SamplingParams(seed=5), lambda: Allows([3], [])))
-    outputs = engine.step()
+    outputs = step(engine)
     (failure,) = engine.step()
+    assert isinstance(failure, Failure)
     assert failure.request_id == stuck
     assert isinstance(failure.error, ConstraintError)
     while engine.has_work:
-        outputs += engine.step()
+        outputs += step(engine)
     (alone,) = engine.generate([Request([1, 2], SamplingParams(seed=5, max_tokens=6))])
     assert [o.token for o in outputs if o.request_id == healthy] == alone.tokens
 
@@ -435,7 +442,7 @@ def test_an_exception_fails_the_requests_of_its_step_and_the_engine_lives_on():
     decoder.error = None
     outputs = []
     while engine.has_work:
-        outputs += engine.step()
+        outputs += step(engine)
     assert [output.token for output in outputs] == continuation(texts[2], 5)
     assert {output.request_id for output in outputs} == {third}
     assert_all_free(engine)
@@ -444,7 +451,7 @@ def test_an_exception_fails_the_requests_of_its_step_and_the_engine_lives_on():
     with pytest.raises(KeyboardInterrupt):
         engine.step()
     decoder.error = None  # nothing was recorded: the step can be run again
-    assert [output.token for output in engine.step()] == continuation(texts[0], 1)
+    assert [output.token for output in step(engine)] == continuation(texts[0], 1)
 
 
 def test_generate_raises_the_error_of_a_request_and_drops_the_others():
@@ -479,7 +486,7 @@ def test_memory_that_the_system_does_not_give_is_a_clear_error(monkeypatch):
     monkeypatch.setattr(capacity, "free_memory", lambda device: 1 << 60)
     decoder = FakeDecoder((None,), context_length=10**9)
     with pytest.raises(OssiaError, match=r"no .* GB for keys and values on cpu: lower kv_memory"):
-        Engine(decoder, EngineOptions(kv_memory=1 << 55, max_batch=10**7))
+        sized(decoder, kv_memory=1 << 55, max_batch=10**7)
 
 
 def test_by_default_the_cache_takes_half_of_what_the_weights_leave(monkeypatch):
@@ -488,9 +495,9 @@ def test_by_default_the_cache_takes_half_of_what_the_weights_leave(monkeypatch):
     monkeypatch.setattr(decoder, "parameters", lambda: iter([torch.empty(1000)]))
     for free, budget in [(84_000, 40_000), (8_000, 2_000), (4_160, 260)]:
         monkeypatch.setattr(capacity, "free_memory", lambda device, free=free: free)
-        (counts,) = Engine(decoder).stats().pages.values()
+        (counts,) = sized(decoder).stats().pages.values()
         assert (counts.total + 1) * page <= budget < (counts.total + 2) * page
     monkeypatch.undo()
     # And never more than two whole contexts for each request that can run.
-    (counts,) = Engine(FakeDecoder((None,), context_length=100)).stats().pages.values()
+    (counts,) = sized(FakeDecoder((None,), context_length=100)).stats().pages.values()
     assert counts.total == 2 * 16 * 7

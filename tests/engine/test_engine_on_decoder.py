@@ -7,6 +7,7 @@ import torch
 from ossia.engine import Request, SamplingParams
 from ossia.model import Decoder
 from tests.engine.engines import engine as build
+from tests.engine.engines import step
 from tests.models import gpt2_like, gpt_oss_like, qwen3_like
 
 NEW = 16
@@ -57,10 +58,10 @@ def test_a_neighbour_that_leaves_changes_no_token(model):
     sampling = SamplingParams(temperature=0, max_tokens=NEW)
     ids = [engine.add(Request(prompt, sampling)) for prompt in prompts]
     tokens = {request_id: [] for request_id in ids}
-    for step in range(NEW + 10):
-        if step == 4:
+    for turn in range(NEW + 10):
+        if turn == 4:
             engine.abort(ids[1])
-        for output in engine.step():
+        for output in step(engine):
             tokens[output.request_id].append(output.token)
     assert tokens.pop(ids[1]) == expected.pop(1)[:4]
     assert list(tokens.values()) == expected
