@@ -2,12 +2,11 @@
 
     python bench/attention.py [--lengths 512 2048 8192] [--dtype bfloat16] [--kv int8]
 
-Reading a prompt: one layer with and one without its window of 128, with sinks and rotation, as
-GFLOP/s of the keys that are seen; torch's scaled_dot_product_attention does the same without pages,
-sinks and rotation, in float32 and in the dtype asked for. Beside them the rate of a float32 matrix
-product by torch, about what the processor can do. Decoding: microseconds of one token after so
-many, and the GB/s of keys and values that this reads. All in turns, medians of three. Prints a JSON
-line for each length.
+Prompts: one layer with and one without its window of 128, with sinks and rotation, in GFLOP/s of
+visible keys. For comparison: torch's scaled_dot_product_attention without pages, sinks and
+rotation, in float32 and in --dtype, and a float32 matrix product by torch, which approximates the
+processor's peak. Decoding: microseconds of one token after this length, and the GB/s of keys and
+values that it reads. Cases alternate; figures are medians of three. Prints a JSON line per length.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Decoding and reading a prompt with experts on disk, and what the disk itself gives.
+"""Decoding and prompts with experts on disk, and the disk's own bandwidth.
 
     python bench/disk.py FOLDER [--expert-memory SIZE] [--tokens N] [--prompt N] [--skew S]
 
-Random weights route nearly alike to all experts; `--skew` adds -S ln(rank) to the router's biases,
-in an order drawn for each layer, as a stand-in for the habits of a trained model. Run it under a
-memory limit (a control group, systemd-run -p MemoryMax=), or the page cache holds the file whatever
-the size asked for. Prints one JSON line.
+Random weights route nearly uniformly over the experts; `--skew` adds -S ln(rank) to the router's
+biases, in a random order per layer, to imitate a trained model. Run it under a memory limit (a
+control group, systemd-run -p MemoryMax=); otherwise the page cache holds the whole file, whatever
+--expert-memory is. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from ossia.offload.reader import Job, Reader, Span
 from ossia.ops import cpu
 from ossia.options import EngineOptions
 
-EXPERT = 13 << 20  # bytes, about gpt-oss's
+EXPERT = 13 << 20  # bytes, about those of gpt-oss
 
 
 def disk_bandwidth(folder: Path, threads: int, jobs: int = 24) -> float:
-    """Bytes per second of reads of an expert's size, at random places, past the page cache."""
+    """Bytes per second of random reads of an expert's size, without the page cache."""
     files = [path for path in folder.glob("*.safetensors") if path.stat().st_size > 4 * EXPERT]
     draw = random.Random(threads)
     reader = Reader(threads)

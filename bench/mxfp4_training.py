@@ -1,13 +1,12 @@
-"""What rounding experts to MXFP4 costs a model that trained without knowing, and one that trained
-with the rounding in sight (--mxfp4-steps).
+"""The loss by rounding experts to MXFP4, for models trained without and with the rounding
+(--mxfp4-steps).
 
     python bench/mxfp4_training.py --seeds 2 > result.json
 
-Small models of gpt-oss's architecture: trained on the source of some packages of the standard
-library, then taught sums by full fine-tuning and by LoRA, each with and without; held-out loss as
-trained and as the saved 4-bit checkpoint reads, in bits per byte and in nats per learned token.
-Some minutes on one core.
-Prints one JSON line.
+Small models of gpt-oss's architecture are trained on the source of some packages of the standard
+library, then taught sums by full fine-tuning and by LoRA, each with and without the rounding. The
+held-out loss is measured as trained and of the saved 4-bit checkpoint, in bits per byte and in nats
+per trained token. It takes some minutes on one core. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from ossia.train.runs.presets import GptOssSizes, gpt_oss
 from ossia.train.runs.pretrain import Run
 from ossia.train.settings import FineTuneSettings, Settings, Training
 
-STEPS, AWARE = 500, 100  # of training on text, and those that see the rounding
+STEPS, AWARE = 500, 100  # of training on text, and those with rounding
 PACKAGES = ("asyncio", "email", "json", "logging", "unittest")
-TAUGHT = 100  # of fine-tuning; the last quarter sees it, or all
+TAUGHT = 100  # of fine-tuning; the last quarter, or all, with rounding
 
 
 def main() -> None:
@@ -113,7 +112,7 @@ def chat_settings(model: Path, chats: Path, seed: int, aware: int, lora: bool) -
 
 
 def sums(count: int) -> list[dict[str, Any]]:
-    """Questions and answers, drawn by a fixed seed."""
+    """Questions and answers from a fixed seed."""
     numbers = random.Random(0)
     made = []
     for _ in range(count):

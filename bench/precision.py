@@ -1,12 +1,11 @@
-"""What the formats of dense weights, keys and values do to the logits of the model inside the
+"""The effect of formats of dense weights, keys and values on the logits of the model inside the
 package.
 
     python bench/precision.py [--chats N]
 
-Reads chats that the model never learned from, with everything in float32 and with parts in other
-formats. Prints one JSON line for each: the loss, the KL divergence from float32, how often the
-likeliest token is the same, and the relative error of the logits, all of them of the tokens that
-the model would write.
+Reads held-out chats with everything in float32, and with parts in other formats. Prints one JSON
+line for each: the loss, the KL divergence from float32, how often the likeliest token is the same,
+and the relative error of the logits, all over the tokens of replies.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ CHATS = Path(__file__).parent.parent / "tests/fixtures/dialogues/held_out.jsonl.
 
 
 def chats(folder: Path) -> list[Example]:
-    """All held-out chats, as the model is asked and would answer."""
+    """All held-out chats, as prompts and replies."""
     chat_format = text.load_format(folder, text.load_tokenizer(folder))
     with tempfile.TemporaryDirectory() as made:
         file = Path(made) / "held_out.jsonl"

@@ -4,8 +4,8 @@
 
 Two kinds of logits: "flat" are normal numbers with a standard deviation of 2, whose nucleus is most
 of the vocabulary; "steep" fall with the logarithm of an id's rank, as a language model's do, and
-the nucleus is a few hundred ids. With penalties, every row has an output of 1,000 tokens. What is
-timed is the engine's whole step from logits to tokens. Cases take turns; prints medians in
+the nucleus is a few hundred ids. With penalties, every row has an output of 1,000 tokens. The time
+covers the engine's whole step from logits to tokens. Cases alternate; prints medians in
 milliseconds as a JSON line for each kind.
 """
 

@@ -4,8 +4,8 @@
     python bench/train.py small    # 6 layers x 384, vocabulary 8,192, batches of 32 x 256 tokens
 
 Both sides have the same shapes, batch, optimizer (AdamW, gradient clipped to 1) and no dropout; the
-peer computes under bfloat16 autocast unless --peer-dtype says otherwise. Each lives in a process of
-its own and they step turn about, on all cores, because shared machines drift; figures are medians.
+peer computes under bfloat16 autocast by default (--peer-dtype). Each side runs in a separate
+process, and steps alternate, on all cores, because shared machines drift; figures are medians.
 Prints one JSON line.
 """
 
@@ -87,7 +87,7 @@ def ours(case: Case, dtype: str, recipe: str) -> Callable[[], None]:
 
 
 def peer(case: Case, dtype: str, recipe: str) -> Callable[[], None]:
-    """A step of the loop that anyone would write around transformers' model."""
+    """A step of a plain training loop around transformers' model."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
@@ -121,7 +121,7 @@ SIDES = {"ossia": ours, "transformers": peer}
 
 
 def work(side: str, case: str, dtype: str, recipe: str) -> None:
-    """One side's process: a step for each line that comes in, its seconds as a line out."""
+    """The process of one side: runs a step per input line, and prints its seconds."""
     torch.manual_seed(0)
     step = SIDES[side](CASES[case], dtype, recipe)
     for _ in sys.stdin:
@@ -157,7 +157,7 @@ def main() -> None:
         for side in SIDES
     }
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
-    for _ in range(options.turns + 1):  # the first warms up, and is not counted
+    for _ in range(options.turns + 1):  # the first is a warm-up and does not count
         for side, process in processes.items():
             assert process.stdin is not None
             assert process.stdout is not None

@@ -1,7 +1,7 @@
-"""What a user may set: frozen dataclasses whose fields state their help, bounds and names once.
+"""User settings: frozen dataclasses whose fields state their help, bounds and names once.
 
-`ossia.cli.fields` derives the options of the commands from them; a library's caller makes the same
-dataclass, and both get the same checks.
+`ossia.cli.fields` derives the commands' options from them. Callers of the library create the same
+dataclasses, so both get the same checks.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class Option:
     metavar: str | None = None  # the value's name in help texts; None is N, X, TEXT or PATH by type
     names: tuple[str, ...] = ()  # more spellings, such as -m or --lr
     off: str | None = None  # the flag that says no, such as --full; None is --no-NAME
-    default: str | None = None  # what help says in place of the default's value, such as "today"
+    default: str | None = None  # shown in help instead of the default's value, such as "today"
     minimum: float | None = None
     above: float | None = None  # a bound that the value must not reach, as `below`
     maximum: float | None = None
     below: float | None = None
 
     def problem(self, value: float) -> str | None:
-        """What is wrong with a number, as the end of a sentence; None if nothing is."""
+        """The problem with a number, as the end of a sentence; None if there is none."""
         bounds = {
             "at least": (self.minimum, lambda bound: value >= bound),
             "above": (self.above, lambda bound: value > bound),
@@ -84,7 +84,7 @@ class Options:
                 )
 
 
-# The types that values are checked for: what values may be, and what a message calls them.
+# The checked types: the accepted types of a value, and their name in messages.
 _KINDS = {int: (int, "a whole number"), float: (int | float, "a number"), bool: (bool, "a bool")}
 
 
@@ -129,7 +129,7 @@ def settings(kind: type[Options]) -> tuple[Setting, ...]:
 
 
 def _plain(hint: Any) -> tuple[type, bool]:
-    """The type that a string on the command line is read as, and whether None may stand for it."""
+    """The type that a command-line string is parsed as, and whether None is allowed."""
     if isinstance(hint, type):
         return hint, False
     members = get_args(hint)
@@ -138,7 +138,7 @@ def _plain(hint: Any) -> tuple[type, bool]:
 
 
 def flag(name: str) -> str:
-    """How the command line spells a field."""
+    """The command-line option of a field."""
     return "--" + name.replace("_", "-")
 
 
@@ -154,7 +154,7 @@ class Load(StrEnum):
 
 
 class Int8(StrEnum):
-    """A format that is asked for by name, as it changes the numbers."""
+    """A format that is never the default, because it changes the numbers."""
 
     int8 = "int8"
 
@@ -209,7 +209,7 @@ class LoadOptions(KernelOptions):
     ] = None
 
     def __post_init__(self) -> None:
-        # Those of torch are accepted by their names, which needs no import of torch.
+        # torch's devices and dtypes are accepted by name, which does not import torch.
         object.__setattr__(self, "device", str(self.device))
         if self.dtype is not None:
             object.__setattr__(self, "dtype", str(self.dtype).removeprefix("torch."))
@@ -220,14 +220,16 @@ class LoadOptions(KernelOptions):
 
 @dataclass(frozen=True)
 class EngineOptions(Options):
-    """How an engine batches requests and stores keys and values, for as many as share it.
+    """How an engine batches requests and stores keys and values.
 
     kv_memory is a number of bytes, or a size such as "2GiB".
     """
 
     kv: Annotated[
         Int8 | None,
-        Option("Store keys and values in half the memory, less exactly.", default="as --dtype"),
+        Option(
+            "Store keys and values in half the memory, with less precision.", default="as --dtype"
+        ),
     ] = None
     kv_memory: Annotated[
         int | str | None,

@@ -2,8 +2,8 @@
 
     python -m bench.peers_cpu [MODEL ...] [--help]
 
-Every program gets the same shapes and the same random weights, and is timed by the same lines, in a
-process of its own, turn about with the others and with read bandwidth measured in each turn.
+Every program gets the same shapes and random weights and is timed by the same code. Programs
+alternate, each turn is a separate process, and read bandwidth is measured in each turn.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from ossia.errors import OssiaError
 from ossia.measure.machine import describe
 from ossia.measure.speed import Spread
 
-SLOW_SECONDS = 60.0  # a prompt that takes longer is read once
-MEMORY_PROMPT = 4096  # tokens that ours also reads, once, to see what memory it takes
+SLOW_SECONDS = 60.0  # a prompt that takes longer is measured once
+MEMORY_PROMPT = 4096  # a prompt of ours, to measure its memory
 
 
 # Program and precision of dense weights, by model; which of ours a peer is compared with.
@@ -60,12 +60,12 @@ PROGRAMS = {
     ),
 }
 _ALIKE = {"Q8_0": "int8"}  # both round dense weights to 8 bits
-BATCHES = {"qwen3-0.6b": (1, 8)}  # of ours; peers decode one sequence
+BATCHES = {"qwen3-0.6b": (1, 8)}  # sequences, of ours; peers decode one
 
 
 @dataclass
 class Entry:
-    """One row of the table: a program in one precision, and what was measured of it."""
+    """One row of the table: a program in one precision, and its measurements."""
 
     program: str
     precision: str
@@ -84,11 +84,11 @@ class Entry:
         )
 
     def share(self) -> Spread | None:
-        """Of the limit that bandwidth sets, decoding one sequence."""
+        """The share of the limit by bandwidth, when decoding one sequence."""
         return self._spread(lambda run: [run["speed"]["decoding"][0]["share"]["median"]])
 
     def prefill(self, tokens: int) -> Spread | None:
-        """Tokens per second of a prompt of so many."""
+        """Tokens per second of a prompt of this length."""
         return self._spread(
             lambda run: [
                 found["tokens_per_second"]["median"]
@@ -134,7 +134,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.peers_cpu",
         description="ossia beside llama.cpp and transformers on the CPU, on the same random "
-        "weights, turn about in one run.",
+        "weights, alternately in one run.",
     )
     parser.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(PROGRAMS))
     parser.add_argument("--prompts", default="512,2048", metavar="N,...", help="tokens to read")
@@ -181,7 +181,7 @@ def available_threads() -> int:
 
 @contextmanager
 def _folder(given: Path | None) -> Iterator[Path]:
-    """Where files are made; a temporary folder is removed in the end."""
+    """The folder for files; a temporary one is removed at the end."""
     if given is not None:
         given.mkdir(parents=True, exist_ok=True)
         yield given.resolve()
@@ -191,13 +191,13 @@ def _folder(given: Path | None) -> Iterator[Path]:
 
 
 def _remove(folder: Path) -> None:
-    """What a temporary folder holds: the next model needs the room."""
+    """Empty a temporary folder, because the next model needs the space."""
     for path in folder.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _prepare(name: str, folder: Path, options: argparse.Namespace, console: Console) -> list[Entry]:
-    """A model's files, and what is to be measured on them."""
+    """A model's files, and the measurements to make."""
     entries = [Entry(program, precision) for program, precision in PROGRAMS[name]]
     with console.status(f"{name}: making files"):
         source = options.checkpoint.get(name) or make_checkpoint(name, folder)
@@ -257,7 +257,7 @@ def _measure(
 
 
 def _run(job: Job, threads: int) -> dict[str, Any]:
-    """A turn in a process of its own, so that what it held is free for the next."""
+    """One turn in a separate process, so that its memory is free for the next."""
     process = subprocess.run(
         [sys.executable, "-m", "bench.peers_cpu.turn", json.dumps(asdict(job))],
         env={**os.environ, "OMP_NUM_THREADS": str(threads)},
@@ -286,7 +286,7 @@ def _brief(entry: Entry) -> str:
 
 
 def _rival(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
-    """Which of ours a peer is compared with: the one of its precision, else the first."""
+    """Our run that a peer is compared with: that of its precision, else the first."""
     precision = _ALIKE.get(entry.precision, entry.precision)
     ours = [other for other in entries if other.program == "ossia" and other.runs]
     alike = [other for other in ours if other.precision == precision]

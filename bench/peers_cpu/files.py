@@ -1,5 +1,5 @@
 """The files that are measured: checkpoints of a preset's shapes with random weights, and the same
-weights as GGUF. What a folder holds already is used again.
+weights as GGUF. Existing files are used again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ossia.measure.random_weights import random_decoder
 
 
 def make_checkpoint(name: str, folder: Path) -> Path:
-    """The folder's checkpoint of that preset, made if it is not there."""
+    """The folder's checkpoint of a preset, made if absent."""
     path = folder / name
     if not (path / "config.json").exists():
         checkpoint.save(random_decoder(PRESETS[name], copy=False), path)
@@ -22,7 +22,7 @@ def make_checkpoint(name: str, folder: Path) -> Path:
 
 
 def make_gguf(source: Path, path: Path, precision: str) -> Path:
-    """A checkpoint's GGUF, its dense matrices in `precision`, made if it is not there.
+    """A checkpoint's GGUF, its dense matrices in `precision`, made if absent.
 
     Raises OssiaError without the package that writes it.
     """

@@ -1,4 +1,4 @@
-"""One program measured once, in a process of its own: `python -m bench.peers_cpu.turn JSON`.
+"""Measures one program once, in a separate process: `python -m bench.peers_cpu.turn JSON`.
 
 The argument is a `Job`. Prints one line of JSON: {"run": ...} as `ossia.measure.model.Run`, or
 {"reason": ...} where the program cannot run.
@@ -28,11 +28,11 @@ from ossia.options import EngineOptions
 
 @dataclass(frozen=True)
 class Job:
-    """What to measure: a program on a file in one precision."""
+    """The measurement: a program on a file in one precision."""
 
     program: str  # ossia, llama.cpp or transformers
     folder: str  # of the checkpoint
-    file: str | None  # what llama.cpp reads in its place
+    file: str | None  # the file for llama.cpp
     precision: str  # of dense weights: float32, bfloat16, int8, Q8_0
     prompts: Sequence[int]
     tokens: int
@@ -66,7 +66,7 @@ def measured(job: Job) -> dict[str, object]:
 
 
 def _loader(job: Job, folder: Path, config: ModelConfig) -> Callable[[], Model]:
-    """How the program is loaded. Raises ValueError for a model it has no memory for."""
+    """The function that loads the program. Raises ValueError for a model that does not fit."""
     if job.program == "llama.cpp":
         assert job.file is not None
         file, context = Path(job.file), max([*job.prompts, SHORT_PROMPT + job.tokens]) + 8

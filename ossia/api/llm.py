@@ -125,8 +125,8 @@ class LLM:
 
     @property
     def expert_reads(self) -> ExpertReads | None:
-        """What has been asked of experts on disk since the model was loaded; None if all are
-        mapped. The difference of two is what was asked between them.
+        """Counters of the experts read from disk since the model was loaded; None if all are
+        mapped. The difference of two values counts what happened between them.
         """
         reads = self._parts.expert_reads
         return None if reads is None else reads()

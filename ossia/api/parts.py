@@ -1,4 +1,4 @@
-"""What an LLM is made of, and how it is opened from a checkpoint."""
+"""The parts of an LLM, and loading them from a checkpoint."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Defaults:
 class Parts:
     """A driver of an engine, and the text that its ids stand for.
 
-    tokenizer_name: how messages call the tokenizer. expert_reads: what was asked until now of
-    experts that are read from disk.
+    tokenizer_name: the tokenizer's name in messages. expert_reads: the counters of experts that are
+    read from disk.
     """
 
     driver: Driver
@@ -66,7 +66,7 @@ class Parts:
         """
         folder = packaged_model() if path_or_hub_name is None else checkpoint.find(path_or_hub_name)
         beside = checkpoint.text_folder(folder)
-        # Before the weights, so that what is missing is known at once.
+        # Before the weights, so that missing files are reported at once.
         tokenizer = text.load_tokenizer(beside)
         chat_format = text.load_format(beside, tokenizer)
         try:

@@ -1,4 +1,4 @@
-"""`ossia bench`: what memory and processor of this machine do, and how near a model comes."""
+"""`ossia bench`: the limits of this machine's memory and processor, and a model's speed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def machine(
 ) -> None:
     """Measure read bandwidth and matrix products.
 
-    These bound what a model can do: memory the making of tokens, arithmetic the reading of prompts.
+    These are a model's limits: decoding is memory-bound, prompts are compute-bound.
     """
     with _progress("measuring", 3) as advance:
         set_threads(kernels.threads)
@@ -99,29 +99,28 @@ def cpu(
         typer.Argument(
             metavar="MODEL",
             help="Checkpoint folder, hub name, or a preset (qwen3-0.6b, gpt-oss-20b, ...), whose "
-            "weights are made up. [default: the model inside the package]",
+            "weights are random. [default: the model inside the package]",
             show_default=False,
         ),
     ] = None,
     prompt: Annotated[
-        str, typer.Option(metavar="N,...", help="Tokens of the prompts to read.")
+        str, typer.Option(metavar="N,...", help="Lengths of the prompts, in tokens.")
     ] = "512",
     tokens: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Tokens that each sequence makes in a turn.")
+        int, typer.Option(min=1, metavar="N", help="Tokens that each sequence decodes in a turn.")
     ] = 32,
     batch: Annotated[
-        str, typer.Option(metavar="N,...", help="Sequences to make them for together.")
+        str, typer.Option(metavar="N,...", help="Numbers of sequences to decode together.")
     ] = "1,2,4,8",
     load: LoadOptions,
     engine: EngineOptions,
     turns: TurnsOption = 5,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure how fast a model loads, reads prompts and makes tokens.
+    """Measure how fast a model loads, processes prompts and decodes.
 
-    Tokens are made greedily, and at temperature 1 with top-p 0.95. Read bandwidth is measured
-    beside them in each turn: making a token reads every weight it uses once, and no program makes
-    it sooner than memory hands them over.
+    Decoding is greedy, and at temperature 1 with top-p 0.95. Each turn also measures read
+    bandwidth, which limits decoding: a token reads every weight that it uses once.
     """
     prompts, batches = _list("--prompt", prompt), _list("--batch", batch)
     name, source = _find(model)

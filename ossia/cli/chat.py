@@ -44,9 +44,7 @@ def chat(
     model: ModelOption = None,
     system: Annotated[
         str | None,
-        typer.Option(
-            "--system", metavar="TEXT", help="Instructions that stand above the conversation."
-        ),
+        typer.Option("--system", metavar="TEXT", help="Instructions before the conversation."),
     ] = None,
     reasoning_effort: Annotated[
         str | None,
@@ -63,7 +61,7 @@ def chat(
         bool | None,
         typer.Option(
             "--tools/--no-tools",
-            help="Let the model call `calculate` and `documentation`, which run here and change "
+            help="Let the model call `calculate` and `documentation`, which run locally and change "
             "nothing. [default: for the model inside the package]",
             show_default=False,
         ),
@@ -137,7 +135,7 @@ def chat(
 def _piped(
     conversation: Conversation, new_view: Callable[[], ReplyView], save: Path | None
 ) -> None:
-    """Every line of stdin is a turn; the first mistake ends the program."""
+    """Every line of stdin is a turn; the first error ends the program."""
     for line in sys.stdin:
         _take_turn(conversation, line.strip(), new_view, save)
         if conversation.ended:
@@ -150,7 +148,7 @@ def _interactive(
     console: Console,
     save: Path | None,
 ) -> None:
-    """Read turns from a person: a mistake is told, and the conversation goes on."""
+    """Read turns from a person; after an error the conversation continues."""
     read = _prompt(list(conversation.commands))
     note(f"{conversation.title}; /help lists the commands")
     while not conversation.ended:

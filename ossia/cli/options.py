@@ -32,12 +32,14 @@ ThreadsOption = Annotated[
         "--threads",
         min=1,
         metavar="N",
-        help="Threads of the CPU. [default: one a processor that this process may use]",
+        help="Threads of the CPU. [default: one per processor that this process may use]",
     ),
 ]
 MaxTokensOption = Annotated[
     int | None,
-    typer.Option("--max-tokens", "-n", min=1, metavar="N", help="Most tokens to make."),
+    typer.Option(
+        "--max-tokens", "-n", min=1, metavar="N", help="Maximum number of tokens to generate."
+    ),
 ]
 TemperatureOption = Annotated[
     float | None,
@@ -60,11 +62,11 @@ MinPOption = Annotated[
     ),
 ]
 SeedOption = Annotated[
-    int | None, typer.Option(metavar="N", help="Draw the same tokens each time.")
+    int | None, typer.Option(metavar="N", help="Seed; the same seed gives the same tokens.")
 ]
 StopOption = Annotated[
     list[str] | None,
-    typer.Option("--stop", metavar="TEXT", help="End at this string; may be given several times."),
+    typer.Option("--stop", metavar="TEXT", help="Stop at this string; may be repeated."),
 ]
 
 

@@ -13,7 +13,7 @@ from random import Random
 from ossia.text import Effort
 from recipes.stdlib.dialogues.item import Item, chosen_by_hash
 
-_DIGITS = 3  # at most, of what is added
+_DIGITS = 3  # at most, of the numbers to add
 
 
 def addition(random: Random) -> Item:
@@ -158,7 +158,7 @@ def _worked(
 ) -> Item:
     first = f"From the right: {_reversed(a)} and {_reversed(b)}."
     last = f"From the right {_reversed(result)}: {result}."
-    # One key for both orders: the other one would give it away.
+    # One key for both orders, because either reveals the other.
     low, high = sorted((a, b))
     return Item(
         task,

@@ -16,7 +16,7 @@ from recipes.stdlib.dialogues.item import Call, Item, chosen_by_hash
 
 _CALCULATE = next(tool for tool in BUILT_IN if tool.name == "calculate")
 
-# Tools of a user's own: what is asked of them, and what comes back.
+# The user's own tools: questions for them, and their results.
 _VALUES = {
     "city": """
         Paris London Berlin Rome Madrid Vienna Oslo Lisbon Athens Dublin Prague Warsaw Tokyo Delhi

@@ -19,7 +19,7 @@ _LONGEST = 90  # characters of a sentence
 # By typer, in the process of a command. (torch replaces inspect.getfile, and is not imported here.)
 _REPLACED = {"sys.excepthook"}
 
-# Known by heart: a model of some megabytes has room for few.
+# Known by heart; a model of a few megabytes has room for few.
 KNOWN = """
     abs all any bin bool chr divmod enumerate filter float hash hex id input int isinstance
     issubclass iter len list map max min next oct open ord pow print repr reversed round set

@@ -15,18 +15,18 @@ from recipes.stdlib.dialogues.item import Item
 
 Task = Callable[[Random], Item]
 
-# How often each task comes in training, and how often the tools of `ossia chat` are on offer though
-# the question needs none.
+# How often each task occurs in training, and how often the tools of `ossia chat` are available
+# although the question does not need them.
 _GROUPS: tuple[tuple[tuple[Task, ...], float, float], ...] = (
-    (arithmetic.TASKS, 0.34, 0.0),  # with `calculate` at hand the model calls it
+    (arithmetic.TASKS, 0.34, 0.0),  # if `calculate` is available, the model calls it
     (strings.TASKS, 0.30, 0.2),
     (library.TASKS, 0.22, 0.0),
     (calls.TASKS, 0.08, 0.0),
     (talk.TASKS, 0.06, 0.5),
 )
-# There is less to learn where nothing is worked out.
+# There is less to learn without an analysis.
 _EFFORTS = {Effort.LOW: 1, Effort.MEDIUM: 2, Effort.HIGH: 2}
-_WITHOUT_TOOLS: tuple[Task, ...] = (*strings.TASKS, *talk.TASKS)  # whatever is on offer
+_WITHOUT_TOOLS: tuple[Task, ...] = (*strings.TASKS, *talk.TASKS)  # whatever tools are available
 _MOST_DRAWS = 10_000
 
 _BUILT_IN = {tool.name: tool.schema() for tool in BUILT_IN}

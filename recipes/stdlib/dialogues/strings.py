@@ -118,8 +118,8 @@ def _item(
 ) -> Item:
     quoted = tuple(question.replace(word, f'"{word}"') for question in questions[:1])
     thoughts = {Effort.LOW: "", Effort.MEDIUM: medium, Effort.HIGH: high}
-    # Held out is a word from a task, not from all: many words are one token, and how it is spelt
-    # nobody knows who was not told.
+    # A word is held out of one task only. Many words are single tokens, so a model can spell them
+    # only if some other task showed it how.
     return Item(task, chosen_by_hash(f"{task} {word}"), (*questions, *quoted), thoughts, answer)
 
 
