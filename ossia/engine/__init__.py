@@ -1,7 +1,7 @@
 """The engine: ids in, ids out, many requests decoded together over one paged cache."""
 
 from ossia.engine.driver import Driver, DriverStats, QueueFull, Ticket
-from ossia.engine.engine import Engine
+from ossia.engine.engine import Engine, EngineStats
 from ossia.engine.request import (
     Constraint,
     Failure,
@@ -20,6 +20,7 @@ __all__ = [
     "Driver",
     "DriverStats",
     "Engine",
+    "EngineStats",
     "Failure",
     "FinishReason",
     "LogitsError",
