@@ -14,7 +14,7 @@ import torch
 from ossia.text import Tokenizer, load_tokenizer
 from tests.text.harmony_reference import write_o200k
 
-pytest_plugins = ("tests.training",)
+pytest_plugins = ("tests.commands", "tests.training")
 
 # Tiny models gain nothing from threads, and with several test processes they fight over the cores.
 torch.set_num_threads(1)

@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from ossia.cli.main import app
-from recipes.stdlib.command import dialogues
+from recipes.stdlib import command as recipe
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
@@ -28,7 +28,7 @@ def commands(document):
             if words[:1] == ["ossia"]:
                 yield typer.main.get_command(app), words[1:]
             elif words[:3] == ["python", "-m", "recipes.stdlib"]:
-                yield typer.main.get_command(dialogues), words[3:]
+                yield typer.main.get_command(recipe.app), words[3:]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

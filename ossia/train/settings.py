@@ -169,6 +169,14 @@ class Settings(Training):
         ),
     ] = "small-gpt-oss"
     vocab_size: Annotated[int, Option("Size of the vocabulary to learn.")] = 2048
+    vocabulary_data: Annotated[
+        str,
+        Option(
+            "More text for the vocabulary alone, in the formats of --data.",
+            metavar="PATH",
+            default="none",
+        ),
+    ] = ""
     long_length: Annotated[
         int,
         Option(

@@ -1,1 +1,1 @@
-"""ossia-stdlib: text, dialogues and scoring."""
+"""ossia-stdlib: the words and dialogues that it learned from, and its scores."""

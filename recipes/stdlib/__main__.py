@@ -1,8 +1,8 @@
-"""`python -m recipes.stdlib`: write the chats that teach ossia-stdlib; score a model on them."""
+"""`python -m recipes.stdlib`: write what ossia-stdlib learns from; score a model."""
 
 import sys
 
 from ossia.cli.main import main
-from recipes.stdlib.command import dialogues
+from recipes.stdlib.command import app
 
-sys.exit(main(commands=dialogues))
+sys.exit(main(commands=app))

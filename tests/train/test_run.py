@@ -24,7 +24,7 @@ from ossia import checkpoint, load_model, text
 from ossia.errors import OssiaError
 from ossia.ops import mxfp4
 from ossia.ops.rounded import round_trip
-from ossia.train.corpus import texts
+from ossia.train.corpus import sources, texts, vocabulary
 from ossia.train.evaluate import bits_per_byte, loss_of
 from ossia.train.runs import folder
 from ossia.train.runs.folder import command
@@ -205,6 +205,22 @@ def test_a_run_that_never_saved_resumes_from_its_first_step(tiny: Settings, tmp_
     assert identical(weights(Run.resume(tmp_path / "out")), first)
 
 
+def test_the_vocabulary_is_learned_from_the_training_text_and_further_text_if_asked(
+    tiny: Settings, tmp_path: Path
+) -> None:
+    more = tmp_path / "more.txt"
+    more.write_text("xylophone quartet\n" * 300)
+    trained = sources.read(tiny.data).train
+    for further, added in (("", []), (str(more), [more.read_text()])):
+        out = tmp_path / f"out{len(added)}"
+        run = Run.start(replace(tiny, vocabulary_data=further), out)
+        learned = vocabulary.learn([*(d.text for d in trained), *added], tiny.vocab_size)
+        assert json.loads((out / "tokenizer.json").read_text()) == json.loads(learned.to_str())
+        assert run.text["train"]["bytes"] == sum(d.num_bytes for d in trained)
+        tokens = text.load_tokenizer(out).encode(" quartet")
+        assert (len(tokens) == 1) == bool(added)
+
+
 def test_the_export_is_the_trained_model_and_the_record_says_what_it_is(
     tiny: Settings, tmp_path: Path
 ) -> None:
@@ -223,6 +239,9 @@ def test_the_export_is_the_trained_model_and_the_record_says_what_it_is(
     assert record["tokens"] == 30 * 4 * 32
     assert not (out / "training").exists()
     assert text.load_tokenizer(out).vocab_size == saved.config.vocab_size
+    assert text.read_generation_config(out).keys() <= {
+        f"{x}_token_id" for x in ("bos", "eos", "pad")
+    }
     name = "layers.0.feedforward.down"
     blocks, scales = saved.get_buffer(f"{name}.blocks"), saved.get_buffer(f"{name}.scales")
     values = mxfp4.unpack(mxfp4.MXFP4(blocks, scales), torch.float32)
@@ -420,6 +439,7 @@ def test_the_record_repeats_the_command() -> None:
         ({"length": 256, "batch_size": 1}, "context is 128 tokens, too short for 256"),
         ({"config": "small-gpt2", "mxfp4_steps": 1}, "--mxfp4-steps needs a model with experts"),
         ({"vocab_size": 10}, "--vocab-size 10"),
+        ({"vocabulary_data": "absent"}, "--vocabulary-data absent: no such file or folder"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(

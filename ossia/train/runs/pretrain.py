@@ -5,7 +5,6 @@ record of its making left in a folder.
 from __future__ import annotations
 
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,7 @@ from ossia.ops.training import Training
 from ossia.options import LoadOptions
 from ossia.system.files import write_json, writing
 from ossia.train import parallel
-from ossia.train.corpus import shards, sources, texts, vocabulary
-from ossia.train.corpus.chat_words import chat_words
+from ossia.train.corpus import documents, shards, sources, texts, vocabulary
 from ossia.train.evaluate import SummedLoss, bits_per_byte, loss_of
 from ossia.train.loop import Trainer
 from ossia.train.runs import presets
@@ -45,8 +43,10 @@ class Run(FolderRun):
     @classmethod
     def prepare(cls, settings: Settings) -> Prepared:
         corpus = sources.read(settings.data)
-        seen = chain((document.text for document in corpus.train), chat_words())
-        tokenizer = vocabulary.learn(seen, settings.vocab_size)
+        seen = list(corpus.train)
+        if settings.vocabulary_data:
+            seen += documents.read(settings.vocabulary_data, "--vocabulary-data")
+        tokenizer = vocabulary.learn((document.text for document in seen), settings.vocab_size)
         config = presets.architecture(settings.config, tokenizer)
         _check(settings, config)
 
@@ -149,6 +149,4 @@ def _generation_config(config: ModelConfig) -> dict[str, Any]:
         "bos_token_id": config.bos_id,
         "eos_token_id": list(config.eos_ids),
         "pad_token_id": config.pad_id,
-        "do_sample": True,
-        "temperature": _TEMPERATURE,
     }

@@ -1,7 +1,8 @@
-"""What the commands are tried on: a tiny gpt-oss on disk, and LLMs that follow a script."""
+"""Fixtures for commands: a tiny gpt-oss on disk, and LLMs that follow a script."""
 
 import io
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,19 +10,8 @@ import torch
 
 from ossia import checkpoint
 from ossia.cli.main import app, main
-from ossia.config import (
-    AttentionConfig,
-    ClampedSwiGLU,
-    LayerConfig,
-    ModelConfig,
-    MoEConfig,
-    RMSNorm,
-    RoPE,
-    Rounding,
-    Router,
-    YaRN,
-)
 from ossia.model import Decoder
+from tests.models import small
 from tests.scripted import VOCAB_SIZE, scripted_llm, write_byte_tokenizer
 
 
@@ -35,20 +25,7 @@ def bytes_folder(tmp_path_factory):
 def model_folder(tmp_path_factory, bytes_folder):
     """A gpt-oss of random weights, two layers, a context of 64 tokens, a byte a token."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    moe = MoEConfig(4, 2, 32, ClampedSwiGLU(), Router.TOP_K_THEN_SOFTMAX, bias=True)
-    layers = tuple(
-        LayerConfig(AttentionConfig(2, 1, 16, window, bias=True, sinks=True), moe)
-        for window in (8, None)
-    )
-    config = ModelConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=32,
-        context_length=64,
-        layers=layers,
-        position=RoPE(150000, YaRN(4, 16, truncate=False)),
-        norm=RMSNorm(1e-5, Rounding.AFTER_WEIGHT),
-        dtype="float32",
-    )
+    config = replace(small(), vocab_size=VOCAB_SIZE, dtype="float32")
     decoder = Decoder(config)
     decoder.init_weights(torch.Generator().manual_seed(0))
     checkpoint.save(decoder, folder)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from recipes.stdlib.command import dialogues
+from recipes.stdlib.command import app
 
 
 def call(name: str, arguments: str, end: str = "<|call|>") -> str:
@@ -48,9 +48,7 @@ def score(ossia_command, script, tmp_path):
         file, wrong = tmp_path / "chats.jsonl", tmp_path / "wrong.jsonl"
         file.write_text("".join(json.dumps(chat) + "\n" for chat in chats))
         options = ("--data", file, "--wrong", wrong, *options)
-        result = ossia_command(
-            "score", "--model", "scripted", "--json", *options, commands=dialogues
-        )
+        result = ossia_command("score", "--model", "scripted", "--json", *options, commands=app)
         assert result.code == 0, result.err
         return json.loads(result.out), engine, list(map(json.loads, wrong.open()))
 
@@ -60,7 +58,7 @@ def score(ossia_command, script, tmp_path):
 def test_files_are_written_whole_and_the_same_each_time(ossia_command, tmp_path):
     for name in "ab":
         result = ossia_command(
-            "write", "--out", tmp_path / name, "--count", 20, "--held-out", 1, commands=dialogues
+            "write", "--out", tmp_path / name, "--count", 20, "--held-out", 1, commands=app
         )
         assert result.code == 0
         assert "train.jsonl: 20 chats" in result.out
@@ -68,7 +66,7 @@ def test_files_are_written_whole_and_the_same_each_time(ossia_command, tmp_path)
         text = (tmp_path / "a" / name).read_text()
         assert text == (tmp_path / "b" / name).read_text()
         assert all(json.loads(line)["messages"] for line in text.splitlines())
-    again = ossia_command("write", "--out", tmp_path / "a", commands=dialogues)
+    again = ossia_command("write", "--out", tmp_path / "a", commands=app)
     assert (again.code, "not an empty folder" in again.err) == (2, True)
 
 
@@ -177,7 +175,7 @@ def test_a_file_that_cannot_be_scored_is_named(ossia_command, script, tmp_path, 
     file = tmp_path / "chats.jsonl"
     if content is not None:
         file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
-    result = ossia_command("score", "--data", file, "--model", "scripted", commands=dialogues)
+    result = ossia_command("score", "--data", file, "--model", "scripted", commands=app)
     assert (result.code, message in result.err, "chats.jsonl" in result.err) == (2, True, True)
     assert result.err.count("\n") == 1
 
@@ -194,6 +192,6 @@ def test_where_wrong_answers_go_is_checked_first(
     file = tmp_path / "chats.jsonl"
     file.write_text(json.dumps(GOOD))
     words = ["score", "--data", file, "--model", "scripted", "--wrong", wrong]
-    result = ossia_command(*words, commands=dialogues)
+    result = ossia_command(*words, commands=app)
     assert (result.code, message in result.err) == (2, True)
     assert file.read_text() == json.dumps(GOOD)

@@ -1,0 +1,183 @@
+"""The model inside the package is what its records say: size, architecture, loss and answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+import shlex
+from collections import Counter
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import typer
+
+import ossia
+from ossia import checkpoint, text
+from ossia.cli.main import app
+from ossia.config import ExpertFormat, MoEConfig
+from ossia.model import Decoder
+from ossia.train.corpus import conversations, packing, stdlib, vocabulary
+from ossia.train.corpus.vocabulary import CONTROL_TOKENS
+from ossia.train.evaluate import loss_of
+from ossia.train.settings import FineTuneSettings, Settings, Training
+from recipes.stdlib import scoring
+from recipes.stdlib.words import chat_words
+
+MODEL = Path(ossia.__file__).parent / "models" / "ossia-stdlib"
+HELD_OUT = Path(__file__).parents[1] / "fixtures" / "dialogues" / "held_out.jsonl.xz"
+DOCS = Path(__file__).parents[2] / "docs" / "training.md"
+WORKED_OUT = (
+    *("addition", "subtraction", "multiplication", "comparison", "sorting"),
+    *("reverse", "count", "length", "letter", "uppercase"),
+)
+
+
+@pytest.fixture(scope="module")
+def record() -> dict:
+    return json.loads((MODEL / "record.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def base() -> dict:
+    return json.loads((MODEL / "base.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def scores() -> dict:
+    return json.loads((MODEL / "scores.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Decoder:
+    return checkpoint.load(MODEL)
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("dialogues") / "held_out.jsonl"
+    file.write_bytes(lzma.decompress(HELD_OUT.read_bytes()))
+    return file
+
+
+def test_its_held_out_loss_is_what_the_record_says(
+    record: dict, decoder: Decoder, chats: Path, tmp_path: Path
+) -> None:
+    assert hashlib.sha256(chats.read_bytes()).hexdigest() == record["data"]["held_out"]["sha256"]
+    chat_format = text.load_format(MODEL, text.load_tokenizer(MODEL))
+    examples = [
+        example
+        for conversation in conversations.read(str(chats), "--eval-data")
+        for example in conversations.render(conversation, chat_format, "2026-01-01")
+    ]
+    length = record["settings"]["length"]
+    packing.write(tmp_path / "rows", examples, length)
+    loss = packing.nats_per_token(loss_of(decoder), packing.Rows(tmp_path / "rows", length))
+    # Sums of bfloat16 products differ in their last digits from one processor to another.
+    assert loss == pytest.approx(record["held_out_loss"]["as_saved"], rel=1e-2)
+
+
+def test_its_records_are_of_whole_runs(base: dict, record: dict) -> None:
+    for run, loss in (
+        (base, base["held_out_bits_per_byte"]["as_trained"]),
+        (record, record["held_out_loss"]["as_trained"]),
+    ):
+        *_, last = run["curve"]
+        assert last["step"] == run["steps"] == run["settings"]["steps"]
+        assert loss in last.values()
+
+
+@pytest.mark.parametrize(("name", "kind"), [("base", Settings), ("record", FineTuneSettings)])
+def test_the_documented_commands_are_those_of_the_recorded_settings(
+    name: str, kind: type[Training], request: pytest.FixtureRequest
+) -> None:
+    run = request.getfixturevalue(name)
+    program, subcommand, *arguments = shlex.split(run["command"])
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    given = group.commands[subcommand].make_context(program, arguments).params
+    asked = kind(**{field.name: given[field.name] for field in fields(kind)})
+    assert asked.settled() == kind(**run["settings"])
+    for file in (MODEL / "README.md", DOCS):
+        documented = " ".join(file.read_text(encoding="utf-8").replace("\\\n", " ").split())
+        assert run["command"] in documented
+
+
+def test_its_card_has_the_figures_of_its_records(base: dict, record: dict, scores: dict) -> None:
+    card = (MODEL / "README.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in card.splitlines()]
+    table = {row[0].strip("*"): [cell.strip("*") for cell in row[1:]] for row in rows}
+    efforts = ("low", "medium", "high")
+    for task, accuracy in scores["accuracy"].items():
+        assert table[task] == [f"{accuracy[effort]:.0%}" for effort in efforts]
+    assert table["all"] == [f"{scores['mean_accuracy'][effort]:.0%}" for effort in efforts]
+    tokens = [f"{scores['mean_reasoning_tokens'][effort]:.0f}" for effort in efforts]
+    assert table["tokens of analysis"] == tokens
+    worked_out = [
+        sum(scores["accuracy"][task][effort] for task in WORKED_OUT) / len(WORKED_OUT)
+        for effort in efforts
+    ]
+    assert table["the ten that are worked out"] == [f"{share:.0%}" for share in worked_out]
+    assert f"{scores['well_formed']:.1%} of the chats" in card
+    curves = rows[
+        rows.index(["pretraining, step", "bits per byte", "chats, step", "nats a token"]) + 2 :
+    ]
+    chats = {f"{p['step']:,}": f"{p['held_out_loss']:.3f}" for p in record["curve"]}
+    library = {f"{p['step']:,}": f"{p['held_out_bits_per_byte']:.3f}" for p in base["curve"]}
+    assert len(curves) == 12
+    for library_step, bits, step, nats in curves:
+        assert chats[step] == nats
+        assert library.get(library_step, "") == bits
+    assert f"{base['held_out_bits_per_byte']['as_saved_at_1024_tokens']:.3f} in windows" in card
+    assert f"**{record['held_out_loss']['as_saved']:.3f}** as saved" in card
+
+
+def test_its_vocabulary_is_what_the_library_and_the_words_of_chats_teach(base: dict) -> None:
+    corpus = stdlib.read()
+    recorded = base["text"]["train"]["bytes"], [d["sha256"] for d in base["text"]["held_out"]]
+    held_out = [hashlib.sha256(d.text.encode()).hexdigest() for d in corpus.held_out]
+    if (sum(d.num_bytes for d in corpus.train), held_out) != recorded:
+        pytest.skip(f"this Python's library is not that of {base['versions']['python']}")
+    texts = [*(document.text for document in corpus.train), *chat_words()]
+    learned = vocabulary.learn(texts, base["settings"]["vocab_size"])
+    assert json.loads(learned.to_str()) == json.loads((MODEL / "tokenizer.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def results(chats: Path) -> list[scoring.Result]:
+    """What the model makes of every chat in the fixture: a tenth of those that were scored."""
+    lines = [json.loads(line) for line in chats.read_text().splitlines()]
+    return [result for _, result in scoring.answer(ossia.LLM(), lines)]
+
+
+def test_it_answers_as_well_as_its_scores_say(scores: dict, results: list[scoring.Result]) -> None:
+    found = scoring.summarize(results)
+    # Of 76 chats at each effort, where the score is of 760; rounding may tip a few.
+    assert found["mean_accuracy"] == pytest.approx(scores["mean_accuracy"], abs=0.08)
+    expected = scores["mean_reasoning_tokens"]
+    assert found["mean_reasoning_tokens"] == pytest.approx(expected, rel=0.1)
+    assert sum(result.well_formed for result in results) >= 0.97 * len(results)
+
+
+def test_a_longer_analysis_helps_where_there_is_something_to_work_out(
+    results: list[scoring.Result],
+) -> None:
+    right = Counter(r.effort for r in results if r.right and r.task in WORKED_OUT)
+    assert right["low"] + 5 < right["medium"] < right["high"]
+
+
+def test_it_has_the_architecture_of_gpt_oss_and_weighs_under_8_mb(decoder: Decoder) -> None:
+    assert json.loads((MODEL / "config.json").read_text())["model_type"] == "gpt_oss"
+    assert sum(file.stat().st_size for file in MODEL.iterdir()) < 8_000_000
+    for i, layer in enumerate(decoder.config.layers):
+        assert layer.attention.sinks
+        assert (layer.attention.window is None) == (i % 2 == 1)
+        assert isinstance(layer.feedforward, MoEConfig)
+        assert layer.feedforward.format is ExpertFormat.MXFP4
+
+
+def test_its_vocabulary_speaks_harmony() -> None:
+    tokenizer = text.load_tokenizer(MODEL)
+    assert set(CONTROL_TOKENS) <= tokenizer.control.keys()
+    assert text.load_format(MODEL, tokenizer).name == "harmony"
