@@ -179,7 +179,10 @@ class Decoder(nn.Module):
 
     def hidden_states(self, tokens: Tensor, context: Context) -> Tensor:
         """The normalised output of the last layer, (..., hidden), for `unembed`."""
-        return self._transform(self._embed(tokens, context), context)
+        x = self._embed(tokens, context)
+        for layer in self.layers:
+            x = layer(x, context)
+        return self.norm(x)
 
     def _embed(self, tokens: Tensor, context: Context) -> Tensor:
         x = self.embedding(tokens)
@@ -188,11 +191,6 @@ class Decoder(nn.Module):
         if self.training and self.config.dropout.embedding:
             x = F.dropout(x, self.config.dropout.embedding)
         return x
-
-    def _transform(self, x: Tensor, context: Context) -> Tensor:
-        for layer in self.layers:
-            x = layer(x, context)
-        return self.norm(x)
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Float32 logits (..., vocab) of hidden states (..., hidden)."""
