@@ -12,6 +12,7 @@ from ossia.engine import Request, SamplingParams
 from ossia.model import Decoder
 from ossia.ops.cpu import CPU, NativeBackend
 from ossia.ops.cpu.recorder import CPURecorder
+from ossia.ops.rope import frequencies
 from tests.engine.engines import engine as build
 from tests.engine.engines import step
 from tests.models import gpt2_like, gpt_oss_like, qwen3_like
@@ -123,6 +124,14 @@ def test_records_are_of_few_sequences():
     expected = tokens(decoder(qwen3_like(), Plain()), CPURecorder.buckets[-1] + 1)
     assert tokens(model, CPURecorder.buckets[-1] + 1) == expected
     assert events.count("recorded") == CPURecorder.buckets[-1]
+
+
+def test_a_prompt_of_one_token_is_recorded_though_nothing_has_been_cached():
+    events: list[str] = []
+    model = decoder(qwen3_like(), Counted(events))
+    frequencies.cache_clear()
+    build(model).generate([Request([3], SamplingParams(temperature=0, max_tokens=NEW))])
+    assert events == ["recorded", *["again"] * (NEW - 1)]
 
 
 def test_a_step_that_torch_has_a_part_in_is_not_recorded():

@@ -34,14 +34,19 @@ class CPURecorder(Recorder):
 
     def record(self, step: Callable[[], Tensor]) -> Recorded | None:
         """As Recorder.record; None where `step` has torch compute anything."""
-        recording, used = Recording(), machine()
-        with _Watch() as watch:
-            recording.begin()
-            try:
-                result = step()
-            finally:
-                recording.end()
-        return None if watch.foreign else Recorded(result, partial(_replay, recording, used))
+        # The first run may compute what is cached from then on, such as RoPE's frequencies.
+        return _recorded(step) or _recorded(step)
+
+
+def _recorded(step: Callable[[], Tensor]) -> Recorded | None:
+    recording, used = Recording(), machine()
+    with _Watch() as watch:
+        recording.begin()
+        try:
+            result = step()
+        finally:
+            recording.end()
+    return None if watch.foreign else Recorded(result, partial(_replay, recording, used))
 
 
 def _replay(recording: Recording, used: Machine) -> None:
