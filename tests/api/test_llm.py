@@ -1,7 +1,9 @@
 """LLM over a scripted engine: a reply is one stream of events, whatever ends it."""
 
+import asyncio
 import dataclasses
 import gc
+import os
 import shutil
 import threading
 
@@ -276,6 +278,68 @@ class TestTogether:
         assert text_of(fine) == "fine"
         with pytest.raises(LogitsError):
             next(broken)
+
+
+class TestAsyncio:
+    def test_a_reply_is_the_same_events(self, llm_for):
+        llm, _ = llm_for(HARMONY, HARMONY)
+
+        async def events():
+            return [event async for event in llm.astream(ASK)]
+
+        assert asyncio.run(events()) == list(llm.stream(ASK))
+
+    def test_what_cannot_be_asked_is_refused_at_once(self, llm_for):
+        llm, engine = llm_for(HARMONY)
+
+        async def asked():
+            with pytest.raises(ossia.OssiaError, match="unknown sampling option temprature"):
+                llm.astream(ASK, temprature=1)
+
+        asyncio.run(asked())
+        assert not engine.requests
+
+
+class TestClosing:
+    def test_leaving_the_block_ends_what_runs_with_an_error(self, llm_for):
+        llm, engine = llm_for("a long text")
+        engine.endless = True
+        with llm:
+            stream = llm.stream_text("p")
+            next(stream)
+        with pytest.raises(ossia.OssiaError, match="the model is closed"):
+            list(stream)
+        with pytest.raises(ossia.OssiaError, match="the model is closed"):
+            llm.generate("p")
+        llm.close()
+
+    def test_figures_tell_what_is_unfinished(self, llm_for):
+        llm, engine = llm_for("ab", "cd")
+        engine.may_step.clear()
+        streams = [llm.stream_text("p"), llm.stream_text("q")]
+        assert eventually(lambda: llm.stats().engine.running == 2)
+        assert (llm.stats().unfinished, llm.stats().max_queue) == (2, 1024)
+        engine.may_step.set()
+        assert [text_of(stream) for stream in streams] == ["ab", "cd"]
+        assert eventually(lambda: llm.stats().unfinished == 0)
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+    def test_a_stream_stays_with_the_process_that_began_it(self, llm_for):
+        llm, engine = llm_for("parent", "child")
+        engine.endless = True
+        stream = llm.stream_text("p")
+        next(stream)
+        child = os.fork()
+        if child == 0:
+            try:
+                list(stream)
+            except ossia.OssiaError as error:
+                engine.endless = False
+                right = "forked" in str(error) and llm.generate("q")[0].text == "child"
+                os._exit(7 if right else 1)
+            os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert text_of(next(stream) for _ in range(7)) == "arenttt"
 
 
 def test_tool_calls_start_before_their_arguments(llm_for):
