@@ -205,7 +205,10 @@ class LoadOptions(KernelOptions):
     ] = None
     dense: Annotated[
         Int8 | None,
-        Option("Quantize the dense weights at load: faster, and nearly the same numbers."),
+        Option(
+            "Quantize the dense weights at load: faster, and nearly the same numbers.",
+            default="not quantized",
+        ),
     ] = None
 
     def __post_init__(self) -> None:

@@ -58,10 +58,13 @@ class Job:
 
 
 class Reader:
-    """Reads `threads` pieces at a time. Any thread may submit jobs."""
+    """Reads `threads` pieces at a time. Any thread may submit jobs, but not one of a forked child,
+    where the reading threads do not exist: that raises OssiaError.
+    """
 
     def __init__(self, threads: int) -> None:
         self.bytes_read = 0
+        self._process = os.getpid()
         self._files: dict[Path, _File] = {}
         self._urgent: deque[Job] = deque()
         self._later: deque[Job] = deque()
@@ -81,12 +84,14 @@ class Reader:
                 self._files[path] = _File(path)
 
     def submit(self, job: Job, urgent: bool) -> None:
+        self._check_process()
         with self._changed:
             (self._urgent if urgent else self._later).append(job)
             self._changed.notify_all()
 
     def hurry(self, job: Job) -> None:
         """Make a job urgent."""
+        self._check_process()
         with self._changed:
             if job in self._later:
                 self._later.remove(job)
@@ -96,6 +101,7 @@ class Reader:
         """Do not start further pieces; the job is `settled` once those in flight have finished. A
         job whose last piece is in flight completes.
         """
+        self._check_process()
         with self._changed:
             job.cancelled = bool(job.pieces)
             for queue in (self._urgent, self._later):
@@ -104,20 +110,30 @@ class Reader:
 
     def wait(self, ready: Callable[[], bool]) -> None:
         """Block until a change of jobs makes `ready` true."""
+        self._check_process()
         with self._changed:
             self._changed.wait_for(ready)
 
     def close(self) -> None:
         """Stop each thread after its current piece, and close the files."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            if thread is not threading.current_thread():  # the garbage collector may run here
-                thread.join()
+        if self._process == os.getpid():
+            with self._changed:
+                self._stopped = True
+                self._changed.notify_all()
+            for thread in self._threads:
+                if thread is not threading.current_thread():  # the garbage collector may run here
+                    thread.join()
         for file in self._files.values():
             file.close()
         self._files.clear()
+
+    def _check_process(self) -> None:
+        """A lock of the parent's threads may be held for ever here, so look before taking it."""
+        if self._process != os.getpid():
+            raise OssiaError(
+                "experts cannot be read from disk in a process forked from the one that loaded the "
+                "model: load it here, or with expert_memory all"
+            )
 
     def _work(self) -> None:
         buffer = mmap.mmap(-1, PIECE)  # aligned, unlike malloc's memory

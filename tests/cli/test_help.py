@@ -4,10 +4,12 @@ import re
 import subprocess
 import sys
 from dataclasses import fields
+from itertools import product
 
 import pytest
 
 from ossia.ladder.plan import Plan
+from ossia.options import EngineOptions, LoadOptions
 from ossia.train.settings import FineTuneSettings, Settings
 
 COMMANDS = (
@@ -45,19 +47,24 @@ def test_the_list_of_commands_describes_each_in_one_whole_sentence(ossia_command
 
 @pytest.mark.parametrize(
     ("command", "settings"),
-    [("train", Settings), ("finetune", FineTuneSettings), ("ablate", Plan)],
+    [
+        ("train", Settings),
+        ("finetune", FineTuneSettings),
+        ("ablate", Plan),
+        *product(("generate", "chat", "bench cpu"), (LoadOptions, EngineOptions)),
+    ],
 )
 def test_every_setting_is_an_option_with_a_help_text_and_its_default(
     ossia_command, command: str, settings: type
 ):
-    listed = ossia_command(command, "--help").out.partition("\nOptions:\n")[2]
+    listed = ossia_command(*command.split(), "--help").out.partition("\nOptions:\n")[2]
     entries = [" ".join(entry.split()) for entry in re.split(r"\n(?=  -)", listed)]
     for field in fields(settings):
         name = "--" + field.name.replace("_", "-")
         [entry] = [entry for entry in entries if name in re.split(r"[ ,/]+", entry)[:3]]
         default = field.default
         if isinstance(default, bool):
-            assert not default, "a flag that is on by default shows how to turn it off"
+            assert not default or f"--no{name[1:]}" in entry, f"how is {name} turned off?"
         elif default in (None, 0, ""):  # either the value, or what it stands for
             assert "[default: " in entry or "required for a new run" in entry
         else:

@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from ossia import OssiaError
 from ossia import load_model as load
 from ossia.checkpoint import save
 from ossia.checkpoint.files import read_tensors
-from ossia.engine import Engine, Request, SamplingParams
+from ossia.engine import Driver, Engine, Failure, Request, SamplingParams, TokenOutput
 from ossia.model import Decoder
 from ossia.offload import plan as planning
 from ossia.offload import store_of
@@ -200,6 +201,30 @@ def test_threads_and_files_go_with_the_model(folder: Path) -> None:
     with_slots(folder, 4)(torch.tensor([[1, 2]]))
     gc.collect()
     assert threads() == others
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_is_told_that_nobody_reads_for_it(folder: Path) -> None:
+    driver = Driver(Engine(with_slots(folder, 4), EngineOptions(prefix_cache=False)))
+
+    def run() -> Failure | TokenOutput:
+        outputs: SimpleQueue[Failure | TokenOutput] = SimpleQueue()
+        params = SamplingParams(temperature=0, max_tokens=5)
+        driver.submit(Request([1, 2, 3], params), outputs.put)
+        while (output := outputs.get(timeout=60)) and isinstance(output, TokenOutput):
+            if output.finish_reason:
+                break
+        return output
+
+    assert isinstance(run(), TokenOutput)
+    child = os.fork()
+    if child == 0:
+        failed = run()
+        told = isinstance(failed, Failure) and "in a process forked from" in str(failed.error)
+        os._exit(7 if told else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert isinstance(run(), TokenOutput)
+    driver.close()
 
 
 def test_a_file_may_vanish_but_not_shrink(tmp_path: Path) -> None:
