@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
-from functools import partial
 from itertools import islice
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -38,11 +38,9 @@ class Stream(Iterator[Event | Finished]):
         self._ready: deque[Event | Finished] = deque()
         self._error: Exception | None = None
         self._closed = self._interrupted = False
-        clock = Clock()
-        self._answer = Answer(ask, clock)
-        # None wakes a reader that waits. What the engine's thread holds must not hold the stream.
-        self._queue: SimpleQueue[TokenOutput | Failure | None] = SimpleQueue()
-        self._ticket = driver.submit(ask.request, partial(_put, self._queue, clock))
+        self._inbox = _Inbox()
+        self._answer = Answer(ask, self._inbox.clock)
+        self._ticket = driver.submit(ask.request, self._inbox.put)
 
     @property
     def outputs(self) -> list[TokenOutput]:
@@ -74,25 +72,25 @@ class Stream(Iterator[Event | Finished]):
     def _leave(self) -> None:
         if self._ticket is not None and not self._answer.ended:
             self._driver.cancel(self._ticket)
-            self._queue.put(None)
+            self._inbox.ring()
 
     def _read(self) -> None:
         """Wait for an output, and make its events."""
         assert self._ticket is not None
-        if self._ticket.lost and self._queue.empty():
+        if self._ticket.lost and not self._inbox.outputs:
             self._error = OssiaError("a stream cannot be read in a process forked from its own")
             return
-        output = self._queue.get()
+        self._inbox.wait()
         if self._closed:
             return
         if self._interrupted:
             self._ready += self._answer.end("interrupted")
-        elif output is not None:
+        elif self._inbox.outputs:
             try:
-                self._ready += self._answer.read(output)
+                self._ready += self._answer.read(self._inbox.outputs.popleft())
             except Exception as error:
                 self._error = error
-            if self._answer.ended:
+            if self._error is not None or self._answer.ended:
                 self._driver.cancel(self._ticket)
 
     def __enter__(self) -> Self:
@@ -110,11 +108,46 @@ class Stream(Iterator[Event | Finished]):
         self.close()
 
 
-def _put(
-    queue: SimpleQueue[TokenOutput | Failure | None], clock: Clock, output: TokenOutput | Failure
-) -> None:
-    clock.tick()
-    queue.put(output)
+# To wake a reader costs the engine's thread tens of microseconds, a tenth of a small model's token.
+# So a reader is woken once in so many seconds, unless the reply ends; it may find several outputs.
+_REST_SECONDS = 0.004
+
+
+class _Inbox:
+    """Outputs on their way from the engine's thread to one reader; it must not hold the stream."""
+
+    def __init__(self) -> None:
+        self.outputs: deque[TokenOutput | Failure] = deque()
+        self.clock = Clock()
+        self._bell: SimpleQueue[None] = SimpleQueue()  # its put() is safe in signal handlers
+        self._waits = False
+        self._woken = 0.0
+
+    def put(self, output: TokenOutput | Failure) -> None:
+        """In the engine's thread."""
+        self.clock.tick()
+        self.outputs.append(output)
+        if self._waits or _is_last(output):
+            self.ring()
+
+    def ring(self) -> None:
+        """End the wait for an output."""
+        self._bell.put(None)
+
+    def wait(self) -> None:
+        """Until there is an output, or the bell has been rung."""
+        if self.outputs:
+            return
+        rest = self._woken + _REST_SECONDS - time.perf_counter()
+        if rest > 0:
+            with contextlib.suppress(Empty):
+                self._bell.get(timeout=rest)
+                return
+        self._waits = True
+        if not self.outputs:  # nothing came in before the engine's thread could know
+            self._bell.get()
+        self._waits = False
+        self._woken = time.perf_counter()
 
 
 class AsyncStream(AsyncIterator[Event | Finished]):
@@ -192,30 +225,30 @@ class AsyncStream(AsyncIterator[Event | Finished]):
 
 
 class _Mailbox:
-    """Outputs on their way from the engine's thread into an asyncio loop, which is woken once for
-    as many as have come. It must not hold the stream.
-    """
+    """An `_Inbox` for tasks of an asyncio loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
         self.outputs: deque[TokenOutput | Failure] = deque()
         self._loop, self._clock = loop, clock
         self._arrived = asyncio.Event()
-        self._notified = False
+        self._notified = False  # the loop will look for outputs by itself
 
     def put(self, output: TokenOutput | Failure) -> None:
         """In the engine's thread. Raises RuntimeError if the loop is closed, which cancels the
         request.
         """
+        if self._loop.is_closed():
+            raise RuntimeError("the event loop is closed")
         self._clock.tick()
         self.outputs.append(output)
-        if not self._notified:
+        if not self._notified or _is_last(output):
             self._notified = True
             self._loop.call_soon_threadsafe(self._arrive)
 
     def notify(self) -> None:
         """In any thread: wake the tasks that wait."""
         with contextlib.suppress(RuntimeError):  # of a closed loop, in which nothing waits
-            self._loop.call_soon_threadsafe(self._arrive)
+            self._loop.call_soon_threadsafe(self._arrived.set)
 
     async def wait(self) -> None:
         """Until something has happened since the last look."""
@@ -223,8 +256,18 @@ class _Mailbox:
         await self._arrived.wait()
 
     def _arrive(self) -> None:
-        self._notified = False  # before anyone looks: what comes from now on notifies again
         self._arrived.set()
+        self._loop.call_later(_REST_SECONDS, self._look_again)
+
+    def _look_again(self) -> None:
+        self._notified = False  # before the look: what comes from now on notifies again
+        if self.outputs:
+            self._notified = True
+            self._arrive()
+
+
+def _is_last(output: TokenOutput | Failure) -> bool:
+    return isinstance(output, Failure) or output.finish_reason is not None
 
 
 class _Member:
@@ -242,7 +285,7 @@ class _Member:
     def deliver(self, output: TokenOutput | Failure) -> None:
         self._clock.tick()
         self._outputs.append(output)
-        if self._each or isinstance(output, Failure) or output.finish_reason is not None:
+        if self._each or _is_last(output):
             self._arrivals.put(self)
 
     def read(self) -> bool:

@@ -152,6 +152,7 @@ class _Worker:
         self._engine: Steps | None = engine
         self._closed = self._forked = False
         self._unfinished: dict[int, Ticket] = {}  # by the engine's ids
+        self._abandoned: list[int] = []  # in the engine, by the process that this was forked from
         self._begin()
         with _all_lock:
             _all.add(self)
@@ -171,7 +172,7 @@ class _Worker:
         self._submitted = self._ended = 0  # requests; only the thread writes the second
         self._quiet = threading.Event()  # no request is unfinished
         self._quiet.set()
-        self._abandoned = list(self._unfinished)  # by the process that this was forked from
+        self._abandoned += self._unfinished
         self._unfinished = {}
 
     # Called in any thread.
@@ -276,8 +277,8 @@ class _Worker:
 
     def _serve(self) -> None:
         assert self._engine is not None
-        for number in self._abandoned:
-            self._abort(number)
+        while self._abandoned:
+            self._abort(self._abandoned.pop())
         while not self._stops:
             command = None if self._unfinished else self._commands.get()
             with self._gate:
