@@ -12,11 +12,13 @@
 namespace nb = nanobind;
 using namespace nb::literals;
 using ossia::Array;
+using ossia::Edits;
 using ossia::Experts;
 using ossia::Machine;
 using ossia::Matrix;
 using ossia::Pages;
 using ossia::Recording;
+using ossia::SamplingTable;
 using ossia::Stack;
 using ossia::Tables;
 
@@ -85,6 +87,37 @@ NB_MODULE(_native, m) {
         .def_ro("lengths", &Tables::lengths)
         .def_ro("query_lengths", &Tables::query_lengths);
 
+    nb::class_<Edits>(m, "Edits")
+        .def(nb::init<const Array&, const Array&, const Array&, const Array&, const Array&, const Array&, const Array&,
+                      const Array&>(),
+             nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>(), nb::keep_alive<1, 5>(),
+             nb::keep_alive<1, 6>(), nb::keep_alive<1, 7>(), nb::keep_alive<1, 8>(), nb::keep_alive<1, 9>(),
+             "rows"_a.none() = nb::none(), "lengths"_a.none() = nb::none(), "ids"_a.none() = nb::none(),
+             "biases"_a.none() = nb::none(), "counts"_a.none() = nb::none(), "repetition"_a.none() = nb::none(),
+             "frequency"_a.none() = nb::none(), "presence"_a.none() = nb::none())
+        .def_ro("rows", &Edits::rows)
+        .def_ro("lengths", &Edits::lengths)
+        .def_ro("ids", &Edits::ids)
+        .def_ro("biases", &Edits::biases)
+        .def_ro("counts", &Edits::counts)
+        .def_ro("repetition", &Edits::repetition)
+        .def_ro("frequency", &Edits::frequency)
+        .def_ro("presence", &Edits::presence);
+
+    nb::class_<SamplingTable>(m, "SamplingTable")
+        .def(nb::init<const Array&, const Array&, const Array&, const Array&, const Array&, const Array&,
+                      const Edits&>(),
+             nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>(), nb::keep_alive<1, 5>(),
+             nb::keep_alive<1, 6>(), nb::keep_alive<1, 7>(), nb::keep_alive<1, 8>(), "scale"_a, "top_k"_a, "top_p"_a,
+             "log2_min_p"_a, "uniforms"_a, "bits"_a.none(), "edits"_a)
+        .def_ro("scale", &SamplingTable::scale)
+        .def_ro("top_k", &SamplingTable::top_k)
+        .def_ro("top_p", &SamplingTable::top_p)
+        .def_ro("log2_min_p", &SamplingTable::log2_min_p)
+        .def_ro("uniforms", &SamplingTable::uniforms)
+        .def_ro("bits", &SamplingTable::bits)
+        .def_ro("edits", &SamplingTable::edits);
+
     nb::class_<Recording>(m, "Recording")
         .def(nb::init<>())
         .def("begin", &Recording::begin)
@@ -98,6 +131,7 @@ NB_MODULE(_native, m) {
         .def_prop_ro("remark", &Machine::remark)
         .def_prop_ro("threads", &Machine::threads)
         .def("pin", &Machine::pin)
+        .def("sample", &Machine::sample, nb::call_guard<Unlocked>())
         .def("sum", &Machine::sum, nb::call_guard<Unlocked>())
         .def("linear", operation(&Machine::linear), "x"_a, "matrix"_a, "y"_a, "residual"_a.none() = nb::none())
         .def("linears", operation(&Machine::linears))

@@ -127,8 +127,9 @@ inline Type type_of(PyObject* dtype) {
         Type type;
         PyObject* object;
     };
-    static std::array<Known, 6> known{{{"torch.bfloat16", Type::bf16, nullptr},
+    static std::array<Known, 7> known{{{"torch.bfloat16", Type::bf16, nullptr},
                                        {"torch.float32", Type::f32, nullptr},
+                                       {"torch.float64", Type::f64, nullptr},
                                        {"torch.int8", Type::int8, nullptr},
                                        {"torch.uint8", Type::uint8, nullptr},
                                        {"torch.int32", Type::int32, nullptr},

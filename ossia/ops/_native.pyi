@@ -106,6 +106,65 @@ class Tables:
     @property
     def query_lengths(self) -> Tensor: ...
 
+class Edits:
+    """See `ops.sampling.Edits`; without arguments it edits nothing."""
+
+    def __init__(
+        self,
+        rows: Tensor | None = None,
+        lengths: Tensor | None = None,
+        ids: Tensor | None = None,
+        biases: Tensor | None = None,
+        counts: Tensor | None = None,
+        repetition: Tensor | None = None,
+        frequency: Tensor | None = None,
+        presence: Tensor | None = None,
+    ) -> None: ...
+    @property
+    def rows(self) -> Tensor | None: ...
+    @property
+    def lengths(self) -> Tensor | None: ...
+    @property
+    def ids(self) -> Tensor | None: ...
+    @property
+    def biases(self) -> Tensor | None: ...
+    @property
+    def counts(self) -> Tensor | None: ...
+    @property
+    def repetition(self) -> Tensor | None: ...
+    @property
+    def frequency(self) -> Tensor | None: ...
+    @property
+    def presence(self) -> Tensor | None: ...
+
+class SamplingTable:
+    """See `ops.sampling.SamplingTable`."""
+
+    def __init__(
+        self,
+        scale: Tensor,
+        top_k: Tensor,
+        top_p: Tensor,
+        log2_min_p: Tensor,
+        uniforms: Tensor,
+        bits: Tensor | None,
+        edits: Edits,
+    ) -> None: ...
+    @property
+    def scale(self) -> Tensor: ...
+    @property
+    def top_k(self) -> Tensor: ...
+    @property
+    def top_p(self) -> Tensor: ...
+    @property
+    def log2_min_p(self) -> Tensor: ...
+    @property
+    def uniforms(self) -> Tensor: ...
+    @property
+    def bits(self) -> Tensor | None: ...
+    @property
+    def edits(self) -> Edits: ...
+
 class Recording:
     """Machines' operations, kept between `begin` and `end` on one thread, to be run again."""
 
@@ -132,6 +191,10 @@ class Machine:
     def threads(self) -> int: ...
     def pin(self) -> None:
         """Pin each thread but the caller to a processor; does nothing where the system cannot."""
+    def sample(self, logits: Tensor, table: SamplingTable, ids: Tensor, /) -> None:
+        """int64 ids (rows,): what each row of float32 logits (rows, vocab) samples, or -1 where it
+        has no finite largest. The logits change during the call and change back.
+        """
     def sum(self, words: Tensor, /) -> int:
         """The sum of int64 words modulo 2**64, each read once."""
     def linear(

@@ -6,7 +6,7 @@
 namespace ossia {
 
 // none: no tensor. other: a tensor that no kernel reads, because of its device, its type or its number of dimensions.
-enum class Type { none, bf16, f32, int8, uint8, int32, int64, other };
+enum class Type { none, bf16, f32, f64, int8, uint8, int32, int64, other };
 
 struct Array {
     static constexpr int kMostDims = 6;

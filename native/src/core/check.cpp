@@ -15,6 +15,8 @@ const char* name_of(Type type) {
             return "bfloat16";
         case Type::f32:
             return "float32";
+        case Type::f64:
+            return "float64";
         case Type::int8:
             return "int8";
         case Type::uint8:

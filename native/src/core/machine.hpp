@@ -14,6 +14,7 @@
 #include "ops/experts.hpp"
 #include "ops/matrix.hpp"
 #include "ops/pages.hpp"
+#include "ops/sampling.hpp"
 
 namespace ossia {
 
@@ -92,6 +93,10 @@ class Machine {
     void paged_attention(const Array& q, const Array& k, const Array& v, const Array& y, const Pages& pages,
                          const Tables& tables, long window, const Array& sinks, const Array& cosines,
                          const Array& sines);
+
+    // ids (rows,), int64: the id that each row of float32 logits (rows, vocab) samples, or -1 where it has no finite
+    // largest logit. The logits change during the call and change back.
+    void sample(const Array& logits, const SamplingTable& table, const Array& ids);
 
     // The sum of int64 words, each read once: the least that a pass over memory costs.
     std::uint64_t sum(const Array& words);

@@ -88,6 +88,7 @@ struct Dots {
 #include "kernels/packed.inl"
 #include "kernels/rope.inl"
 #include "kernels/rowwise.inl"
+#include "kernels/sampling.inl"
 
 // MXFP4 by bytes. A 64-byte load of codes holds the even columns of a group of 128 in its low nibbles and the odd ones
 // in its high nibbles. Weights are looked up as unsigned bytes, 2 * value + 12; an activation of 16 bits is 256 * high
@@ -306,11 +307,11 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
 }  // namespace
 
 const Kernels& kernels_avx512() {
-    static const Kernels kernels{
-        "avx512",       dense<bf16>,     dense<float>,   dense_int8,     to_words<bf16>, to_words<float>,
-        to_codes<bf16>, to_codes<float>, sum_words,      quantized_size, quantize,       packed,
-        turn<bf16>,     turn<float>,     attend_scratch, kAttend<bf16>,  kAttend<float>, kAttend<std::int8_t>,
-        kRowwise<bf16>, kRowwise<float>, turns};
+    static const Kernels kernels{"avx512",        dense<bf16>,    dense<float>,         dense_int8,     to_words<bf16>,
+                                 to_words<float>, to_codes<bf16>, to_codes<float>,      sum_words,      quantized_size,
+                                 quantize,        packed,         turn<bf16>,           turn<float>,    attend_scratch,
+                                 kAttend<bf16>,   kAttend<float>, kAttend<std::int8_t>, kRowwise<bf16>, kRowwise<float>,
+                                 turns,           kWeighing};
     return kernels;
 }
 

@@ -99,6 +99,26 @@ struct Rowwise {
     void (*finish)(const float* x, const Element* bias, const Element* residual, Element* y, long count);
 };
 
+// A logit x weighs the power of two (x - largest) * scale, as a whole number of 2^-kWeightBits. Powers fall into bins;
+// what is beyond the last bin weighs 0.
+constexpr int kWeightBits = 40;
+constexpr int kBinsPerPower = 16;
+constexpr int kBins = (kWeightBits + 1) * kBinsPerPower;
+
+// Passes over the logits x (count,) of a row, or of a part of it; see sampling.inl.
+struct Weighing {
+    float (*largest)(const float* x, long count);  // NaN if there is NaN or +infinity
+    void (*weigh)(const float* x, long count, float largest, float scale, std::int64_t* weights);
+    std::int64_t (*total)(const float* x, long count, float largest, float scale);
+
+    // Adds the weights to the totals (kBins + 1,) of their bins, and unless `counts` is null their number to those.
+    void (*histogram)(const float* x, long count, float largest, float scale, std::int64_t* totals,
+                      std::int32_t* counts);
+
+    // The indices of the logits in a bin; `found` has room for count + 1.
+    long (*in_bin)(const float* x, long count, float largest, float scale, int bin, std::int32_t* found);
+};
+
 struct Kernels {
     const char* name;
 
@@ -145,6 +165,8 @@ struct Kernels {
 
     // Cosines and sines (half,) of position * frequencies (half,), both times factor.
     void (*turns)(float position, const float* frequencies, long half, double factor, float* cosines, float* sines);
+
+    Weighing weighing;
 
     // The table for a pointer's type.
     const Rowwise<bf16>& rowwise(const bf16*) const { return rowwise_bf16; }

@@ -105,6 +105,7 @@ struct Dots {
 #include "kernels/packed.inl"
 #include "kernels/rope.inl"
 #include "kernels/rowwise.inl"
+#include "kernels/sampling.inl"
 
 constexpr int kBlock = 32;
 
@@ -190,6 +191,7 @@ const Kernels& kernels_neon() {
         form.attend_int8 = kAttend<std::int8_t>;
         form.rowwise_bf16 = kRowwise<bf16>;
         form.rowwise_f32 = kRowwise<float>;
+        form.weighing = kWeighing;
         form.turns = turns;
         return form;
     }();

@@ -93,6 +93,7 @@ struct Dots {
 #include "kernels/packed.inl"
 #include "kernels/rope.inl"
 #include "kernels/rowwise.inl"
+#include "kernels/sampling.inl"
 
 constexpr int kBlock = 32;
 constexpr std::int8_t kTwice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
@@ -125,11 +126,11 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
 }  // namespace
 
 const Kernels& kernels_portable() {
-    static const Kernels kernels{
-        "portable",     dense<bf16>,     dense<float>,   dense_int8,     to_words<bf16>, to_words<float>,
-        to_codes<bf16>, to_codes<float>, sum_words,      quantized_size, quantize,       packed,
-        turn<bf16>,     turn<float>,     attend_scratch, kAttend<bf16>,  kAttend<float>, kAttend<std::int8_t>,
-        kRowwise<bf16>, kRowwise<float>, turns};
+    static const Kernels kernels{"portable",      dense<bf16>,    dense<float>,         dense_int8,     to_words<bf16>,
+                                 to_words<float>, to_codes<bf16>, to_codes<float>,      sum_words,      quantized_size,
+                                 quantize,        packed,         turn<bf16>,           turn<float>,    attend_scratch,
+                                 kAttend<bf16>,   kAttend<float>, kAttend<std::int8_t>, kRowwise<bf16>, kRowwise<float>,
+                                 turns,           kWeighing};
     return kernels;
 }
 

@@ -59,8 +59,9 @@ struct is_vector<std::vector<T>> : std::true_type {};
 inline ossia::Array read_array(Call& call) {
     static const std::map<std::string, ossia::Type> types{
         {"torch.bfloat16", ossia::Type::bf16}, {"torch.float32", ossia::Type::f32},
-        {"torch.int8", ossia::Type::int8},     {"torch.uint8", ossia::Type::uint8},
-        {"torch.int32", ossia::Type::int32},   {"torch.int64", ossia::Type::int64}};
+        {"torch.float64", ossia::Type::f64},   {"torch.int8", ossia::Type::int8},
+        {"torch.uint8", ossia::Type::uint8},   {"torch.int32", ossia::Type::int32},
+        {"torch.int64", ossia::Type::int64}};
     ossia::Array array;
     const std::string& word = call.word();
     if (word == "None") return array;

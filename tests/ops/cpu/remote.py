@@ -26,6 +26,25 @@ FIELDS = {
     _native.Experts: ("gate_up", "down", "clamped", "limit", "alpha"),
     _native.Pages: ("keys", "values", "key_scales", "value_scales"),
     _native.Tables: ("page_table", "lengths", "query_lengths"),
+    _native.Edits: (
+        "rows",
+        "lengths",
+        "ids",
+        "biases",
+        "counts",
+        "repetition",
+        "frequency",
+        "presence",
+    ),
+    _native.SamplingTable: (
+        "scale",
+        "top_k",
+        "top_p",
+        "log2_min_p",
+        "uniforms",
+        "bits",
+        "edits",
+    ),
 }
 """What each value of the native module is made of: its constructor's arguments, in order."""
 
