@@ -128,8 +128,7 @@ class LLM:
         """Counters of the experts read from disk since the model was loaded; None if all are
         mapped. The difference of two values counts what happened between them.
         """
-        reads = self._parts.expert_reads
-        return None if reads is None else reads()
+        return self._parts.expert_reads()
 
     def generate(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from ossia.errors import OssiaError
 from ossia.offload import ExpertReads, store_of
 
 if TYPE_CHECKING:
+    from ossia.offload.store import ExpertStore
     from ossia.options import EngineOptions, LoadOptions
 
 PACKAGED_MODELS = Path(__file__).parent.parent / "models"
@@ -47,7 +49,7 @@ class Parts:
     """A driver of an engine, and the text that its ids stand for.
 
     tokenizer_name: the tokenizer's name in messages. expert_reads: the counters of experts that are
-    read from disk.
+    read from disk, while the model is open.
     """
 
     driver: Driver
@@ -55,7 +57,7 @@ class Parts:
     chat_format: text.ChatFormat
     defaults: Defaults = Defaults()
     tokenizer_name: str = "the tokenizer"
-    expert_reads: Callable[[], ExpertReads] | None = None
+    expert_reads: Callable[[], ExpertReads | None] = lambda: None
 
     @classmethod
     def load(
@@ -76,9 +78,16 @@ class Parts:
         decoder = checkpoint.load(folder, load)
         engine = Engine(decoder, options)
         driver = Driver(engine, options.max_queue)
-        store, name = store_of(decoder), f"{folder}: the tokenizer"
-        reads = None if store is None else lambda: store.reads
-        return cls(driver, tokenizer, chat_format, defaults, name, reads)
+        name = f"{folder}: the tokenizer"
+        return cls(driver, tokenizer, chat_format, defaults, name, _reads(store_of(decoder)))
+
+
+def _reads(store: ExpertStore | None) -> Callable[[], ExpertReads | None]:
+    """The counters of a store of experts, without keeping its memory."""
+    if store is None:
+        return lambda: None
+    reference = weakref.ref(store)
+    return lambda: None if (found := reference()) is None else found.reads
 
 
 def packaged_model() -> Path:

@@ -21,7 +21,8 @@ from ossia.text import Event
 
 if TYPE_CHECKING:
     from ossia.engine import TokenOutput
-    from ossia.engine.driver import Driver, Ticket
+    from ossia.engine.driver import Driver
+    from ossia.engine.worker import Ticket
 
 
 class Stream(Iterator[Event | Finished]):

@@ -1,6 +1,6 @@
 """The engine: ids in, ids out, many requests decoded together over one paged cache."""
 
-from ossia.engine.driver import Driver, DriverStats, QueueFull, Ticket
+from ossia.engine.driver import Driver, DriverStats, QueueFull
 from ossia.engine.engine import Engine, EngineStats
 from ossia.engine.request import (
     Constraint,
@@ -13,6 +13,7 @@ from ossia.engine.request import (
     TokenOutput,
 )
 from ossia.engine.sampler import ConstraintError, LogitsError
+from ossia.engine.worker import Ticket
 
 __all__ = [
     "Constraint",
