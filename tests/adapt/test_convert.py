@@ -113,7 +113,7 @@ def test_what_cannot_be_packed_is_refused(base: Path, unpacked: Path, tmp_path: 
         build_theirs().save_pretrained(tmp_path / build_theirs.__name__)
     out = tmp_path / "out"
     for model, data, message in (
-        (base, "", "its experts are in MXFP4 already"),
+        (base, "", "its experts are already in MXFP4"),
         (tmp_path / "gpt2", "", "the model has no experts to pack"),
         (tmp_path / "qwen3_moe", "", "the experts cannot be saved as mxfp4"),
         (unpacked, "absent.txt", "--data absent.txt: No such file"),

@@ -256,7 +256,7 @@ def test_a_stopped_run_resumes_bit_for_bit(
     ("change", "message"),
     [
         ({"targets": "heads"}, "--targets must be some of attention, mlp, experts, not 'heads'"),
-        ({"targets": "mlp"}, "--targets mlp: the model has none of them"),
+        ({"targets": "mlp"}, "--targets mlp: the model has no such matrices"),
         ({"rank": 0}, "--rank must be at least 1"),
         ({"alpha": 0.0}, "--alpha must be above 0"),
         ({"lora_dropout": 1.0}, "--lora-dropout must be at least 0 and below 1, not 1"),
