@@ -121,7 +121,7 @@ def test_its_card_has_the_figures_of_its_records(base: dict, record: dict, score
     assert table["the ten that are worked out"] == [f"{share:.0%}" for share in worked_out]
     assert f"{scores['well_formed']:.1%} of the chats" in card
     curves = rows[
-        rows.index(["pretraining, step", "bits per byte", "chats, step", "nats a token"]) + 2 :
+        rows.index(["pretraining, step", "bits per byte", "chats, step", "nats per token"]) + 2 :
     ]
     chats = {f"{p['step']:,}": f"{p['held_out_loss']:.3f}" for p in record["curve"]}
     library = {f"{p['step']:,}": f"{p['held_out_bits_per_byte']:.3f}" for p in base["curve"]}
