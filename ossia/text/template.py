@@ -11,10 +11,10 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ossia.errors import OssiaError
 from ossia.text.chat import Chat, ChatMessage, Role, Turn
+from ossia.text.sandbox import Sandbox, compiled, rendered
 from ossia.text.tags import END_THINK, THINK, TagParser
 from ossia.text.tokenizer import Tokenizer
 
@@ -47,10 +47,7 @@ class TemplateFormat:
         # A control token could begin at these characters: untrusted text gets a breaker after each.
         first = "".join({name[0] for name in tokenizer.control if name})
         self._could_begin = re.compile(f"[{re.escape(first)}]" if first else r"(?!)")
-        try:
-            self._template = _environment().from_string(template)
-        except jinja2.TemplateError as error:
-            raise OssiaError(f"{source}: not a jinja template: {error}") from error
+        self._template = compiled(_environment(), template, source)
 
     def render(self, chat: Chat) -> list[int]:
         """See ChatFormat.render. A chat's `thinking` is the template's `enable_thinking`."""
@@ -122,19 +119,14 @@ class TemplateFormat:
         self, context: _Context, count: int, *, add_generation_prompt: bool, thinking: bool
     ) -> str:
         """The template's text for the first `count` messages."""
-        try:
-            return self._template.render(
-                context.variables,
-                messages=context.rendered[:count],
-                tools=context.tools,
-                add_generation_prompt=add_generation_prompt,
-                enable_thinking=thinking,
-            )
-        # A template is a program: it may divide by zero or recurse as well as call raise_exception.
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-            raise OssiaError(f"{self._source}: cannot render these messages: {error}") from error
-        except RecursionError as error:
-            raise OssiaError(f"{self._source}: recurses without end") from error
+        variables = {
+            **context.variables,
+            "messages": context.rendered[:count],
+            "tools": context.tools,
+            "add_generation_prompt": add_generation_prompt,
+            "enable_thinking": thinking,
+        }
+        return rendered(self._template, variables, self._source)
 
     def parser(self, prompt: Sequence[int] = (), /) -> TagParser:
         """A parser of a reply to `prompt`, which may have begun the reply's reasoning already."""
@@ -217,12 +209,10 @@ def _with_instructions(chat: Chat) -> tuple[ChatMessage, ...]:
     return (ChatMessage(Role.SYSTEM, chat.instructions), *chat.messages)
 
 
-def _environment() -> jinja2.Environment:
-    """A sandbox like that of transformers: its white space and functions, JSON without escapes."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
+def _environment() -> Sandbox:
+    """A sandbox with the functions of transformers, and JSON without escapes."""
+    environment = Sandbox([jinja2.ext.loopcontrols])
+    environment.add_filter("tojson", _to_json)
     environment.globals["raise_exception"] = _raise
     return environment
 
