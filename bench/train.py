@@ -86,8 +86,8 @@ def ours(case: Case, dtype: str, recipe: str) -> Callable[[], None]:
     return trainer.step  # type: ignore[return-value]
 
 
-def peer(case: Case, dtype: str, recipe: str) -> Callable[[], None]:
-    """A step of a plain training loop around transformers' model."""
+def peer(case: Case, dtype: str, _recipe: str) -> Callable[[], None]:
+    """A step of a plain training loop around transformers' model, with AdamW."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(

@@ -213,7 +213,7 @@ def _show_reply(
 def _interrupts(stream: Stream) -> Iterator[None]:
     """Ctrl-C ends the reply before its next token; a second one does not wait for that."""
 
-    def interrupt(number: int, frame: object) -> None:
+    def interrupt(_signal: int, _frame: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         stream.interrupt()
 

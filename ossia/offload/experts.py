@@ -90,45 +90,54 @@ class StoredExperts(ExpertsKind):
             return backend.moe(x, routing, slots, residual=residual, dtype=dtype)
         if self.predictor is not None:
             store.prefetch(self.layer + 1, self.predictor.experts(backend, x))
-        tokens, chosen = routing.experts.shape
-        needed = routing.experts.unique().tolist()
         slot_of = torch.zeros(self.shape[0], dtype=torch.long)
+        parts = _Parts(backend, x, routing, slots)
+        needed = routing.experts.unique().tolist()
         whole: Tensor | None = None
-        parts: Tensor | None = None  # float32, one for each choice
 
         def use(ready: dict[int, int]) -> None:
-            nonlocal whole, parts
-            here = torch.tensor(list(ready))
-            slot_of[here] = torch.tensor(list(ready.values()))
+            nonlocal whole
+            slot_of[list(ready)] = torch.tensor(list(ready.values()))
+            own = Routing(slot_of[routing.experts], routing.weights)
             if len(ready) == len(needed):
-                own = Routing(slot_of[routing.experts], routing.weights)
                 whole = backend.moe(x, own, slots, residual=residual, dtype=dtype)
-                return
-            choices = torch.isin(routing.experts, here).flatten().nonzero().flatten()
-            own = Routing(
-                slot_of[routing.experts.flatten()[choices], None],
-                routing.weights.flatten()[choices, None],
-            )
-            part = backend.moe(x[choices // chosen], own, slots, dtype=torch.float32)
-            if parts is None:
-                parts = part.new_empty(tokens * chosen, part.shape[1])
-            parts[choices] = part
+            else:
+                parts.add(own, torch.isin(routing.experts, torch.tensor(list(ready))))
 
         store.visit(self.layer, needed, use)
         if whole is not None:
             return whole
-        assert parts is not None
-        total = _summed(parts.view(tokens, chosen, -1))
+        total = parts.total()
         total = total if residual is None else total + residual
         return total.to(x.dtype if dtype is None else dtype)
 
 
-def _summed(parts: Tensor) -> Tensor:
-    """(tokens, hidden) of parts (tokens, chosen, hidden), added in the order of the choices."""
-    total, *others = parts.unbind(1)
-    for part in others:
-        total = total + part
-    return total
+class _Parts:
+    """The outputs of experts that arrive one after another, in float32, one for each choice."""
+
+    def __init__(self, backend: Backend, x: Tensor, routing: Routing, slots: ExpertWeights) -> None:
+        self._backend, self._x, self._slots = backend, x, slots
+        self._tokens, self._chosen = routing.experts.shape
+        self._outputs: Tensor | None = None  # (tokens * chosen, hidden)
+
+    def add(self, routing: Routing, arrived: Tensor) -> None:
+        """Compute the choices that `arrived` (tokens, chosen) marks."""
+        choices = arrived.flatten().nonzero().flatten()
+        experts, weights = routing.experts.flatten(), routing.weights.flatten()
+        own = Routing(experts[choices, None], weights[choices, None])
+        x = self._x[choices // self._chosen]
+        part = self._backend.moe(x, own, self._slots, dtype=torch.float32)
+        if self._outputs is None:
+            self._outputs = part.new_empty(self._tokens * self._chosen, part.shape[1])
+        self._outputs[choices] = part
+
+    def total(self) -> Tensor:
+        """(tokens, hidden), added in the order of each token's choices."""
+        assert self._outputs is not None
+        total, *others = self._outputs.view(self._tokens, self._chosen, -1).unbind(1)
+        for part in others:
+            total = total + part
+        return total
 
 
 def store_of(decoder: Decoder) -> ExpertStore | None:

@@ -199,7 +199,7 @@ class Backend:
         """The id that each row (rows, vocab) of logits samples; see `sampling.sample`."""
         return sampling.sample(logits, table)
 
-    def place(self, name: str, weight: Weight) -> Weight:
+    def place(self, name: str, weight: Weight) -> Weight:  # noqa: ARG002 (for those that override)
         """Change a weight's layout, without loss and without a second copy. Called once per weight,
         at load; `name` is its module's.
         """

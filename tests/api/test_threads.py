@@ -336,7 +336,7 @@ class TestAsyncio:
 def test_a_storm_of_requests_cancellations_and_drops(driver: Driver, engine: Engine):
     end = time.monotonic() + SECONDS
     finished = [0] * 10
-    bin: list[Stream] = []  # streams that another thread drops
+    bag: list[Stream] = []  # streams that another thread drops
 
     def prompt(chance):
         return [chance.randrange(VOCAB) for _ in range(chance.randint(1, 30))]
@@ -390,15 +390,15 @@ def test_a_storm_of_requests_cancellations_and_drops(driver: Driver, engine: Eng
             lambda chance: begun(chance, Stream.close),
             lambda chance: begun(chance, Stream.interrupt),
             lambda chance: begun(chance, lambda stream: None),
-            lambda chance: begun(chance, bin.append),
-            lambda chance: bin.clear(),
+            lambda chance: begun(chance, bag.append),
+            lambda chance: bag.clear(),
         ]
         while time.monotonic() < end:
             (batch if chance.random() < 0.02 else chance.choice(kinds))(chance)
             finished[number] += 1
 
     run_threads(*(lambda number=number: work(number) for number in range(len(finished))))
-    bin.clear()
+    bag.clear()
     assert all(finished)
     assert engine.stats().preemptions > 0
 

@@ -237,9 +237,7 @@ def little_space() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("little_space")
-def test_a_full_disk_leaves_nothing_half_written(
-    gpt_oss: Path, request: pytest.FixtureRequest
-) -> None:
+def test_a_full_disk_leaves_nothing_half_written(gpt_oss: Path) -> None:
     decoder, before = load(gpt_oss), contents(gpt_oss)
     for folder in (gpt_oss, gpt_oss.parent / "new"):
         with pytest.raises(OssiaError, match=f"cannot save to {folder}: File too large"):

@@ -100,7 +100,7 @@ def test_help_shows_each_option_with_its_names_value_text_and_default(run):
     assert code == 0
     assert received == {}
     # Before 0.27, typer drew choices as [a|b] and escaped default values' brackets.
-    help = " ".join(
+    shown = " ".join(
         output.replace("[red|dark-blue]", "<red|dark-blue>").replace("\\[", "[").split()
     )
     for text in (
@@ -113,9 +113,9 @@ def test_help_shows_each_option_with_its_names_value_text_and_default(run):
         "--wall / --all Paint the wall, or all. [default: wall]",
         "--brush TEXT To paint with. [default: broad] --quiet Say nothing.",
     ):
-        assert text in help
-    assert "unseen" not in help
-    assert "context" not in help
+        assert text in shown
+    assert "unseen" not in shown
+    assert "context" not in shown
 
 
 def test_a_value_out_of_bounds_is_one_line_and_exit_code_2(run):

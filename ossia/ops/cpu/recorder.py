@@ -49,7 +49,7 @@ def _recorded(step: Callable[[], Tensor]) -> Recorded | None:
     return None if watch.foreign else Recorded(result, partial(_replay, recording, used))
 
 
-def _replay(recording: Recording, used: Machine) -> None:
+def _replay(recording: Recording, _used: Machine) -> None:
     """Replay it; the machine has to outlive it."""
     recording.run()
 

@@ -15,7 +15,7 @@ from ossia.train.corpus.documents import Document
 from ossia.train.corpus.shards import Batches, documents_in
 
 
-def test_documents_follow_a_separator(tmp_path: Path) -> None:
+def test_documents_follow_a_separator() -> None:
     tokenizer = vocabulary.learn(["abc abc"], vocabulary.SMALLEST_VOCABULARY)
     end = vocabulary.control_id(tokenizer, END_OF_TEXT)
     documents = [Document("a", "ab"), Document("b", "<|endoftext|>")]
