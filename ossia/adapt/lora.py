@@ -1,5 +1,5 @@
 """LoRA on a built decoder: trains low-rank updates of the chosen matrices, experts included, while
-all other weights stay those of the checkpoint.
+all other weights stay frozen. The updates are applied in `ops/low_rank.py`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from ossia.text import Channel, Event, TextDelta, ToolCallStart
 
 
 class PlainText:
-    """The parser of a bare continuation: every id is text, but for the stop id that ends it."""
+    """The parser of a bare continuation: every id is text, except the stop id that ends it."""
 
     def __init__(self, tokenizer: text.Tokenizer, stop_ids: frozenset[int]) -> None:
         self._decoder, self._stop_ids = tokenizer.stream(), stop_ids
@@ -115,7 +115,7 @@ class Answer:
         self.ended = True
         events = [] if self._parser.stopped else self._noted(self._parser.finish())
         if reason == "length" and self._parser.stopped:
-            reason = "stop"  # the stop string stood in what the parser had held back
+            reason = "stop"  # the stop string was in the text that the parser had held back
         if reason == "stop" and self._called_tool:
             reason = "tool_calls"
         clock = self._clock

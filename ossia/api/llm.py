@@ -239,7 +239,7 @@ class LLM:
         return Ask(Request(ids, params), parser, stop)
 
     def _check_ids(self, ids: Sequence[int]) -> None:
-        """Raise OssiaError for an id that the tokenizer has and the model has not."""
+        """Raise OssiaError for an id of the tokenizer outside the model's vocabulary."""
         for id in ids:
             if id >= self.config.vocab_size:
                 token = self.tokenizer.token_bytes(id).decode(errors="replace")

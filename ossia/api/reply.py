@@ -13,8 +13,8 @@ FinishReason = Literal["stop", "length", "tool_calls", "interrupted"]
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """The natural log of a drawn token's probability, and the likeliest alternatives as (token,
-    logprob).
+    """The natural log of a sampled token's probability, and the most likely alternatives as
+    (token, logprob) pairs.
     """
 
     token: int
@@ -24,8 +24,8 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Completion:
-    """The continuation of one prompt. `token_ids` are as drawn: with the id that ended it, and with
-    a stop string's.
+    """The continuation of one prompt. `token_ids` are as sampled: they include the id that
+    ended it, and those of a stop string.
     """
 
     text: str

@@ -109,8 +109,9 @@ class Stream(Iterator[Event | Finished]):
         self.close()
 
 
-# To wake a reader costs the engine's thread tens of microseconds, a tenth of a small model's token.
-# So a reader is woken once in so many seconds, unless the reply ends; it may find several outputs.
+# Waking a reader costs the engine's thread tens of microseconds, a tenth of a small model's token.
+# So a reader is woken at most once per this interval, except when the reply ends, and may find
+# several outputs.
 _REST_SECONDS = 0.004
 
 

@@ -15,8 +15,8 @@ from ossia.system.memory import format_size, free_memory, parse_size
 if TYPE_CHECKING:
     from ossia.model import Decoder
 
-# A sliding kind can keep one cached window for so many positions that the others cache: about the
-# length of a turn of conversation, for it is at the ends of turns that texts are continued.
+# A sliding kind keeps one cached window per this many positions that the other kinds cache: about
+# one turn of conversation, because texts are mostly continued at the end of a turn.
 POSITIONS_PER_WINDOW = 1024
 
 

@@ -21,8 +21,8 @@ class QueueFull(OssiaError):
 @dataclass(frozen=True)
 class DriverStats:
     """A driver's figures. unfinished: requests that were submitted and have not ended, at most
-    max_queue of them. engine: the engine's own figures, None once it is closed; those of different
-    moments of one step.
+    max_queue of them. engine: the engine's own figures, None once it is closed; they may be of
+    different moments of a step.
     """
 
     unfinished: int
@@ -56,8 +56,8 @@ class Driver:
         return tickets[0]
 
     def submit_some(self, requests: Sequence[tuple[Request, Deliver]]) -> list[Ticket]:
-        """Queue as many of these as there is room for, the first first; those run from the same
-        step on. Raises OssiaError as `submit`, having queued none.
+        """Queue as many of these as fit, in order; all that are queued enter the same step. Raises
+        OssiaError as `submit`, having queued none.
         """
         for request, _ in requests:
             self._worker.check(request)
@@ -81,7 +81,7 @@ class Driver:
         return self._worker.drain(timeout)
 
     def close(self) -> None:
-        """Accept no more requests, fail those that are unfinished, and let go of the engine. Waits
-        for the thread to end; a step that takes long is broken off.
+        """Accept no more requests, fail those that are unfinished, and release the engine. Waits
+        for the thread to end; a long step is aborted.
         """
         self._worker.close()

@@ -98,8 +98,8 @@ class Engine:
 
     @property
     def max_length(self) -> int:
-        """Tokens, prompt and output, after which any text ends: the model's context, or what the
-        cache holds of a text that has it to itself, and the last token, which is not stored.
+        """The most tokens, prompt and output, of any text: the model's context, or if less the
+        longest text that the cache can hold on its own, plus the last token, which is not stored.
         """
         return min(self.config.context_length, self.kv.most_positions + 1)
 
@@ -145,9 +145,8 @@ class Engine:
     def step(self) -> list[TokenOutput | Failure]:
         """Run one forward pass: an output for each request that got a token, or that failed.
 
-        An exception in the pass ends all its requests; logits that are not numbers, or a constraint
-        that leaves no id, end the one that they belong to: the others take part in the next step as
-        if this one had not been.
+        An exception in the pass ends all its requests. Non-finite logits, or a constraint that
+        allows no id, end only the request concerned; the others repeat the step.
         """
         step = self.scheduler.schedule()
         if not step:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ossia.ops.paged import LayerKind
 
-_KEY_BYTES = 16  # a digest of 128 bits: no two prefixes will ever have the same
+_KEY_BYTES = 16  # 128 bits: a collision is not to be expected
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class CacheLimits:
 class PagedText:
     """A request's token ids, of which the first `prompt` were given, and the pages it holds.
 
-    pages: by kind and column, the page that holds positions column * page_size and on; 0 where the
-    text holds none. Sliding kinds hold the columns from `first` to `columns`, the others all.
+    pages: by kind and column, the page that starts at position column * page_size; 0 where the text
+    holds none. Sliding kinds hold the columns from `first` to `columns`, the others all.
     version: changes whenever the page tables change.
     """
 
@@ -69,7 +69,7 @@ class PagedText:
 
 @dataclass(frozen=True)
 class PageCounts:
-    """Pages of one kind of layer: in use by running texts, and cached for texts to come."""
+    """Pages of one kind of layer: in use by running texts, and cached for later ones."""
 
     total: int
     used: int
@@ -128,7 +128,7 @@ class PageStore:
         return page
 
     def publish(self, page: int, key: bytes, resume: bool) -> None:
-        """Let texts to come share a page in use, unless one of the same key is published."""
+        """Let later texts share a page in use, unless one with the same key is published."""
         if key not in self._by_key:
             self._by_key[key] = page
             self._keys[page] = key
@@ -296,7 +296,7 @@ class KVCache:
 
     def commit(self, text: PagedText, computed: int) -> None:
         """The first `computed` positions of an open text now have keys and values: publish full
-        pages, and let go of those that no query to come can see.
+        pages, and release those that no later query can see.
         """
         if self.prefix_cache and computed // self.page_size > text.published:
             self._publish(text, computed // self.page_size)
@@ -316,7 +316,7 @@ class KVCache:
         `forget` what no other text uses.
         """
         for store, pages, first in zip(self.stores, text.pages, text.first, strict=True):
-            # The end of a text goes first: a prefix is of use without it, but not the reverse.
+            # The end of a text goes first: without it a prefix is useful, but not the reverse.
             end = self._window_before(store, text.published)
             for column in range(text.columns - 1, first - 1, -1):
                 store.release(pages[column], resume=column in end, forget=forget)

@@ -47,8 +47,8 @@ class SamplingParams:
     logit_bias: added to the logits of these ids, -100 to 100 (the OpenAI API's range).
     repetition_penalty: logits of ids in the prompt or the output are divided by it where positive
         and multiplied where negative (CTRL, https://arxiv.org/abs/1909.05858); 1 is off.
-    presence_penalty, frequency_penalty: subtracted from the logit of an id that stands in the
-        output, once and once for each time (the OpenAI API's definition), -2 to 2.
+    presence_penalty, frequency_penalty: subtracted from the logits of ids already in the
+        output: presence once, frequency once per occurrence (the OpenAI API's definition), -2 to 2.
     temperature: the logits are divided by it; 0 takes the largest (greedy).
     top_k: only the k most likely ids; 0 is off.
     top_p: only the smallest set of most likely ids whose probability (after top_k) is at least p.
@@ -58,7 +58,7 @@ class SamplingParams:
     logprobs: report the chosen token's log-probability and those of the n most likely ids. They are
         the model's own: the log-softmax of its logits before everything above.
     stop_ids: the request ends with the first of these, which is delivered as its last token.
-    max_tokens: at most so many tokens; None goes on to the end of the context.
+    max_tokens: the most tokens to generate; None means up to the end of the context.
     """
 
     temperature: float = 1.0

@@ -86,7 +86,7 @@ class Runner:
             decode.recorded.replay()
         else:
             decode.recorded = self._recorder.record(decode.compute)
-            if decode.recorded is None:  # nor can any other be
+            if decode.recorded is None:  # this backend cannot record any other step either
                 self._recorder = None
                 self._decode_steps.clear()
                 return self._read(step)
@@ -115,7 +115,7 @@ class DecodeStep:
             kind: torch.zeros((rows, kv.limits.columns), dtype=torch.int32, device=device)
             for kind in pool.kinds
         }
-        # Whose pages each row of the tables has, and of which version.
+        # The text that each row of the tables was copied from, and its version.
         self._texts: list[PagedText | None] = [None] * rows
         self._versions = [0] * rows
         self._tokens, self._positions, lengths, counts = self._numbers
@@ -148,7 +148,7 @@ class DecodeStep:
         return self._decoder.unembed(self._decoder.hidden_states(self._tokens, context))
 
     def _copy(self, row: int, text: PagedText) -> None:
-        """Bring a row of the tables up to date. Pages that the text has let go of may stay: no
+        """Bring a row of the tables up to date. Pages that the text has released may stay: no
         query sees them.
         """
         for kind, table in self._tables.items():

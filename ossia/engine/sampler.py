@@ -81,7 +81,7 @@ class History:
         self._params = params
         biased = params.logit_bias
         seen = dict.fromkeys(prompt) if penalizes(params) else {}
-        # An id that nothing happens to stands in for none.
+        # Without any, id 0 is a placeholder with no bias and no penalty.
         ids = [*biased, *(token for token in seen if token not in biased)] or [0]
         self.slots = {token: slot for slot, token in enumerate(ids)}
         self.ids = ids
@@ -214,7 +214,7 @@ class Batch:
         )
 
     def prepare(self) -> None:
-        """Fill in what each step has anew: random numbers, and the bits of constraints."""
+        """Fill in what changes every step: the random numbers and the constraints' bits."""
         table = self.table
         if len(table.sampled):
             numbers = [0.0 if s.params.greedy else s.uniform() for s in self._states]

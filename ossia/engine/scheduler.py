@@ -41,9 +41,10 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A sequence's share of a step: the tokens to read from its position `start` on, and of how
-    many of them, the last ones, the logits are needed: 0 before the end of a prompt, 1 at the end
-    of a text, more where drafted tokens follow it.
+    """A sequence's share of a step: the tokens to read, of which the first is at position `start`.
+
+    wanted: how many of the last tokens need logits: 0 before the end of a prompt, 1 at the end of
+        a text, more where drafted tokens (speculative decoding) follow it.
     """
 
     sequence: Sequence
@@ -60,9 +61,9 @@ class Scheduler:
     """The waiting and the running, oldest first; a step reads at most `prefill_chunk` prompt tokens
     in all.
 
-    A running sequence that finds no page takes those of the youngest, which waits, first in line,
-    to be computed again; what the cache still has of it by then is not. No sequence is admitted
-    between a preemption and the next departure.
+    When a running sequence needs a page and none is free or evictable, the youngest is preempted:
+    it gives up its pages and moves to the front of the queue. Readmitted, it recomputes what is no
+    longer cached. After a preemption, no sequence is admitted until one leaves.
     """
 
     def __init__(self, kv: KVCache, *, prefill_chunk: int, max_batch: int) -> None:
@@ -82,7 +83,7 @@ class Scheduler:
             self._admit()
         shares = self._shares()
         step: list[Chunk] = []
-        for sequence in self.running:  # which may lose its end meanwhile: those not yet served
+        for sequence in self.running:  # preemption removes from its end, those not yet served
             count = shares.get(sequence.id, 1)
             start, end = sequence.computed, sequence.computed + count
             if count and self._grow(sequence, end):
@@ -164,8 +165,8 @@ class Scheduler:
 
     def _is_being_read(self, text: PagedText, reused: int) -> bool:
         """Whether a running prompt, which is read no later than this one would be, will publish the
-        page that the text needs after its first `reused` tokens. So requests with one long prompt
-        that come together read it once.
+        page that the text needs after its first `reused` tokens. So requests that arrive together
+        with the same long prompt read it once.
         """
         page = reused // self.kv.page_size
         if not self.kv.prefix_cache or page >= len(text.keys):

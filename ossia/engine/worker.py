@@ -83,7 +83,7 @@ class Worker:
             _all.add(self)
 
     def _begin(self) -> None:
-        """Without a thread, and with nothing submitted: at first, and in a forked child."""
+        """Reset to no thread and nothing submitted: on construction, and in a forked child."""
         self._lock = threading.Lock()  # of `_closed`, `_thread` and `_submitted`
         self._turn = threading.Lock()  # held by the thread except while it sleeps
         self._gate = threading.Lock()  # passed before each turn, so that a fork can have the next
@@ -118,7 +118,7 @@ class Worker:
                     thread = threading.Thread(target=self._run, name="ossia-engine", daemon=True)
                     thread.start()
                     self._thread = thread
-                # A number of threads that is set holds for the thread that sets it.
+                # torch.set_num_threads affects only the calling thread: the engine's repeats it.
                 self._torch_threads = torch.get_num_threads()
                 self._submitted += len(tickets)
                 self._quiet.clear()
@@ -233,7 +233,7 @@ class Worker:
         self._stops = True
 
     def _end(self) -> None:
-        """Fail what is unfinished, and let go of the engine."""
+        """Fail what is unfinished, and release the engine."""
         self._stop()
         with self._lock:
             self._closed = True

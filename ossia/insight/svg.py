@@ -83,7 +83,7 @@ class _Scale:
         return round(self.start + share * (self.stop - self.start), 1)
 
     def ticks(self, most: int) -> list[tuple[float, str]]:
-        """At most so many round numbers within the range, each with its label."""
+        """Round numbers within the range, at most the given count, each with its label."""
         rough = (self.high - self.low) / most
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)

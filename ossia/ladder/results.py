@@ -110,7 +110,7 @@ class AtStep:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """The mean over the seeds, after so many FLOPs of training."""
+    """The mean over the seeds, at a given number of training FLOPs."""
 
     step: int
     flops: float
@@ -119,7 +119,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class WindowLength:
-    """Bits per byte in windows of so many tokens."""
+    """Bits per byte in windows of `tokens` tokens."""
 
     tokens: int
     bits_per_byte: Inline[OverSeeds]

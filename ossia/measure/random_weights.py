@@ -18,7 +18,7 @@ from ossia.model.norm import LayerNorm, RMSNorm
 from ossia.ops import REFERENCE, Backend
 
 _STEP = 61  # elements between the beginnings of two rows
-_OFFSETS = 1 << 16  # tensors begin at different ones of so many elements
+_OFFSETS = 1 << 16  # tensors begin at different offsets below this
 _SCALES = (116, 121)  # of MXFP4 blocks: weights of about 0.02, as in trained models
 
 

@@ -47,7 +47,7 @@ class SampledModel(Model, Protocol):
     """A model whose sampler can be measured alone as well."""
 
     def sampler_seconds(self, rows: int) -> float:
-        """The time from the logits of so many sequences to a token of each."""
+        """The time from the logits of a batch to a token of each of its sequences."""
         ...
 
 
@@ -209,7 +209,7 @@ def measure(
 
 
 class _Batch:
-    """The measurements of decoding so many sequences, turn by turn."""
+    """The measurements of decoding one batch size, turn by turn."""
 
     def __init__(self, size: int) -> None:
         self.size = size

@@ -43,8 +43,8 @@ class AttentionSpec:
 
 
 class Routing(NamedTuple):
-    """The experts of each token, likeliest first: int64 (tokens, chosen), and the weights of their
-    outputs, float32 (tokens, chosen).
+    """The experts of each token, most likely first, int64 (tokens, chosen), and the weights of
+    their outputs, float32 (tokens, chosen).
     """
 
     experts: Tensor

@@ -1,7 +1,7 @@
 """The native CPU backend: weights are read as they lie in the checkpoint, at the speed of memory.
 
-Native are linear layers, experts in MXFP4 and dense ones, attention over pages, the small
-operations between them, and sampling. The rest (training, float16) the reference does.
+Linear layers, MXFP4 and dense experts, paged attention, the small operations between them, and
+sampling are native. The reference computes the rest (training, float16).
 
 Where integers are multiplied (MXFP4 and int8 weights, and bfloat16 weights of more than 16 tokens),
 numbers in bfloat16 become words that share a scale: an error of 1e-5 to 3e-4, a tenth of bfloat16's
@@ -18,12 +18,13 @@ from ossia.ops.cpu.linear import Dense
 from ossia.ops.cpu.native import Machine, machine, using
 from ossia.ops.cpu.norm import Norms
 from ossia.ops.cpu.recorder import CPURecorder
+from ossia.ops.cpu.rope import Rotary
 from ossia.ops.cpu.sampling import Sampling
 
 __all__ = ["CPU", "Machine", "NativeBackend", "machine", "using"]
 
 
-class NativeBackend(Dense, PagedAttention, Experts, Norms, Activations, Sampling):
+class NativeBackend(Dense, PagedAttention, Experts, Norms, Rotary, Activations, Sampling):
     """All native operations together."""
 
     name = "cpu"

@@ -22,7 +22,8 @@ def machine() -> Machine:
 
     As many threads as torch has (torch.set_num_threads, OMP_NUM_THREADS), but no more than there
     are processors for; each stays on one of them if OSSIA_CPU_PIN is 1. The instruction set is the
-    best the processor has, or OSSIA_CPU_ISA. Raises OssiaError for one it has not.
+    best the processor has, or OSSIA_CPU_ISA. Raises OssiaError for one that the
+    processor lacks.
     """
     return _used[-1] if _used else _own()
 

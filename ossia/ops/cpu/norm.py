@@ -1,19 +1,16 @@
-"""Norms and rotation."""
+"""Norms."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ossia.config import RoPE
 from ossia.ops.backend import Backend
 from ossia.ops.cpu.native import is_native, machine
-from ossia.ops.rope import attention_factor, frequencies
-from ossia.ops.values import RopeTable
 
 
 class Norms(Backend):
-    """Native norms and rotation."""
+    """Native norms."""
 
     def rms_norm(
         self, x: Tensor, weight: Tensor, eps: float, *, round_before_weight: bool
@@ -33,24 +30,4 @@ class Norms(Backend):
         x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
         out = torch.empty_like(x)
         machine().layer_norm(x, weight, bias, out, eps)
-        return out
-
-    def rope_table(self, positions: Tensor, rope: RoPE, head_dim: int) -> RopeTable:
-        """As Backend.rope_table, each number within 0.51 units of its last place."""
-        if positions.dtype is not torch.int64 or not positions.is_cpu or head_dim < 2:
-            return super().rope_table(positions, rope, head_dim)
-        positions = positions.contiguous()
-        cos = torch.empty(*positions.shape, head_dim // 2, dtype=torch.float32)
-        table = RopeTable(cos, torch.empty_like(cos))
-        steps = frequencies(rope, head_dim, positions.device)
-        machine().rope_table(positions, steps, attention_factor(rope), *table)
-        return table
-
-    def rotate(self, x: Tensor, rope: RopeTable) -> Tensor:
-        """As Backend.rotate; natively for packed tokens."""
-        cos, sin = rope
-        if x.dim() != 3 or not x.numel() or not is_native(x) or cos.dtype is not torch.float32:
-            return super().rotate(x, rope)
-        x, out = x.contiguous(), torch.empty_like(x)
-        machine().rotate(x, cos.contiguous(), sin.contiguous(), out)
         return out

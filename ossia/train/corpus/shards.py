@@ -87,10 +87,14 @@ def read(folder: Path) -> list[Tensor]:
         dtype = _TYPES[described["type"]]
         shards = [(folder / shard["file"], int(shard["tokens"])) for shard in described["shards"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OssiaError(f"{index}: not an index of tokens ({error}); start anew") from error
+        raise OssiaError(
+            f"{index}: not an index of tokens ({error}); start the run again"
+        ) from error
     for file, count in shards:
         if not file.is_file() or file.stat().st_size != count * dtype.itemsize:
-            raise OssiaError(f"{file}: the run's {count} tokens are gone or damaged; start it anew")
+            raise OssiaError(
+                f"{file}: the run's {count} tokens are gone or damaged; start it again"
+            )
     return [
         torch.from_file(str(file), shared=False, size=count, dtype=dtype) for file, count in shards
     ]
