@@ -24,7 +24,8 @@ class YaRN:
     Peng et al. 2023, https://arxiv.org/abs/2309.00071. `beta_fast` and `beta_slow` are rotations
     over the original context: dimensions that turn more often than `beta_fast` keep their
     frequency, those slower than `beta_slow` are divided by `factor`, and a linear ramp joins them.
-    `truncate` rounds the ramp's bounds outwards to whole dimensions.
+    `truncate` rounds the ramp's bounds outwards to whole dimensions. `attention_factor` scales
+    cosines and sines; None is the paper's 0.1 ln(factor) + 1.
     """
 
     factor: float
@@ -32,6 +33,7 @@ class YaRN:
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     truncate: bool = True
+    attention_factor: float | None = None
 
 
 @dataclass(frozen=True)

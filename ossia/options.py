@@ -177,6 +177,12 @@ class KernelOptions(Options):
     ] = None
 
 
+IGNORE_UNKNOWN_KEYS = Option(
+    "Load a model as if unknown keys of its config.json and unknown tensors were absent; the "
+    "result is wrong if it depends on them."
+)
+
+
 @dataclass(frozen=True)
 class LoadOptions(KernelOptions):
     """How a checkpoint is loaded: `LLM`, `load_model` and each command that opens a model take
@@ -210,6 +216,7 @@ class LoadOptions(KernelOptions):
             default="not quantized",
         ),
     ] = None
+    ignore_unknown_keys: Annotated[bool, IGNORE_UNKNOWN_KEYS] = False
 
     def __post_init__(self) -> None:
         # torch's devices and dtypes are accepted by name, which does not import torch.

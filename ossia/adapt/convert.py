@@ -46,14 +46,16 @@ class Conversion:
     held_out_loss: LossChange | None = None
 
 
-def quantize(model: str, out: Path, loss: Loss | None = None) -> Conversion:
+def quantize(
+    model: str, out: Path, loss: Loss | None = None, *, ignore_unknown_keys: bool = False
+) -> Conversion:
     """Write a checkpoint with its experts in MXFP4 into the new folder `out`, with the record in
     quantization.json; `loss` is measured before and after.
 
     Raises OssiaError for a model without dense experts, or if a file cannot be read or written.
     """
     folder = checkpoint.find(model)
-    config = checkpoint.read_config(folder)
+    config = checkpoint.read_config(folder, ignore_unknown_keys)
     formats = expert_formats(config)
     if not formats:
         raise OssiaError(f"{model}: the model has no experts to pack")
@@ -61,7 +63,10 @@ def quantize(model: str, out: Path, loss: Loss | None = None) -> Conversion:
         raise OssiaError(f"{model}: its experts are already in MXFP4")
     check_new_folder(out)
     check_format(config, ExpertFormat.MXFP4)
-    decoder = checkpoint.load(folder, LoadOptions(device="cpu", expert_memory="all"))
+    options = LoadOptions(
+        device="cpu", expert_memory="all", ignore_unknown_keys=ignore_unknown_keys
+    )
+    decoder = checkpoint.load(folder, options)
     before = loss.of(decoder) if loss else None
     errors = checkpoint.save(
         decoder,
@@ -77,14 +82,21 @@ def quantize(model: str, out: Path, loss: Loss | None = None) -> Conversion:
     return _written(Conversion(model, errors, held_out_loss=change), out / "quantization.json")
 
 
-def merge(model: str, adapter: Path, out: Path, experts: ExpertFormat | None = None) -> Conversion:
+def merge(
+    model: str,
+    adapter: Path,
+    out: Path,
+    experts: ExpertFormat | None = None,
+    *,
+    ignore_unknown_keys: bool = False,
+) -> Conversion:
     """Write a checkpoint with peft's adapter merged into the new folder `out`, with the record in
     merge.json. Experts keep their format unless `experts` names another.
 
     Raises OssiaError for an adapter of another model, or if a file cannot be read or written.
     """
     folder = checkpoint.find(model)
-    config = checkpoint.read_config(folder)
+    config = checkpoint.read_config(folder, ignore_unknown_keys)
     check_new_folder(out)
     formats = expert_formats(config)
     if experts and not formats:
@@ -92,7 +104,7 @@ def merge(model: str, adapter: Path, out: Path, experts: ExpertFormat | None = N
     chosen = experts or next(iter(formats), ExpertFormat.DENSE)
     if formats:
         check_format(config, chosen)
-    decoder = lora.load_base(folder)
+    decoder = lora.load_base(folder, ignore_unknown_keys)
     adapters.load(decoder, adapter)
     errors = checkpoint.save(
         decoder,

@@ -42,12 +42,18 @@ class LoRA:
     targets: tuple[str, ...]
 
 
-def load_base(folder: Path) -> Decoder:
+def load_base(folder: Path, ignore_unknown_keys: bool = False) -> Decoder:
     """A checkpoint's model, ready for updates: matrices stay in the mapped files, experts stay
     packed, everything else is float32, and no parameter requires a gradient.
     """
     stored = checkpoint.load(
-        folder, LoadOptions(device="cpu", backend="reference", expert_memory="all")
+        folder,
+        LoadOptions(
+            device="cpu",
+            backend="reference",
+            expert_memory="all",
+            ignore_unknown_keys=ignore_unknown_keys,
+        ),
     )
     kept = {f"{name}.weight" for name, _ in adaptable(stored)}
     weights = {

@@ -8,16 +8,20 @@ from pathlib import Path
 
 from ossia import families
 from ossia.checkpoint.files import StoredTensor, read_tensors
-from ossia.checkpoint.load import check_headers, choose_layout, read_config, without_weights
+from ossia.checkpoint.load import check_headers, read_headers, without_weights
+from ossia.checkpoint.match import match
 from ossia.config import ModelConfig
 from ossia.families.mapping import Layout
 
 
 @dataclass(frozen=True)
 class Contents:
+    """stored: by the layout's names; ignored: the names of all others."""
+
     config: ModelConfig
     layout: Layout
     stored: Mapping[str, StoredTensor]
+    ignored: frozenset[str] = frozenset()
 
     @property
     def file_bytes(self) -> int:
@@ -25,12 +29,13 @@ class Contents:
         return sum(file.stat().st_size for file in {tensor.file for tensor in self.stored.values()})
 
 
-def read_contents(folder: Path) -> Contents:
+def read_contents(folder: Path, ignore_unknown_keys: bool = False) -> Contents:
     """The contents, without reading weights. Raises OssiaError, naming file and tensor or key, if
     the tensors do not fit config.json.
     """
-    config = read_config(folder)
-    stored = read_tensors(folder)
-    layout = choose_layout(families.layouts(config), stored, folder)
-    check_headers(without_weights(config, folder), layout, stored)
-    return Contents(config, layout, stored)
+    config, stored = read_headers(folder, ignore_unknown_keys)
+    stored = stored or read_tensors(folder)
+    found = match(families.layouts(config), stored, folder, ignore_unknown_keys)
+    check_headers(without_weights(config, folder), found.layout, found.stored)
+    used = {tensor.name for tensor in found.stored.values()}
+    return Contents(config, found.layout, found.stored, frozenset(stored.keys() - used))

@@ -8,9 +8,12 @@ gaps. Other formats are never opened, because pickles run code.
 
 from __future__ import annotations
 
+import logging
 import math
 import mmap
 import os
+import posixpath
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -20,9 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ossia.errors import OssiaError
+from ossia.errors import OssiaError, shortened
 from ossia.system import huge_pages
-from ossia.system.files import json_object, read_json
+from ossia.system.files import MAX_JSON, check_regular, json_object, read_json
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -45,8 +48,13 @@ DTYPES = {
     "F64": torch.float64,
 }
 
+_log = logging.getLogger(__name__)
+
 _LENGTH_BYTES = 8
-_MAX_HEADER = 100_000_000  # the limit of the safetensors library
+# A thousandth of these would do for any model; more would take seconds to parse.
+_MAX_HEADER = MAX_JSON
+_MAX_DIMENSIONS = 16
+_MAX_NUMBER = 10**30  # of the header; larger ones would make arithmetic slow
 _CHUNK = 16 << 20  # bytes of a file that a thread reads at a time
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
@@ -89,22 +97,20 @@ def read_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Every tensor of a checkpoint folder, by name, from headers alone.
 
     Reads model.safetensors, else the shards of model.safetensors.index.json, else any
-    *.safetensors. Raises OssiaError, naming file and tensor, for data that is missing, truncated,
-    contradictory or not safetensors.
+    *.safetensors. As in transformers, the index chooses files, not tensors: each shard counts as a
+    whole, and of two tensors of one name the last. Raises OssiaError, naming file and tensor, for
+    data that is missing, truncated, contradictory or not safetensors.
     """
     found: dict[str, StoredTensor] = {}
-    files, weight_map = _weight_files(folder)
+    files, indexed = _weight_files(folder)
     for file in files:
         for tensor in read_header(file):
-            if tensor.name in found:
-                other = found[tensor.name].file.name
-                raise OssiaError(f"{file}: tensor {tensor.name} is also in {other}")
+            if (other := found.get(tensor.name)) is not None:
+                name = shortened(tensor.name)
+                if not indexed:
+                    raise OssiaError(f"{file}: tensor {name} is also in {other.file.name}")
+                _log.warning("%s: tensor %s replaces that of %s", file, name, other.file.name)
             found[tensor.name] = tensor
-    for name, file in weight_map.items():
-        if name not in found or found[name].file.name != file:
-            raise OssiaError(
-                f"{folder / INDEX_FILE}: tensor {name} is said to be in {file}, and is not"
-            )
     return found
 
 
@@ -168,28 +174,26 @@ def _copy(path: Path) -> mmap.mmap | bytes:
         raise OssiaError(f"cannot read {path} into memory: {error.strerror}") from error
 
 
-def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """The files to read, and the index's map from tensor to file (empty without an index)."""
+def _weight_files(folder: Path) -> tuple[list[Path], bool]:
+    """The files to read in order, and whether an index names them."""
     try:
         present = sorted(path.name for path in folder.iterdir())
     except OSError as error:
         raise OssiaError(f"cannot read the folder {folder}: {error.strerror}") from error
     if SINGLE_FILE in present:
-        return [folder / SINGLE_FILE], {}
+        return [folder / SINGLE_FILE], False
     if INDEX_FILE in present:
-        weight_map = _weight_map(folder / INDEX_FILE)
-        needed = sorted(set(weight_map.values()))
-        for name in needed:
-            if name not in present:
-                count = list(weight_map.values()).count(name)
+        shards = _shards(folder / INDEX_FILE)
+        for name, count in shards.items():
+            if name not in present and not _exists(folder / name):
                 raise OssiaError(
-                    f"{folder}: shard {name} is missing; {INDEX_FILE} says it holds {count} "
-                    "tensors; copy it again"
+                    f"{folder}: shard {shortened(name)} is missing; {INDEX_FILE} says it holds "
+                    f"{count} tensors; copy it again"
                 )
-        return [folder / name for name in needed], weight_map
+        return [folder / name for name in sorted(shards)], True
     names = [name for name in present if name.endswith(".safetensors")]
     if names:
-        return [folder / name for name in names], {}
+        return [folder / name for name in names], False
     pickles = [name for name in present if name.endswith(PICKLES)]
     if pickles:
         raise OssiaError(
@@ -202,14 +206,28 @@ def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
     raise OssiaError(f"{folder} holds no .safetensors file; copy the weights there")
 
 
-def _weight_map(path: Path) -> dict[str, str]:
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # such as a name that is too long
+        return False
+
+
+def _shards(path: Path) -> Counter[str]:
+    """The files that an index names, and how many tensors each should hold."""
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise OssiaError(f"{path}: weight_map is missing or not an object")
+    shards: Counter[str] = Counter()
     for name, file in weight_map.items():
-        if not isinstance(file, str) or Path(file).name != file:
-            raise OssiaError(f"{path}: tensor {name} has no file name in this folder: {file!r}")
-    return weight_map
+        inside = isinstance(file, str) and posixpath.normpath(file)
+        if not inside or inside.startswith(("..", "/")) or inside == "." or "\0" in inside:
+            raise OssiaError(
+                f"{path}: tensor {shortened(name)} has no file name in this folder: "
+                f"{shortened(repr(file))}"
+            )
+        shards[inside] += 1
+    return shards
 
 
 def _map(path: Path) -> mmap.mmap | bytes:
@@ -218,6 +236,7 @@ def _map(path: Path) -> mmap.mmap | bytes:
     # names it from 3.13 on.
     reserve_none = getattr(mmap, "MAP_NORESERVE", 0)
     try:
+        check_regular(path)
         with path.open("rb") as file:
             if not path.stat().st_size:
                 return b""
@@ -233,24 +252,26 @@ def _map(path: Path) -> mmap.mmap | bytes:
 
 def _entry(path: Path, name: str, entry: Any, start: int, buffer: Any) -> StoredTensor:
     """A header entry, with types and size checked."""
+    where = f"{path}: tensor {shortened(name)}"
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        numbers = [*shape, begin, end]
+        numbers = [*shape[: _MAX_DIMENSIONS + 1], begin, end]
     except (KeyError, TypeError, ValueError) as error:
         raise OssiaError(
-            f"{path}: tensor {name} lacks a dtype, a shape or two data_offsets in the header"
+            f"{where} lacks a dtype, a shape or two data_offsets in the header"
         ) from error
-    if not all(type(number) is int and number >= 0 for number in numbers):
-        raise OssiaError(f"{path}: tensor {name} has a shape or offsets that are not counts")
+    if not all(type(number) is int and 0 <= number < _MAX_NUMBER for number in numbers):
+        raise OssiaError(f"{where} has a shape or offsets that are not counts")
+    if len(shape) > _MAX_DIMENSIONS:
+        raise OssiaError(f"{where} has {len(shape)} dimensions; at most {_MAX_DIMENSIONS} can be")
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise OssiaError(f"{path}: tensor {name} has the unknown dtype {dtype!r}")
+        raise OssiaError(f"{where} has the unknown dtype {shortened(repr(dtype))}")
     if begin > end:
-        raise OssiaError(f"{path}: tensor {name} begins at byte {begin}, after its end at {end}")
+        raise OssiaError(f"{where} begins at byte {begin}, after its end at {end}")
     tensor = StoredTensor(name, path, DTYPES[dtype], tuple(shape), start + begin, buffer)
     if end - begin != tensor.nbytes:
         raise OssiaError(
-            f"{path}: tensor {name} has {end - begin} bytes; "
-            f"{dtype} {tensor.shape} needs {tensor.nbytes}"
+            f"{where} has {end - begin} bytes; {dtype} {tensor.shape} needs {tensor.nbytes}"
         )
     return tensor
 
@@ -259,18 +280,20 @@ def _check_offsets(path: Path, tensors: list[StoredTensor], start: int, size: in
     """Check that the tensors, sorted by offset, fill the file from `start` to its end at `size`."""
     for tensor in tensors:  # first, else later tensors get the blame
         if tensor.offset + tensor.nbytes > size:
+            name = shortened(tensor.name)
             raise OssiaError(
-                f"{path} is truncated, or its header is wrong: tensor {tensor.name} ends at byte "
+                f"{path} is truncated, or its header is wrong: tensor {name} ends at byte "
                 f"{tensor.offset + tensor.nbytes}, the file at {size}; copy it again"
             )
     position = start
     for tensor in tensors:
         if tensor.offset < position:
-            raise OssiaError(f"{path}: tensor {tensor.name} overlaps the one before it")
+            name = shortened(tensor.name)
+            raise OssiaError(f"{path}: tensor {name} overlaps the one before it")
         if tensor.offset > position:
             raise OssiaError(
-                f"{path}: the {tensor.offset - position} bytes before tensor {tensor.name} "
-                "belong to no tensor"
+                f"{path}: the {tensor.offset - position} bytes before tensor "
+                f"{shortened(tensor.name)} belong to no tensor"
             )
         position += tensor.nbytes
     if position != size:

@@ -104,13 +104,13 @@ def _checkpoint_folder(folder: Path) -> Path:
     """The folder itself, or its `original/` if only that holds weights."""
 
     def complete(place: Path) -> bool:
-        return (place / "config.json").is_file() and any(place.glob("*.safetensors"))
+        return (place / "config.json").exists() and any(place.glob("*.safetensors"))
 
     os.listdir(folder)  # raises for an unreadable folder, where glob is silent
     original = folder / "original"
     if not complete(folder) and complete(original):
         return original
-    if not (folder / "config.json").is_file():
+    if not (folder / "config.json").exists():
         foreign = next((p for p in sorted(folder.iterdir()) if p.suffix in FOREIGN), None)
         hint = f"; as for {foreign.name}: {FOREIGN[foreign.suffix]}" if foreign else ""
         raise OssiaError(f"{folder} holds no config.json: not a checkpoint folder{hint}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +18,10 @@ from torch import Tensor
 from ossia import families, ops
 from ossia.checkpoint import regions
 from ossia.checkpoint.files import StoredTensor, in_memory, read_tensors
+from ossia.checkpoint.match import match, tied_differ
 from ossia.config import ModelConfig
 from ossia.errors import OssiaError
+from ossia.families.keys import warn
 from ossia.families.mapping import Layout, Row
 from ossia.model import Decoder
 from ossia.offload import plan as planning
@@ -36,18 +37,43 @@ _FLOATS = (*DENSE_DTYPES.values(), torch.float64)
 _log = logging.getLogger(__name__)
 
 
-def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
-    """The architecture that a checkpoint folder's config.json describes.
+def read_config(folder: str | os.PathLike[str], ignore_unknown_keys: bool = False) -> ModelConfig:
+    """The architecture of a checkpoint folder: what config.json describes, unless the stored
+    weights show otherwise.
 
-    If config.json does not name a dtype, it is that of most stored weights. Raises OssiaError that
-    names file and key.
+    If config.json does not name a dtype, it is that of most stored weights. An entry of
+    quantization does not count if all weights are plain, nor does `tie_word_embeddings` if both
+    matrices are stored and differ. Raises OssiaError that names file and key.
     """
-    path = Path(folder) / CONFIG_FILE
+    folder = Path(folder)
+    return read_headers(folder, ignore_unknown_keys)[0]
+
+
+def read_headers(
+    folder: Path, ignore_unknown_keys: bool
+) -> tuple[ModelConfig, dict[str, StoredTensor]]:
+    """The architecture, as `read_config` returns it, and the stored tensors; none if the folder
+    holds only a config.
+    """
+    stored = read_tensors(folder) if any(folder.glob("*.safetensors")) else {}
+    path = folder / CONFIG_FILE
     data = read_json(path)
-    config = families.from_hf(data, str(path))
-    if any(data.get(key) for key in ("dtype", "torch_dtype")):
-        return config
-    return replace(config, dtype=_prevailing_dtype(read_tensors(Path(folder)), config.dtype))
+    if data.get("quantization_config") and stored and _is_plain(stored):
+        warn(
+            f"{path}: the weights are not quantized, so 'quantization_config' is ignored; "
+            "remove it for other programs"
+        )
+        data = {key: value for key, value in data.items() if key != "quantization_config"}
+    config = families.from_hf(data, str(path), ignore_unknown_keys)
+    if not any(data.get(key) for key in ("dtype", "torch_dtype")):
+        config = replace(config, dtype=_prevailing_dtype(stored, config.dtype))
+    if config.tied_embeddings and tied_differ(families.layouts(config), stored):
+        warn(
+            f"{path}: 'tie_word_embeddings' is true, but the weights hold two different matrices; "
+            "both are used, as in transformers"
+        )
+        config = replace(config, tied_embeddings=False)
+    return config, stored
 
 
 def load(folder: str | os.PathLike[str], options: LoadOptions = LoadOptions()) -> Decoder:
@@ -70,11 +96,12 @@ def load(folder: str | os.PathLike[str], options: LoadOptions = LoadOptions()) -
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     target = _choose_device(options.device)
-    config = read_config(folder)
+    config, every = read_headers(folder, options.ignore_unknown_keys)
     if options.dtype is not None:
         config = replace(config, dtype=options.dtype.value)
-    stored = read_tensors(folder)
-    layout = choose_layout(families.layouts(config), stored, folder)
+    every = every or read_tensors(folder)  # which says what is missing
+    found = match(families.layouts(config), every, folder, options.ignore_unknown_keys)
+    layout, stored = found.layout, found.stored
     decoder = without_weights(config, folder, ops.select(options.backend, target))
     check_headers(decoder, layout, stored)
     whole = sum(tensor.nbytes for tensor in stored.values())
@@ -110,35 +137,6 @@ def load(folder: str | os.PathLike[str], options: LoadOptions = LoadOptions()) -
     return decoder
 
 
-def choose_layout(
-    layouts: tuple[Layout, ...], stored: Mapping[str, StoredTensor], folder: Path
-) -> Layout:
-    """The layout whose names match the stored ones. Raises OssiaError that names the missing and
-    unknown tensors of the closest layout.
-    """
-
-    def names(layout: Layout) -> list[str]:
-        return list(dict.fromkeys(row.theirs for row in layout.rows))
-
-    layout = max(layouts, key=lambda layout: sum(name in stored for name in names(layout)))
-    missing = [name for name in names(layout) if name not in stored]
-    known = set(names(layout))
-    ignored = re.compile("|".join(f"(?:{pattern})" for pattern in layout.ignored) or r"(?!)")
-    surplus = [name for name in stored if name not in known and not ignored.fullmatch(name)]
-    problems = [
-        f"{len(group)} {what}: {', '.join(group[:3])}" + (", ..." if len(group) > 3 else "")
-        for what, group in (("missing", missing), ("unknown", surplus))
-        if group
-    ]
-    if problems:
-        files = {tensor.file for tensor in stored.values()}
-        if surplus and not missing:
-            files = {stored[name].file for name in surplus}
-        where = files.pop() if len(files) == 1 else folder
-        raise OssiaError(f"{where}: tensors do not fit {CONFIG_FILE}; {'; '.join(problems)}")
-    return layout
-
-
 def without_weights(
     config: ModelConfig, folder: Path, backend: ops.Backend = ops.REFERENCE
 ) -> Decoder:
@@ -159,6 +157,11 @@ def parameter_dtypes(empty: Mapping[str, Tensor], dense: torch.dtype) -> dict[st
         name: dense if tensor.is_floating_point() else tensor.dtype
         for name, tensor in empty.items()
     }
+
+
+def _is_plain(stored: Mapping[str, StoredTensor]) -> bool:
+    """Whether no tensor is in a format of quantized weights: all those use integers or 8 bits."""
+    return all(tensor.dtype in _FLOATS for tensor in stored.values())
 
 
 def _prevailing_dtype(stored: Mapping[str, StoredTensor], default: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ossia.cli.options import IgnoreUnknownOption
 from ossia.config import ExpertFormat
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def quantize(
             help="Measure the loss on this file before and after: text, or conversations (.jsonl).",
         ),
     ] = None,
+    ignore_unknown_keys: IgnoreUnknownOption = False,
     as_json: _Json = False,
 ) -> None:
     """Pack a checkpoint's experts into MXFP4.
@@ -45,7 +47,8 @@ def quantize(
     from ossia.train.held_out import loss_on
 
     with _spinner(f"packing the experts of {model}"):
-        record = convert.quantize(model, out, loss_on(data, model) if data else None)
+        loss = loss_on(data, model, ignore_unknown_keys) if data else None
+        record = convert.quantize(model, out, loss, ignore_unknown_keys=ignore_unknown_keys)
     _print(record, out, as_json=as_json)
 
 
@@ -62,6 +65,7 @@ def merge(
         ExpertFormat | None,
         typer.Option(help="Format of the experts in the checkpoint. [default: as in MODEL]"),
     ] = None,
+    ignore_unknown_keys: IgnoreUnknownOption = False,
     as_json: _Json = False,
 ) -> None:
     """Merge a LoRA adapter into a checkpoint.
@@ -71,7 +75,9 @@ def merge(
     from ossia.adapt import convert
 
     with _spinner(f"adding {adapter} to {model}"):
-        record = convert.merge(model, adapter, out, experts)
+        record = convert.merge(
+            model, adapter, out, experts, ignore_unknown_keys=ignore_unknown_keys
+        )
     _print(record, out, as_json=as_json)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ossia.cli.options import IgnoreUnknownOption
 from ossia.errors import OssiaError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def inspect(
     tensors: Annotated[
         bool, typer.Option("--tensors", help="Also list where each tensor on disk goes.")
     ] = False,
+    ignore_unknown_keys: IgnoreUnknownOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Describe a model: layers, parameters, bytes, tensors.
@@ -38,7 +40,7 @@ def inspect(
     if path_or_name in PRESETS:
         subject = _preset(path_or_name, PRESETS[path_or_name], tensors)
     else:
-        subject = _checkpoint(path_or_name, tensors)
+        subject = _checkpoint(path_or_name, tensors, ignore_unknown_keys)
     if as_json:
         print(json.dumps(record(subject), ensure_ascii=False))
         return
@@ -74,7 +76,7 @@ def _preset(name: str, config: ModelConfig, tensors: bool) -> Subject:
     return Subject(title, config, moves=tuple(fold(rows, kinds)))
 
 
-def _checkpoint(name: str, tensors: bool) -> Subject:
+def _checkpoint(name: str, tensors: bool, ignore_unknown_keys: bool) -> Subject:
     from ossia.checkpoint import find
     from ossia.checkpoint.contents import read_contents
     from ossia.families import PRESETS
@@ -87,15 +89,15 @@ def _checkpoint(name: str, tensors: bool) -> Subject:
             f"the presets are {', '.join(PRESETS)}"
         )
     folder = find(name)
-    contents = read_contents(folder)
+    contents = read_contents(folder, ignore_unknown_keys)
     rows, stored = contents.layout.rows, contents.stored
     title = f"{folder} (layout: {contents.layout.name})"
     if not tensors:
         return Subject(title, contents.config, contents.file_bytes)
     kinds = {
-        tensor.name: f"{shape_text(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
-        for tensor in stored.values()
+        name: f"{shape_text(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+        for name, tensor in stored.items()
     }
-    ignored = tuple(sorted(stored.keys() - {row.theirs for row in rows}))
+    ignored = tuple(sorted(contents.ignored))
     moves = tuple(fold(rows, kinds))
     return Subject(title, contents.config, contents.file_bytes, moves, ignored)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ossia.options import EngineOptions, LoadOptions
+from ossia.options import IGNORE_UNKNOWN_KEYS, EngineOptions, LoadOptions
 
 if TYPE_CHECKING:
     from ossia.api import LLM
@@ -25,6 +25,9 @@ ModelOption = Annotated[
         help="Checkpoint folder, or a name on the Hugging Face hub. "
         "[default: the model inside the package]",
     ),
+]
+IgnoreUnknownOption = Annotated[
+    bool, typer.Option("--ignore-unknown-keys", help=IGNORE_UNKNOWN_KEYS.help)
 ]
 ThreadsOption = Annotated[
     int | None,

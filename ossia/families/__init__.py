@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from ossia.config import ExpertFormat, ModelConfig, with_expert_format
-from ossia.errors import OssiaError
+from ossia.errors import OssiaError, shortened
 from ossia.families import gpt2, gpt_oss, qwen3
 from ossia.families.mapping import Layout, Row
 
@@ -18,11 +18,13 @@ _BY_MODEL_TYPE = {name: family for family in _FAMILIES for name in family.MODEL_
 PRESETS: dict[str, ModelConfig] = {**gpt2.PRESETS, **qwen3.PRESETS, **gpt_oss.PRESETS}
 
 
-def from_hf(data: dict[str, Any], source: str) -> ModelConfig:
+def from_hf(data: dict[str, Any], source: str, ignore_unknown: bool = False) -> ModelConfig:
     """The architecture that a parsed config.json describes; gpt-oss's `original/` is accepted too.
 
-    `source` is the file's name for error messages. Raises `OssiaError`, naming file and key, for a
-    key that is unknown, missing, unsupported, of the wrong type, or contradicts another.
+    `source` is the file's name for error messages. Keys that transformers does not read either are
+    passed over if they are null or known; `ignore_unknown` passes over all others too, with a
+    warning. Raises `OssiaError`, naming file and key, for a key that is unknown, missing,
+    unsupported or of the wrong type.
     """
     if not isinstance(data, dict):
         raise OssiaError(f"{source}: must hold a JSON object, not {type(data).__name__}")
@@ -33,12 +35,11 @@ def from_hf(data: dict[str, Any], source: str) -> ModelConfig:
         if not isinstance(model_type, str):
             raise OssiaError(f"{source}: missing key 'model_type' (supported: {supported})")
         if model_type not in _BY_MODEL_TYPE:
-            raise OssiaError(
-                f"{source}: key 'model_type' is '{model_type}'; supported are {supported}"
-            )
+            shown = shortened(model_type)
+            raise OssiaError(f"{source}: key 'model_type' is '{shown}'; supported are {supported}")
         read = _BY_MODEL_TYPE[model_type].from_hf
     try:
-        return read(data, source)
+        return read(data, source, ignore_unknown)
     except OssiaError:
         raise
     except ValueError as error:  # a part of the config refused a combination of values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,23 +18,33 @@ from ossia.config import (
 )
 from ossia.families.keys import (
     GENERIC_IGNORED,
+    GENERIC_NEUTRAL,
     MAX_CONTEXT,
-    MAX_REPEATS,
+    MAX_LAYERS,
     Keys,
     expect,
     read_generic,
     read_quantization,
     write_generic,
 )
-from ossia.families.mapping import Layout, Row
+from ossia.families.mapping import HEAD, NO_WEIGHTS, Layout, Row
 
 MODEL_TYPES = ("gpt2",)
 
+_PREFIX = "transformer."
+_EMBEDDING = f"{_PREFIX}wte.weight"
+
+# The first is the one that is written.
+_ARCHITECTURES = ("GPT2LMHeadModel", "GPT2Model", "GPT2DoubleHeadsModel")
+
 IGNORED = (
     *GENERIC_IGNORED,
+    # In float32 instead of lower precision, as scores and softmax are here always.
+    "reorder_and_upcast_attn",
     # The head of GPT2DoubleHeadsModel.
     "summary_activation",
     "summary_first_dropout",
+    "summary_last_dropout",
     "summary_proj_to_labels",
     "summary_type",
     "summary_use_proj",
@@ -42,6 +53,19 @@ IGNORED = (
     "predict_special_tokens",
     "output_past",
 )
+
+NEUTRAL = {**GENERIC_NEUTRAL, "use_qk_norm": False}
+
+_ASSUMED = {
+    "vocab_size": 50257,
+    "hidden_size": 768,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+}
+"""What transformers assumes of absent keys."""
+
+# Formulas that differ in the order of operations only.
+_TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate", "gelu_python_tanh")
 
 
 def _preset(num_layers: int, num_heads: int, hidden_size: int) -> ModelConfig:
@@ -76,24 +100,26 @@ PRESETS = {
 }
 
 
-def from_hf(data: dict[str, Any], source: str) -> ModelConfig:
-    keys = Keys(data, source)
+def from_hf(data: dict[str, Any], source: str, ignore_unknown: bool = False) -> ModelConfig:
+    keys = Keys(data, source, assumed=_ASSUMED, ignore_unknown=ignore_unknown)
     keys.only("model_type", "gpt2")
     read_quantization(keys)
-    generic = read_generic(keys, ("GPT2LMHeadModel", "GPT2Model"), dtype="float32", tied=True)
-    keys.only("activation_function", "gelu_new")
+    generic = read_generic(keys, _ARCHITECTURES, dtype="float32", tied=True)
+    keys.only("activation_function", *_TANH_GELU)
     keys.only("scale_attn_weights", True)
     keys.only("scale_attn_by_inverse_layer_idx", False)
-    keys.only("reorder_and_upcast_attn", False)
-    hidden_size, num_heads = keys.integer("n_embd"), keys.integer("n_head")
+    hidden_size = keys.integer("hidden_size", "n_embd")
+    num_heads = keys.integer("num_attention_heads", "n_head")
     if hidden_size % num_heads:
         raise keys.error("n_head", f"{num_heads} does not divide 'n_embd' {hidden_size}")
     layer = _layer(num_heads, hidden_size, keys.integer("n_inner", default=4 * hidden_size))
     config = ModelConfig(
         **generic,
         hidden_size=hidden_size,
-        context_length=keys.integer("n_positions", "n_ctx", maximum=MAX_CONTEXT),
-        layers=(layer,) * keys.integer("n_layer", maximum=MAX_REPEATS),
+        context_length=keys.integer(
+            "max_position_embeddings", "n_positions", "n_ctx", default=1024, maximum=MAX_CONTEXT
+        ),
+        layers=(layer,) * keys.integer("num_hidden_layers", "n_layer", maximum=MAX_LAYERS),
         position=LearnedPositions(),
         norm=LayerNorm(eps=keys.number("layer_norm_epsilon", default=1e-5)),
         dropout=Dropout(
@@ -102,7 +128,7 @@ def from_hf(data: dict[str, Any], source: str) -> ModelConfig:
             residual=keys.number("resid_pdrop", default=0.1, maximum=1.0),
         ),
     )
-    keys.finish(IGNORED)
+    keys.finish(IGNORED, NEUTRAL)
     return config
 
 
@@ -127,36 +153,32 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 def layouts(config: ModelConfig) -> tuple[Layout, ...]:
-    """Names as saved by `GPT2LMHeadModel`, and without a prefix as in the hub's checkpoints."""
-    return (
-        _layout("GPT-2, transformer. prefix", "transformer.", config),
-        _layout("GPT-2, no prefix", "", config),
-    )
-
-
-def _layout(name: str, prefix: str, config: ModelConfig) -> Layout:
-    pattern = prefix.replace(".", r"\.")
+    """Names as saved by `GPT2LMHeadModel`; the hub's checkpoints leave out their prefix."""
     ignored = (
-        rf"{pattern}h\.\d+\.attn\.(bias|masked_bias)",  # the causal mask, once a buffer
-        *((r"lm_head\.weight",) if config.tied_embeddings else ()),
+        *NO_WEIGHTS,
+        # The causal mask, once a buffer.
+        rf"({re.escape(_PREFIX)})?h\.\d+\.attn\.(bias|masked_bias)",
+        r"multiple_choice_head\..*",
     )
-    return Layout(name, tuple(_rows(prefix, config)), ignored, in_memory=bool(prefix))
+    tied = {HEAD: _EMBEDDING} if config.tied_embeddings else {}
+    rows = tuple(_rows(config))
+    return (Layout("GPT-2", rows, ignored, in_memory=True, prefix=_PREFIX, tied=tied),)
 
 
-def _rows(prefix: str, config: ModelConfig) -> Iterator[Row]:
-    yield Row(f"{prefix}wte.weight", "embedding.weight")
-    yield Row(f"{prefix}wpe.weight", "positions.weight")
+def _rows(config: ModelConfig) -> Iterator[Row]:
+    yield Row(_EMBEDDING, "embedding.weight")
+    yield Row(f"{_PREFIX}wpe.weight", "positions.weight")
     for i in range(len(config.layers)):
-        theirs, ours = f"{prefix}h.{i}", f"layers.{i}"
+        theirs, ours = f"{_PREFIX}h.{i}", f"layers.{i}"
         yield from _pair(f"{theirs}.ln_1", f"{ours}.attention_norm")
         yield from _fused_rows(f"{theirs}.attn.c_attn", f"{ours}.attention", config.hidden_size)
         yield from _pair(f"{theirs}.attn.c_proj", f"{ours}.attention.o", conv1d=True)
         yield from _pair(f"{theirs}.ln_2", f"{ours}.feedforward_norm")
         yield from _pair(f"{theirs}.mlp.c_fc", f"{ours}.feedforward.up", conv1d=True)
         yield from _pair(f"{theirs}.mlp.c_proj", f"{ours}.feedforward.down", conv1d=True)
-    yield from _pair(f"{prefix}ln_f", "norm")
+    yield from _pair(f"{_PREFIX}ln_f", "norm")
     if not config.tied_embeddings:
-        yield Row("lm_head.weight", "unembedding.weight")
+        yield Row(HEAD, "unembedding.weight")
 
 
 def _pair(theirs: str, ours: str, conv1d: bool = False) -> Iterator[Row]:

@@ -20,10 +20,10 @@ from ossia.config import (
     Router,
     YaRN,
 )
-from ossia.errors import OssiaError
 from ossia.families import llama
 from ossia.families.keys import (
     GENERIC_IGNORED,
+    GENERIC_NEUTRAL,
     MAX_CONTEXT,
     MAX_REPEATS,
     Keys,
@@ -36,12 +36,42 @@ from ossia.families.mapping import Layout, Row
 
 MODEL_TYPES = ("gpt_oss",)
 
+_ARCHITECTURES = ("GptOssForCausalLM", "GptOssModel")  # the first is the one that is written
+
 IGNORED = (
     *GENERIC_IGNORED,
     # An auxiliary training loss of transformers, which the config does not choose.
     "output_router_logits",
     "router_aux_loss_coef",
+    # In files of the hub, but the experts' activation and YaRN's keys are what counts.
+    "hidden_act",
+    "initial_context_length",
 )
+
+NEUTRAL = {**GENERIC_NEUTRAL, "use_qk_norm": False}
+
+_ASSUMED = {
+    "num_hidden_layers": 36,
+    "num_experts": 128,
+    "vocab_size": 201088,
+    "hidden_size": 2880,
+    "intermediate_size": 2880,
+    "head_dim": 64,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "sliding_window": 128,
+    "max_position_embeddings": 131072,
+    "num_experts_per_tok": 4,
+    "rope_theta": 150000.0,
+}
+"""What transformers assumes of absent keys."""
+
+_ASSUMED_ROPE = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "original_max_position_embeddings": 4096,
+    "truncate": False,
+}
 
 # The end of an assistant's turn and the padding of the o200k_harmony vocabulary.
 _RETURN_ID, _PAD_ID = 200002, 199999
@@ -89,12 +119,11 @@ def _preset(num_layers: int, num_experts: int) -> ModelConfig:
 PRESETS = {"gpt-oss-20b": _preset(24, 32), "gpt-oss-120b": _preset(36, 128)}
 
 
-def from_hf(data: dict[str, Any], source: str) -> ModelConfig:
-    keys = Keys(data, source)
+def from_hf(data: dict[str, Any], source: str, ignore_unknown: bool = False) -> ModelConfig:
+    keys = Keys(data, source, assumed=_ASSUMED, ignore_unknown=ignore_unknown)
     keys.only("model_type", "gpt_oss")
     packed = read_quantization(keys, supported=("mxfp4",)) is not None
-    generic = read_generic(keys, ("GptOssForCausalLM",), dtype="bfloat16", tied=False)
-    keys.only("hidden_act", "silu")
+    generic = read_generic(keys, _ARCHITECTURES, dtype="bfloat16", tied=False)
     hidden_size, num_layers = llama.read_sizes(keys)
     attention = AttentionConfig(**llama.read_attention(keys, hidden_size, default_bias=True))
     kinds = llama.read_layer_types(keys, num_layers) or _alternating(num_layers)
@@ -102,16 +131,8 @@ def from_hf(data: dict[str, Any], source: str) -> ModelConfig:
     if window is None and llama.SLIDING in kinds:
         raise keys.error("sliding_window", "is missing, but some layers are sliding")
     context_length = keys.integer("max_position_embeddings", maximum=MAX_CONTEXT)
-    if keys.nested("rope_parameters", "rope_scaling") is None:
-        # If it is absent, transformers uses plain RoPE or YaRN by 32, depending on the version.
-        raise OssiaError(f"{source}: missing key 'rope_scaling' or 'rope_parameters'")
-    position = llama.read_rope(keys, context_length)
-    original = keys.integer("initial_context_length", default=None)
-    if original and position.yarn and original != position.yarn.original_context:
-        raise keys.error(
-            "initial_context_length",
-            f"is {original}, but YaRN's original context is {position.yarn.original_context}",
-        )
+    plain = data.get("rope_parameters") == {}
+    position = llama.read_rope(keys, context_length, {} if plain else _ASSUMED_ROPE)
     config = ModelConfig(
         **generic,
         hidden_size=hidden_size,
@@ -121,12 +142,12 @@ def from_hf(data: dict[str, Any], source: str) -> ModelConfig:
         norm=RMSNorm(keys.number("rms_norm_eps", default=1e-5), Rounding.AFTER_WEIGHT),
         dropout=Dropout(attention=keys.number("attention_dropout", default=0.0, maximum=1.0)),
     )
-    keys.finish(IGNORED)
+    keys.finish(IGNORED, NEUTRAL)
     return config
 
 
 def _read_moe(keys: Keys, packed: bool) -> MoEConfig:
-    num_experts = keys.integer("num_local_experts", "num_experts", maximum=MAX_REPEATS)
+    num_experts = keys.integer("num_experts", "num_local_experts", maximum=MAX_REPEATS)
     experts_per_token = keys.integer("num_experts_per_tok", "experts_per_token")
     if experts_per_token > num_experts:
         raise keys.error(
@@ -151,12 +172,12 @@ def is_original(data: dict[str, Any]) -> bool:
     return "model_type" not in data and {"rope_ntk_alpha", "rope_ntk_beta"} <= data.keys()
 
 
-def from_original(data: dict[str, Any], source: str) -> ModelConfig:
+def from_original(data: dict[str, Any], source: str, ignore_unknown: bool = False) -> ModelConfig:
     """The config of `original/`: some keys, and constants of the reference implementation.
 
     Source: gpt_oss/torch/model.py in https://github.com/openai/gpt-oss.
     """
-    keys = Keys(data, source)
+    keys = Keys(data, source, ignore_unknown=ignore_unknown)
     hidden_size, num_layers = llama.read_sizes(keys)
     attention = AttentionConfig(**llama.read_attention(keys, hidden_size, default_bias=True))
     windows = _windows(_alternating(num_layers), keys.integer("sliding_window"))
@@ -216,13 +237,12 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 
 def layouts(config: ModelConfig) -> tuple[Layout, ...]:
     """Packed experts as on the hub or in `original/`; dense experts as saved by transformers."""
-    ignored = llama.ignored_names(config)
     moe = expect(config.layers[0].feedforward, MoEConfig, "layers[0].feedforward")
     if moe.format is ExpertFormat.DENSE:
         rows = (*llama.backbone_rows(config), *_feedforward_rows(config, _dense_expert_rows))
-        return (Layout("gpt-oss, dense experts", rows, ignored, in_memory=True),)
+        return (llama.layout("gpt-oss, dense experts", rows, config, in_memory=True),)
     rows = (*llama.backbone_rows(config), *_feedforward_rows(config, _packed_expert_rows))
-    hub = Layout("gpt-oss, MXFP4 experts", rows, ignored)
+    hub = llama.layout("gpt-oss, MXFP4 experts", rows, config)
     if config.tied_embeddings:  # original/ cannot express this
         return (hub,)
     return hub, Layout("gpt-oss, original", tuple(_original_rows(config)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 Index = tuple[int | slice, ...]
 
@@ -31,9 +32,25 @@ class Layout:
 
     in_memory: whether names and shapes are also those of transformers' modules in memory, which
     adapters refer to.
+    prefix: the beginning of names that a file may leave out, as base models without a head do.
+    tied: other names of tensors. A file may hold a tensor under its own name, the other, or both.
     """
 
     name: str
     rows: tuple[Row, ...]
     ignored: tuple[str, ...] = ()
     in_memory: bool = False
+    prefix: str = ""
+    tied: Mapping[str, str] = field(default_factory=dict)
+
+
+HEAD = "lm_head.weight"
+
+NO_WEIGHTS = (
+    # The frequencies of RoPE, once a buffer of each layer.
+    r"(.*\.)?rotary_emb\.inv_freq",
+    # Scales for keys and values in 8-bit formats, which have no effect on others.
+    r"(.*\.)?self_attn\.(attn\.)?([qkv]|kv|prob)_(scale|zero_point)",
+    r"(.*\.)?(kv_cache|[qkv]_proj)\.([qkv]|kv|output)_(scale|zero_point)",
+)
+"""Names of tensors in files of several families that do not take part in the computation."""

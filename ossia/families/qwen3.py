@@ -22,7 +22,9 @@ from ossia.config import (
 from ossia.families import llama
 from ossia.families.keys import (
     GENERIC_IGNORED,
+    GENERIC_NEUTRAL,
     MAX_CONTEXT,
+    MAX_EXPERTS,
     MAX_REPEATS,
     Keys,
     read_generic,
@@ -40,6 +42,35 @@ IGNORED = (
     "output_router_logits",
     "router_aux_loss_coef",
 )
+
+NEUTRAL = {**GENERIC_NEUTRAL, "use_qk_norm": True}
+
+_ASSUMED = {
+    "vocab_size": 151936,
+    "hidden_size": 4096,
+    "intermediate_size": 22016,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "head_dim": 128,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "sliding_window": 4096,
+}
+"""What transformers assumes of a dense model's absent keys."""
+
+_ASSUMED_MOE = {
+    **{name: value for name, value in _ASSUMED.items() if name != "head_dim"},
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 4,
+    "moe_intermediate_size": 768,
+    "num_experts_per_tok": 8,
+    "num_local_experts": 128,
+}
+"""And of a mixture's."""
 
 
 def _preset(
@@ -96,19 +127,23 @@ PRESETS |= {
 }
 
 
-def from_hf(data: dict[str, Any], source: str) -> ModelConfig:
-    keys = Keys(data, source)
-    moe = keys.text("model_type") == "qwen3_moe"
+def from_hf(data: dict[str, Any], source: str, ignore_unknown: bool = False) -> ModelConfig:
+    moe = data["model_type"] == "qwen3_moe"
+    assumed = _ASSUMED_MOE if moe else _ASSUMED
+    keys = Keys(data, source, assumed=assumed, ignore_unknown=ignore_unknown)
+    keys.only("model_type", *MODEL_TYPES)
     read_quantization(keys)
-    architecture = "Qwen3MoeForCausalLM" if moe else "Qwen3ForCausalLM"
-    generic = read_generic(keys, (architecture,), dtype="bfloat16", tied=False)
-    keys.only("hidden_act", "silu")
+    stem = "Qwen3Moe" if moe else "Qwen3"
+    generic = read_generic(
+        keys, (f"{stem}ForCausalLM", f"{stem}Model"), dtype="bfloat16", tied=False
+    )
+    keys.only("hidden_act", "silu", "swish")
     hidden_size, num_layers = llama.read_sizes(keys)
     attention = llama.read_attention(keys, hidden_size, default_bias=False)
     windows = _read_windows(keys, num_layers, moe)
     feedforwards = _read_moe(keys, num_layers) if moe else [_read_mlp(keys)] * num_layers
     context_length = keys.integer("max_position_embeddings", maximum=MAX_CONTEXT)
-    position = llama.read_rope(keys, context_length)
+    position = llama.read_rope(keys, context_length, {})
     if position.yarn:
         # The model cards add YaRN to config.json and leave max_position_embeddings unchanged.
         name = "rope_scaling.factor" if keys.data.get("rope_scaling") else "rope_parameters.factor"
@@ -126,7 +161,7 @@ def from_hf(data: dict[str, Any], source: str) -> ModelConfig:
         norm=RMSNorm(keys.number("rms_norm_eps"), Rounding.BEFORE_WEIGHT),
         dropout=Dropout(attention=keys.number("attention_dropout", default=0.0, maximum=1.0)),
     )
-    keys.finish(IGNORED)
+    keys.finish(IGNORED, NEUTRAL)
     return config
 
 
@@ -147,13 +182,10 @@ def _read_windows(keys: Keys, num_layers: int, moe: bool) -> list[int | None]:
                 f"has '{llama.SLIDING}', but no 'sliding_window' is in use",
             )
         return [None] * num_layers
-    if moe and (first or (kinds and llama.FULL in kinds)):
-        name = "max_window_layers" if first else "layer_types"
-        raise keys.error(
-            name, "leaves layers without the window that 'use_sliding_window' gives all"
-        )
+    if moe:
+        return [window] * num_layers
     if kinds is None:
-        first = 28 if first is None and not moe else first or 0  # 28: transformers' default
+        first = 28 if first is None else first  # 28: transformers' default
         kinds = [llama.SLIDING if i >= first else llama.FULL for i in range(num_layers)]
     return [window if kind == llama.SLIDING else None for kind in kinds]
 
@@ -165,7 +197,12 @@ def _read_mlp(keys: Keys) -> MLPConfig:
 def _read_moe(keys: Keys, num_layers: int) -> list[MLPConfig | MoEConfig]:
     """Layer i is dense if in `mlp_only_layers` or `decoder_sparse_step` does not divide i + 1."""
     renormalized = keys.boolean("norm_topk_prob", default=False)
-    num_experts = keys.integer("num_experts", "num_local_experts", maximum=MAX_REPEATS)
+    num_experts = keys.integer("num_local_experts", "num_experts", maximum=MAX_REPEATS)
+    if num_layers * num_experts > MAX_EXPERTS:
+        raise keys.error(
+            "num_experts",
+            f"makes {num_layers * num_experts:,} in all; at most {MAX_EXPERTS:,} are supported",
+        )
     experts_per_token = keys.integer("num_experts_per_tok")
     if experts_per_token > num_experts:
         raise keys.error(
@@ -182,9 +219,9 @@ def _read_moe(keys: Keys, num_layers: int) -> list[MLPConfig | MoEConfig]:
     )
     step = keys.integer("decoder_sparse_step", default=1)
     dense = keys.items("mlp_only_layers", default=[])
-    if not all(type(i) is int and 0 <= i < num_layers for i in dense):
-        raise keys.error("mlp_only_layers", f"has no such layers: {show(dense)}")
-    mlp = _read_mlp(keys)
+    if not all(type(i) is int for i in dense):
+        raise keys.error("mlp_only_layers", f"must hold numbers of layers, not {show(dense)}")
+    mlp, dense = _read_mlp(keys), set(dense)
     return [mlp if i in dense or (i + 1) % step else moe for i in range(num_layers)]
 
 
@@ -234,14 +271,13 @@ def _write_moe(config: ModelConfig) -> dict[str, Any]:
 
 def layouts(config: ModelConfig) -> tuple[Layout, ...]:
     """Names as on the hub; for mixtures also the fused form of transformers' modules."""
-    ignored = llama.ignored_names(config)
     backbone = tuple(llama.backbone_rows(config))
     rows = (*backbone, *_feedforward_rows(config, _expert_rows))
     if not any(isinstance(layer.feedforward, MoEConfig) for layer in config.layers):
-        return (Layout("Qwen3", rows, ignored, in_memory=True),)
+        return (llama.layout("Qwen3", rows, config, in_memory=True),)
     fused = (*backbone, *_feedforward_rows(config, _fused_expert_rows))
-    in_memory = Layout("Qwen3, fused experts", fused, ignored, in_memory=True)
-    return Layout("Qwen3", rows, ignored), in_memory
+    in_memory = llama.layout("Qwen3, fused experts", fused, config, in_memory=True)
+    return llama.layout("Qwen3", rows, config), in_memory
 
 
 def _feedforward_rows(config: ModelConfig, expert_rows: Any) -> Iterator[Row]:

@@ -47,7 +47,13 @@ def _ramp(theta: float, yarn: YaRN, head_dim: int) -> Tensor:
 
 
 def attention_factor(rope: RoPE) -> float:
-    """YaRN's factor on cosines and sines, which keeps the entropy of attention: 0.1 ln s + 1."""
-    if rope.yarn is None or rope.yarn.factor <= 1:
+    """YaRN's factor on cosines and sines, which keeps the entropy of attention: 0.1 ln s + 1 unless
+    the config gives another.
+    """
+    if rope.yarn is None:
+        return 1.0
+    if rope.yarn.attention_factor is not None:
+        return rope.yarn.attention_factor
+    if rope.yarn.factor <= 1:
         return 1.0
     return 0.1 * math.log(rope.yarn.factor) + 1.0

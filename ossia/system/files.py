@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import re
 import secrets
 import shutil
+import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ossia.errors import OssiaError
+from ossia.errors import OssiaError, shortened
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+
+# Far above any real file except a tokenizer's. Python's values can take 25 times a text's bytes.
+MAX_JSON = 16 << 20
 
 
 @contextlib.contextmanager
@@ -108,13 +114,26 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises OssiaError if the file is absent, unreadable, not JSON or
-    not an object.
+    """The object in a JSON file. Raises OssiaError if the file is absent, unreadable, too large,
+    not JSON or not an object.
     """
     try:
+        check_regular(path)
+        size = path.stat().st_size
+        if size > MAX_JSON:
+            raise OssiaError(f"{path} has {size:,} bytes; at most {MAX_JSON:,} are read")
         return json_object(path.read_bytes(), str(path))
     except OSError as error:
         raise OssiaError(f"cannot read {path}: {error.strerror}") from error
+
+
+def check_regular(path: Path) -> None:
+    """Raise OssiaError for what is no file, such as a pipe, which could block for ever. Raises
+    OSError if there is nothing.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # reading a folder is an error by itself
+        raise OssiaError(f"{path} is not a file but a pipe, a socket or a device")
 
 
 def json_object(data: bytes, source: str) -> dict[str, Any]:
@@ -125,17 +144,21 @@ def json_object(data: bytes, source: str) -> dict[str, Any]:
     def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) < len(pairs):
-            names = [name for name, _ in pairs]
-            repeated = next(name for name in names if names.count(name) > 1)
-            raise OssiaError(f"{source}: {repeated} occurs twice")
+            repeated = Counter(name for name, _ in pairs).most_common(1)[0][0]
+            raise OssiaError(f"{source}: {shortened(repeated)} occurs twice")
         return result
 
+    collecting = gc.isenabled()
+    gc.disable()  # it would look for cycles again and again, among values that have none
     try:
         value = json.loads(data, object_pairs_hook=without_repeats)
     except OssiaError:
         raise
     except (ValueError, RecursionError) as error:
-        raise OssiaError(f"{source} is not valid JSON: {error}") from error
+        raise OssiaError(f"{source} is not valid JSON: {shortened(str(error), 160)}") from error
+    finally:
+        if collecting:
+            gc.enable()
     if not isinstance(value, dict):
         raise OssiaError(f"{source} is not a JSON object")
     return value

@@ -18,7 +18,7 @@ from ossia.train.settings import FineTuneSettings
 _DATE = "2026-01-01"  # for prompts that contain a date; fixed, so that losses are comparable
 
 
-def loss_on(data: str, model: str) -> Loss:
+def loss_on(data: str, model: str, ignore_unknown_keys: bool = False) -> Loss:
     """The loss on conversations (.jsonl), in nats per learned token, or on UTF-8 text, in nats per
     token, with the tokenizer of the checkpoint `model` and of any model with the same ids.
 
@@ -26,7 +26,7 @@ def loss_on(data: str, model: str) -> Loss:
     file that cannot be read, and for one with nothing to measure.
     """
     folder = checkpoint.find(model)
-    config = checkpoint.read_config(folder)
+    config = checkpoint.read_config(folder, ignore_unknown_keys)
     where = checkpoint.text_folder(folder)
     tokenizer = text.load_tokenizer(where)
     length = min(FineTuneSettings.MOST_LENGTH, config.context_length)

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Self
 
 from ossia.config import ExpertFormat
 from ossia.errors import OssiaError
-from ossia.options import Option, Options, flag
+from ossia.options import IGNORE_UNKNOWN_KEYS, Option, Options, flag
 
 _LARGEST_SEED = 2**32 - 1  # `derived_seed` stays within 64 bits
 TARGETS = ("attention", "mlp", "experts")  # of low-rank updates
@@ -254,6 +254,7 @@ class FineTuneSettings(Training):
             default="today",
         ),
     ] = ""
+    ignore_unknown_keys: Annotated[bool, IGNORE_UNKNOWN_KEYS] = False
     train_router: Annotated[bool, Option("Train the experts' routers too.")] = False
     lora: Annotated[
         bool, Option("Train low-rank updates of --targets, or every weight.", off="--full")

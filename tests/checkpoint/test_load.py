@@ -115,13 +115,32 @@ def test_gpt2_loads_with_and_without_the_prefix(tmp_path: Path, prefix: str) -> 
     assert "unembedding.weight" not in ours
 
 
-def test_a_tied_model_ignores_a_repeated_embedding_and_an_untied_one_needs_it(
-    tmp_path: Path,
+def test_a_tied_model_may_be_stored_under_either_name_or_both(tmp_path: Path) -> None:
+    tensors = gpt2_tensors("transformer.")
+    embedding = tensors.pop("transformer.wte.weight")
+    for name, more in (
+        ("own", {"transformer.wte.weight": embedding}),
+        ("head", {"lm_head.weight": embedding}),
+        ("both", {"wte.weight": embedding, "lm_head.weight": embedding.clone()}),
+        ("other dtype", {"wte.weight": embedding, "lm_head.weight": embedding.double()}),
+    ):
+        tied = load(write(tmp_path / name, GPT2_CONFIG, tensors | more))
+        assert tied.unembedding is None
+        assert torch.equal(tied.state_dict()["embedding.weight"], embedding)
+    neither = write(tmp_path / "neither", GPT2_CONFIG, tensors)
+    assert "1 missing: transformer.wte.weight" in refusal(neither)
+
+
+def test_matrices_that_differ_are_not_tied_and_an_untied_model_needs_both(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tensors = gpt2_tensors("transformer.")
-    tensors["lm_head.weight"] = tensors["transformer.wte.weight"] + 1
-    tied = load(write(tmp_path / "tied", GPT2_CONFIG, tensors))
-    assert tied.unembedding is None
+    tensors["lm_head.weight"] = tensors["transformer.wte.weight"].clone()
+    tensors["lm_head.weight"][-1, -1] += 1
+    found = load(write(tmp_path / "tied", GPT2_CONFIG, tensors))
+    assert torch.equal(found.state_dict()["unembedding.weight"], tensors["lm_head.weight"])
+    assert not found.config.tied_embeddings
+    assert "the weights hold two different matrices" in caplog.text
     untied_config = GPT2_CONFIG | {"tie_word_embeddings": False}
     untied = load(write(tmp_path / "untied", untied_config, tensors))
     assert torch.equal(untied.state_dict()["unembedding.weight"], tensors["lm_head.weight"])
@@ -289,7 +308,7 @@ def test_missing_and_surplus_tensors_are_named(
     told = refusal(write(tmp_path, GPT_OSS_CONFIG, tensors))
     assert str(tmp_path) in told
     assert message in told
-    assert told.endswith(", ...") is (message[0] in "45")
+    assert (", ..." in told) is (message[0] in "45")
 
 
 def test_a_fused_matrix_with_surplus_rows_is_refused(tmp_path: Path) -> None:

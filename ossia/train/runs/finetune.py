@@ -46,7 +46,7 @@ class FineTuning(FolderRun):
     @classmethod
     def prepare(cls, settings: FineTuneSettings) -> Prepared:
         model = checkpoint.find(settings.model)
-        stored = checkpoint.read_config(model)
+        stored = checkpoint.read_config(model, settings.ignore_unknown_keys)
         settings = _settled(settings, stored)
         estimate(stored, settings).refuse_more_than_there_is()
         where = checkpoint.text_folder(model)
@@ -102,16 +102,17 @@ class FineTuning(FolderRun):
             self._held_out = packing.Rows(self.folder / "held_out", settings.length)
 
     def build(self) -> None:
-        self.stored = checkpoint.read_config(self.base)
+        ignore_unknown = self.settings.ignore_unknown_keys
+        self.stored = checkpoint.read_config(self.base, ignore_unknown)
         self.estimate = estimate(self.stored, self.settings)
         self.estimate.refuse_more_than_there_is()
         self.notes = [f"training takes {self.estimate}"]
         if self.settings.lora:
-            self.decoder = lora.load_base(self.base)
+            self.decoder = lora.load_base(self.base, ignore_unknown)
             generator = torch.Generator().manual_seed(self.settings.seed)
             lora.attach(self.decoder, _lora(self.settings), generator)
         else:
-            self.decoder = dense(self.base)
+            self.decoder = dense(self.base, ignore_unknown)
             if not self.settings.train_router:
                 freeze_routers(self.decoder)
         self.trainer = Trainer(
@@ -188,11 +189,17 @@ def _lora(settings: FineTuneSettings) -> lora.LoRA:
     return lora.LoRA(settings.rank, settings.alpha, settings.lora_dropout, targets)
 
 
-def dense(folder: Path) -> Decoder:
+def dense(folder: Path, ignore_unknown_keys: bool = False) -> Decoder:
     """A checkpoint's model in the form for training: in float32, with unpacked experts."""
     stored = checkpoint.load(
         folder,
-        LoadOptions(dtype=Dtype.float32, device="cpu", backend="reference", expert_memory="all"),
+        LoadOptions(
+            dtype=Dtype.float32,
+            device="cpu",
+            backend="reference",
+            expert_memory="all",
+            ignore_unknown_keys=ignore_unknown_keys,
+        ),
     )
     weights = stored.state_dict()
     config = with_expert_format(stored.config, ExpertFormat.DENSE)
