@@ -21,14 +21,57 @@ from torch import Tensor
 from ossia import families
 from ossia.adapt import lora
 from ossia.config import ModelConfig
-from ossia.errors import OssiaError
+from ossia.errors import OssiaError, shortened
 from ossia.model import Decoder
 from ossia.ops.low_rank import LowRank
-from ossia.system.files import read_json
+from ossia.system.files import check_regular, read_json
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."
 _STACKS = ("gate_up_proj", "down_proj")  # of experts, in the order of transformers' modules
+
+# Initialisations that choose a and b only; the others subtract their product from the base, or
+# quantize it.
+_PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica")
+_READ = frozenset(
+    {
+        "peft_type",
+        "init_lora_weights",
+        "bias",
+        "r",
+        "lora_alpha",
+        "rank_pattern",
+        "alpha_pattern",
+        "use_rslora",
+        "target_parameters",
+    }
+)
+_IDLE = frozenset(
+    {
+        # Which matrices have an update, as the tensors' names also show.
+        "target_modules",
+        "exclude_modules",
+        "layers_pattern",
+        "layers_to_transform",
+        "fan_in_fan_out",
+        # How the adapter was made and trained.
+        "auto_mapping",
+        "base_model_name_or_path",
+        "corda_config",
+        "ensure_weight_tying",
+        "eva_config",
+        "inference_mode",
+        "loftq_config",
+        "lora_dropout",
+        "lora_ga_config",
+        "megatron_core",
+        "peft_version",
+        "qalora_group_size",
+        "revision",
+        "runtime_config",
+        "task_type",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -121,17 +164,8 @@ def load(decoder: Decoder, folder: Path) -> None:
     Raises OssiaError if the files are not a LoRA of this model or use an unsupported feature.
     """
     config = read_json(folder / CONFIG)
-    if config.get("peft_type") != "LORA":
-        raise OssiaError(f"{folder / CONFIG}: not a LoRA adapter ({config.get('peft_type')})")
-    for key in ("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices"):
-        if config.get(key):
-            raise OssiaError(f"{folder / CONFIG}: {key} is not supported")
-    if config.get("bias", "none") != "none":
-        raise OssiaError(f"{folder / CONFIG}: trained biases are not supported")
-    try:
-        tensors = load_file(folder / WEIGHTS)
-    except Exception as error:  # safetensors has no more specific error
-        raise OssiaError(f"{folder / WEIGHTS}: cannot be read ({error})") from error
+    _check_config(config, folder / CONFIG)
+    tensors = _read_tensors(folder)
     modules = dict(lora.adaptable(decoder))
     targets = [*(config.get("target_parameters") or ())]
     used: set[str] = set()
@@ -156,6 +190,61 @@ def load(decoder: Decoder, folder: Path) -> None:
     if unknown := sorted(tensors.keys() - used):
         raise OssiaError(f"{folder / WEIGHTS}: {unknown[0]} belongs to no matrix of this model")
     lora.widen(decoder)
+
+
+def _check_config(config: Mapping[str, Any], file: Path) -> None:
+    """Raise OssiaError for whatever would make the result another than base + scale * b @ a."""
+    if (kind := config.get("peft_type")) != "LORA":
+        raise OssiaError(f"{file}: not a LoRA adapter ({_shown(kind)})")
+    init = config.get("init_lora_weights", True)
+    if not (init is None or isinstance(init, bool) or init in _PLAIN_INITS):
+        raise OssiaError(
+            f"{file}: init_lora_weights {_shown(init)} is not supported, because it changes the "
+            "base model's weights: convert the adapter as peft does, by save_pretrained with "
+            "path_initial_model_for_weight_conversion"
+        )
+    if config.get("bias") not in (None, "none"):
+        raise OssiaError(f"{file}: bias {_shown(config['bias'])}: trained biases are not supported")
+    for key, value in config.items():
+        if value and key not in _READ and key not in _IDLE:
+            raise OssiaError(f"{file}: {shortened(key)} is not supported ({_shown(value)})")
+    numbers = {"r": config.get("r", 8), "lora_alpha": config.get("lora_alpha", 8)}
+    for key in ("rank_pattern", "alpha_pattern"):
+        patterns = config.get(key) or {}
+        if not isinstance(patterns, dict):
+            raise OssiaError(f"{file}: {key} must be an object, not {_shown(patterns)}")
+        for pattern, value in patterns.items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise OssiaError(f"{file}: {key} has a bad pattern {_shown(pattern)}") from error
+            numbers[f"{key} {_shown(pattern)}"] = value
+    for key, value in numbers.items():
+        whole = not key.startswith(("lora_alpha", "alpha"))
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            raise OssiaError(f"{file}: {key} must be a number, not {_shown(value)}")
+        if whole and value < 1:
+            raise OssiaError(f"{file}: {key} must be at least 1, not {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    return shortened(json.dumps(value, default=str))
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    file = folder / WEIGHTS
+    pickle = file.with_suffix(".bin")
+    if not file.exists() and pickle.exists():
+        raise OssiaError(
+            f"{pickle}: pickles can run code and are never opened: save the adapter as safetensors"
+        )
+    try:
+        check_regular(file)
+        return load_file(file)
+    except OssiaError:
+        raise
+    except Exception as error:  # safetensors has no more specific error
+        raise OssiaError(f"{file}: cannot be read ({error})") from error
 
 
 def _joined(parts: list[tuple[Place, LowRank]]) -> tuple[Tensor, Tensor]:
