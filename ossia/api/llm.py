@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import index
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
@@ -234,7 +235,7 @@ class LLM:
             ids = self.tokenizer.encode(prompt)
             self._check_ids(ids)
         else:
-            ids = list(prompt)
+            ids = [index(id) if hasattr(id, "__index__") else id for id in prompt]
         parser = PlainText(self.tokenizer, params.stop_ids)
         return Ask(Request(ids, params), parser, stop)
 
@@ -264,9 +265,18 @@ class LLM:
         stop = given.pop("stop", ())
         if given.pop("ignore_eos", False):
             stop_ids = frozenset()
-        values: dict[str, Any] = {**self._parts.defaults.sampling, **given, "stop_ids": stop_ids}
-        strings = (stop,) if isinstance(stop, str) else tuple(stop)  # type: ignore[arg-type]
-        return SamplingParams(**values), strings
+        values = {**self._parts.defaults.under(given), "stop_ids": stop_ids}
+        return SamplingParams(**values), _strings(stop)
+
+
+def _strings(stop: object) -> tuple[str, ...]:
+    """The strings that end a text. Raises OssiaError for what is not a string or several."""
+    strings = (stop,) if isinstance(stop, str) else stop
+    if not isinstance(strings, list | tuple | set | frozenset) or not all(
+        isinstance(string, str) for string in strings
+    ):
+        raise OssiaError(f"stop must be a string or a list of strings, not {stop!r}")
+    return tuple(strings)
 
 
 def _completion(

@@ -24,24 +24,40 @@ PACKAGED_MODELS = Path(__file__).parent.parent / "models"
 @dataclass(frozen=True)
 class Defaults:
     """What a checkpoint's generation_config.json sets: values of sampling, and the ids that end a
-    text.
+    text. `wrong` are the problems of values that cannot be used, which only matter to a call that
+    does not give its own.
     """
 
     sampling: Mapping[str, Any] = field(default_factory=dict)
     eos_ids: frozenset[int] = frozenset()
+    wrong: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, generation_config: Mapping[str, Any]) -> Self:
-        """Raises OssiaError that names the key of a wrong value."""
-        values = {
-            key: value
-            for key in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-            if (value := generation_config.get(key)) is not None
-        }
-        SamplingParams(**values)
+    def of(
+        cls, generation_config: Mapping[str, Any], source: str = "generation_config.json"
+    ) -> Self:
+        """Raises OssiaError for ids that are none."""
+        values, wrong = {}, {}
+        for key in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty"):
+            if (value := generation_config.get(key)) is None:
+                continue
+            try:
+                values[key] = getattr(SamplingParams(**{key: value}), key)
+            except OssiaError as error:
+                wrong[key] = f"{source}: {error}"
         if generation_config.get("do_sample") is False:
             values["temperature"] = 0.0
-        return cls(values, text.end_of_text_ids(generation_config))
+            wrong.pop("temperature", None)
+        return cls(values, text.end_of_text_ids(generation_config), wrong)
+
+    def under(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of a call, and these where it gives none. Raises OssiaError if it would need
+        one that is wrong.
+        """
+        for key, problem in self.wrong.items():
+            if key not in given:
+                raise OssiaError(f"{problem}; correct the file, or give {key}")
+        return {**self.sampling, **given}
 
 
 @dataclass(frozen=True)
@@ -71,10 +87,11 @@ class Parts:
         # Before the weights, so that missing files are reported at once.
         tokenizer = text.load_tokenizer(beside)
         chat_format = text.load_format(beside, tokenizer)
+        source = str(beside / "generation_config.json")
         try:
-            defaults = Defaults.of(text.read_generation_config(beside))
+            defaults = Defaults.of(text.read_generation_config(beside), source)
         except OssiaError as error:
-            raise OssiaError(f"{beside / 'generation_config.json'}: {error}") from error
+            raise OssiaError(f"{source}: {error}") from error
         decoder = checkpoint.load(folder, load)
         engine = Engine(decoder, options)
         driver = Driver(engine, options.max_queue)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from ossia.errors import OssiaError
+from ossia.errors import OssiaError, shortened
 
 FinishReason = Literal["stop", "length"]
 
@@ -40,6 +41,21 @@ class Constraint(Protocol):
         ...
 
 
+_NUMBERS = {
+    "temperature": (0.0, math.inf),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "repetition_penalty": (0.01, 100.0),
+    "presence_penalty": (-2.0, 2.0),
+    "frequency_penalty": (-2.0, 2.0),
+}
+_OPTIONAL_INTEGERS = {
+    "seed": (-(2**63), 2**63 - 1),
+    "logprobs": (0, None),
+    "max_tokens": (1, None),
+}
+
+
 @dataclass(frozen=True)
 class SamplingParams:
     """How the next token is chosen from the logits, and when to stop. Applied in this order:
@@ -59,6 +75,10 @@ class SamplingParams:
         the model's own: the log-softmax of its logits before everything above.
     stop_ids: the request ends with the first of these, which is delivered as its last token.
     max_tokens: the most tokens to generate; None means up to the end of the context.
+
+    Numbers may be of any type that is one: whole floats where an integer is meant, scalars of numpy
+    and torch, ids as the strings that are the keys of JSON. They are stored as Python's own. Raises
+    OssiaError for a value that is none, or out of range.
     """
 
     temperature: float = 1.0
@@ -75,28 +95,24 @@ class SamplingParams:
     max_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        _check_number("temperature", self.temperature, 0.0, math.inf)
-        _check_integer("top_k", self.top_k, 0)
-        _check_number("top_p", self.top_p, 0.0, 1.0)
-        if self.top_p == 0.0:
+        values: dict[str, Any] = {
+            name: _number(name, getattr(self, name), *bounds) for name, bounds in _NUMBERS.items()
+        }
+        if values["top_p"] == 0.0:
             raise OssiaError(
                 "top_p must be above 0; for the most likely token set temperature to 0"
             )
-        _check_number("min_p", self.min_p, 0.0, 1.0)
-        _check_number("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
-        _check_number("presence_penalty", self.presence_penalty, -2.0, 2.0)
-        _check_number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        if self.seed is not None:
-            _check_integer("seed", self.seed, -(2**63), 2**63 - 1)
-        if self.logprobs is not None:
-            _check_integer("logprobs", self.logprobs, 0)
-        for token, bias in self.logit_bias.items():
-            _check_integer("an id of logit_bias", token, 0)
-            _check_number(f"logit_bias of id {token}", bias, -100.0, 100.0)
-        for token in self.stop_ids:
-            _check_integer("an id of stop_ids", token, 0)
-        if self.max_tokens is not None:
-            _check_integer("max_tokens", self.max_tokens, 1)
+        top_k = _integer("top_k", self.top_k, -1)
+        values["top_k"] = max(top_k, 0)  # other programs write off as -1
+        for name, bounds in _OPTIONAL_INTEGERS.items():
+            if (value := getattr(self, name)) is not None:
+                values[name] = _integer(name, value, *bounds)
+        values["logit_bias"] = _biases(self.logit_bias)
+        values["stop_ids"] = frozenset(
+            _integer("an id of stop_ids", token, 0) for token in self.stop_ids
+        )
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     @property
     def greedy(self) -> bool:
@@ -186,17 +202,53 @@ def check_vocabulary(sampling: SamplingParams, vocab_size: int) -> None:
         )
 
 
-def _check_number(name: str, value: object, low: float, high: float) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-        raise OssiaError(f"{name} must be a finite number, not {value!r}")
-    if not low <= value <= high:
+def _biases(biases: object) -> Mapping[int, float]:
+    if not isinstance(biases, Mapping):
+        raise OssiaError(f"logit_bias must map ids to numbers, not be {_shown(biases)}")
+    found = {}
+    for token, bias in biases.items():
+        if isinstance(token, str) and token.isdecimal() and len(token) < 19:
+            token = int(token)  # the keys of JSON are strings
+        token = _integer("an id of logit_bias", token, 0)
+        found[token] = _number(f"logit_bias of id {token}", bias, -100.0, 100.0)
+    return found
+
+
+def _number(name: str, value: object, low: float, high: float) -> float:
+    """Any type that is a number, as a float within bounds."""
+    number = _as_float(value)
+    if number is None or not math.isfinite(number):
+        raise OssiaError(f"{name} must be a finite number, not {_shown(value)}")
+    if not low <= number <= high:
         bounds = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-        raise OssiaError(f"{name} must be {bounds}, not {value!r}")
+        raise OssiaError(f"{name} must be {bounds}, not {_shown(value)}")
+    return number
 
 
-def _check_integer(name: str, value: object, low: int, high: int | None = None) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise OssiaError(f"{name} must be an integer, not {value!r}")
-    if value < low or (high is not None and value > high):
+def _integer(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """Any type that is a whole number, as an int within bounds."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        whole = _as_float(value)
+        number = int(whole) if whole is not None and whole.is_integer() else None
+    if number is None:
+        raise OssiaError(f"{name} must be an integer, not {_shown(value)}")
+    if number < low or (high is not None and number > high):
         bounds = f"at least {low}" if high is None else f"between {low} and {high}"
-        raise OssiaError(f"{name} must be {bounds}, not {value!r}")
+        raise OssiaError(f"{name} must be {bounds}, not {_shown(value)}")
+    return number
+
+
+def _as_float(value: Any) -> float | None:
+    """The float that a number of any type stands for; None for what is no number."""
+    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # arrays of several
+        return None
+
+
+def _shown(value: object) -> str:
+    return shortened(" ".join(repr(value).split()))

@@ -7,7 +7,9 @@ import os
 import shutil
 import threading
 
+import numpy as np
 import pytest
+import torch
 
 import ossia
 from ossia.api import Finished, ReplyBuilder
@@ -117,6 +119,40 @@ class TestSampling:
     def test_an_unknown_option_is_named(self, llm_for):
         with pytest.raises(ossia.OssiaError, match="unknown sampling option temprature"):
             llm_for("x")[0].generate("p", temprature=1)
+
+    def test_a_wrong_default_matters_only_where_the_caller_gives_none(self, llm_for):
+        for key, wrong, right in (
+            ("temperature", "hot", 0.5),
+            ("top_p", 0.0, 0.5),
+            ("top_k", 2.5, 3),
+            ("repetition_penalty", -1, 1),
+        ):
+            llm, engine = llm_for("x", "y", "z", **{key: wrong})
+            with pytest.raises(
+                ossia.OssiaError, match=rf"generation_config\.json: {key} .* or give {key}"
+            ):
+                llm.generate("p")
+            llm.generate("p", **{key: right})
+            assert getattr(engine.requests[0].sampling, key) == right
+
+    def test_defaults_are_read_as_numbers_of_any_type(self, llm_for):
+        llm, engine = llm_for("x", temperature=1, top_k=50.0, top_p=1, min_p=None, do_sample=None)
+        llm.generate("p")
+        sampling = engine.requests[0].sampling
+        assert (sampling.temperature, sampling.top_k, sampling.top_p) == (1.0, 50, 1.0)
+
+    @pytest.mark.parametrize("stop", [5, ["a", 1], {"a": 1}, [None]])
+    def test_a_stop_that_is_no_string_is_refused(self, llm_for, stop):
+        with pytest.raises(ossia.OssiaError, match="stop must be a string or a list of strings"):
+            llm_for("x")[0].generate("p", stop=stop)
+
+    def test_ids_of_a_prompt_may_be_of_any_integer_type(self, llm_for):
+        ids = [3, 1, 2]
+        for prompt in (torch.tensor(ids), np.array(ids), np.array(ids, np.uint8), tuple(ids)):
+            llm, engine = llm_for("x")
+            llm.generate([prompt])
+            assert list(engine.requests[0].prompt) == ids
+            assert all(type(id) is int for id in engine.requests[0].prompt)
 
     def test_a_bad_value_is_refused(self, llm_for):
         with pytest.raises(ossia.OssiaError, match="top_p"):
