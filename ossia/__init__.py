@@ -72,13 +72,14 @@ def config(name_or_path: str | Path) -> ModelConfig:
         return PRESETS[str(name_or_path)]
     from pathlib import Path
 
-    if not Path(name_or_path).exists() and "/" not in str(name_or_path):
+    from ossia import checkpoint
+
+    name = str(name_or_path)
+    if not (Path(name).exists() or "/" in name or checkpoint.is_packaged(name)):
         raise OssiaError(
             f"{name_or_path} is neither a checkpoint folder nor a preset; "
             f"the presets are {', '.join(PRESETS)}"
         )
-    from ossia import checkpoint
-
     return checkpoint.read_config(checkpoint.find(name_or_path))
 
 

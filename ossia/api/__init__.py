@@ -1,7 +1,6 @@
 """LLM: load, generate, chat, stream; the Python surface over engine, checkpoint and text."""
 
 from ossia.api.llm import LLM, Messages, Sampling
-from ossia.api.parts import packaged_model
 from ossia.api.reply import (
     Completion,
     Finished,
@@ -12,6 +11,7 @@ from ossia.api.reply import (
     ToolCall,
 )
 from ossia.api.stream import AsyncStream, Stream
+from ossia.checkpoint import packaged_model
 
 __all__ = [
     "LLM",

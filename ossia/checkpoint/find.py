@@ -51,18 +51,23 @@ FOREIGN = {
     **dict.fromkeys(PICKLES, _PICKLE),
 }
 
+# Models inside the package, each in a folder of its name.
+PACKAGED_MODELS = Path(__file__).parent.parent / "models"
+
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PATH_LIKE = re.compile(r"[./~\\]|[A-Za-z]:")
 
 
-def find(path_or_hub_name: str | os.PathLike[str]) -> Path:
-    """The folder of a checkpoint: an existing folder, or that of a hub model, downloaded unless it
-    is cached.
+def find(path_or_hub_name: str | os.PathLike[str] | None) -> Path:
+    """The folder of a checkpoint: an existing folder, that of a model inside the package (by its
+    name; None is the only one), or that of a hub model, downloaded unless it is cached.
 
     If only the `original/` subfolder (gpt-oss's own layout) holds weights, it is returned. A name
     that looks like a path is never looked up on the hub. Raises OssiaError if there is no such
     checkpoint.
     """
+    if path_or_hub_name is None:
+        return packaged_model()
     name = os.fspath(path_or_hub_name)
     if not name:
         raise OssiaError("the model's name is empty; give a folder or a name on the hub")
@@ -77,13 +82,34 @@ def find(path_or_hub_name: str | os.PathLike[str]) -> Path:
         raise OssiaError(f"cannot read {name}: {error.strerror}") from error
     if not isinstance(path_or_hub_name, str) or _PATH_LIKE.match(name):
         raise OssiaError(f"there is no folder {name}")
+    if is_packaged(name):
+        return PACKAGED_MODELS / name.lower()
     hub_name = HUB_NAMES.get(name.lower(), name)
     if not _HUB_NAME.fullmatch(hub_name):
         raise OssiaError(
             f"{name!r} is neither a folder nor a model's name on the hub "
-            f"(owner/name, or one of {', '.join(HUB_NAMES)})"
+            f"(owner/name, or one of {', '.join([*_packaged(), *HUB_NAMES])})"
         )
     return _download(hub_name)
+
+
+def packaged_model() -> Path:
+    """The folder of the model inside the package. Raises OssiaError without one."""
+    if not (found := _packaged()):
+        raise OssiaError(
+            f"there is no model inside this installation ({PACKAGED_MODELS} holds none): "
+            "name one by its folder or hub name"
+        )
+    return PACKAGED_MODELS / found[0]
+
+
+def is_packaged(name: str) -> bool:
+    """Whether this is the name of a model inside the package, in any case of letters."""
+    return name.lower() in _packaged()
+
+
+def _packaged() -> list[str]:
+    return sorted(path.parent.name for path in PACKAGED_MODELS.glob("*/config.json"))
 
 
 def text_folder(folder: Path) -> Path:

@@ -188,9 +188,8 @@ def _find(model: str | None) -> tuple[str, Path | ModelConfig]:
     if model in PRESETS:
         return f"{model} with random weights", PRESETS[model]
     from ossia import checkpoint
-    from ossia.api import packaged_model
 
-    folder = packaged_model() if model is None else checkpoint.find(model)
+    folder = checkpoint.find(model)
     return folder.name, folder
 
 

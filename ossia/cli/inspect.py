@@ -77,13 +77,13 @@ def _preset(name: str, config: ModelConfig, tensors: bool) -> Subject:
 
 
 def _checkpoint(name: str, tensors: bool, ignore_unknown_keys: bool) -> Subject:
-    from ossia.checkpoint import find
+    from ossia.checkpoint import find, is_packaged
     from ossia.checkpoint.contents import read_contents
     from ossia.families import PRESETS
     from ossia.insight.describe import Subject
     from ossia.insight.moves import fold, shape_text
 
-    if not os.path.exists(os.path.expanduser(name)) and "/" not in name:
+    if not (os.path.exists(os.path.expanduser(name)) or "/" in name or is_packaged(name)):
         raise OssiaError(
             f"{name} is neither a checkpoint folder nor a preset; "
             f"the presets are {', '.join(PRESETS)}"

@@ -92,10 +92,10 @@ def open_llm(model: str | None, load: LoadOptions, engine: EngineOptions = Engin
     try:
         with console.status("loading" if model is None else f"loading {model}") as status:
             from ossia import checkpoint  # torch comes with it, a second or two
-            from ossia.api import LLM, packaged_model
+            from ossia.api import LLM
 
             status.stop()  # a download shows progress bars of its own
-            folder = packaged_model() if model is None else checkpoint.find(model)
+            folder = checkpoint.find(model)
             status.start()
             return LLM.load(folder, load, engine)
     finally:

@@ -45,6 +45,13 @@ def test_config_is_a_function_although_a_module_has_its_name():
     assert ossia.config("gpt2") == PRESETS["gpt2"]
 
 
+def test_the_model_inside_the_package_has_a_name_everywhere():
+    config = ossia.config("ossia-stdlib")
+    assert config == ossia.load_model("ossia-stdlib").config
+    with ossia.LLM("ossia-stdlib") as llm:
+        assert llm.config == config
+
+
 def test_config_of_neither_preset_nor_folder_lists_the_presets():
     with pytest.raises(ossia.OssiaError, match=r"gpt-5 is neither .* gpt2, .*gpt-oss-20b"):
         ossia.config("gpt-5")

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import filter_repo_objects
 
 from ossia import OssiaError
-from ossia.checkpoint import find
+from ossia.checkpoint import find, packaged_model
 
 
 @pytest.fixture
@@ -80,6 +80,19 @@ def test_a_file_and_a_folder_without_config_are_told(tmp_path: Path) -> None:
         find(file)
     with pytest.raises(OssiaError, match=r"holds no config\.json"):
         find(tmp_path)
+
+
+@pytest.mark.parametrize("name", [None, "ossia-stdlib", "Ossia-Stdlib"])
+def test_the_model_inside_the_package_has_a_name(name: str | None, monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find(name) == packaged_model()
+    assert find(name).name == "ossia-stdlib"
+
+
+def test_a_folder_goes_before_a_packaged_model_of_its_name(monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder(tmp_path / "ossia-stdlib", "config.json", "model.safetensors")
+    assert find("ossia-stdlib").resolve() == tmp_path / "ossia-stdlib"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,11 @@ def test_a_preset_in_words(ossia_command):
         assert words in out
 
 
+def test_the_model_inside_the_package_by_its_name(ossia_command):
+    record = json.loads(ossia_command("inspect", "ossia-stdlib", "--json").out)
+    assert record["parameters"] == 8_521_266
+
+
 def test_json_holds_the_counts_and_the_config(ossia_command):
     record = json.loads(ossia_command("inspect", "gpt2", "--json").out)
     assert record["parameters"] == 124_439_808
