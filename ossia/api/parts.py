@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from ossia.offload.store import ExpertStore
     from ossia.options import EngineOptions, LoadOptions
 
-PACKAGED_MODELS = Path(__file__).parent.parent / "models"
-
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a checkpoint's generation_config.json sets: values of sampling, and the ids that end a
-    text. `wrong` are the problems of values that cannot be used, which only matter to a call that
-    does not give its own.
+    """What a checkpoint's generation_config.json sets: values of sampling, the ids that end a text,
+    and whether the model was made for chats of one turn (our own key `single_turn`). `wrong` are
+    the problems of values that cannot be used, which only matter to a call that does not give its
+    own.
     """
 
     sampling: Mapping[str, Any] = field(default_factory=dict)
     eos_ids: frozenset[int] = frozenset()
     wrong: Mapping[str, str] = field(default_factory=dict)
+    single_turn: bool = False
 
     @classmethod
     def of(
@@ -48,7 +48,8 @@ class Defaults:
         if generation_config.get("do_sample") is False:
             values["temperature"] = 0.0
             wrong.pop("temperature", None)
-        return cls(values, text.end_of_text_ids(generation_config), wrong)
+        single_turn = generation_config.get("single_turn") is True
+        return cls(values, text.end_of_text_ids(generation_config), wrong, single_turn)
 
     def under(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The values of a call, and these where it gives none. Raises OssiaError if it would need
@@ -82,7 +83,7 @@ class Parts:
         """Those of a checkpoint folder or hub name; None is the model inside the package. Raises
         OssiaError for what cannot be loaded.
         """
-        folder = packaged_model() if path_or_hub_name is None else checkpoint.find(path_or_hub_name)
+        folder = checkpoint.find(path_or_hub_name)
         beside = checkpoint.text_folder(folder)
         # Before the weights, so that missing files are reported at once.
         tokenizer = text.load_tokenizer(beside)
@@ -105,14 +106,3 @@ def _reads(store: ExpertStore | None) -> Callable[[], ExpertReads | None]:
         return lambda: None
     reference = weakref.ref(store)
     return lambda: None if (found := reference()) is None else found.reads
-
-
-def packaged_model() -> Path:
-    """The folder of the model inside the package."""
-    found = sorted(path.parent for path in PACKAGED_MODELS.glob("*/config.json"))
-    if not found:
-        raise OssiaError(
-            f"there is no model inside this installation ({PACKAGED_MODELS} holds none): "
-            "name one by its folder or hub name"
-        )
-    return found[0]

@@ -114,12 +114,16 @@ def chat(
         "seed": seed,
         "stop": stop,
     }
+    llm = open_llm(model, load, engine)
+    from ossia.checkpoint import is_packaged  # torch comes with it
+
+    packaged = model is None or is_packaged(model)
     conversation = Conversation(
-        open_llm(model, load, engine),
+        llm,
         sampling,
         system=system,
         thinking=thinking,
-        tools=BUILT_IN if tools or (tools is None and model is None) else (),
+        tools=BUILT_IN if tools or (tools is None and packaged) else (),
     )
     if effort is not None:
         conversation.set_effort(effort)
@@ -176,6 +180,8 @@ def _take_turn(
     if conversation.is_command(line):
         note(conversation.command(line))
         return
+    if conversation.remark:
+        note(conversation.remark)
     stream: Stream | None = conversation.ask(line)
     while stream is not None:
         _show_reply(conversation, stream, new_view(), interruptible)
