@@ -26,7 +26,7 @@ namespace {
 
 using Unlocked = nb::gil_scoped_release;
 
-// An operation as Python calls it. A recording under way keeps it with its arguments, and their tensors alive.
+// An operation as Python calls it. A recording under way keeps it with its arguments, and machine and tensors alive.
 template <class... Arguments>
 auto operation(void (Machine::*method)(Arguments...)) {
     return [method](Machine& machine, Arguments... arguments) {
@@ -34,8 +34,9 @@ auto operation(void (Machine::*method)(Arguments...)) {
             Unlocked unlocked;
             (machine.*method)(arguments...);
         }
-        if (Recording* recording = Recording::current())
-            recording->keep([=, &machine] { (machine.*method)(arguments...); }, ossia::tensors_of(arguments...));
+        if (Recording::under_way())
+            Recording::keep([=, &machine] { (machine.*method)(arguments...); },
+                            ossia::objects_of(machine, arguments...));
     };
 }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/array.hpp"
+#include "core/machine.hpp"
 #include "ops/experts.hpp"
 #include "ops/matrix.hpp"
 #include "ops/pages.hpp"
@@ -179,15 +180,17 @@ inline Array read_tensor(PyObject* tensor) {
     const DLPackExchange* const exchange = exchange_of(Py_TYPE(tensor));
     Array array = exchange ? describe_tensor(tensor, *exchange) : Array();
     if (!exchange || array.type == Type::other) array = read_attributes(tensor);
+    if (!array.data && array.is_occupied()) array.type = Type::other;  // its storage was given up
     array.object = tensor;
     return array;
 }
 
-// The tensors among the arguments of an operation, kept alive until the result is destroyed, with the GIL held.
-class HeldTensors {
+// The machine of an operation and the tensors among its arguments, kept alive until this is destroyed, with the GIL held.
+class HeldObjects {
   public:
+    void add(const Machine& machine) { objects_.push_back(nanobind::find(machine)); }
     void add(const Array& array) {
-        if (array) tensors_.push_back(nanobind::borrow(static_cast<PyObject*>(array.object)));
+        if (array) objects_.push_back(nanobind::borrow(static_cast<PyObject*>(array.object)));
     }
     void add(const Matrix& matrix) { add_all(matrix.weight, matrix.bias, matrix.scales); }
     void add(const Stack& stack) { add_all(stack.weight, stack.bias, stack.scales); }
@@ -206,13 +209,13 @@ class HeldTensors {
     }
 
   private:
-    std::vector<nanobind::object> tensors_;
+    std::vector<nanobind::object> objects_;
 };
 
 template <class... Arguments>
-std::shared_ptr<void> tensors_of(const Arguments&... arguments) {
-    const auto held = std::make_shared<HeldTensors>();
-    held->add_all(arguments...);
+std::shared_ptr<void> objects_of(const Machine& machine, const Arguments&... arguments) {
+    const auto held = std::make_shared<HeldObjects>();
+    held->add_all(machine, arguments...);
     return held;
 }
 

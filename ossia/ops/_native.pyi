@@ -12,7 +12,7 @@ class Matrix:
     """The weight (rows, cols) of a linear layer, and its bias (rows,).
 
     Dense: bfloat16 or float32 whose rows or columns are contiguous. Quantized: int8 codes, float32
-    scales (rows, ceil(cols / group)), and `group`, a multiple of 32.
+    scales (rows, ceil(cols / group)), and `group`, a multiple of 32 up to 256.
     """
 
     def __init__(
@@ -170,10 +170,10 @@ class Recording:
 
     def __init__(self) -> None: ...
     def begin(self) -> None:
-        """Raises ValueError if a recording is under way on this thread."""
+        """Raises ValueError if one is under way on this thread, or this one began before."""
     def end(self) -> None: ...
     def run(self) -> None:
-        """Run all of them again, on the same memory."""
+        """Run all of them again, on the same memory. Raises ValueError before `end`."""
     @property
     def size(self) -> int: ...
 
@@ -181,7 +181,9 @@ class Machine:
     """Kernels of one instruction set and the threads they run on."""
 
     def __init__(self, threads: int, isa: str) -> None:
-        """Raises ValueError for an instruction set that the processor lacks; "" is the best."""
+        """Raises ValueError for an instruction set that the processor lacks ("" is the best), and
+        for more threads than the system starts.
+        """
     @property
     def isa(self) -> str: ...
     @property
@@ -193,7 +195,8 @@ class Machine:
         """Pin each thread but the caller to a processor; does nothing where the system cannot."""
     def sample(self, logits: Tensor, table: SamplingTable, ids: Tensor, /) -> None:
         """int64 ids (rows,): what each row of float32 logits (rows, vocab) samples, or -1 where it
-        has no finite largest. The logits change during the call and change back.
+        has no finite largest. The logits change during the call and change back. Raises ValueError
+        for values of the table outside their ranges.
         """
     def sum(self, words: Tensor, /) -> int:
         """The sum of int64 words modulo 2**64, each read once."""

@@ -37,8 +37,15 @@ class MXFP4(MatrixKind):
     scales: Tensor
 
     def __post_init__(self) -> None:
-        assert self.blocks.shape == (*self.scales.shape, BLOCK // 2)
-        assert self.blocks.dtype == self.scales.dtype == torch.uint8
+        if self.blocks.shape != (*self.scales.shape, BLOCK // 2):
+            raise ValueError(
+                f"blocks {tuple(self.blocks.shape)} are not {BLOCK // 2} bytes for each of the "
+                f"scales {tuple(self.scales.shape)}"
+            )
+        if not self.blocks.dtype == self.scales.dtype == torch.uint8:
+            raise ValueError(
+                f"blocks and scales are uint8, not {self.blocks.dtype} and {self.scales.dtype}"
+            )
 
     @property
     def shape(self) -> torch.Size:

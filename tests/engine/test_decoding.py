@@ -192,4 +192,7 @@ def test_a_recording_is_of_one_thread_and_one_at_a_time():
         Recording().begin()
     outer.end()
     assert outer.size == 0
-    Recording().run()
+    outer.run()
+    for wrong in (outer.begin, Recording().run):
+        with pytest.raises(ValueError, match="recording"):
+            wrong()

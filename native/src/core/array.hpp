@@ -5,7 +5,8 @@
 
 namespace ossia {
 
-// none: no tensor. other: a tensor that no kernel reads, because of its device, its type or its number of dimensions.
+// none: no tensor. other: a tensor that no kernel reads, because of its device, its type, its number of dimensions or
+// memory that it lacks.
 enum class Type { none, bf16, f32, f64, int8, uint8, int32, int64, other };
 
 struct Array {
@@ -21,6 +22,8 @@ struct Array {
     explicit operator bool() const { return type != Type::none; }
     bool has_floats() const { return type == Type::bf16 || type == Type::f32; }
     long size() const;
+    bool is_occupied() const;  // no dimension is 0
+    long bytes() const;        // of a contiguous array
     long last() const { return dims ? shape[dims - 1] : 1; }
     bool is_contiguous() const;
 

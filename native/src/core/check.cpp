@@ -28,7 +28,7 @@ const char* name_of(Type type) {
         case Type::other:
             break;
     }
-    return "a tensor that no kernel reads, of another type, device or number of dimensions";
+    return "a tensor that no kernel reads, of another type, device or number of dimensions, or without memory";
 }
 
 std::string describe(Type type, const long* shape, int dims) {
@@ -57,6 +57,25 @@ long Array::size() const {
     long product = 1;
     for (int i = 0; i < dims; ++i) product *= shape[i];
     return product;
+}
+
+bool Array::is_occupied() const {
+    return std::all_of(shape, shape + dims, [](long extent) { return extent > 0; });
+}
+
+long Array::bytes() const {
+    switch (type) {
+        case Type::bf16:
+            return 2 * size();
+        case Type::f32:
+        case Type::int32:
+            return 4 * size();
+        case Type::f64:
+        case Type::int64:
+            return 8 * size();
+        default:
+            return size();
+    }
 }
 
 bool Array::is_contiguous() const {
@@ -98,6 +117,12 @@ long expect_rows(const char* name, const Array& array, long last) {
 void expect_like(const char* name, const Array& array, Type type, const Array& other) {
     if (array.type != type || !fits(array, other.shape, other.dims))
         refuse(name, array, describe(type, other.shape, other.dims));
+}
+
+void expect_apart(const char* name, const Array& written, const Array& read) {
+    const char *const to = written.as<const char>(), *const from = read.as<const char>();
+    if (written && read && to < from + read.bytes() && from < to + written.bytes())
+        throw std::invalid_argument(std::string(name) + ": expected memory apart from what says where to write");
 }
 
 }  // namespace ossia

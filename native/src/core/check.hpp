@@ -24,4 +24,8 @@ long expect_rows(const char* name, const Array& array, long last);
 // A contiguous array of this type and of another's shape.
 void expect_like(const char* name, const Array& array, Type type, const Array& other);
 
+// An array that is written to must not lie over one whose contents, checked before, are read meanwhile: they could then
+// name memory that there is not. Both are contiguous.
+void expect_apart(const char* name, const Array& written, const Array& read);
+
 }  // namespace ossia

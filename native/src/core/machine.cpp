@@ -63,12 +63,17 @@ Machine::Form choose(const std::string& isa) {
     throw std::invalid_argument("OSSIA_CPU_ISA=" + isa + ": this processor runs " + names);
 }
 
+int checked(int threads) {
+    require(threads > 0, "threads: expected at least 1");
+    return threads;
+}
+
 }  // namespace
 
 Machine::Machine(int threads, const std::string& isa) : Machine(threads, choose(isa)) {}
 
 Machine::Machine(int threads, const Form& form)
-    : name_(form.name), remark_(form.remark), kernels_(form.kernels), gemm_(form.gemm), pool_(std::max(threads, 1)) {}
+    : name_(form.name), remark_(form.remark), kernels_(form.kernels), gemm_(form.gemm), pool_(checked(threads)) {}
 
 std::uint64_t Machine::sum(const Array& words) {
     const long count = words.size();

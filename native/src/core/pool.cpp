@@ -2,6 +2,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -112,12 +116,22 @@ void Pool::run_erased(const void* task, Call call) {
 }
 
 Pool::Crew::Crew(int size) : threads(size) {
-    for (int thread = 1; thread < threads; ++thread) {
-        workers.emplace_back([this, thread] { work(thread); });
+    try {
+        for (int thread = 1; thread < threads; ++thread) {
+            workers.emplace_back([this, thread] { work(thread); });
+        }
+    } catch (const std::system_error&) {
+        dismiss();
+        throw std::invalid_argument(std::to_string(size) + " threads are more than the system starts");
+    } catch (...) {
+        dismiss();
+        throw;
     }
 }
 
-Pool::Crew::~Crew() {
+Pool::Crew::~Crew() { dismiss(); }
+
+void Pool::Crew::dismiss() {
     {
         std::lock_guard<std::mutex> lock(mutex);
         stop = true;
@@ -153,11 +167,25 @@ void Pool::Crew::run(const void* new_task, Call new_call) {
         std::lock_guard<std::mutex> lock(mutex);
         wake.notify_all();
     }
-    call(task, 0, threads);
+    call_task(0);
     for (Wait wait; busy.load(std::memory_order_acquire) > 0;) wait.rest();
+    if (failure) std::rethrow_exception(std::exchange(failure, nullptr));
+}
+
+// An exception, such as of memory that there is not, must leave neither a worker nor the caller while others still use
+// the task.
+void Pool::Crew::call_task(int thread) noexcept {
+    try {
+        call(task, thread, threads);
+    } catch (...) {
+        std::lock_guard<std::mutex> lock(mutex);
+        if (!failure) failure = std::current_exception();
+    }
 }
 
 void Pool::Crew::work(int thread) {
+    // Allocates what the C++ library needs to throw in this thread: without memory it would end the process.
+    static_cast<void>(std::uncaught_exceptions());
     unsigned seen = 0;
     for (;;) {
         for (Wait wait; epoch.load(std::memory_order_acquire) == seen && wait.short_yet();) wait.rest();
@@ -169,7 +197,7 @@ void Pool::Crew::work(int thread) {
             if (epoch.load() == seen) return;  // stopped
         }
         seen = epoch.load(std::memory_order_acquire);
-        call(task, thread, threads);
+        call_task(thread);
         busy.fetch_sub(1, std::memory_order_release);
     }
 }

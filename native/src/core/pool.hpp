@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -23,6 +24,7 @@ inline Share share(long count, long grain, int thread, int threads) {
 
 class Pool {
   public:
+    // Throws std::invalid_argument if the system does not start so many threads.
     explicit Pool(int threads);
     ~Pool();
     Pool(const Pool&) = delete;
@@ -35,7 +37,7 @@ class Pool {
     void pin();
 
     // Calls task(thread, threads) on every thread and returns when all are done. Callers take turns; a task must not
-    // call run().
+    // call run(). Throws what a thread threw, once all are done.
     template <class Task>
     void run(const Task& task) {
         run_erased(&task, [](const void* erased, int thread, int threads) {
@@ -53,6 +55,8 @@ class Pool {
         void pin();
         void run(const void* task, Call call);
         void work(int thread);
+        void call_task(int thread) noexcept;
+        void dismiss();
 
         std::vector<std::thread> workers;
         std::mutex mutex;
@@ -64,6 +68,7 @@ class Pool {
         const int threads;  // with the caller
         const void* task = nullptr;
         Call call = nullptr;
+        std::exception_ptr failure;  // the first that the task threw
     };
     struct Forks;
 

@@ -326,6 +326,9 @@ void Machine::paged_attention(const Array& q, const Array& k, const Array& v, co
     expect_like("y", y, q.type, q);
     require(pages.key_scales || pages.keys.type == q.type, "keys: expected q's type or int8");
     require(window >= 0, "window: expected a positive number, or 0 for none");
+    for (const Array* table : {&tables.page_table, &tables.lengths, &tables.query_lengths})
+        for (const Array* written : {&y, &pages.keys, &pages.values, &pages.key_scales, &pages.value_scales})
+            expect_apart("y and pages", *written, *table);
     if (sinks) {
         expect_floats("sinks", sinks);
         expect("sinks", sinks, sinks.type, {heads});

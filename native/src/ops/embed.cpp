@@ -28,6 +28,7 @@ void Machine::embed(const Array& ids, const Array& table, const Array& y, const 
     const long count = ids.size(), hidden = table.last(), stride = table.strides[0];
     require(expect_rows("y", y, hidden) == count, "y: expected a row for each id");
     if (residual) expect_like("residual", residual, y.type, y);
+    expect_apart("y", y, ids);
     const std::int64_t* const rows = ids.as<const std::int64_t>();
     for (long i = 0; i < count; ++i)
         if (rows[i] < 0 || rows[i] >= table.shape[0]) throw std::out_of_range("an id is outside the embedding table");

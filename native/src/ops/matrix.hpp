@@ -5,10 +5,12 @@
 
 namespace ossia {
 
+constexpr long kMostGroup = 256;  // columns: the sum of so many products of int8 and int16 is exact in 32 bits
+
 // A matrix (rows, cols) in memory, and its bias. Throws std::invalid_argument for parts that do not fit together.
 struct Matrix {
     // weight: bfloat16 or float32 with contiguous rows or, as in GPT-2's checkpoints, columns, and no scales; or
-    // contiguous int8 codes and their float32 scales (rows, ceil(cols / group)), `group` a multiple of 32. bias:
+    // contiguous int8 codes and their float32 scales (rows, ceil(cols / group)), `group` a multiple of 32 up to 256. bias:
     // (rows,) or none.
     Matrix(const Array& weight, const Array& bias, const Array& scales, long group);
 

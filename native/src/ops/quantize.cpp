@@ -30,7 +30,7 @@ void Machine::quantize_int8(const Array& weight, const Array& codes, const Array
     require(
         weight.has_floats() && weight.dims == 2 && weight.size() > 0 && (weight.strides[1] == 1 || weight.last() == 1),
         "weight: expected bfloat16 or float32 (rows, cols) with contiguous rows");
-    require(group > 0 && group % 32 == 0, "group: expected a positive multiple of 32");
+    require(group > 0 && group <= kMostGroup && group % 32 == 0, "group: expected a multiple of 32 up to 256");
     const long rows = weight.shape[0], cols = weight.shape[1], stride = weight.strides[0];
     expect("codes", codes, Type::int8, {rows, cols});
     expect("scales", scales, Type::f32, {rows, (cols + group - 1) / group});

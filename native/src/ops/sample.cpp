@@ -17,6 +17,22 @@ namespace {
 constexpr long kMostIds = 1L << 22;  // whose weights, 2^kWeightBits each at most, a 64-bit sum holds
 constexpr long kPiece = 8192;        // logits of a row that one thread takes at a time
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+// Scales by which no product of a logit with a power of two is rounded otherwise than the logit itself.
+constexpr float kLeastScale = 0x1p-110f, kMostScale = 0x1p110f;
+
+// The values of a table, of which bins and ranks are computed.
+void check_values(const SamplingTable& table) {
+    for (long row = 0; row < table.rows; ++row) {
+        const float scale = table.scale.as<const float>()[row], floor = table.log2_min_p.as<const float>()[row];
+        const double top_p = table.top_p.as<const double>()[row], uniform = table.uniforms.as<const double>()[row];
+        require(scale == 0 || (scale >= kLeastScale && scale <= kMostScale),
+                "scale: expected 0, or between 2^-110 and 2^110");
+        require(table.top_k.as<const std::int64_t>()[row] > 0, "top_k: expected at least 1");
+        require(top_p > 0 && top_p <= 1, "top_p: expected more than 0 and at most 1");
+        require(floor <= 0, "log2_min_p: expected at most 0");
+        require(uniform >= 0 && uniform <= 1, "uniforms: expected between 0 and 1");
+    }
+}
 
 // The logits that edits change. The destructor puts the old ones back.
 class Edited {
@@ -357,6 +373,11 @@ void Machine::sample(const Array& logits, const SamplingTable& table, const Arra
     require(vocab > 0 && vocab <= kMostIds, "logits: expected between 1 and 2^22 of a row");
     require(!table.bits || table.bits.shape[1] == (vocab + 31) / 32,
             "bits: expected one for each logit, in words of 32");
+    check_values(table);
+    for (const Array* read : {&table.edits.rows, &table.edits.lengths, &table.edits.ids, &table.top_k, &table.scale,
+                              &table.top_p, &table.log2_min_p, &table.uniforms, &table.bits})
+        expect_apart("logits", logits, *read);
+    for (const Array* read : {&logits, &table.bits}) expect_apart("ids", ids, *read);
     const Edited edited(logits, table.edits);
     std::vector<Row> rows;
     rows.reserve(table.rows);

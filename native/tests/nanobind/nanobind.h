@@ -21,7 +21,7 @@ namespace ossia {
 
 // There are no Python objects to keep alive.
 template <class... Arguments>
-std::shared_ptr<void> tensors_of(const Arguments&...) {
+std::shared_ptr<void> objects_of(const Arguments&...) {
     return nullptr;
 }
 

@@ -3,6 +3,7 @@
 import gc
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -120,6 +121,102 @@ def test_swapped_arguments_are_refused(machine):
     ):
         with pytest.raises(ValueError, match="expected"):
             call()
+
+
+def test_a_storage_that_was_given_up_is_no_memory(machine):
+    x, matrix, y = normal(3, 8), _native.Matrix(normal(5, 8)), torch.empty(3, 5)
+    x.untyped_storage().resize_(0)  # as FSDP does between uses
+    with pytest.raises(ValueError, match="without memory"):
+        machine.linear(x, matrix, y)
+    with pytest.raises(ValueError, match="without memory"):
+        machine.gelu(torch._efficientzerotensor(3, 5), y)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("group", [0, -32, 31, 288, 1 << 62, (1 << 63) - 32])
+def test_groups_that_no_sum_is_exact_for_are_refused(machine, group):
+    codes, scales = torch.zeros(4, 64, dtype=torch.int8), torch.zeros(4, 1)
+    with pytest.raises(ValueError, match="group: expected a multiple of 32 up to 256"):
+        _native.Matrix(codes, None, scales, group)
+    with pytest.raises(ValueError, match="group: expected a multiple of 32 up to 256"):
+        machine.quantize_int8(normal(4, 64), codes, scales, group)
+
+
+def test_values_that_no_sampling_has_are_refused(machine):
+    """Ranks and bins are computed of them, and would lie outside the vocabulary's."""
+    good = {"scale": 1.0, "top_k": 9, "top_p": 0.5, "log2_min_p": -1.0, "uniforms": 0.5}
+    types = {"top_k": torch.int64, "top_p": torch.float64, "uniforms": torch.float64}
+    nan, inf = float("nan"), float("inf")
+    wrong = {
+        "scale": (-1.0, nan, inf, 1e-40, 1e35),
+        "top_k": (0, -1, -(1 << 63)),
+        "top_p": (0.0, -0.1, 1.1, nan, inf),
+        "log2_min_p": (0.1, nan, inf),
+        "uniforms": (-0.1, 1.1, nan, inf),
+    }
+
+    def sample(values: dict):
+        columns = [
+            torch.tensor([[value]], dtype=types.get(name, torch.float32))
+            for name, value in values.items()
+        ]
+        table = _native.SamplingTable(*columns, None, _native.Edits())
+        ids = torch.full((1,), -7)
+        machine.sample(normal(1, 100), table, ids)
+        return ids.item()
+
+    assert 0 <= sample(good) < 100
+    for name, values in wrong.items():
+        for value in values:
+            with pytest.raises(ValueError, match=f"{name}: expected"):
+                sample({**good, name: value})
+
+
+def test_results_over_what_says_where_they_go_are_refused(machine):
+    ids, table = torch.zeros(4, dtype=torch.int64), normal(10, 2)
+    with pytest.raises(ValueError, match="y: expected memory apart"):
+        machine.embed(ids, table, ids.view(torch.float32).view(4, 2))
+    rows = normal(2, 2)
+    lengths = rows.view(torch.int64).view(2)[:1]
+    pages = _native.Pages(torch.zeros(1, 4, 1, 2), torch.zeros(1, 4, 1, 2))
+    tables = _native.Tables(torch.zeros(1, 1, dtype=torch.int32), lengths, torch.ones(1).long())
+    with pytest.raises(ValueError, match="expected memory apart"):
+        machine.paged_attention(*[rows.view(2, 1, 2)[:1]] * 4, pages, tables)
+
+
+def test_a_recording_is_made_once_and_then_run():
+    x, weight, y = normal(3, 100), normal(100, 100, seed=1), torch.empty(3, 100)
+    machine, recording = cpu.Machine(2, ""), _native.Recording()
+    with pytest.raises(ValueError, match="once it has ended"):
+        recording.run()
+    recording.begin()
+    machine.linear(x, _native.Matrix(weight), y)
+    with pytest.raises(ValueError, match="once it has ended"):
+        recording.run()
+    recording.end()
+    del machine  # which the recording keeps
+    kept = churn()
+    y.zero_()
+    recording.run()
+    assert torch.allclose(y, x @ weight.T, atol=1e-4)
+    with pytest.raises(ValueError, match="begin twice"):
+        recording.begin()
+    del kept
+
+
+def test_a_recording_dropped_in_another_thread_records_no_more(machine):
+    held = [_native.Recording()]
+    held[0].begin()
+    thread = threading.Thread(target=held.clear)
+    thread.start()
+    thread.join()
+    kept = churn()
+    machine.gelu(normal(3, 8), torch.empty(3, 8))
+    second = _native.Recording()
+    second.begin()
+    machine.gelu(normal(3, 8), torch.empty(3, 8))
+    second.end()
+    assert second.size == 1
+    del kept
 
 
 def test_the_checks_stay_without_assertions():

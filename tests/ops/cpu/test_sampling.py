@@ -109,11 +109,12 @@ def test_an_edit_of_what_is_not_there_is_an_error(form, broken):
 
 
 def test_what_does_not_fit_together_is_refused(form):
-    def column(dtype, rows=3):
-        return torch.zeros(rows, 1, dtype=dtype)
+    def column(dtype, rows=3, value=0):
+        return torch.full((rows, 1), value, dtype=dtype)
 
     single, double, whole = torch.float32, torch.float64, torch.int64
-    columns = [column(dtype) for dtype in (single, whole, double, single, double)]
+    types = (single, whole, double, single, double)
+    columns = [column(*both) for both in zip(types, [3] * 5, (0, 1, 1, 0, 0), strict=True)]
     logits, ids = torch.zeros(3, 70), torch.empty(3, dtype=whole)
     none, bits = _native.Edits(), torch.zeros(3, 3, dtype=torch.int32)
 
