@@ -77,9 +77,13 @@ class Backend:
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         """x (..., hidden), normalised to mean 0 and variance 1; Ba et al. 2016,
-        https://arxiv.org/abs/1607.06450.
+        https://arxiv.org/abs/1607.06450. NaN where the variance overflows, except in training,
+        where that would cost a pass over x and the loss tells.
         """
-        return F.layer_norm(x, weight.shape, weight, bias, eps)
+        if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+            return F.layer_norm(x, weight.shape, weight, bias, eps)
+        out, _, scale = torch.native_layer_norm(x, weight.shape, weight, bias, eps)
+        return out.masked_fill(scale == 0, torch.nan)  # one over infinity; it would be the bias
 
     def rms_norm(
         self, x: Tensor, weight: Tensor, eps: float, *, round_before_weight: bool
@@ -87,10 +91,12 @@ class Backend:
         """x (..., hidden) over its root mean square, in float32, times weight.
 
         `round_before_weight` casts to x's dtype before the multiplication (Qwen3) rather than after
-        it (gpt-oss).
+        it (gpt-oss). NaN where the mean of squares overflows.
         """
         normal = x.float()
-        normal = normal * torch.rsqrt(normal.square().mean(-1, keepdim=True) + eps)
+        scale = torch.rsqrt(normal.square().mean(-1, keepdim=True) + eps)
+        # One over infinity would make zeros of all, a finite and wrong text.
+        normal = normal * scale.masked_fill(scale == 0, torch.nan)
         return weight * normal.to(x.dtype) if round_before_weight else (weight * normal).to(x.dtype)
 
     def rotate(self, x: Tensor, rope: RopeTable) -> Tensor:
@@ -237,7 +243,8 @@ class Recorder(ABC):
 
 
 def _matrix(weight: Weight) -> Matrix:
-    assert isinstance(weight, Tensor | MatrixKind), f"{type(weight).__name__} has no product"
+    if not isinstance(weight, Tensor | MatrixKind):
+        raise TypeError(f"{type(weight).__name__} has no product")
     return weight
 
 

@@ -29,10 +29,17 @@ inline float sum_of(long size, const Term& term) {
     return lanes[0];
 }
 
+// One over the root of a mean of squares. Of one that overflowed it is NaN, not 0: all numbers would become 0, which are
+// as finite as they are wrong.
+inline float inverse_root(float squares, long size, float eps) {
+    const float mean = squares / static_cast<float>(size) + eps;
+    return mean <= std::numeric_limits<float>::max() ? 1 / std::sqrt(mean) : std::numeric_limits<float>::quiet_NaN();
+}
+
 template <class Element>
 void rms_norm(const Element* x, const Element* weight, Element* y, long size, float eps, bool round_before_weight) {
     const float squares = sum_of(size, [&](long i) { return widen(x[i]) * widen(x[i]); });
-    const float scale = 1 / std::sqrt(squares / static_cast<float>(size) + eps);
+    const float scale = inverse_root(squares, size, eps);
     if (round_before_weight) {
         for (long i = 0; i < size; ++i) store(rounded(widen(x[i]) * scale, x) * widen(weight[i]), y + i);
     } else {
@@ -44,7 +51,7 @@ template <class Element>
 void layer_norm(const Element* x, const Element* weight, const Element* bias, Element* y, long size, float eps) {
     const float mean = sum_of(size, [&](long i) { return widen(x[i]); }) / static_cast<float>(size);
     const float squares = sum_of(size, [&](long i) { return (widen(x[i]) - mean) * (widen(x[i]) - mean); });
-    const float scale = 1 / std::sqrt(squares / static_cast<float>(size) + eps);
+    const float scale = inverse_root(squares, size, eps);
     for (long i = 0; i < size; ++i) store((widen(x[i]) - mean) * scale * widen(weight[i]) + widen(bias[i]), y + i);
 }
 

@@ -1,5 +1,6 @@
 """The small operations between the large ones."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,6 +43,23 @@ def test_layer_norm(form, rows, size, dtype, large):
     assert found.dtype is dtype
     # Of two nearly equal numbers the difference is known to fewer digits.
     assert relative_error(found, expected) <= (1e-5 if dtype is torch.float32 else 2**-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("backend", [native, reference], ids=["native", "reference"])
+def test_squares_that_overflow_give_no_number(form, backend, dtype):
+    """One over the root of infinity would make every number 0, or the bias."""
+    x = normal(5, 70, dtype=dtype)
+    x[1] *= 1e19
+    x[3, 69] = 3e30
+    weight, bias = normal(70, seed=1, dtype=dtype), normal(70, seed=2, dtype=dtype)
+    for found in (
+        form(backend.rms_norm, x, weight, 1e-5, round_before_weight=False),
+        form(backend.rms_norm, x, weight, 1e-5, round_before_weight=True),
+        form(backend.layer_norm, x, weight, bias, 1e-5),
+    ):
+        assert found[[1, 3]].isnan().all()
+        assert found[[0, 2, 4]].isfinite().all()
 
 
 @FEW
