@@ -374,8 +374,9 @@ class TestFork:
 if {begun}:
     assert right(1)
 running = Receiver()
-driver.submit(request(3, max_tokens=3000), running)
-for n in range(5):
+driver.submit(request(3, max_tokens=400), running)
+children = []
+for n in range(3):
     child = os.fork()
     if child == 0:
         child = os.fork()  # a grandchild, which has the parent's requests at third hand
@@ -384,8 +385,10 @@ for n in range(5):
         ok = right(n) and right(n + 1) and driver.drain(60)
         assert_all_free(engine)
         sys.exit(0 if ok else 1)
+    children.append(child)
+for child in children:
     assert os.waitpid(child, 0)[1] == 0
-assert running.tokens() == continuation([3], 3000)
+assert running.tokens() == continuation([3], 400)
 assert driver.drain(60)
 assert_all_free(engine)
 """)
