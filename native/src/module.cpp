@@ -4,6 +4,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "core/machine.hpp"
+#include "core/mapped.hpp"
 #include "core/recording.hpp"
 #if !defined(OSSIA_DRIVER)  // the driver's own nanobind.h reads its arrays
 #include "tensors.hpp"
@@ -118,6 +119,11 @@ NB_MODULE(_native, m) {
         .def_ro("uniforms", &SamplingTable::uniforms)
         .def_ro("bits", &SamplingTable::bits)
         .def_ro("edits", &SamplingTable::edits);
+
+#if !defined(OSSIA_DRIVER)
+    m.def("watch", &ossia::watch, "begin"_a, "size"_a, "line"_a);
+    m.def("unwatch", &ossia::unwatch, "begin"_a);
+#endif
 
     nb::class_<Recording>(m, "Recording")
         .def(nb::init<>())

@@ -13,6 +13,7 @@ import math
 import mmap
 import os
 import posixpath
+import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,11 @@ from torch import Tensor
 from ossia.errors import OssiaError, shortened
 from ossia.system import huge_pages
 from ossia.system.files import MAX_JSON, check_regular, json_object, read_json
+
+try:
+    from ossia.ops import _native
+except ImportError:  # built without a compiler
+    _native = None
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -148,6 +154,15 @@ def in_memory(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     return {name: replace(tensor, buffer=copies[tensor.file]) for name, tensor in stored.items()}
 
 
+def refuse_cut(stored: Mapping[str, StoredTensor]) -> None:
+    """Raise OssiaError for a file that is shorter now than when it was mapped: what was read of its
+    last page since then may be zeros.
+    """
+    for file, buffer in {tensor.file: tensor.buffer for tensor in stored.values()}.items():
+        if file.stat().st_size < len(buffer):
+            raise OssiaError(f"{file} was cut short while it was read; copy it again")
+
+
 def _copy(path: Path) -> mmap.mmap | bytes:
     try:
         size = path.stat().st_size
@@ -242,12 +257,27 @@ def _map(path: Path) -> mmap.mmap | bytes:
                 return b""
             if reserve_none:
                 flags = mmap.MAP_PRIVATE | reserve_none
-                return mmap.mmap(
+                buffer = mmap.mmap(
                     file.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE
                 )
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            else:
+                buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     except OSError as error:
         raise OssiaError(f"cannot read {path}: {error.strerror}") from error
+    _watch(path, buffer)
+    return buffer
+
+
+def _watch(path: Path, buffer: mmap.mmap) -> None:
+    """Have a line said if the file is cut short while it is mapped: no exception can be raised
+    where the missing part is read.
+    """
+    if _native is None:
+        return
+    address = torch.frombuffer(buffer, dtype=torch.uint8).data_ptr()
+    line = f"error: {path} was cut short by another process while it was in use; copy it again\n"
+    _native.watch(address, len(buffer), line)
+    weakref.finalize(buffer, _native.unwatch, address).atexit = False
 
 
 def _entry(path: Path, name: str, entry: Any, start: int, buffer: Any) -> StoredTensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ossia import families, ops
 from ossia.checkpoint import regions
-from ossia.checkpoint.files import StoredTensor, in_memory, read_tensors
+from ossia.checkpoint.files import StoredTensor, in_memory, read_tensors, refuse_cut
 from ossia.checkpoint.match import match, tied_differ
 from ossia.config import ModelConfig
 from ossia.errors import OssiaError
@@ -121,6 +121,7 @@ def load(folder: str | os.PathLike[str], options: LoadOptions = LoadOptions()) -
         name: _assemble(rows, stored, empty[name].shape, dtypes[name], target)
         for name, rows in regions.grouped(layout.rows, "ours").items()
     }
+    refuse_cut(stored)
     if plan is not None:
         planning.hold(weights)
     decoder.load_state_dict(weights, assign=True)

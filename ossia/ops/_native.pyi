@@ -165,6 +165,14 @@ class SamplingTable:
     @property
     def edits(self) -> Edits: ...
 
+def watch(begin: int, size: int, line: str) -> None:
+    """End the process with `line` on stderr and exit code 2 if a file that is mapped to this memory
+    becomes too short to be read from it: where the system raises SIGBUS nothing can be raised.
+    """
+
+def unwatch(begin: int) -> None:
+    """End that for the memory that begins there."""
+
 class Recording:
     """Machines' operations, kept between `begin` and `end` on one thread, to be run again."""
 
