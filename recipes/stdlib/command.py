@@ -78,6 +78,23 @@ def write(
         print(f"{out / name}: {_write_lines(out / name, chats):,} chats")
 
 
+@app.command(epilog="Example: python -m recipes.stdlib extend --context 2048 --out longer")
+def extend(
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="A new folder.")],
+    context: Annotated[int, typer.Option(min=2, metavar="N", help="Tokens.")],
+    model: ModelOption = None,
+) -> None:
+    """Copy a checkpoint that uses YaRN, for a longer context.
+
+    Its weights stay as they are, and learn the new positions by `ossia finetune`.
+    """
+    from ossia import checkpoint
+    from recipes.stdlib.context import extended
+
+    extended(checkpoint.find(model), out, context)
+    print(f"{out}: a context of {context:,} tokens")
+
+
 @app.command(
     epilog="Example: python -m recipes.stdlib score --model tuned --data dialogues/held_out.jsonl"
 )
@@ -125,9 +142,41 @@ def score(
     print(json.dumps(report) if as_json else _table(report))
 
 
+@app.command(epilog="Example: python -m recipes.stdlib typed --model tuned")
+def typed(
+    model: ModelOption = None,
+    threads: ThreadsOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Ask a model the thirty things that people type first.
+
+    Each is asked as in `ossia chat` without options, alone and as the third question of a chat.
+    """
+    from recipes.stdlib.first_typed import FIRST_TYPED, answers
+
+    found = answers(open_llm(model, LoadOptions(threads=threads)))
+    report: dict[str, Any] = {"questions": len(FIRST_TYPED)}
+    for place, replies in found.items():
+        pairs = list(zip(FIRST_TYPED, replies, strict=True))
+        report[place] = sum(reply == one.answer for one, reply in pairs)
+        report[f"wrong_{place}"] = {o.question: reply for o, reply in pairs if reply != o.answer}
+    if as_json:
+        print(json.dumps(report, ensure_ascii=False))
+        return
+    for place in found:
+        print(f"{place}: {report[place]} of {report['questions']}")
+        for question, reply in report[f"wrong_{place}"].items():
+            print(f"  {question} -> {reply}")
+
+
 def _table(report: dict[str, Any]) -> str:
     efforts = list(report["mean_accuracy"])
-    rows = [*report["accuracy"].items(), ("all", report["mean_accuracy"])]
+    positions = report["accuracy_by_position"].items()
+    rows = [
+        *report["accuracy"].items(),
+        *((f"question {position}", shares) for position, shares in positions),
+        ("all", report["mean_accuracy"]),
+    ]
     lines = [" " * 18 + "".join(f"{effort:>8}" for effort in efforts)]
     lines += [
         f"{name:<18}" + "".join(f"{row[e]:8.0%}" if e in row else " " * 8 for e in efforts)

@@ -25,6 +25,7 @@ class Result:
 
     task: str
     effort: str
+    position: int  # of the turn in the chat, from 1
     right: bool  # whether its answer equals the one on file
     well_formed: bool  # whether each of its replies is harmony to the letter
     reasoning_tokens: int
@@ -122,6 +123,7 @@ def _run(llm: LLM, chat: dict[str, Any]) -> Iterator[Result | None]:
     yield Result(
         task=chat["task"],
         effort=chat["reasoning_effort"],
+        position=sum(message["role"] == "user" for message in messages),
         right=reply.content == expected[-1]["content"],
         well_formed=well_formed,
         reasoning_tokens=reasoning,
@@ -166,16 +168,21 @@ def _is_well_formed(llm: LLM, ids: list[int], reply: Reply) -> bool:
 
 
 def summarize(results: list[Result]) -> dict[str, Any]:
-    """The shares of right answers by task and effort, and what each effort costs in tokens."""
+    """The shares of right answers by task and effort and by position in the chat and effort, and
+    what each effort costs in tokens.
+    """
     efforts: dict[str, list[Result]] = {}
     tasks: dict[str, dict[str, list[Result]]] = {}
+    positions: dict[int, dict[str, list[Result]]] = {}
     for result in results:
         efforts.setdefault(result.effort, []).append(result)
         tasks.setdefault(result.task, {}).setdefault(result.effort, []).append(result)
+        positions.setdefault(result.position, {}).setdefault(result.effort, []).append(result)
     return {
         "chats": len(results),
         "well_formed": _mean("well_formed", results),
         "accuracy": {task: _means("right", by_effort) for task, by_effort in tasks.items()},
+        "accuracy_by_position": {str(n): _means("right", positions[n]) for n in sorted(positions)},
         "mean_accuracy": _means("right", efforts),
         "mean_reasoning_tokens": _means("reasoning_tokens", efforts),
         "mean_tokens": _means("tokens", efforts),

@@ -86,6 +86,14 @@ def test_right_answers_are_counted_by_task_and_effort(score):
     assert [one["replied"][-1]["content"] for one in wrong] == ["5"]
 
 
+def test_right_answers_are_counted_by_position(score):
+    second = [{"role": "user", "content": "And?"}, answer("5")]
+    chats = [chat(answer("4")), chat(answer("4"), *second), chat(answer("4"), *second)]
+    report, engine, _ = score(chats, final("4"), final("5"), final("6"))
+    assert report["accuracy_by_position"] == {"1": {"low": 1}, "2": {"low": 0.5}}
+    assert len(engine.requests) == 3  # the earlier answers are those on file
+
+
 def test_tools_are_run_and_those_of_the_chat_return_what_is_on_file(score):
     own = chat(*calling("weather", '{"city": "Oslo"}', "rain"), answer("rain"))
     built_in = chat(*calling("calculate", '{"expression": "6 * 7"}', "42"), answer("42"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from itertools import islice
 from random import Random
 
@@ -16,7 +17,9 @@ from ossia.tools import BUILT_IN, call
 from ossia.tools.documentation import documentation
 from recipes.stdlib import dialogues
 from recipes.stdlib.dialogues import arithmetic, calls, library, strings, talk
-from recipes.stdlib.dialogues.item import Item
+from recipes.stdlib.dialogues.item import Item, withheld
+from recipes.stdlib.dialogues.mix import POSITIONS
+from recipes.stdlib.first_typed import FIRST_TYPED
 
 MODULES = (arithmetic, strings, library, calls, talk)
 TASKS = list(dict.fromkeys(task for module in MODULES for task in module.TASKS))
@@ -37,12 +40,45 @@ def test_some_of_every_task_is_held_out_and_never_trained_on(task) -> None:
             assert seen.setdefault(question, item.is_held_out) == item.is_held_out
 
 
-def test_the_split_is_by_question() -> None:
-    def asked(chats) -> set[tuple[str, str]]:
-        return {(c.task, c.messages[-2]["content"].lower().rstrip(".?!")) for c in chats}
+def questions(chat: dialogues.Dialogue) -> list[str]:
+    return [m["content"] for m in chat.messages if m["role"] == "user"]
 
-    held_out = asked(c for c in dialogues.held_out(0, 20) if c.messages[-2]["role"] == "user")
-    assert not held_out & asked(dialogues.training(0, 2500))
+
+def test_the_split_is_by_question() -> None:
+    """Of sentences; after a question of the same task a bare name is another question."""
+    held_out = {questions(chat)[-1].lower().rstrip(".?! ") for chat in dialogues.held_out(0, 20)}
+    held_out = {
+        question for question in held_out if not question.startswith(("and ", "what about"))
+    }
+    trained = {q.lower().rstrip(".?! ") for c in dialogues.training(0, 2500) for q in questions(c)}
+    assert len(held_out) > 200
+    assert not held_out & trained
+
+
+def test_what_people_type_first_is_never_trained_on() -> None:
+    typed = {one.question for one in FIRST_TYPED}
+    keys = {one.key for one in FIRST_TYPED} - {""}
+    assert len(typed) == 30
+    assert all(withheld(key) for key in keys)
+    for chat in dialogues.training(7, 4000):
+        assert not typed & set(questions(chat))
+        for message in chat.messages:
+            for made in message.get("tool_calls", ()):
+                [value] = json.loads(made["function"]["arguments"]).values()
+                assert not {value, f"name {value}"} & keys
+
+
+def test_chats_have_one_to_six_questions_and_some_fill_the_context() -> None:
+    chats = list(dialogues.training(0, 1500))
+    counts = Counter(len(questions(chat)) for chat in chats)
+    assert all(counts[n] > 50 for n in range(1, 7))
+    assert 0.02 < sum(n > 6 for n in counts.elements()) / len(chats) < 0.07
+
+
+def test_held_out_questions_are_asked_at_every_position() -> None:
+    chats = list(dialogues.held_out(0, len(POSITIONS)))
+    positions = Counter((chat.task, len(questions(chat))) for chat in chats)
+    assert positions == {(t.__name__, p): 3 for t in TASKS for p in POSITIONS}
 
 
 def test_a_seed_says_everything_and_a_longer_run_begins_like_a_shorter_one() -> None:
@@ -58,7 +94,7 @@ def test_efforts_are_asked_the_same_and_think_longer() -> None:
     assert len(chats) == 5 * len(Effort) * len({chat.task for chat in chats})
     for low, medium, high in zip(chats[::3], chats[1::3], chats[2::3], strict=True):
         assert (low.task, low.tools, low.date) == (medium.task, medium.tools, medium.date)
-        assert low.messages[:2] == high.messages[:2] or low.messages[0] == high.messages[0]
+        assert questions(low) == questions(medium) == questions(high)
         thoughts = [
             " ".join(message.get("reasoning", "") for message in chat.messages)
             for chat in (low, medium, high)
@@ -91,45 +127,60 @@ def test_digits_and_carries_add_up_to_the_answer() -> None:
             assert (int(x) < int(y)) == (sign == "<") == (borrow == "1")
 
 
-def test_comparing_and_sorting_are_right() -> None:
+def test_comparing_is_right() -> None:
     for item in draw(arithmetic.comparison):
-        a, b = map(int, re.findall(r"\d+", item.questions[0]))
-        assert item.answer == f"The larger number is {max(a, b)}."
+        a, b = re.findall(r"[\d.]*\d", item.questions[0])
+        word, number = re.fullmatch(r"The (larger|smaller) number is (.*)\.", item.answer).groups()
+        assert number == (max if word == "larger" else min)(a, b, key=float)
+        for x, sign, y in re.findall(r"(\d)([<=>])(\d)", item.thoughts[Effort.MEDIUM]):
+            assert sign == ("<" if x < y else ">" if x > y else "=")
+
+
+def test_sorting_takes_the_smallest_again_and_again() -> None:
     for item in draw(arithmetic.sorting):
-        numbers = list(map(int, re.findall(r"\d+", item.questions[0])))
+        numbers = list(map(int, item.about.split(", ")))
         assert list(map(int, re.findall(r"\d+", item.answer))) == sorted(numbers)
-        tens, *buckets = item.thoughts[Effort.HIGH].splitlines()
-        assert tens == item.thoughts[Effort.MEDIUM]
-        assert [int(ten) for ten in re.findall(r"\d", tens)][len(numbers) :] == sorted(
-            number // 10 for number in numbers
+        assert all(
+            re.findall(r"\d+", q)[: len(numbers)] == list(map(str, numbers)) for q in item.questions
         )
-        in_order = [bucket.partition("In order: ")[2] for bucket in buckets]
-        assert f"In order: {', '.join(part[:-1] for part in in_order)}." == item.answer
+        for effort in (Effort.MEDIUM, Effort.HIGH):
+            taken = []
+            for line in item.thoughts[effort].splitlines():
+                if "digit" in line:
+                    continue
+                left, _, smallest = line.rstrip(".").partition(": ")
+                taken.append(int(smallest or left))
+                assert taken[-1] == min(map(int, left.split(", ")))
+            if effort is Effort.MEDIUM:
+                assert taken == sorted(numbers)
 
 
 def test_letters_are_those_of_the_word() -> None:
     for item in draw(strings.reverse):
         word, backwards = re.fullmatch(r"The reverse of (\w+) is (\w+)\.", item.answer).groups()
         assert backwards == word[::-1]
-        assert " ".join(word) in item.thoughts[Effort.MEDIUM]
+        numbered = [f"{n} {letter}" for n, letter in enumerate(word, 1)]
+        for thought in (item.thoughts[Effort.MEDIUM], item.thoughts[Effort.HIGH]):
+            assert ", ".join(numbered) in thought
+            assert ", ".join(numbered[::-1]) in thought
     for item in draw(strings.count):
         letter, times, word = re.fullmatch(
-            r"The letter (\w) appears (\d) times? in (\w+)\.", item.answer
+            r"The letter (\w) appears (\d+) times? in (\w+)\.", item.answer
         ).groups()
         assert word.count(letter) == int(times)
-        marks = re.findall(r"(\w) (no|\d)[,.]", item.thoughts[Effort.HIGH])
+        marks = re.findall(r"(\w) (no|\d+)[,.]", item.thoughts[Effort.HIGH])
         assert "".join(one for one, _ in marks) == word
         assert [one for one, mark in marks if mark != "no"] == [letter] * int(times)
     for item in draw(strings.length):
-        word, length = re.fullmatch(r"The word (\w+) has (\d) letters\.", item.answer).groups()
+        word, length = re.fullmatch(r"The word (\w+) has (\d+) letters\.", item.answer).groups()
         assert len(word) == int(length)
         assert f"{length} {word[-1]}." in item.thoughts[Effort.HIGH]
     for item in draw(strings.letter):
         name, word, letter = re.fullmatch(
-            r"(The first letter|The last letter|Letter \d) of (\w+) is (\w)\.", item.answer
+            r"(The first letter|The last letter|Letter \d+) of (\w+) is (\w)\.", item.answer
         ).groups()
         place = {"The first letter": 1, "The last letter": len(word)}.get(name)
-        assert word[(place or int(name[-1])) - 1] == letter
+        assert word[(place or int(name.split()[-1])) - 1] == letter
     for item in draw(strings.uppercase):
         word, upper = re.fullmatch(r"In uppercase (\w+) is (\w+)\.", item.answer).groups()
         assert word.upper() == upper
@@ -148,7 +199,8 @@ def test_results_are_those_of_the_tools_and_make_the_answer() -> None:
             if function["name"] in names:
                 assert call(BUILT_IN, function["name"], function["arguments"]) == result
             else:
-                assert f" is {result}." in chat.messages[-1]["content"]
+                own = next(iter(json.loads(result).values())) if result[0] == "{" else result
+                assert any(f" is {own}." in message["content"] for message in chat.messages)
 
 
 def test_answers_on_the_library_are_its_docstrings() -> None:

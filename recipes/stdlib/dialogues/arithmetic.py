@@ -11,9 +11,37 @@ from itertools import zip_longest
 from random import Random
 
 from ossia.text import Effort
-from recipes.stdlib.dialogues.item import Item, chosen_by_hash
+from recipes.stdlib.dialogues.item import Item, withheld
+from recipes.stdlib.dialogues.numbers import order, whole
 
-_DIGITS = 3  # at most, of the numbers to add
+_LARGER = (
+    "Which number is larger, {a} or {b}?",
+    "Which is larger, {a} or {b}?",
+    "Which is bigger, {a} or {b}?",
+    "Which one is bigger: {a} or {b}?",
+    "Which is greater, {a} or {b}?",
+    "What is larger, {a} or {b}?",
+    "What is more, {a} or {b}?",
+    "Is {a} larger than {b}?",
+    "Is {a} bigger than {b}?",
+    "Is {a} more than {b}?",
+    "Compare {a} and {b}.",
+    "Compare {a} and {b}: which is larger?",
+    "{a} or {b}?",
+    "{a} or {b}",
+    "{a} or {b}, which is larger?",
+    "{a} vs {b}",
+    "The larger of {a} and {b}?",
+)
+_SMALLER = (
+    "Which number is smaller, {a} or {b}?",
+    "Which is smaller, {a} or {b}?",
+    "What is smaller, {a} or {b}?",
+    "Which is less, {a} or {b}?",
+    "Is {a} smaller than {b}?",
+    "Is {a} less than {b}?",
+    "{a} or {b}, which is smaller?",
+)
 
 
 def addition(random: Random) -> Item:
@@ -34,7 +62,12 @@ def addition(random: Random) -> Item:
         a + b,
         sums,
         lines,
-        (f"What is {a} plus {b}?", f"Add {a} and {b}.", f"What is the sum of {a} and {b}?"),
+        (
+            f"What is {a} plus {b}?",
+            f"{a} plus {b}",
+            f"Add {a} and {b}.",
+            f"What is the sum of {a} and {b}?",
+        ),
     )
 
 
@@ -60,7 +93,7 @@ def subtraction(random: Random) -> Item:
         a - b,
         differences,
         lines,
-        (f"What is {a} minus {b}?", f"Subtract {b} from {a}."),
+        (f"What is {a} minus {b}?", f"{a} minus {b}", f"Subtract {b} from {a}."),
     )
 
 
@@ -86,64 +119,113 @@ def multiplication(random: Random) -> Item:
         a * b,
         products,
         lines,
-        (f"What is {a} times {b}?", f"Multiply {a} by {b}.", f"What is {a} x {b}?"),
+        (
+            f"What is {a} times {b}?",
+            f"{a} times {b}",
+            f"Multiply {a} by {b}.",
+            f"What is {a} x {b}?",
+        ),
     )
 
 
 def comparison(random: Random) -> Item:
-    a = random.randint(10, 9999)
-    b = _neighbour(a, random)
-    larger = max(a, b)
-    spelt = [f"{n} has {len(str(n))} digits: {_spaced(n)}." for n in (a, b)]
-    if len(str(a)) != len(str(b)):
-        x, y = len(str(a)), len(str(b))
-        medium = f"{x} digits and {y} digits."
-        high = [*spelt, f"{x}{'>' if x > y else '<'}{y} digits."]
-    else:
-        pairs = list(zip(str(a), str(b), strict=True))
-        first = next(n for n, (x, y) in enumerate(pairs) if x != y)
-        signs = [f"{x}={y}" for x, y in pairs[:first]]
-        x, y = pairs[first]
-        signs.append(f"{x}{'>' if x > y else '<'}{y}")
-        medium = f"{', '.join(signs)}."
-        high = [*spelt, medium]
+    """The larger of two numbers, or the smaller."""
+    a, b = _decimals(random) if random.random() < 0.15 else _whole_pair(random)
+    wants_larger = random.random() < 0.75
+    low, high = sorted((a, b), key=float)
+    word = "larger" if wants_larger else "smaller"
+    ways = _LARGER if wants_larger else _SMALLER
+    spelt = [f"{n} has {len(n)} digits: {_spaced(n)}." for n in (a, b) if "." not in n]
+    medium = _difference(a, b)
     return Item(
         "comparison",
-        chosen_by_hash(f"comparison {min(a, b)} {larger}"),
-        (
-            f"Which number is larger, {a} or {b}?",
-            f"Which is larger, {a} or {b}?",
-            f"Compare {a} and {b}: which is larger?",
-        ),
-        {Effort.LOW: "", Effort.MEDIUM: medium, Effort.HIGH: "\n".join(high)},
-        f"The larger number is {larger}.",
+        withheld(f"comparison {low} {high}"),
+        tuple(way.format(a=a, b=b) for way in ways),
+        {Effort.LOW: "", Effort.MEDIUM: medium, Effort.HIGH: "\n".join([*spelt, medium])},
+        f"The {word} number is {high if wants_larger else low}.",
     )
+
+
+def _difference(a: str, b: str) -> str:
+    """Where two numbers differ: in length, or in their first different digit."""
+    if "." in a:
+        places = max(len(n.partition(".")[2]) for n in (a, b))
+        a, b = (f"{n}{'0' * (places - len(n.partition('.')[2]))}" for n in (a, b))
+    elif len(a) != len(b):
+        return f"{len(a)} digits and {len(b)} digits: {len(a)}{_sign(len(a), len(b))}{len(b)}."
+    pairs = list(zip(a, b, strict=True))
+    first = next(n for n, (x, y) in enumerate(pairs) if x != y)
+    padded = f"{a} and {b}: " if "." in a else ""
+    same = [f"{x}={y}" for x, y in pairs[:first] if x != "."]
+    x, y = pairs[first]
+    return f"{padded}{', '.join([*same, f'{x}{_sign(int(x), int(y))}{y}'])}."
+
+
+def _sign(x: int, y: int) -> str:
+    return ">" if x > y else "<"
 
 
 def sorting(random: Random) -> Item:
-    numbers = random.sample(range(100), random.randint(3, 5))
+    """Three to six numbers: the smallest of those that are left, again and again."""
+    numbers = _unsorted(random)
     ordered = sorted(numbers)
-    tens = [f"{number // 10}" for number in numbers]
-    medium = f"Tens: {' '.join(tens)}. In order: {' '.join(sorted(tens))}."
-    high = [medium]
-    for ten in sorted(set(tens)):
-        alike = [number for number in numbers if f"{number // 10}" == ten]
-        high.append(f"{ten}: {_list(alike)}. In order: {_list(sorted(alike))}.")
+    lengths = sorted({len(str(number)) for number in numbers})
+    high = []
+    for length in lengths:
+        alike = [number for number in numbers if len(str(number)) == length]
+        name = f"{length} digit{'' if length == 1 else 's'}"
+        high += [f"{name}: {order(alike)}.", *_selections(alike)]
     return Item(
         "sorting",
-        chosen_by_hash(f"sorting {_list(ordered)}"),
-        (
-            f"Sort {_list(numbers)}.",
-            f"Sort the numbers {_list(numbers)}.",
-            f"Put {_list(numbers)} in order.",
-        ),
+        withheld(f"sorting {order(ordered)}"),
+        _ways_to_sort(numbers),
         {
             Effort.LOW: "",
-            Effort.MEDIUM: medium,
+            Effort.MEDIUM: "\n".join(_selections(numbers)),
             Effort.HIGH: "\n".join(high),
         },
-        f"In order: {_list(ordered)}.",
+        f"In order: {order(ordered)}.",
+        about=order(numbers),
     )
+
+
+def _unsorted(random: Random) -> list[int]:
+    count = random.choice((3, 3, 4, 4, 4, 5, 5, 6))
+    [most] = random.choices((10, 100, 1000), (3, 5, 1))
+    numbers = random.sample(range(most), count)
+    if random.random() < 0.25:  # of several lengths
+        numbers = list({whole(random, 3) for _ in range(count)} | set(numbers[:2]))[:6]
+        random.shuffle(numbers)
+    return numbers
+
+
+def _ways_to_sort(numbers: list[int]) -> tuple[str, ...]:
+    listed, spaced = order(numbers), " ".join(map(str, numbers))
+    *most, last = numbers
+    joined = f"{order(most)} and {last}"
+    return (
+        f"Sort {listed}.",
+        f"Sort {listed}",
+        f"sort {listed}",
+        f"Sort {joined}.",
+        f"Sort {spaced}.",
+        f"Sort {','.join(map(str, numbers))}.",
+        f"Sort these numbers: {listed}",
+        f"Sort the numbers {listed}.",
+        f"Put {listed} in order.",
+        f"Order {listed}.",
+        f"Sort the list [{listed}].",
+        f"Can you sort {listed}?",
+    )
+
+
+def _selections(numbers: list[int]) -> list[str]:
+    """Lines that each take the smallest number out of those that are left."""
+    lines, left = [], list(numbers)
+    while len(left) > 1:
+        lines.append(f"{order(left)}: {min(left)}.")
+        left.remove(min(left))
+    return [*lines, f"{left[0]}."] if lines else []
 
 
 def _worked(
@@ -162,11 +244,9 @@ def _worked(
     low, high = sorted((a, b))
     return Item(
         task,
-        chosen_by_hash(f"{task} {low} {high}"),
+        withheld(f"{task} {low} {high}"),
         (
-            f"What is {a} {sign} {b}?",
-            f"Calculate {a} {sign} {b}.",
-            f"{a} {sign} {b} = ?",
+            *asked(f"{a} {sign} {b}"),
             *in_words,
         ),
         {
@@ -175,6 +255,23 @@ def _worked(
             Effort.HIGH: "\n".join([first, *long, last]),
         },
         f"{a} {sign} {b} = {result}.",
+        about=f"{a} {sign} {b}",
+    )
+
+
+def asked(expression: str) -> tuple[str, ...]:
+    """Ways to ask for the value of an expression."""
+    return (
+        f"What is {expression}?",
+        f"What's {expression}?",
+        f"Calculate {expression}.",
+        f"Compute {expression}.",
+        f"{expression} = ?",
+        f"{expression} =",
+        expression,
+        expression.replace(" ", ""),
+        f"What is {expression.replace(' ', '')}?",
+        f"How much is {expression}?",
     )
 
 
@@ -184,18 +281,27 @@ def _number(random: Random) -> int:
     return random.randint(10 ** (digits - 1) if digits > 1 else 0, 10**digits - 1)
 
 
-def _neighbour(a: int, random: Random) -> int:
-    """Another number, often of the same length and beginning, so that it takes a look."""
+def _whole_pair(random: Random) -> tuple[str, str]:
+    """Two numbers, often of the same length and beginning, so that it takes a look."""
+    a = str(whole(random, 5))
     while True:
-        text = str(a)
-        if random.random() < 0.3:
-            other = random.randint(10, 9999)
-        else:
-            kept = random.randrange(len(text))
-            tail = "".join(random.choice("0123456789") for _ in text[kept:])
-            other = int((text[:kept] + tail).lstrip("0") or "0")
-        if other != a and other >= 10:
-            return other
+        kept = random.randrange(len(a))
+        tail = "".join(random.choice("0123456789") for _ in a[kept:])
+        near = str(int(a[:kept] + tail))
+        step = str(max(0, int(a) + random.randint(-9, 9)))
+        b = random.choice((near, near, step, str(whole(random, 5))))
+        if a != b:
+            return a, b
+
+
+def _decimals(random: Random) -> tuple[str, str]:
+    """Such as 9.11 and 9.9."""
+    whole_part = random.randint(0, 20)
+    while True:
+        other = whole_part if random.random() < 0.8 else random.randint(0, 20)
+        a, b = (f"{n}.{random.randint(1, 99)}" for n in (whole_part, other))
+        if float(a) != float(b) and len(str(whole_part)) == len(str(other)):
+            return a, b
 
 
 def _digits(number: int) -> list[int]:
@@ -207,12 +313,8 @@ def _reversed(number: int) -> str:
     return " ".join(reversed(str(number)))
 
 
-def _spaced(number: int) -> str:
-    return " ".join(str(number))
-
-
-def _list(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers))
+def _spaced(number: str) -> str:
+    return " ".join(number)
 
 
 TASKS: tuple[Callable[[Random], Item], ...] = (

@@ -13,9 +13,9 @@ from ossia.errors import OssiaError
 from ossia.text import Effort
 from ossia.tools import BUILT_IN
 from ossia.tools.documentation import MODULES, documentation, find, summary
-from recipes.stdlib.dialogues.item import Call, Item, chosen_by_hash
+from recipes.stdlib.dialogues.item import Call, Item, withheld
 
-_LONGEST = 90  # characters of a sentence
+_LONGEST, _LONGEST_BY_HEART = 130, 90  # characters of a sentence
 # By typer, in the process of a command. (torch replaces inspect.getfile, and is not imported here.)
 _REPLACED = {"sys.excepthook"}
 
@@ -56,10 +56,27 @@ _NEVER_TRAINED = 2
 
 _LOOKED_UP = (
     "What does {} do?",
+    "What does {} do?",
+    "What does {} do in Python?",
     "What is {}?",
+    "What is {} for?",
     "Explain {}.",
+    "Tell me about {}.",
     "Look up {}.",
+    "Describe {}.",
+    "Document {}.",
+    "How does {} work?",
+    "What can I do with {}?",
     "Show the documentation of {}.",
+    "Show me the documentation of {}.",
+    "Documentation of {}",
+    "{}?",
+)
+_OF_A_MODULE = (
+    "What does the {} module do?",
+    "What is the {} module?",
+    "What is the module {} for?",
+    "Explain the {} module.",
 )
 _TOOL = next(tool for tool in BUILT_IN if tool.name == "documentation")
 
@@ -81,21 +98,23 @@ def by_heart(random: Random) -> Item:
             Effort.HIGH: f"The user asks for {name}, {where}. I know {name}.",
         },
         f"{name}: {sentence}",
+        about=name if number < len(_BY_HEART) - _NEVER_TRAINED else "",
     )
 
 
 def looked_up(random: Random) -> Item:
     """Any name, through the tool."""
-    name = random.choice(_names())
+    name = random.choice(_known() if random.random() < 0.3 else _names())
     sentence = _sentence(name)
     return Item(
         "looked_up",
-        chosen_by_hash(f"name {name}"),
-        tuple(question.format(name) for question in _LOOKED_UP),
+        withheld(f"name {name}"),
+        _ways_to_look_up(name),
         _thoughts(name),
         f"{name}: {sentence}",
         (_call(name),),
         (_TOOL.schema(),),
+        name,
     )
 
 
@@ -106,7 +125,7 @@ def looked_up_twice(random: Random) -> Item:
     joined = " and ".join(names)
     return Item(
         "looked_up_twice",
-        any(chosen_by_hash(f"name {name}") for name in names),
+        any(withheld(f"name {name}") for name in names),
         (f"What do {joined} do?", f"Explain {joined}.", f"Look up {joined}."),
         _thoughts(joined),
         "\n".join(f"{name}: {said}" for name, said in zip(names, sentences, strict=True)),
@@ -122,13 +141,21 @@ def unknown_name(random: Random) -> Item:
     result = f"error: the standard library has no {name}"
     return Item(
         "unknown_name",
-        chosen_by_hash(f"name {name}"),
-        tuple(question.format(name) for question in _LOOKED_UP),
+        withheld(f"name {name}"),
+        _ways_to_look_up(name),
         _thoughts(name),
         answer,
         (Call(_TOOL.name, _TOOL.parameter, name, result),),
         (_TOOL.schema(),),
+        name,
     )
+
+
+def _ways_to_look_up(name: str) -> tuple[str, ...]:
+    if name in MODULES:
+        return tuple(way.format(name) for way in (*_OF_A_MODULE, *_LOOKED_UP))
+    called = tuple(way.format(f"{name}()") for way in _LOOKED_UP[:4])
+    return (*(way.format(name) for way in _LOOKED_UP * 3), *called)
 
 
 @cache
@@ -137,10 +164,14 @@ def _call(name: str) -> Call:
 
 
 def _misnamed(name: str, random: Random) -> str:
+    """A name that nothing has: with another one's last part, or put together from several."""
     place = name.rpartition(".")[0]
     while True:
         other = random.choice(_names()).rpartition(".")[2]
         made = f"{place}.{other}" if place else f"{other}_{name}"
+        if random.random() < 0.5:
+            parts = "_".join(random.choice(_names()).rpartition(".")[2] for _ in range(2))
+            made = f"{random.choice(MODULES)}.{parts}" if random.random() < 0.7 else parts
         try:
             find(made)
         except OssiaError:
@@ -162,20 +193,22 @@ def _sentence(name: str) -> str:
     return re.split(r"(?<=[.!?]) ", summary(find(name)))[0]
 
 
-def _is_short(name: str) -> bool:
+def _is_short(name: str, most: int = _LONGEST) -> bool:
     sentence = _sentence(name)
-    return sentence.isascii() and 10 <= len(sentence) <= _LONGEST
+    return sentence.isascii() and 10 <= len(sentence) <= most
 
 
 @cache
 def _known() -> tuple[str, ...]:
-    return tuple(name for name in KNOWN.split() if _is_short(name))
+    return tuple(name for name in KNOWN.split() if _is_short(name, _LONGEST_BY_HEART))
 
 
 @cache
 def _names() -> tuple[str, ...]:
-    """Functions and classes with their methods whose documentation begins with a short sentence."""
-    names = set(_members(builtins, "", builtins.__name__))
+    """Modules, functions and classes with their methods, if their documentation begins with a short
+    sentence.
+    """
+    names = {*MODULES, *_members(builtins, "", builtins.__name__)}
     for module in MODULES:
         names.update(_members(find(module), f"{module}.", module))
     return tuple(sorted(filter(_is_short, names - _REPLACED)))
