@@ -15,7 +15,7 @@ from ossia.errors import OssiaError
 from ossia.model import Decoder
 from ossia.options import LoadOptions
 from ossia.system import records
-from ossia.system.files import check_new_folder, write_json, writing
+from ossia.system.files import check_new_folder, creating, write_json, writing
 
 
 @dataclass(frozen=True)
@@ -68,18 +68,21 @@ def quantize(
     )
     decoder = checkpoint.load(folder, options)
     before = loss.of(decoder) if loss else None
-    errors = checkpoint.save(
-        decoder,
-        out,
-        experts=ExpertFormat.MXFP4,
-        dtype=DENSE_DTYPES[config.dtype],
-        extra_files=checkpoint.text_files(folder),
-    )
-    change = None
-    if loss and before is not None:
-        packed = checkpoint.load(out, LoadOptions(device="cpu"))
-        change = LossChange(loss.unit, before, loss.of(packed))
-    return _written(Conversion(model, errors, held_out_loss=change), out / "quantization.json")
+    with writing(out), creating(out) as new:
+        errors = checkpoint.save(
+            decoder,
+            new,
+            experts=ExpertFormat.MXFP4,
+            dtype=DENSE_DTYPES[config.dtype],
+            extra_files=checkpoint.text_files(folder),
+        )
+        change = None
+        if loss and before is not None:
+            packed = checkpoint.load(new, LoadOptions(device="cpu"))
+            change = LossChange(loss.unit, before, loss.of(packed))
+        record = Conversion(model, errors, held_out_loss=change)
+        write_json(new / "quantization.json", records.to_json(record))
+    return record
 
 
 def merge(
@@ -106,17 +109,14 @@ def merge(
         check_format(config, chosen)
     decoder = lora.load_base(folder, ignore_unknown_keys)
     adapters.load(decoder, adapter)
-    errors = checkpoint.save(
-        decoder,
-        out,
-        experts=chosen if formats else None,
-        dtype=DENSE_DTYPES[config.dtype],
-        extra_files=checkpoint.text_files(folder),
-    )
-    return _written(Conversion(model, errors, adapter=adapter.name), out / "merge.json")
-
-
-def _written(record: Conversion, file: Path) -> Conversion:
-    with writing(file.parent):
-        write_json(file, records.to_json(record))
+    with writing(out), creating(out) as new:
+        errors = checkpoint.save(
+            decoder,
+            new,
+            experts=chosen if formats else None,
+            dtype=DENSE_DTYPES[config.dtype],
+            extra_files=checkpoint.text_files(folder),
+        )
+        record = Conversion(model, errors, adapter=adapter.name)
+        write_json(new / "merge.json", records.to_json(record))
     return record

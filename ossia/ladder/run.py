@@ -26,7 +26,8 @@ from ossia.ladder.rungs import REACH, Rung
 from ossia.model import Decoder
 from ossia.ops.training import Training
 from ossia.system import records
-from ossia.system.files import check_new_folder, replacing, write_json, writing
+from ossia.system.claims import claim
+from ossia.system.files import check_new_folder, creating, write_json, writing
 from ossia.train.corpus import shards, sources, texts, vocabulary
 from ossia.train.evaluate import SummedLoss, bits_per_byte, loss_of
 from ossia.train.loop import StepReport, Trainer
@@ -94,7 +95,7 @@ class Ablation:
         check_new_folder(out)
         corpus = sources.read(plan.data)
         tokenizer = vocabulary.learn((d.text for d in corpus.train), plan.vocab_size)
-        with writing(out), replacing(out) as new:
+        with writing(out), creating(out) as new:
             (new / "runs").mkdir()
             vocabulary.write(tokenizer, new, plan.foot().context_length)
             text = texts.write(new, corpus, tokenizer, _MOST_HELD_OUT_BYTES)
@@ -128,10 +129,19 @@ class Ablation:
         """Train all unfinished runs. True when none is left; False when `stopped()` returned True,
         with the state of the current run saved.
 
-        Raises OssiaError if this process would compute them otherwise than the finished ones.
+        Raises OssiaError if this process would compute them otherwise than the finished ones, and
+        if another process trains them.
         """
-        if self.unfinished:
-            self._refuse_other_sums()
+        if not self.unfinished:
+            return True
+        self._refuse_other_sums()
+        runs = self.out / "runs"
+        claimed = claim(runs)
+
+        def checked() -> bool:
+            claimed.check(runs)
+            return stopped()
+
         for rung, config, seed in self.unfinished:
             states = self._file(rung, seed).with_suffix("")
             settings = self.plan.settings(packed=is_packed(config), seed=seed)
@@ -141,8 +151,9 @@ class Ablation:
             def heard(step: StepReport, rung: Rung = rung, seed: int = seed) -> None:
                 report(rung, seed, step)
 
-            if not trainer.run(heard, stopped):
+            if not trainer.run(heard, checked):
                 return False
+            claimed.check(runs)
             with writing(self.out):
                 found = records.to_json(self._evaluate(trainer, config))
                 write_json(self._file(rung, seed), found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import gc
 import json
 import os
@@ -12,14 +13,16 @@ import secrets
 import shutil
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ossia.errors import OssiaError, shortened
+from ossia.system.claims import lock
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_LEFT = re.compile(r"\..*\.[0-9a-f]{8}\.saving")  # what a killed process was writing
 
 # Far above any real file except a tokenizer's. Python's values can take 25 times a text's bytes.
 MAX_JSON = 16 << 20
@@ -36,25 +39,90 @@ def replacing(folder: Path, stale: re.Pattern[str] | None = None) -> Iterator[Pa
     the system refuses an operation.
     """
     folder = folder.resolve()
-    place = next(place for place in (folder, *folder.parents) if place.exists())
-    if not place.is_dir():
-        raise OssiaError(f"{place} is a file; give a folder to save into")
+    _refuse_file(folder)
     if os.path.ismount(folder):
         raise OssiaError(
             f"{folder} is a mount point and cannot be replaced; save to a folder inside it"
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.saving")
-    staging.mkdir()
-    try:
+    with _staging(folder) as staging:
         yield staging
         if folder.exists():
             _bring_along(folder, staging, stale)
         sync_folder(staging)
         _take_place(staging, folder)
         sync_folder(folder.parent)
+
+
+@contextlib.contextmanager
+def creating(folder: Path) -> Iterator[Path]:
+    """A hidden new folder that becomes `folder` if the block succeeds and is removed if it fails.
+
+    Raises OssiaError for a place that `check_new_folder` refuses, or that something came to while
+    the block ran; OSError if the system refuses an operation.
+    """
+    check_new_folder(folder)
+    folder = folder.resolve()
+    _refuse_file(folder)
+    with _staging(folder) as staging:
+        new = staging / folder.name  # inside, so that the block may replace it
+        new.mkdir()
+        try:
+            yield new
+        except OssiaError as error:  # says it of the folder that the caller knows
+            raise OssiaError(str(error).replace(str(new), str(folder))) from error
+        sync_folder(new)
+        _keeping_work_folder(lambda: _fill(new, folder), folder)
+        sync_folder(folder.parent)
+
+
+def _refuse_file(folder: Path) -> None:
+    place = next(place for place in (folder, *folder.parents) if place.exists())
+    if not place.is_dir():
+        raise OssiaError(f"{place} is a file; give a folder to save into")
+
+
+@contextlib.contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """A hidden new folder beside `folder`, removed at the end of the block if it is still there.
+    Those that killed processes left are removed at its beginning.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    left = re.compile(re.escape(f".{folder.name}.") + r"[0-9a-f]{8}\.saving")
+    with contextlib.suppress(OSError):  # of a parent that cannot be read
+        for other in list(folder.parent.iterdir()):
+            if left.fullmatch(other.name):
+                _remove_if_left(other)
+    staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.saving")
+    # Locked before it has the name by which others look for it.
+    unnamed = staging.with_suffix(".new")
+    unnamed.mkdir()
+    descriptor = _open_folder(unnamed)
+    try:
+        if descriptor is not None:
+            lock(descriptor)
+        unnamed.rename(staging)
+        yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _remove_if_left(staging: Path) -> None:
+    """Remove a staging folder unless a living process has locked it."""
+    try:
+        descriptor = _open_folder(staging)
+    except OSError:
+        return
+    if descriptor is None:
+        return
+    if lock(descriptor):
+        shutil.rmtree(staging, ignore_errors=True)
+    os.close(descriptor)
+
+
+def _open_folder(folder: Path) -> int | None:
+    return os.open(folder, os.O_RDONLY) if os.name == "posix" else None  # elsewhere it cannot be
 
 
 @contextlib.contextmanager
@@ -77,9 +145,9 @@ def check_new_folder(folder: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Flush the names in a folder to disk, if the system supports it."""
-    if os.name != "posix":  # elsewhere a folder cannot be opened
+    descriptor = _open_folder(folder)
+    if descriptor is None:
         return
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -171,7 +239,9 @@ def _bring_along(old: Path, new: Path, stale: re.Pattern[str] | None) -> None:
         return {
             name
             for name in names
-            if (stale is not None and stale.fullmatch(name)) or (new / name).exists()
+            if (stale is not None and stale.fullmatch(name))
+            or _LEFT.fullmatch(name)
+            or (new / name).exists()
         }
 
     shutil.copytree(
@@ -191,7 +261,10 @@ def _take_place(new: Path, folder: Path) -> None:
     if not folder.exists():
         new.rename(folder)
         return
-    working = _working_folder()
+    _keeping_work_folder(lambda: _swap(new, folder), folder)
+
+
+def _swap(new: Path, folder: Path) -> None:
     if not _exchange(new, folder):
         retired = new.with_suffix(".old")
         folder.rename(retired)
@@ -201,8 +274,28 @@ def _take_place(new: Path, folder: Path) -> None:
             retired.rename(folder)
             raise
         shutil.rmtree(retired, ignore_errors=True)
+
+
+def _fill(new: Path, folder: Path) -> None:
+    """Rename to a name that nothing has, or an empty folder."""
+    try:
+        new.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        raise OssiaError(
+            f"{folder} was written by another process meanwhile; give a new folder"
+        ) from error
+
+
+def _keeping_work_folder(replace: Callable[[], None], folder: Path) -> None:
+    """Replace a folder, and stay in its path if this process works in it: it would otherwise stay
+    in the removed folder.
+    """
+    working = _working_folder()
+    replace()
     if working is not None and working.is_relative_to(folder):
-        os.chdir(working)  # the same path; otherwise this process would stay in the removed folder
+        os.chdir(working)
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
 from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 
-from ossia.errors import OssiaError
+from ossia.errors import OssiaError, brief
 from ossia.system.files import read_json, sync_folder, write_json
 from ossia.train import parallel
 
@@ -56,7 +56,8 @@ def save(
     try:
         if parallel.rank() == 0:
             shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
+            folder.mkdir(exist_ok=True)  # not its parents: a run's folder that was removed is gone
+            temporary.mkdir()
         parallel.wait()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about there being a single process
@@ -74,7 +75,8 @@ def save(
             _prune(folder, progress.step)
         parallel.wait()
     except (OSError, CheckpointException) as error:
-        raise OssiaError(f"{final}: cannot save the run ({error})") from error
+        shutil.rmtree(temporary, ignore_errors=True)  # makes room on a full disk
+        raise OssiaError(f"{final}: cannot save the run: {_reason(error)}") from error
 
 
 def load(
@@ -107,8 +109,21 @@ def load(
             warnings.simplefilter("ignore")
             load_tensors(_tensors(decoder, optimizers), checkpoint_id=step)
     except (OSError, ValueError, CheckpointException) as error:
-        raise OssiaError(f"{step}: not the state of this run ({error})") from error
+        raise OssiaError(f"{step}: not the state of this run: {_reason(error)}") from error
     return progress
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, without the tracebacks that torch puts into its errors. Raises an interrupt
+    that torch took for one.
+    """
+    if isinstance(error, CheckpointException):
+        error = next((cause for cause, _ in error.failures.values()), error)
+        if isinstance(error, KeyboardInterrupt):
+            raise error
+    while not isinstance(error, OSError) and (deeper := error.__cause__ or error.__context__):
+        error = deeper
+    return (isinstance(error, OSError) and error.strerror) or brief(error)
 
 
 def fall_back(folder: Path, step: int) -> Path | None:

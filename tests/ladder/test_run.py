@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from ossia.train.corpus.documents import Document
 from ossia.train.corpus.shards import encode
 from ossia.train.evaluate import HeldOut
 from tests.models import build, small
+from tests.system.test_claims import another_process
 from tests.training import TEXT
 
 
@@ -100,6 +103,24 @@ def test_a_ladder_goes_on_only_as_it_was_begun(
     assert summarize(ablation).versions["torch"] == used
     with pytest.raises(OssiaError, match=rf"was begun with torch {re.escape(used)}, and its"):
         Ablation(out, seeds=2).train()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of POSIX systems")
+def test_a_ladder_that_another_process_trains_or_that_goes_away_is_left_alone(
+    plan: Plan, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    ladder = Ablation.start(plan, out)
+    with another_process(out / "runs"), pytest.raises(OssiaError, match="another process is at"):
+        ladder.train()
+
+    def remove(rung, seed, step) -> None:
+        if step.step == 3:
+            shutil.rmtree(out)
+
+    with pytest.raises(OssiaError, match="runs was removed or replaced"):
+        ladder.train(remove)
+    assert not out.exists()
 
 
 def test_seeds_differ_and_rungs_share_their_batches(plan: Plan, tmp_path: Path) -> None:

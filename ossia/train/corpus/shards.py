@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from ossia.errors import OssiaError
-from ossia.system.files import read_json, write_json
+from ossia.system.files import read_json, write_file, write_json
 from ossia.train.corpus.documents import Document
 from ossia.train.settings import Settings, derived_seed
 
@@ -63,7 +63,7 @@ def write(folder: Path, parts: Iterable[Tensor], vocab_size: int | None) -> int:
     def flush() -> None:
         ids = torch.cat(held).to(_TYPES[kind])
         name = f"{len(shards):05}.bin"
-        ids.numpy().tofile(folder / name)
+        write_file(folder / name, [memoryview(ids.numpy())])
         shards.append({"file": name, "tokens": len(ids)})
         held.clear()
 

@@ -139,6 +139,7 @@ class FineTuning(FolderRun):
             if parallel.rank() != 0:
                 return {}
             trained_model = Decoder.assembled(self.decoder.config, weights)
+        self.check_claim()
         errors = checkpoint.save(
             trained_model,
             self.out,

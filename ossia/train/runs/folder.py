@@ -23,7 +23,8 @@ import torch
 
 from ossia.errors import OssiaError
 from ossia.options import flag
-from ossia.system.files import check_new_folder, read_json, replacing, write_json, writing
+from ossia.system.claims import Claim, claim
+from ossia.system.files import check_new_folder, creating, read_json, write_json, writing
 from ossia.train import parallel
 from ossia.train.loop import StepReport, Trainer
 from ossia.train.settings import Training
@@ -45,11 +46,9 @@ class FolderRun(ABC):
 
     def __init__(self, out: Path) -> None:
         self.out, self.folder = out, out / "training"
-        if (out / "record.json").exists():
-            raise OssiaError(f"{out} holds a finished run; there is nothing to resume")
+        self._claim: Claim | None = None
+        parallel.first_does(self._open)
         file = self.folder / "run.json"
-        if not file.is_file():
-            raise OssiaError(f"{out} holds no run to resume")
         described = read_json(file)
         command = described.get("command", self.COMMAND)
         if command != self.COMMAND:
@@ -65,6 +64,22 @@ class FolderRun(ABC):
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise OssiaError(f"{file}: not the description of a run ({error})") from error
         self.build()
+
+    def _open(self) -> None:
+        """Claim the folder of an unfinished run."""
+        if self.folder.is_dir():
+            self._claim = claim(self.folder)
+        if (self.out / "record.json").exists():
+            if self._claim is not None:  # killed after its last write
+                shutil.rmtree(self.folder, ignore_errors=True)
+            raise OssiaError(f"{self.out} holds a finished run; there is nothing to resume")
+        if not (self.folder / "run.json").is_file():
+            raise OssiaError(f"{self.out} holds no run to resume")
+
+    def check_claim(self) -> None:
+        """Raise OssiaError if the run's folder was removed or replaced."""
+        if self._claim is not None:
+            self._claim.check(self.folder)
 
     @classmethod
     @abstractmethod
@@ -94,15 +109,18 @@ class FolderRun(ABC):
         Raises OssiaError for a folder in use and for data, sizes or formats that cannot work.
         """
 
+        claims: list[Claim] = []
+
         def write() -> bool:
             if (out / "training" / "run.json").exists():
                 raise OssiaError(f"{out} holds an unfinished run; continue it with --resume")
             check_new_folder(out)
             prepared, existed = cls.prepare(settings), out.exists()
-            with writing(out), replacing(out) as new:
+            with writing(out), creating(out) as new:
                 (new / "training").mkdir()
                 described = {"command": cls.COMMAND, **prepared(new)}
                 write_json(new / "training" / "run.json", described)
+                claims.append(claim(new / "training"))
             return existed
 
         existed = parallel.first_does(write)
@@ -130,7 +148,12 @@ class FolderRun(ABC):
         """
         if parallel.rank() == 0 and self.trainer.progress.step < self.settings.steps:
             self._note_session()
-        return self.trainer.run(report, stopped)
+
+        def checked() -> bool:
+            self.check_claim()
+            return stopped()
+
+        return self.trainer.run(report, checked)
 
     def utilization(self) -> Utilization | None:
         """Measures how well the run uses the machine, if its FLOPs are known."""
@@ -166,6 +189,7 @@ class FolderRun(ABC):
 
     def finish(self, record: dict[str, Any]) -> None:
         """Write the record and remove what only training needed."""
+        self.check_claim()
         with writing(self.out):
             write_json(self.out / "record.json", record)
         shutil.rmtree(self.folder)

@@ -93,6 +93,7 @@ class Run(FolderRun):
         trained = self._bits_per_byte(self.trainer.summed_loss)
         if parallel.rank() != 0:
             return {}
+        self.check_claim()
         has_experts = bool(expert_formats(self.config))
         experts = self.settings.experts if has_experts else None
         trained_model = Decoder.assembled(self.config, weights)
