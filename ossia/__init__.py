@@ -66,10 +66,10 @@ def config(name_or_path: str | Path) -> ModelConfig:
     A preset takes precedence over a folder of the same name (write ./NAME for the folder). Raises
     OssiaError for any other name.
     """
-    from ossia.families import PRESETS
+    from ossia.families import PRESETS, preset
 
-    if str(name_or_path) in PRESETS:
-        return PRESETS[str(name_or_path)]
+    if (found := preset(str(name_or_path))) is not None:
+        return found
     from pathlib import Path
 
     from ossia import checkpoint

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from ossia.checkpoint.files import PICKLES
+from ossia.checkpoint.astray import FOREIGN, kind, remedy
 from ossia.errors import OssiaError
 
 # Common short names of models, and their names on the hub.
@@ -44,16 +44,10 @@ _TEXT_FILES = (
     "vocab.json",
 )
 
-# Unsupported single-file formats by suffix, and the remedy.
-_PICKLE = "pickles can run code and are never opened: convert it to safetensors"
-FOREIGN = {
-    ".gguf": "GGUF is not supported: use the model's safetensors",
-    **dict.fromkeys(PICKLES, _PICKLE),
-}
-
 # Models inside the package, each in a folder of its name.
 PACKAGED_MODELS = Path(__file__).parent.parent / "models"
 
+_HUB = re.compile(r"(?:https?://)?(?:huggingface\.co|hf\.co)/")  # before a pasted name
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PATH_LIKE = re.compile(r"[./~\\]|[A-Za-z]:")
 
@@ -62,9 +56,9 @@ def find(path_or_hub_name: str | os.PathLike[str] | None) -> Path:
     """The folder of a checkpoint: an existing folder, that of a model inside the package (by its
     name; None is the only one), or that of a hub model, downloaded unless it is cached.
 
-    If only the `original/` subfolder (gpt-oss's own layout) holds weights, it is returned. A name
-    that looks like a path is never looked up on the hub. Raises OssiaError if there is no such
-    checkpoint.
+    A hub name may end with @ and a branch, tag or commit. If only the `original/` subfolder
+    (gpt-oss's own layout) holds weights, it is returned. A name that looks like a path is never
+    looked up on the hub. Raises OssiaError if there is no such checkpoint.
     """
     if path_or_hub_name is None:
         return packaged_model()
@@ -84,13 +78,15 @@ def find(path_or_hub_name: str | os.PathLike[str] | None) -> Path:
         raise OssiaError(f"there is no folder {name}")
     if is_packaged(name):
         return PACKAGED_MODELS / name.lower()
-    hub_name = HUB_NAMES.get(name.lower(), name)
-    if not _HUB_NAME.fullmatch(hub_name):
+    short, _, revision = _HUB.sub("", name, count=1).rstrip("/").partition("@")
+    # ollama writes gpt-oss:20b.
+    hub_name = HUB_NAMES.get(short.lower().replace(":", "-"), short)
+    if not _HUB_NAME.fullmatch(hub_name) or name.endswith("@"):
         raise OssiaError(
-            f"{name!r} is neither a folder nor a model's name on the hub "
-            f"(owner/name, or one of {', '.join([*_packaged(), *HUB_NAMES])})"
+            f"{name!r} is neither a folder nor a model's name on the hub (owner/name, "
+            f"owner/name@revision, or one of {', '.join([*_packaged(), *HUB_NAMES])})"
         )
-    return _download(hub_name)
+    return _download(hub_name, revision or None)
 
 
 def packaged_model() -> Path:
@@ -137,23 +133,26 @@ def _checkpoint_folder(folder: Path) -> Path:
     if not complete(folder) and complete(original):
         return original
     if not (folder / "config.json").exists():
-        foreign = next((p for p in sorted(folder.iterdir()) if p.suffix in FOREIGN), None)
-        hint = f"; as for {foreign.name}: {FOREIGN[foreign.suffix]}" if foreign else ""
-        raise OssiaError(f"{folder} holds no config.json: not a checkpoint folder{hint}")
+        raise OssiaError(f"{folder} holds no config.json: not a checkpoint folder{remedy(folder)}")
+    if not any(folder.glob("*.safetensors")) and (hint := kind(folder)):
+        raise OssiaError(f"{folder} holds no weights (*.safetensors){hint}")
     return folder
 
 
-def _download(name: str) -> Path:
+def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
+        RevisionNotFoundError,
     )
 
     try:
-        folder = snapshot_download(name, allow_patterns=WANTED, ignore_patterns=UNWANTED)
+        folder = snapshot_download(
+            name, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED
+        )
     except GatedRepoError as error:
         raise OssiaError(
             f"{name} is gated on the hub: ask for access there, then run `hf auth login`"
@@ -162,6 +161,8 @@ def _download(name: str) -> Path:
         raise OssiaError(
             f"{name} is neither a folder here nor a public model on the hub"
         ) from error
+    except RevisionNotFoundError as error:
+        raise OssiaError(f"{name} has no branch, tag or commit {revision} on the hub") from error
     except HFValidationError as error:
         raise OssiaError(f"{name} is no folder here, and no name the hub accepts") from error
     except LocalEntryNotFoundError as error:
@@ -172,4 +173,6 @@ def _download(name: str) -> Path:
     except OSError as error:
         reason = str(error).strip().partition("\n")[0]
         raise OssiaError(f"cannot download {name} from the hub: {reason}") from error
+    if "gguf" in name.lower() and not (Path(folder) / "config.json").is_file():
+        raise OssiaError(f"{name}: {FOREIGN['.gguf']}, under the name that it was made from")
     return _checkpoint_folder(Path(folder))

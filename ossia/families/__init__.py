@@ -10,12 +10,17 @@ from ossia.errors import OssiaError, shortened
 from ossia.families import gpt2, gpt_oss, qwen3
 from ossia.families.mapping import Layout, Row
 
-__all__ = ["PRESETS", "Layout", "Row", "from_hf", "layouts", "to_hf"]
+__all__ = ["PRESETS", "Layout", "Row", "from_hf", "layouts", "preset", "to_hf"]
 
 _FAMILIES = (gpt2, qwen3, gpt_oss)
 _BY_MODEL_TYPE = {name: family for family in _FAMILIES for name in family.MODEL_TYPES}
 
 PRESETS: dict[str, ModelConfig] = {**gpt2.PRESETS, **qwen3.PRESETS, **gpt_oss.PRESETS}
+
+
+def preset(name: str) -> ModelConfig | None:
+    """The preset of that name, in upper or lower case; None if there is none."""
+    return PRESETS.get(name.lower())
 
 
 def from_hf(data: dict[str, Any], source: str, ignore_unknown: bool = False) -> ModelConfig:

@@ -4,11 +4,14 @@ told and never looked up.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.errors import RevisionNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 
 from ossia import OssiaError
@@ -65,6 +68,7 @@ def test_a_folder_whose_only_checkpoint_is_original_stands_for_that(tmp_path: Pa
         (Path("owner/name"), "there is no folder owner/name"),
         ("gpt5", "'gpt5' is neither a folder nor a model's name on the hub"),
         ("a/b/c", "'a/b/c' is neither a folder nor a model's name on the hub"),
+        ("owner/name@", "'owner/name@' is neither a folder nor a model's name on the hub"),
         ("owner/", "'owner/' is neither a folder nor a model's name on the hub"),
     ],
 )
@@ -95,16 +99,74 @@ def test_a_folder_goes_before_a_packaged_model_of_its_name(monkeypatch, tmp_path
     assert find("ossia-stdlib").resolve() == tmp_path / "ossia-stdlib"
 
 
+def adapter(path: Path, base: object) -> None:
+    folder(path, "adapter_model.safetensors")
+    (path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda p: adapter(p, "Qwen/Qwen3-0.6B"), "ossia merge Qwen/Qwen3-0.6B {} merged"),
+        (lambda p: adapter(p, None), "ossia merge BASE_MODEL {} merged"),
+        (lambda p: adapter(p, "a; rm -r b"), "ossia merge BASE_MODEL {} merged"),
+        (lambda p: folder(p / "training", "run.json"), "--resume --out {}"),
+        (lambda p: folder(p / "run", "config.json"), "it holds {}/run"),
+        (lambda p: folder(p / "snapshots" / "ab12", "config.json"), "it holds {}/snapshots/ab12"),
+        (lambda p: folder(p, "model-Q4.gguf"), "GGUF is not supported"),
+        (lambda p: folder(p, "pytorch_model.bin"), "pickles can run code"),
+    ],
+)
+def test_a_folder_that_is_something_else_is_told_what_to_do(
+    make: Callable[[Path], object], says: str, tmp_path: Path
+) -> None:
+    make(tmp_path)
+    with pytest.raises(OssiaError) as caught:
+        find(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path} holds no config.json")
+    assert says.format(tmp_path) in str(caught.value)
+
+
+def test_a_trainers_folder_names_its_newest_checkpoint(tmp_path: Path) -> None:
+    for step in (500, 1500, 1000):
+        folder(tmp_path / f"checkpoint-{step}", "config.json", "model.safetensors")
+    for problem in ("holds no config.json", "holds no weights"):
+        says = f"{problem}.* Trainer's folder, whose newest checkpoint is .*-1500$"
+        with pytest.raises(OssiaError, match=says):
+            find(tmp_path)
+        folder(tmp_path, "config.json")
+
+
+def test_gguf_on_the_hub_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
+    with pytest.raises(OssiaError, match=r"^owner/name-GGUF: GGUF is not supported"):
+        find("owner/name-GGUF")
+
+
+def test_a_revision_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*_: object, **__: object) -> str:
+        raise RevisionNotFoundError.__new__(RevisionNotFoundError)  # without the hub's response
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(OssiaError, match=r"^owner/name has no branch, tag or commit v9 on the hub"):
+        find("owner/name@v9")
+
+
 @pytest.mark.parametrize(
     ("name", "looked_up"),
     [
-        ("gpt2", "openai-community/gpt2"),
-        ("gpt-oss-20b", "openai/gpt-oss-20b"),
-        ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B"),
+        ("gpt2", ("openai-community/gpt2", None)),
+        ("GPT-OSS-20b", ("openai/gpt-oss-20b", None)),
+        ("gpt-oss:20b", ("openai/gpt-oss-20b", None)),
+        ("Qwen/Qwen3-0.6B", ("Qwen/Qwen3-0.6B", None)),
+        ("Qwen/Qwen3-0.6B@refs/pr/3", ("Qwen/Qwen3-0.6B", "refs/pr/3")),
+        ("gpt2@607a30d", ("openai-community/gpt2", "607a30d")),
+        ("https://huggingface.co/Qwen/Qwen3-0.6B", ("Qwen/Qwen3-0.6B", None)),
+        ("hf.co/Qwen/Qwen3-0.6B/", ("Qwen/Qwen3-0.6B", None)),
     ],
 )
 def test_the_hub_is_asked_for_safetensors_and_text_only(
-    name: str, looked_up: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, looked_up: tuple[str, str | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published = [
         "config.json",
@@ -128,8 +190,10 @@ def test_the_hub_is_asked_for_safetensors_and_text_only(
     ]
     asked = []
 
-    def download(repo: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
-        asked.append(repo)
+    def download(
+        repo: str, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]
+    ) -> str:
+        asked.append((repo, revision))
         wanted = filter_repo_objects(
             published + refused, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
         )

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ossia.errors import OssiaError
 from ossia.text.chat import Chat, ChatFormat, ChatMessage, Role
+from ossia.train.corpus import foreign
 from ossia.train.corpus.documents import json_lines
 from ossia.train.loss import IGNORED
 
@@ -83,7 +84,9 @@ def digest(path: str) -> str:
 def checked(value: Any, where: str) -> Conversation:
     """The conversation in a line. Raises OssiaError that begins with `where` if it is not one."""
     if not isinstance(value, dict) or not isinstance(value.get("messages"), list):
-        raise OssiaError(f'{where}: not an object whose "messages" is a list')
+        raise OssiaError(
+            f'{where}: not an object whose "messages" is a list{foreign.describe(value)}'
+        )
     tools = value.get("tools")
     if tools is not None and not isinstance(tools, list):
         raise OssiaError(f'{where}: its "tools" is not a list')

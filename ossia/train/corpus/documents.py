@@ -81,7 +81,9 @@ def _json_lines(file: Path, name: str) -> Iterator[Document]:
     for number, value in json_lines(file):
         where = f"{file}, line {number}"
         if not isinstance(value, dict) or not isinstance(value.get("text"), str):
-            raise OssiaError(f'{where}: not an object whose "text" is a string')
+            chats = isinstance(value, dict) and isinstance(value.get("messages"), list)
+            hint = "; on conversations a model is trained by ossia finetune" if chats else ""
+            raise OssiaError(f'{where}: not an object whose "text" is a string{hint}')
         # A lone surrogate is valid JSON, but not valid text.
         if not _is_unicode(value["text"]):
             raise OssiaError(f"{where}: its text has a lone surrogate, which UTF-8 cannot hold")
@@ -103,6 +105,8 @@ def json_lines(file: Path) -> Iterator[tuple[int, Any]]:
                 raise OssiaError(f"{where}: not UTF-8 text (byte {error.start})") from error
             except json.JSONDecodeError as error:
                 problem = f"{error.msg}, column {error.colno}"
+                if line.lstrip().startswith(b"[") and number == 1:
+                    problem += "; an array over several lines: jq -c '.[]' writes JSON lines"
                 raise OssiaError(f"{where}: not JSON ({problem})") from error
             except (ValueError, RecursionError) as error:
                 raise OssiaError(f"{where}: not JSON ({error})") from error

@@ -266,7 +266,12 @@ def result(id: str | None = None) -> dict:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("[1]", 'not an object whose "messages" is a list'),
+        ("[1]", 'not an object whose "messages" is a list; it is a JSON array: write each element'),
+        ('{"conversations": [{"from": "human", "value": "a"}]}', "it looks like ShareGPT: write"),
+        ('{"instruction": "a", "input": "", "output": "b"}', "it looks like Alpaca: write"),
+        ('{"prompt": "a", "completion": "b"}', "it looks like prompt and completion: write"),
+        ('{"chosen": [], "rejected": []}', "it looks like preferences: write"),
+        ('{"text": "a"}', "it is a text, which ossia train reads"),
         ({"messages": []}, "must end with an assistant's reply, not None"),
         ({"messages": [user()]}, "must end with an assistant's reply, not user"),
         ({"messages": [reply()]}, "messages[0]: roles out of order: an assistant's message begins"),
@@ -290,6 +295,7 @@ def result(id: str | None = None) -> dict:
         ({"messages": [user(), reply()], "reasoning_effort": "max"}, "reasoning_effort must be"),
         ({"messages": [user(), reply()], "date": "today"}, "date must be YYYY-MM-DD, not 'today'"),
         ('{"messages": ', "not JSON"),
+        ('[\n{"messages": []}\n]', "line 1: not JSON (Expecting value, column 2; an array over"),
         (b'{"messages": "\xff"}', "not UTF-8 text (byte 14)"),
         ({"messages": [user("x" * 2000), reply()]}, "longer than"),
     ],

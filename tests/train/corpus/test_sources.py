@@ -120,6 +120,7 @@ def test_each_line_of_a_jsonl_file_is_a_document(tmp_path: Path) -> None:
         (b'{"text": "open', "line 3: not JSON"),
         (b'{"texts": "a"}', 'line 3: not an object whose "text" is a string'),
         (b'{"text": 5}', 'line 3: not an object whose "text" is a string'),
+        (b'{"messages": []}', '"text" is a string; on conversations a model is trained by ossia'),
         (b"null", 'line 3: not an object whose "text" is a string'),
         (b"[" * 100_000, "line 3: not JSON"),
         (b'{"text": "\xff"}', r"line 3: not UTF-8 text \(byte 10\)"),
