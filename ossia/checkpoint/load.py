@@ -128,6 +128,7 @@ def load(folder: str | os.PathLike[str], options: LoadOptions = LoadOptions()) -
     decoder.place()
     if plan is not None:
         planning.attach(decoder, plan)
+    decoder.origin = folder
     decoder.requires_grad_(False).eval()
     if options.dense is not None:
         try:

@@ -21,6 +21,7 @@ from torch import Tensor
 from ossia import families
 from ossia.checkpoint import regions
 from ossia.checkpoint.files import DTYPES, INDEX_FILE, SINGLE_FILE
+from ossia.checkpoint.find import text_files
 from ossia.checkpoint.load import CONFIG_FILE, DENSE_DTYPES, parameter_dtypes
 from ossia.config import ExpertFormat, ModelConfig, expert_formats, with_expert_format
 from ossia.errors import OssiaError
@@ -55,10 +56,11 @@ def save(
     experts: "mxfp4" quantizes the experts, "dense" unpacks them, None keeps their format;
     config.json records it. dtype: of the dense weights; by default the smallest that represents all
     of them. Experts are quantized from the unrounded weights, not from their rounding to `dtype`.
-    extra_files (a tokenizer, for example) are copied beside the weights, and other files of an
-    existing folder are kept. The folder is replaced atomically, once everything is on disk, so a
-    crash leaves the old one intact. It may be the folder that the decoder was loaded from. Raises
-    OssiaError if no family can express the model or the folder cannot be written.
+    The tokenizer, chat template and generation defaults of a decoder that was loaded from a folder
+    are copied beside the weights, then extra_files; other files of an existing folder are kept. The
+    folder is replaced atomically, once everything is on disk, so a crash leaves the old one intact.
+    It may be the folder that the decoder was loaded from. Raises OssiaError if no family can
+    express the model or the folder cannot be written.
     """
     folder = Path(folder)
     if decoder.is_int8:
@@ -73,7 +75,7 @@ def save(
     shards = _shards(_tensors(config, empty, source.dtypes), max_shard_bytes)
     try:
         with replacing(folder, _OURS) as staging:
-            for file in extra_files:
+            for file in [*_own_text_files(decoder), *extra_files]:
                 shutil.copy2(file, staging / Path(file).name)
             names = _shard_names(len(shards))
             for name, shard in zip(names, shards, strict=True):
@@ -85,6 +87,11 @@ def save(
     except OSError as error:
         raise OssiaError(f"cannot save to {folder}: {error.strerror or error}") from error
     return source.errors()
+
+
+def _own_text_files(decoder: Decoder) -> list[Path]:
+    """Those of the checkpoint that the decoder was loaded from, as far as they are still there."""
+    return [] if decoder.origin is None else text_files(decoder.origin)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -73,7 +74,11 @@ class Decoder(nn.Module):
 
     State is an argument: over whole rows a call is a plain causal pass, as in training; with a
     PagedKV it appends to the pages and attends over them.
+
+    origin: the checkpoint folder that it was loaded from, if any.
     """
+
+    origin: Path | None = None
 
     def __init__(self, config: ModelConfig, ops: Backend = REFERENCE) -> None:
         super().__init__()

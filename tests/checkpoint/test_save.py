@@ -351,3 +351,20 @@ def test_a_folder_without_permission_is_told(gpt_oss: Path, tmp_path: Path) -> N
     with pytest.raises(OssiaError, match=r"cannot save to .*new: Permission denied"):
         save(decoder, tmp_path / "new")
     tmp_path.chmod(0o700)
+
+
+def test_the_text_files_of_a_loaded_checkpoint_are_copied(tmp_path: Path) -> None:
+    write(tmp_path / "old", GPT2_CONFIG, gpt2_tensors())
+    for name in ("tokenizer.json", "chat_template.jinja", "notes.txt"):
+        (tmp_path / "old" / name).write_text(f"old {name}")
+    decoder = load(tmp_path / "old")
+    save(decoder, tmp_path / "new")
+    saved = ["chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json"]
+    assert names(tmp_path / "new") == saved
+    assert (tmp_path / "new" / "tokenizer.json").read_text() == "old tokenizer.json"
+    (tmp_path / "tokenizer.json").write_text("given")
+    save(decoder, tmp_path / "other", extra_files=[tmp_path / "tokenizer.json"])
+    assert (tmp_path / "other" / "tokenizer.json").read_text() == "given"
+    (tmp_path / "old" / "tokenizer.json").unlink()
+    save(decoder, tmp_path / "later")
+    assert "tokenizer.json" not in names(tmp_path / "later")
