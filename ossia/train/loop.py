@@ -116,6 +116,30 @@ class Trainer:
         self.check()
         return True
 
+    @property
+    def saved_step(self) -> int | None:
+        """The step of the newest saved state; None if this object neither saved nor loaded one."""
+        return self._saved_step
+
+    def time_pass(self, most: int) -> tuple[float, int]:
+        """The seconds of a forward and backward pass over at most `most` tokens of the next batch,
+        and their number. Nothing changes: the gradients are dropped.
+        """
+        part = self._parts(self.progress.step)[0]
+        length = min(most, part.inputs.shape[1])
+        rows = min(max(1, most // length), part.inputs.shape[0])
+        tensors = [t[:rows, :length] for t in (part.inputs, part.targets, part.documents)]
+        count = max(1, int((tensors[1] != IGNORED).sum()))
+        start = time.perf_counter()
+        self._objective.train()
+        with autocast(self.settings.dtype):
+            losses = self._objective(*tensors, count, 1.0)
+        losses.total.backward()
+        seconds = time.perf_counter() - start
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        return seconds, rows * length
+
     def check(self) -> None:
         """Raise OssiaError if the weights have diverged, judged by the last batch's loss. Needed
         after the last step, because no next step checks it.

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Self
 
 from ossia.config import ExpertFormat
 from ossia.errors import OssiaError
-from ossia.options import IGNORE_UNKNOWN_KEYS, Option, Options, flag
+from ossia.options import IGNORE_UNKNOWN_KEYS, PRECISIONS, Option, Options, flag
 
 _LARGEST_SEED = 2**32 - 1  # `derived_seed` stays within 64 bits
 TARGETS = ("attention", "mlp", "experts")  # of low-rank updates
@@ -92,9 +92,10 @@ class Training(Options):
         int, Option("Steps at the end that train with the experts rounded to MXFP4.")
     ] = 0
     seed: Annotated[int, Option("Seed of everything random.", minimum=0, maximum=_LARGEST_SEED)] = 0
-    dtype: Annotated[Precision, Option("Precision of matrix products; bfloat16 is autocast.")] = (
-        Precision.FLOAT32
-    )
+    dtype: Annotated[
+        Precision,
+        Option("Precision of matrix products; bfloat16 is autocast.", shorthands=PRECISIONS),
+    ] = Precision.FLOAT32
     recompute: Annotated[
         bool, Option("Save memory: recompute each layer's activations in the backward pass.")
     ] = False

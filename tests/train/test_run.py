@@ -80,6 +80,29 @@ def test_a_stopped_run_resumes_bit_for_bit(tiny: Settings, tmp_path: Path) -> No
         assert losses(resumed) == losses(whole)
 
 
+def test_timing_a_pass_changes_nothing(tiny: Settings, tmp_path: Path) -> None:
+    whole, timed = (Run.start(tiny, tmp_path / name) for name in ("whole", "timed"))
+    assert timed.trainer.time_pass(20)[1] == 20
+    assert timed.trainer.time_pass(70)[1] == 64  # whole rows
+    assert timed.trainer.time_pass(10**6)[1] == 4 * 32  # a batch
+    assert all(p.grad is None for p in timed.decoder.parameters())
+    assert whole.train()
+    assert timed.train()
+    assert identical(weights(timed), weights(whole))
+
+
+def test_a_run_goes_on_with_its_threads_unless_others_are_asked_for(
+    tiny: Settings, tmp_path: Path
+) -> None:
+    run = Run.start(tiny, tmp_path / "out")
+    run.use_threads(2)
+    run.train(stopped=lambda: run.trainer.progress.step == 3)
+    for asked, used in ((None, 2), (3, 3)):
+        torch.set_num_threads(4)
+        Run.resume(tmp_path / "out").use_threads(asked)
+        assert torch.get_num_threads() == used
+
+
 PROGRAM = """
 import json, sys, torch
 from pathlib import Path

@@ -28,6 +28,7 @@ from ossia.system.files import check_new_folder, creating, read_json, write_json
 from ossia.train import parallel
 from ossia.train.loop import StepReport, Trainer
 from ossia.train.settings import Training
+from ossia.train.threads import choose_threads
 from ossia.train.utilization import Utilization
 
 # Writes a run into its new folder and returns its description for run.json.
@@ -154,6 +155,22 @@ class FolderRun(ABC):
             return stopped()
 
         return self.trainer.run(report, checked)
+
+    def use_threads(self, threads: int | None) -> None:
+        """Compute with so many threads. None takes those that a resumed run last had, so that it
+        continues bit for bit, and for a new run measures whether one thread or all are faster.
+        """
+        sessions = self._sessions()
+        if threads is None and sessions:
+            threads = min(int(sessions[-1]["threads"]), torch.get_num_threads())
+        if threads is not None:
+            torch.set_num_threads(threads)
+        elif parallel.size() == 1 and (rates := choose_threads(self.trainer.time_pass)):
+            measured = ", ".join(f"{rate:,.0f} tokens/s with {n}" for n, rate in rates.items())
+            note = (
+                f"threads: {torch.get_num_threads()}, the faster ({measured}); --threads sets them"
+            )
+            self.notes = (*self.notes, note)
 
     def utilization(self) -> Utilization | None:
         """Measures how well the run uses the machine, if its FLOPs are known."""

@@ -129,8 +129,8 @@ def architecture(name: str, tokenizer: Tokenizer) -> ModelConfig:
     """A preset, or the config.json of one of the families, with the vocabulary and control ids of
     `tokenizer`.
     """
-    if name in PRESETS:
-        config = PRESETS[name]
+    if name.lower() in PRESETS:
+        config = PRESETS[name.lower()]
     elif Path(name).is_file():
         config = families.from_hf(read_json(Path(name)), name)
         # The file may describe a checkpoint with packed experts; trained experts are dense.

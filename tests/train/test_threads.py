@@ -1,0 +1,50 @@
+"""The number of threads to train with, by measurement."""
+
+import pytest
+import torch
+
+from ossia.train.threads import choose_threads
+
+
+@pytest.fixture(autouse=True)
+def four_threads(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    torch.set_num_threads(4)
+
+
+class Machine:
+    """Passes whose speed depends on the threads, over batches of at most `batch` tokens."""
+
+    def __init__(self, rates, batch=4096):
+        self.rates, self.batch, self.passes = rates, batch, []
+
+    def __call__(self, most):
+        tokens, threads = min(most, self.batch), torch.get_num_threads()
+        self.passes.append((tokens, threads))
+        return tokens / self.rates[threads], tokens
+
+
+@pytest.mark.parametrize(("rates", "chosen"), [({1: 2721, 4: 171}, 1), ({1: 900, 4: 3000}, 4)])
+def test_the_faster_is_kept(rates, chosen):
+    assert choose_threads(Machine(rates)) == pytest.approx(rates)
+    assert torch.get_num_threads() == chosen
+
+
+def test_a_pass_is_long_enough_to_be_measured_or_a_whole_batch():
+    machine = Machine({1: 10_000, 4: 10_000})
+    choose_threads(machine)
+    assert {tokens for tokens, _ in machine.passes[-6:]} == {1024}  # a tenth of a second
+    machine = Machine({1: 10_000, 4: 10_000}, batch=300)
+    choose_threads(machine)
+    assert {tokens for tokens, _ in machine.passes[-6:]} == {300}
+
+
+def test_nothing_is_measured_where_there_is_no_choice(monkeypatch):
+    machine = Machine({1: 1, 4: 1})
+    torch.set_num_threads(1)
+    assert choose_threads(machine) == {}
+    torch.set_num_threads(4)
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert choose_threads(machine) == {}
+    assert machine.passes == []
+    assert torch.get_num_threads() == 4
