@@ -1,6 +1,6 @@
 """`python -m ossia` is the command line."""
 
-from ossia.cli.main import run
+from ossia.cli.start import run
 
 if __name__ == "__main__":
     run()

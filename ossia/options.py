@@ -9,11 +9,11 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cache
 from types import NoneType
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from ossia.errors import OssiaError
 from ossia.system.memory import parse_size
@@ -30,7 +30,8 @@ class Option:
     metavar: str | None = None  # the value's name in help texts; None is N, X, TEXT or PATH by type
     names: tuple[str, ...] = ()  # more spellings, such as -m or --lr
     off: str | None = None  # the flag that says no, such as --full; None is --no-NAME
-    default: str | None = None  # shown in help instead of the default's value, such as "today"
+    default: str | None = None  # what None, 0 or an empty default stands for, such as "today"
+    shorthands: Mapping[str, str] = field(default_factory=dict)  # other names of an enum's members
     minimum: float | None = None
     above: float | None = None  # a bound that the value must not reach, as `below`
     maximum: float | None = None
@@ -61,9 +62,12 @@ class Options:
         """Raise OssiaError for a value that an option does not take."""
         for setting in settings(type(self)):
             value = getattr(self, setting.name)
-            if setting.type in _KINDS and not (value is None and setting.optional):
+            if setting.several:
+                _check_several(setting, value)
+            elif setting.type in _KINDS and not (value is None and setting.optional):
                 _check_kind(setting, value)
             if issubclass(setting.type, StrEnum) and value is not None:
+                value = setting.option.shorthands.get(value, value)
                 if value not in list(setting.type):
                     choices = " or ".join(setting.type)
                     raise OssiaError(f"{flag(setting.name)} must be {choices}, not {value}")
@@ -94,15 +98,32 @@ def _check_kind(setting: Setting, value: object) -> None:
         raise OssiaError(f"{flag(setting.name)} must be {words}, not {value!r}")
 
 
+def _check_several(setting: Setting, values: object) -> None:
+    if not isinstance(values, tuple) or not all(isinstance(v, setting.type) for v in values):
+        raise OssiaError(f"{flag(setting.name)} must be a tuple of texts, not {values!r}")
+
+
 @dataclass(frozen=True)
 class Setting:
     """A field of a dataclass that carries an `Option`."""
 
     name: str
-    type: type  # without None; str if it may be of several types
+    type: type  # without None; str if it may be of several types; the elements' type of a tuple
     optional: bool  # whether it may be None
+    several: bool  # whether it is a tuple, whose option may be repeated
     default: Any  # dataclasses.MISSING if there is none
     option: Option
+
+    def read(self, text: str) -> Any:
+        """The number or text that a user typed. Raises OssiaError if it is no number."""
+        if self.type not in (int, float):
+            return (text,) if self.several else text
+        try:
+            return self.type(text)
+        except ValueError as error:
+            raise OssiaError(
+                f"{flag(self.name)} must be {_KINDS[self.type][1]}, not {text}"
+            ) from error
 
 
 @cache
@@ -128,13 +149,17 @@ def settings(kind: type[Options]) -> tuple[Setting, ...]:
     )
 
 
-def _plain(hint: Any) -> tuple[type, bool]:
-    """The type that a command-line string is parsed as, and whether None is allowed."""
+def _plain(hint: Any) -> tuple[type, bool, bool]:
+    """The type that a command-line string is parsed as, whether None is allowed, and whether the
+    field is a tuple of them.
+    """
+    if get_origin(hint) is tuple:
+        return get_args(hint)[0], False, True
     if isinstance(hint, type):
-        return hint, False
+        return hint, False, False
     members = get_args(hint)
     others = [member for member in members if member is not NoneType]
-    return (others[0] if len(others) == 1 else str), NoneType in members
+    return (others[0] if len(others) == 1 else str), NoneType in members, False
 
 
 def flag(name: str) -> str:
@@ -146,6 +171,14 @@ class Dtype(StrEnum):
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
+
+
+# What people call them, and their names.
+PRECISIONS = {
+    **dict.fromkeys(("fp32", "float"), Dtype.float32.value),
+    "bf16": Dtype.bfloat16.value,
+    **dict.fromkeys(("fp16", "half"), Dtype.float16.value),
+}
 
 
 class Load(StrEnum):
@@ -160,13 +193,9 @@ class Int8(StrEnum):
 
 
 @dataclass(frozen=True)
-class KernelOptions(Options):
-    """What computes. threads are set for the whole process."""
+class ThreadOptions(Options):
+    """Threads of the whole process."""
 
-    backend: Annotated[
-        str,
-        Option("Kernels to run on; auto takes the fastest and logs its choice.", metavar="NAME"),
-    ] = "auto"
     threads: Annotated[
         int | None,
         Option(
@@ -184,6 +213,16 @@ IGNORE_UNKNOWN_KEYS = Option(
 
 
 @dataclass(frozen=True)
+class KernelOptions(ThreadOptions):
+    """What computes."""
+
+    backend: Annotated[
+        str,
+        Option("Kernels to run on; auto takes the fastest and logs its choice.", metavar="NAME"),
+    ] = "auto"
+
+
+@dataclass(frozen=True)
 class LoadOptions(KernelOptions):
     """How a checkpoint is loaded: `LLM`, `load_model` and each command that opens a model take
     these.
@@ -194,7 +233,9 @@ class LoadOptions(KernelOptions):
 
     dtype: Annotated[
         Dtype | None,
-        Option("Precision of the dense weights.", default="the checkpoint's"),
+        Option(
+            "Precision of the dense weights.", default="the checkpoint's", shorthands=PRECISIONS
+        ),
     ] = None
     device: Annotated[str, Option("auto, cpu, cuda, cuda:1, mps.", metavar="NAME")] = "auto"
     load: Annotated[
@@ -284,6 +325,103 @@ class EngineOptions(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_size("kv_memory", self.kv_memory)
+
+
+_SAMPLING_DEFAULT = "the checkpoint's, else off"
+
+
+@dataclass(frozen=True)
+class SamplingOptions(Options):
+    """How tokens are drawn. None leaves the choice to the checkpoint's generation_config.json."""
+
+    max_tokens: Annotated[
+        int | None,
+        Option(
+            "Maximum number of tokens to generate.",
+            minimum=1,
+            names=("-n",),
+            default="up to the end of the context",
+        ),
+    ] = None
+    temperature: Annotated[
+        float | None,
+        Option(
+            "0 takes the likeliest token.",
+            minimum=0,
+            names=("--temp",),
+            default="the checkpoint's, else 1",
+        ),
+    ] = None
+    top_k: Annotated[
+        int | None,
+        Option(
+            "Draw from the K likeliest tokens; 0 is all.",
+            metavar="K",
+            minimum=0,
+            default=_SAMPLING_DEFAULT,
+        ),
+    ] = None
+    top_p: Annotated[
+        float | None,
+        Option(
+            "Draw from the likeliest tokens whose probabilities sum to P.",
+            metavar="P",
+            above=0,
+            maximum=1,
+            default=_SAMPLING_DEFAULT,
+        ),
+    ] = None
+    min_p: Annotated[
+        float | None,
+        Option(
+            "Drop tokens that are less probable than P times the likeliest.",
+            metavar="P",
+            minimum=0,
+            maximum=1,
+            default=_SAMPLING_DEFAULT,
+        ),
+    ] = None
+    repetition_penalty: Annotated[
+        float | None,
+        Option(
+            "Make tokens of the prompt and the reply less likely; 1 is off.",
+            names=("--repeat-penalty",),
+            minimum=0.01,
+            maximum=100,
+            default=_SAMPLING_DEFAULT,
+        ),
+    ] = None
+    presence_penalty: Annotated[
+        float | None,
+        Option(
+            "Subtract X from the logit of each token that stands in the reply.",
+            minimum=-2,
+            maximum=2,
+            default="0",
+        ),
+    ] = None
+    frequency_penalty: Annotated[
+        float | None,
+        Option(
+            "Subtract X from a token's logit for each time that it stands in the reply.",
+            minimum=-2,
+            maximum=2,
+            default="0",
+        ),
+    ] = None
+    seed: Annotated[
+        int | None,
+        Option(
+            "The same seed gives the same tokens.",
+            minimum=-(2**63),
+            below=2**63,
+            default="a random one",
+        ),
+    ] = None
+    stop: Annotated[
+        tuple[str, ...],
+        Option("End before this string; may be repeated.", metavar="TEXT"),
+    ] = ()
 
 
 def _check_size(name: str, value: object) -> None:

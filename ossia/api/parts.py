@@ -83,6 +83,7 @@ class Parts:
         """Those of a checkpoint folder or hub name; None is the model inside the package. Raises
         OssiaError for what cannot be loaded.
         """
+        checkpoint.check(load)
         folder = checkpoint.find(path_or_hub_name)
         beside = checkpoint.text_folder(folder)
         # Before the weights, so that missing files are reported at once.

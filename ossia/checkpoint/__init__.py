@@ -1,10 +1,11 @@
 """Checkpoints on disk: find, read, load into a Decoder, save for transformers."""
 
 from ossia.checkpoint.find import find, is_packaged, packaged_model, text_files, text_folder
-from ossia.checkpoint.load import load, read_config
+from ossia.checkpoint.load import check, load, read_config
 from ossia.checkpoint.save import save
 
 __all__ = [
+    "check",
     "find",
     "is_packaged",
     "load",

@@ -177,12 +177,24 @@ def _prevailing_dtype(stored: Mapping[str, StoredTensor], default: str) -> str:
     return prevailing if elements[prevailing] else default
 
 
+def check(options: LoadOptions) -> None:
+    """Raise OssiaError for a device or a backend that cannot be used here. `load` does so too;
+    this needs no checkpoint, which may have to be downloaded first.
+    """
+    ops.check(options.backend, _device(options.device))
+
+
 def _choose_device(name: str) -> torch.device:
+    device = _device(name)
+    if name == "auto":
+        _log.info("device %s: the first available of cuda, mps, cpu", device)
+    return device
+
+
+def _device(name: str) -> torch.device:
     if name == "auto":
         cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-        chosen = torch.device("cuda" if cuda else "mps" if mps else "cpu")
-        _log.info("device %s: the first available of cuda, mps, cpu", chosen)
-        return chosen
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ossia.cli.fields import Given, derived
-from ossia.cli.options import ThreadsOption, set_threads
-from ossia.cli.stopping import INTERRUPTED, until_interrupted
+from ossia.cli.options import set_threads
+from ossia.cli.progress import progress
+from ossia.cli.start import INTERRUPTED
+from ossia.cli.stopping import until_interrupted
+from ossia.cli.text import note, say
 from ossia.ladder.plan import Plan
+from ossia.options import ThreadOptions
 
 if TYPE_CHECKING:
     from ossia.ladder.results import Measurements
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
 @derived
 def ablate(
+    *,
     out: Annotated[
         Path,
         typer.Option("--out", "-o", metavar="FOLDER", help="A new folder, or that of a ladder."),
@@ -34,7 +38,7 @@ def ablate(
     turns: Annotated[
         int, typer.Option(min=1, metavar="N", help="Times to measure; the median counts.")
     ] = 7,
-    threads: ThreadsOption = None,
+    kernels: ThreadOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Train each rung from GPT-2 to gpt-oss and report what it does.
@@ -46,29 +50,39 @@ def ablate(
     from ossia.ladder import report
     from ossia.ladder.summary import summarize
 
-    set_threads(threads)
-    ablation = _open(plan, out)
-    if threads is None:
+    built = None if _begun(out) else plan.build()  # before torch is imported
+    set_threads(kernels.threads)
+    ablation = _open(plan, built, out)
+    if kernels.threads is None:
         set_threads(ablation.threads)
-    if not _train(ablation):
-        print(f"stopped and saved; continue with: ossia ablate --out {out}", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED)
+    again = f"continue with: ossia ablate --out {out}"
+    try:
+        if not _train(ablation):
+            note(f"stopped and saved; {again}")
+            raise typer.Exit(INTERRUPTED)
+    except KeyboardInterrupt:
+        note(f"stopped at once; what was saved before stays; {again}")
+        raise typer.Exit(INTERRUPTED) from None
     results = summarize(ablation, _measured(ablation, turns, again=measure))
     page = report.write(results, out)
     if as_json:
         print(json.dumps(results.to_json()))
         return
     for sentence in report.findings(results):
-        print(sentence)
-    print(f"The whole report is in {page}")
+        say(sentence)
+    say(f"The whole report is in {page}")
 
 
-def _open(plan: Given[Plan], out: Path) -> Ablation:
+def _begun(out: Path) -> bool:
+    return (out / "ladder.json").is_file()
+
+
+def _open(plan: Given[Plan], new: Plan | None, out: Path) -> Ablation:
     """The ladder in the folder, or a new one; options that it did not begin with are refused."""
     from ossia.ladder.run import Ablation
 
-    if not (out / "ladder.json").is_file():
-        return Ablation.start(plan.build(), out)
+    if new is not None:
+        return Ablation.start(new, out)
     asked = dict(plan.asked)
     seeds = asked.pop("seeds", None)
     ablation = Ablation(out)
@@ -78,31 +92,20 @@ def _open(plan: Given[Plan], out: Path) -> Ablation:
 
 def _train(ablation: Ablation) -> bool:
     """Train what is not trained, under a progress bar; False if interrupted."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True, highlight=False)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[speed]:,.0f} tokens/s"),
-        TimeRemainingColumn(),
-    )
     if not ablation.unfinished:
         return True
     steps = ablation.plan.steps
     places = {(rung.name, seed): i for i, (rung, _, seed) in enumerate(ablation.runs)}
-    with until_interrupted() as stopped, Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=len(places) * steps, speed=0.0)
+    done = (len(places) - len(ablation.unfinished)) * steps
+    with until_interrupted() as stopped, progress(len(places) * steps, "steps", done) as shown:
 
         def report(rung: Rung, seed: int, step: StepReport) -> None:
             done = places[rung.name, seed] * steps + step.step
-            speed = step.tokens_per_second
             name = f"{rung.title}, seed {seed}"
-            progress.update(task, completed=done, description=name, speed=speed)
+            shown.update(done, f"{step.tokens_per_second:,.0f} tokens/s, {name}")
             if step.step == steps and step.evaluation is not None:
                 bits = step.evaluation["held_out_bits_per_byte"]
-                progress.console.print(f"{name}: held out {bits:.4f} bits per byte")
+                shown.say(f"{name}: held out {bits:.4f} bits per byte")
 
         return ablation.train(report, stopped)
 

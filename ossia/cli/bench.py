@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +14,9 @@ import typer
 
 from ossia.cli.fields import derived
 from ossia.cli.options import set_threads
+from ossia.cli.text import table as text_table
 from ossia.errors import OssiaError
-from ossia.options import EngineOptions, KernelOptions, LoadOptions
+from ossia.options import EngineOptions, KernelOptions, LoadOptions, Option, Options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,6 +37,18 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.
 TurnsOption = Annotated[
     int, typer.Option("--turns", min=1, metavar="N", help="Times to measure; the median counts.")
 ]
+
+
+@dataclass(frozen=True)
+class WorkOptions(Options):
+    """What a model is measured at."""
+
+    prompt: Annotated[str, Option("Lengths of the prompts, in tokens.", metavar="N,...")] = "512"
+    tokens: Annotated[int, Option("Tokens that each sequence decodes in a turn.", minimum=1)] = 32
+    batch: Annotated[str, Option("Numbers of sequences to decode together.", metavar="N,...")] = (
+        "1,2,4,8"
+    )
+    turns: Annotated[int, Option("Times to measure; the median counts.", minimum=1)] = 5
 
 
 @bench.command(epilog="Example: ossia bench machine --json")
@@ -103,18 +117,9 @@ def cpu(
             show_default=False,
         ),
     ] = None,
-    prompt: Annotated[
-        str, typer.Option(metavar="N,...", help="Lengths of the prompts, in tokens.")
-    ] = "512",
-    tokens: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Tokens that each sequence decodes in a turn.")
-    ] = 32,
-    batch: Annotated[
-        str, typer.Option(metavar="N,...", help="Numbers of sequences to decode together.")
-    ] = "1,2,4,8",
+    work: WorkOptions,
     load: LoadOptions,
     engine: EngineOptions,
-    turns: TurnsOption = 5,
     as_json: JsonOption = False,
 ) -> None:
     """Measure how fast a model loads, processes prompts and decodes.
@@ -122,22 +127,17 @@ def cpu(
     Decoding is greedy, and at temperature 1 with top-p 0.95. Each turn also measures read
     bandwidth, which limits decoding: a token reads every weight that it uses once.
     """
-    prompts, batches = _list("--prompt", prompt), _list("--batch", batch)
+    prompts, batches = _list("--prompt", work.prompt), _list("--batch", work.batch)
     name, source = _find(model)
-    with _progress(name, turns * (len(prompts) + len(batches)) + 1) as advance:
+    with _progress(name, work.turns * (len(prompts) + len(batches)) + 1) as advance:
         set_threads(load.threads)
         from ossia.measure.machine import describe
         from ossia.measure.model import measure_model
         from ossia.measure.speed import Workload
 
         machine = describe()
-        report = measure_model(
-            source,
-            Workload(prompts, tokens, batches, turns),
-            load,
-            engine,
-            advance,
-        )
+        workload = Workload(prompts, work.tokens, batches, work.turns)
+        report = measure_model(source, workload, load, engine, advance)
     if as_json:
         print(json.dumps({"model": name, "machine": asdict(machine), **asdict(report)}))
         return
@@ -183,10 +183,10 @@ def _print_report(name: str, machine: Description, report: Report) -> None:
 
 def _find(model: str | None) -> tuple[str, Path | ModelConfig]:
     """What to call the model, and its folder, or a preset's config."""
-    from ossia.families import PRESETS
+    from ossia.families import preset
 
-    if model in PRESETS:
-        return f"{model} with random weights", PRESETS[model]
+    if model is not None and (config := preset(model)) is not None:
+        return f"{model.lower()} with random weights", config
     from ossia import checkpoint
 
     folder = checkpoint.find(model)
@@ -219,7 +219,7 @@ def _table(*columns: str) -> Table:
 
     table = Table(box=SIMPLE_HEAD)
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", no_wrap=True)
+        table.add_column(column, justify="right" if i else "left", no_wrap=i > 0)
     return table
 
 
@@ -228,8 +228,7 @@ def _numbers(spread: Spread, unit: float, digits: int) -> list[str]:
 
 
 def _print_facts(facts: dict[str, Any]) -> None:
-    for label, value in facts.items():
-        print(f"{label:<20}{value}")
+    print(text_table([(label, str(value)) for label, value in facts.items()], sys.stdout))
 
 
 def _print(table: Table) -> None:

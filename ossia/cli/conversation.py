@@ -1,21 +1,24 @@
-"""The state of a chat: messages, tool calls, slash commands and saving, but not how it looks."""
+"""The state of a chat: messages, tool calls and saving, but not how it looks."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ossia.api import LLM, Finished, ReplyBuilder, Sampling, Stream
+from ossia.api import LLM, Finished, ReplyBuilder, Stream
 from ossia.errors import OssiaError
+from ossia.options import SamplingOptions
 from ossia.system.files import write_json
 from ossia.text import Effort, Event
 from ossia.text.chat import read_effort
 from ossia.tools import Tool, call
 
 _MOST_CALLS = 8  # in one turn: a model may repeat a call forever
+_FOR_MODEL = ("/think", "/no_think")  # Qwen3's switches, which its model card has users type
 _KINDS = {
     "harmony": "harmony chat",
     "template": "chat by the model's own template",
@@ -31,32 +34,22 @@ class Conversation:
     def __init__(
         self,
         llm: LLM,
-        sampling: Sampling,
+        sampling: SamplingOptions = SamplingOptions(),
         *,
         system: str | None = None,
         thinking: bool = True,
         tools: Sequence[Tool] = (),
     ) -> None:
-        if tools and llm.chat_format.name == "plain":
-            raise OssiaError("this model has no chat format, so it cannot call tools")
-        self._llm, self._sampling = llm, sampling
-        self.system, self.thinking, self.tools = system, thinking, tools
+        self._llm, self.sampling = llm, sampling
+        self.system, self.thinking = system, thinking
+        self.tools: Sequence[Tool] = ()
+        self.use_tools(tools)
         self._turn = 0  # index of the first message of this turn
         self._calls = 0  # in this turn
         self._results: list[str] = []  # of the reply's calls
         self.effort: Effort | None = None
         self.messages: list[dict[str, Any]] = []
-        self.ended = False
         self._reply = ReplyBuilder()
-        efforts = "|".join(Effort)
-        self.commands: dict[str, tuple[str, Callable[[str], str]]] = {
-            "/help": ("this list", self._help),
-            "/system": ("TEXT  instructions for all turns; alone, shows them", self._system),
-            "/effort": (f"{efforts}  how long gpt-oss thinks; alone, shows it", self._effort),
-            "/reset": ("start over; instructions and effort stay", self._reset),
-            "/save": ("FILE  write the conversation as JSON", self._save),
-            "/exit": ("leave", self._exit),
-        }  # fmt: skip
 
     @property
     def title(self) -> str:
@@ -66,16 +59,17 @@ class Conversation:
 
     @staticmethod
     def is_command(line: str) -> bool:
-        """Whether the line's first word looks like /this; a path like /usr/bin does not."""
-        return re.match(r"/[A-Za-z]+(\s|$)", line) is not None
+        """Whether a line that was typed is for the program, as /this; all others are turns. A path
+        like /usr/bin is a turn, and so are Qwen3's /think and /no_think. `turn_of` gives their
+        text.
+        """
+        name = re.match(r"/(?:[A-Za-z]+|\?)(?=\s|$)", line)
+        return name is not None and name[0] not in _FOR_MODEL
 
-    def command(self, line: str) -> str:
-        """Run a slash command and return the text to show. Raises OssiaError if it cannot run."""
-        name, *rest = line.split(maxsplit=1)
-        name, argument = name.lower(), rest[0] if rest else ""
-        if name not in self.commands:
-            raise OssiaError(f"unknown command {name}; there are {', '.join(self.commands)}")
-        return self.commands[name][1](argument.strip())
+    @staticmethod
+    def turn_of(line: str) -> str:
+        """The user's turn that a line means: //this stands for /this."""
+        return line[1:] if re.match(r"//[A-Za-z?]", line) else line
 
     @property
     def remark(self) -> str:
@@ -121,11 +115,11 @@ class Conversation:
                 [tool.schema() for tool in self.tools] or None,
                 reasoning_effort=self.effort,
                 thinking=self.thinking,
-                **self._sampling,
+                **asdict(self.sampling),  # type: ignore[arg-type]
             )
         except OssiaError as error:
             del self.messages[self._turn :]
-            hint = "; /reset starts over" if self.messages else ""
+            hint = "; /clear starts over" if self.messages else ""
             raise OssiaError(f"{error}{hint}") from error
 
     def hear(self, event: Event | Finished) -> None:
@@ -152,7 +146,7 @@ class Conversation:
             return "(stopped; your turn was removed)" if unanswered else "(stopped)"
         if reply.finish_reason == "length":
             if reply.prompt_tokens + reply.completion_tokens >= context:
-                return f"(cut off: the context of {context:,} tokens is full; /reset starts over)"
+                return f"(cut off: the context of {context:,} tokens is full; /clear starts over)"
             return f"(cut off after {reply.completion_tokens:,} tokens)"
         return "(an empty answer)" if unanswered else ""
 
@@ -163,6 +157,14 @@ class Conversation:
                 f"this model's {self._llm.chat_format.name} chat format has no reasoning effort"
             )
         self.effort = read_effort(effort)
+
+    def use_tools(self, tools: Sequence[Tool]) -> None:
+        """Offer these tools from the next turn on. Raises OssiaError if the model cannot call
+        them.
+        """
+        if tools and self._llm.chat_format.name == "plain":
+            raise OssiaError("this model has no chat format, so it cannot call tools")
+        self.tools = tools
 
     def save(self, path: Path) -> None:
         """Write the conversation as JSON. Raises OssiaError, and leaves an old file, on failure."""
@@ -178,34 +180,6 @@ class Conversation:
     def _all_messages(self, start: int = 0) -> list[dict[str, Any]]:
         system = [{"role": "system", "content": self.system}] if self.system else []
         return system + self.messages[start:]
-
-    def _help(self, _argument: str) -> str:
-        return "\n".join(f"{name:<9}{text}" for name, (text, _) in self.commands.items())
-
-    def _system(self, argument: str) -> str:
-        if argument:
-            self.system = argument
-        return f"instructions: {self.system or 'none'}"
-
-    def _effort(self, argument: str) -> str:
-        self.set_effort(argument or self.effort or Effort.MEDIUM)
-        return f"reasoning effort: {self.effort}"
-
-    def _reset(self, _argument: str) -> str:
-        self.messages.clear()
-        return "a new conversation"
-
-    def _save(self, argument: str) -> str:
-        if not argument:
-            raise OssiaError("/save needs a file name: /save talk.json")
-        path = Path(argument).expanduser()
-        check_writable(path)
-        self.save(path)
-        return f"saved to {path}"
-
-    def _exit(self, _argument: str) -> str:
-        self.ended = True
-        return "bye"
 
 
 def check_writable(path: Path) -> None:

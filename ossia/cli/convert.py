@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ossia.cli.options import IgnoreUnknownOption
+from ossia.cli.text import say
 from ossia.config import ExpertFormat
 
 if TYPE_CHECKING:
@@ -88,12 +89,12 @@ def _print(record: Conversion, out: Path, *, as_json: bool) -> None:
         print(json.dumps(to_json(record)))
         return
     if record.quantization_error:
-        print("relative error of packing, root mean square:")
+        say("relative error of packing, root mean square:")
     for name, error in record.quantization_error.items():
-        print(f"{error:7.2%}  {name}")
+        say(f"{error:7.2%}  {name}")
     if change := record.held_out_loss:
-        print(f"held out: {change.before:.4f} {change.unit} before, {change.after:.4f} after")
-    print(f"saved to {out}")
+        say(f"held out: {change.before:.4f} {change.unit} before, {change.after:.4f} after")
+    say(f"saved to {out}")
 
 
 def _spinner(message: str) -> Any:

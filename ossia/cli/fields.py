@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass
+from enum import StrEnum
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
@@ -55,7 +56,7 @@ def derived(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(*, context: typer.Context, **values: Any) -> None:
         for name, kind in groups.items():
-            given = {s.name: values.pop(s.name) for s in settings(kind)}
+            given = {s.name: _field(s, values.pop(s.name)) for s in settings(kind)}
             asked = {key: value for key, value in given.items() if _was_typed(context, key)}
             group = Given(kind, given, asked)
             values[name] = group if get_origin(hints[name]) is Given else group.build()
@@ -76,23 +77,46 @@ def _was_typed(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
+def _field(setting: Setting, value: Any) -> Any:
+    """The field's value from what typer read."""
+    return tuple(value) if setting.several else value
+
+
 def _option(setting: Setting) -> inspect.Parameter:
     option, kind = setting.option, setting.type
-    depends = option.default is not None
+    depends = option.default is not None and not setting.default
     names = [flag(setting.name)]
     if kind is bool and (option.off or setting.default is not False):
         names[0] += f"/{option.off or '--no-' + names[0].removeprefix('--')}"
+    choices = reader = None
+    if option.shorthands and issubclass(kind, StrEnum):
+        choices, reader = f"<{'|'.join(kind)}>", _reader(kind, option.shorthands)
     described = typer.Option(
         *names,
         *option.names,
-        metavar=option.metavar or _METAVARS.get(kind),
+        metavar=option.metavar or choices or _METAVARS.get(kind),
         help=f"{option.help} [default: {option.default}]" if depends else option.help,
         show_default=not depends,
         case_sensitive=False,
+        parser=reader,
     )
     hint = kind | None if setting.optional else kind
+    if setting.several:
+        hint = list[kind]
     default = inspect.Parameter.empty if setting.default is MISSING else setting.default
     return _keyword(setting.name, Annotated[hint, described], default)
+
+
+def _reader(kind: type[StrEnum], shorthands: Mapping[str, str]) -> Callable[[str], StrEnum]:
+    """Reads a member of an enum by its value or by a shorthand, in upper or lower case."""
+
+    def read(text: str) -> StrEnum:
+        name = shorthands.get(text.lower(), text.lower())
+        if name not in list(kind):
+            raise typer.BadParameter(f"{text!r} is not one of {', '.join(kind)}.")
+        return kind(name)
+
+    return read
 
 
 def _keyword(name: str, hint: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ossia.cli.fields import Given, derived
-from ossia.cli.training import RunOptions, follow
+from ossia.cli.training import RunOptions, Words, follow
 from ossia.train.settings import FineTuneSettings
 
 
@@ -20,7 +20,7 @@ def finetune(options: RunOptions, settings: Given[FineTuneSettings]) -> None:
     """
     from ossia.train.runs.finetune import FineTuning
 
-    follow(FineTuning, settings, options, describe=_held_out, summary=_summary)
+    follow(FineTuning, settings, options, Words(_held_out, _summary))
 
 
 def _held_out(evaluation: dict[str, Any]) -> str:

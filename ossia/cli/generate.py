@@ -4,35 +4,45 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ossia.cli.fields import derived
-from ossia.cli.options import (
-    MaxTokensOption,
-    MinPOption,
-    ModelOption,
-    SeedOption,
-    StopOption,
-    TemperatureOption,
-    TopKOption,
-    TopPOption,
-    note,
-    open_llm,
-)
+from ossia.cli.options import ModelOption, given_text, open_llm
+from ossia.cli.text import WordWrap, columns, dim, note, visible
 from ossia.errors import OssiaError
-from ossia.options import EngineOptions, LoadOptions
+from ossia.options import EngineOptions, LoadOptions, Option, Options, SamplingOptions
 
 if TYPE_CHECKING:
-    from ossia.api import Finished, Stream
+    from ossia.api import LLM, Finished, Stream
+
+
+@dataclass(frozen=True)
+class GenerateOptions(Options):
+    """What is continued, and what is printed of it."""
+
+    prompt: Annotated[str | None, Option("The same as PROMPT.", names=("-p",))] = None
+    ignore_eos: Annotated[bool, Option("Go on past the model's own end of text.")] = False
+    json: Annotated[bool, Option("Print one JSON object.")] = False
+    quiet: Annotated[bool, Option("Print only the text, and what goes wrong.", names=("-q",))] = (
+        False
+    )
+
+
+@dataclass(frozen=True)
+class GenerateSampling(SamplingOptions):
+    """As in a chat, with an end: a base model's text need not have one."""
+
+    max_tokens: int | None = 256
 
 
 @derived
 def generate(
     *,
-    prompt: Annotated[
+    text: Annotated[
         str | None,
         typer.Argument(
             metavar="PROMPT",
@@ -40,75 +50,63 @@ def generate(
             show_default=False,
         ),
     ] = None,
+    options: GenerateOptions,
     model: ModelOption = None,
-    max_tokens: MaxTokensOption = 256,
-    temperature: TemperatureOption = None,
-    top_k: TopKOption = None,
-    top_p: TopPOption = None,
-    min_p: MinPOption = None,
-    seed: SeedOption = None,
-    stop: StopOption = None,
-    ignore_eos: Annotated[
-        bool, typer.Option("--ignore-eos", help="Go on past the model's own end of text.")
-    ] = False,
+    sampling: GenerateSampling,
     load: LoadOptions,
     engine: EngineOptions,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Continue a text.
 
     The text goes to stdout as it is made, tokens per second to stderr. A chat model is given the
     bare text too, without its chat format: to ask it something use `ossia chat`.
     """
-    text = _read_prompt(prompt)
-    llm = open_llm(model, load, engine)
-    with llm.stream_text(
-        text,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        seed=seed,
-        stop=stop,
-        ignore_eos=ignore_eos,
-    ) as stream:
-        if as_json:
-            pieces: list[str] = []
-            finished = _drain(stream, pieces.append)
-            record = {
-                "text": "".join(pieces),
-                "token_ids": [output.token for output in stream.outputs],
-                **_record(finished),
-            }
-            if llm.expert_reads is not None:
-                record["experts"] = asdict(llm.expert_reads)
-            print(json.dumps(record, ensure_ascii=False))
+    prompt = _prompt(given_text(text, options.prompt))
+    llm = open_llm(model, load, engine, options.quiet)
+    values: dict[str, Any] = asdict(sampling)
+    with llm.stream_text(prompt, **values, ignore_eos=options.ignore_eos) as stream:
+        if options.json:
+            print(json.dumps(_record(llm, stream), ensure_ascii=False))
             return
-        if sys.stdout.isatty():
-            from ossia.cli.terminal import dim, visible
-
-            print(dim(visible(text), sys.stdout), end="", flush=True)
-            finished = _drain(stream, lambda piece: print(visible(piece), end="", flush=True))
-        else:
-            finished = _drain(stream, lambda piece: print(piece, end="", flush=True))
-    print(flush=True)
-    note(_speed(finished))
-    if llm.expert_reads is not None:
-        note(llm.expert_reads.summary())
+        finished = _show(prompt, stream)
+    if not options.quiet:
+        note(_speed(finished))
+        if llm.expert_reads is not None:
+            note(llm.expert_reads.summary())
 
 
-def _read_prompt(prompt: str | None) -> str:
-    if prompt is None and sys.stdin.isatty():
-        raise OssiaError('no prompt: ossia generate "Once upon a time", or pipe one in')
-    if prompt is None or prompt == "-":
-        prompt = sys.stdin.read().removesuffix("\n")  # the one that echo and files end with
-    if not prompt:
+def _prompt(text: str | None) -> str:
+    if text is None:
+        if sys.stdin.isatty():
+            raise OssiaError('no prompt: ossia generate "Once upon a time", or pipe one in')
+        text = given_text("-", None)
+    if not text:
         raise OssiaError("the prompt is empty")
-    return prompt
+    return text
 
 
-def _drain(stream: Stream, show: Any) -> Finished:
+def _show(prompt: str, stream: Stream) -> Finished:
+    """The text as it is made; on a terminal after the dim prompt, and wrapped between words."""
+    if columns(sys.stdout) is None:
+        finished = _drain(stream, _print)
+    else:
+        words = WordWrap(
+            lambda piece: _print(dim(piece, sys.stdout)), lambda: columns(sys.stdout) or 80
+        )
+        words.push(visible(prompt))
+        words.finish()
+        words.write = _print
+        finished = _drain(stream, lambda piece: words.push(visible(piece)))
+        words.finish()
+    print(flush=True)
+    return finished
+
+
+def _print(piece: str) -> None:
+    print(piece, end="", flush=True)
+
+
+def _drain(stream: Stream, show: Callable[[str], object]) -> Finished:
     from ossia.api import Finished
     from ossia.text import TextDelta
 
@@ -118,6 +116,35 @@ def _drain(stream: Stream, show: Any) -> Finished:
         elif isinstance(event, Finished):
             return event
     raise AssertionError("a stream ends with Finished")
+
+
+def _record(llm: LLM, stream: Stream) -> dict[str, Any]:
+    pieces: list[str] = []
+    finished = _drain(stream, pieces.append)
+    prefill, decode = _rates(finished)
+    record = {
+        "text": "".join(pieces),
+        "token_ids": [output.token for output in stream.outputs],
+        "finish_reason": finished.reason,
+        "prompt_tokens": finished.prompt_tokens,
+        "completion_tokens": finished.completion_tokens,
+        "prefill_tokens_per_second": prefill,
+        "decode_tokens_per_second": decode,
+    }
+    if llm.expert_reads is not None:
+        record["experts"] = asdict(llm.expert_reads)
+    return record
+
+
+def _speed(finished: Finished) -> str:
+    prefill, decode = _rates(finished)
+    parts = [f"prompt {finished.prompt_tokens} tokens"]
+    if prefill is not None:
+        parts[-1] += f" at {prefill:,.1f} tokens/s"
+    parts.append(f"reply {finished.completion_tokens} tokens")
+    if decode is not None:
+        parts[-1] += f" at {decode:,.1f} tokens/s"
+    return f"{', '.join(parts)} ({finished.reason})"
 
 
 def _rates(finished: Finished) -> tuple[float | None, float | None]:
@@ -130,25 +157,3 @@ def _rates(finished: Finished) -> tuple[float | None, float | None]:
     decoded = finished.completion_tokens - 1
     decode = decoded / finished.decode_seconds if decoded > 0 and finished.decode_seconds else None
     return prefill, decode
-
-
-def _record(finished: Finished) -> dict[str, Any]:
-    prefill, decode = _rates(finished)
-    return {
-        "finish_reason": finished.reason,
-        "prompt_tokens": finished.prompt_tokens,
-        "completion_tokens": finished.completion_tokens,
-        "prefill_tokens_per_second": prefill,
-        "decode_tokens_per_second": decode,
-    }
-
-
-def _speed(finished: Finished) -> str:
-    prefill, decode = _rates(finished)
-    parts = [f"prompt {finished.prompt_tokens} tokens"]
-    if prefill is not None:
-        parts[-1] += f" at {prefill:,.1f} tokens/s"
-    parts.append(f"reply {finished.completion_tokens} tokens")
-    if decode is not None:
-        parts[-1] += f" at {decode:,.1f} tokens/s"
-    return f"{', '.join(parts)} ({finished.reason})"

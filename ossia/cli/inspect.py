@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ossia.cli.options import IgnoreUnknownOption
+from ossia.cli.text import table
 from ossia.errors import OssiaError
 
 if TYPE_CHECKING:
@@ -34,18 +36,17 @@ def inspect(
 
     A preset needs no weights, and of a checkpoint folder only the headers of its files are read.
     """
-    from ossia.families import PRESETS
+    from ossia.families import preset
     from ossia.insight.describe import described, record
 
-    if path_or_name in PRESETS:
-        subject = _preset(path_or_name, PRESETS[path_or_name], tensors)
+    if (config := preset(path_or_name)) is not None:
+        subject = _preset(path_or_name.lower(), config, tensors)
     else:
         subject = _checkpoint(path_or_name, tensors, ignore_unknown_keys)
     if as_json:
         print(json.dumps(record(subject), ensure_ascii=False))
         return
-    for label, text in described(subject):
-        print(f"{label:<18}{text}".rstrip())
+    print(table(described(subject), sys.stdout))
     if tensors:
         _print_tensors(subject)
 

@@ -22,8 +22,11 @@ from ossia.cli.chat import chat
 from ossia.cli.convert import merge, quantize
 from ossia.cli.finetune import finetune
 from ossia.cli.generate import generate
+from ossia.cli.hints import Commands
 from ossia.cli.inspect import inspect
-from ossia.cli.stopping import INTERRUPTED, USER_ERROR
+from ossia.cli.start import INTERRUPTED
+from ossia.cli.stopping import USER_ERROR
+from ossia.cli.text import wrapped
 from ossia.cli.train import train
 from ossia.errors import OssiaError
 
@@ -36,9 +39,9 @@ _UsageError = cast(
 
 app = typer.Typer(
     name="ossia",
+    cls=Commands,
     help="Run, train and understand the GPT line: GPT-2, Qwen3 and gpt-oss as one decoder.",
     epilog='Example: ossia generate "def fibonacci(n):"',
-    add_completion=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -58,8 +61,8 @@ def _start(
 
 
 for command, example in (
-    (generate, 'ossia generate --model openai/gpt-oss-20b "Once upon a time"'),
-    (chat, "ossia chat --model openai/gpt-oss-20b --reasoning-effort high"),
+    (generate, 'ossia generate "def fibonacci(n):"'),
+    (chat, 'ossia chat "What is 48213 * 977?"'),
     (inspect, "ossia inspect gpt-oss-20b"),
     (train, "ossia train --data book.txt --steps 500 --out my-model"),
     (finetune, "ossia finetune --model Qwen/Qwen3-0.6B --data chats.jsonl --out my-chat"),
@@ -98,12 +101,7 @@ def main(arguments: Sequence[str] | None = None, commands: typer.Typer = app) ->
     return code if isinstance(code, int) else 0
 
 
-def run() -> None:
-    """The entry point of the installed command."""
-    sys.exit(main())
-
-
 def _fail(message: str) -> int:
     with contextlib.suppress(OSError):  # of a stderr that takes nothing
-        print("error:", " ".join(message.split()), file=sys.stderr)
+        print(wrapped(f"error: {' '.join(message.split())}", sys.stderr), file=sys.stderr)
     return USER_ERROR

@@ -1,13 +1,9 @@
-"""Text on a terminal: a model's control characters made harmless, and Markdown drawn while it is
-still being written.
-"""
+"""Markdown drawn on a terminal while it is still being written."""
 
 from __future__ import annotations
 
-import os
 import time
 from itertools import dropwhile
-from typing import TextIO
 
 from markdown_it import MarkdownIt
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -15,27 +11,14 @@ from rich.markdown import Markdown, TableElement
 from rich.segment import Segment, Segments
 from rich.table import Table
 
-Lines = list[list[Segment]]
+from ossia.cli.text import visible
 
-# C0 and C1 control characters, DEL: all but newline and tab could move the cursor, retitle the
-# window or worse.
-_CONTROL: dict[int, int | None] = {
-    code: 0x2400 + code for code in range(0x20) if code not in (0x09, 0x0A)
-}
-_CONTROL[0x0D] = None  # of a Windows line ending
-_CONTROL |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+Lines = list[list[Segment]]
 
 _NO_WRAP, _WRAP = "\x1b[?7l", "\x1b[?7h"  # DECAWM: whether a line continues on the next row
 
 _FRAME_SECONDS = 0.08
 _REST = 4  # times as long as the last frame took to draw: a long block leaves the model its time
-
-
-def visible(text: str) -> str:
-    """The text with control characters as symbols, so that nothing a model writes can steer the
-    terminal.
-    """
-    return text.translate(_CONTROL)
 
 
 class _WholeTable(TableElement):
@@ -51,12 +34,6 @@ class _WholeTable(TableElement):
 
 class _Markdown(Markdown):
     elements = {**Markdown.elements, "table_open": _WholeTable}  # noqa: RUF012
-
-
-def dim(text: str, stream: TextIO) -> str:
-    """The text, faint where the stream is a terminal that can show it."""
-    able = stream.isatty() and os.environ.get("TERM") != "dumb"
-    return f"\x1b[2m{text}\x1b[0m" if able else text
 
 
 class MarkdownStream:

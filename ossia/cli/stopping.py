@@ -1,27 +1,65 @@
-"""Work that Ctrl-C or SIGTERM stops at a safe point."""
+"""Ctrl-C and SIGTERM: what they end, and when."""
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
 
-INTERRUPTED = 130  # the exit code after Ctrl-C
+from ossia.cli.start import INTERRUPTED
+
 USER_ERROR = 2  # the exit code for bad input
+
+_SHOW_CURSOR = b"\x1b[?25h"  # which a spinner hides
+
+
+@contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """Ctrl-C ends the process here and now, silently.
+
+    For work that leaves nothing behind, such as loading a model: an exception in the middle of
+    native code, of a half-made module or of a callback that cannot raise may end in an abort or a
+    traceback.
+    """
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        if os.isatty(2):
+            os.write(2, _SHOW_CURSOR + b"\n")
+        os._exit(INTERRUPTED)
+
+    if not _takes_interrupts():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _takes_interrupts() -> bool:
+    """Whether Ctrl-C may be handled: not outside the main thread, nor where it is ignored, as in a
+    program that a shell started in the background.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    return in_main and callable(signal.getsignal(signal.SIGINT))
 
 
 @contextmanager
 def until_interrupted() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether a signal has arrived; a second signal takes effect at
-    once.
+    """Yields a function that says whether a signal has arrived, which is announced at once; a
+    second signal takes effect at once.
     """
     interrupted = []
     previous = {}
 
-    def stop(number: int, _: Any) -> None:
+    def stop(number: int, _frame: FrameType | None) -> None:
         interrupted.append(number)
         signal.signal(number, previous[number])
+        os.write(2, b"\nstopping after this step; a second Ctrl-C does not wait for it\n")
 
     for number in (signal.SIGINT, signal.SIGTERM):
         previous[number] = signal.signal(number, stop)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ossia.cli.fields import Given, derived
-from ossia.cli.training import RunOptions, follow
+from ossia.cli.training import RunOptions, Words, follow
 from ossia.train.settings import Settings
 
 
@@ -20,7 +20,7 @@ def train(options: RunOptions, settings: Given[Settings]) -> None:
     """
     from ossia.train.runs.pretrain import Run
 
-    follow(Run, settings, options, describe=_held_out, summary=_summary)
+    follow(Run, settings, options, Words(_held_out, _summary))
 
 
 def _held_out(evaluation: dict[str, Any]) -> str:

@@ -1,12 +1,12 @@
-"""What `ossia train` and `ossia finetune` share: starting or resuming a run, its progress bar, and
-the record printed at its end.
+"""What `ossia train` and `ossia finetune` share: starting or resuming a run, its progress, and the
+record printed at its end.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ossia.cli.fields import Given
-from ossia.cli.stopping import INTERRUPTED, USER_ERROR, until_interrupted
-from ossia.options import Option, Options
+from ossia.cli.progress import Progress, Silent, progress
+from ossia.cli.start import INTERRUPTED
+from ossia.cli.stopping import USER_ERROR, until_interrupted
+from ossia.cli.text import note, say
+from ossia.options import Option, ThreadOptions
 
 if TYPE_CHECKING:
     from ossia.train.curves import Curves
@@ -23,8 +26,8 @@ if TYPE_CHECKING:
     from ossia.train.runs.folder import FolderRun
 
 
-@dataclass(frozen=True)
-class RunOptions(Options):
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(ThreadOptions):
     """What a command does with a run; its settings decide what is computed."""
 
     out: Annotated[
@@ -42,22 +45,30 @@ class RunOptions(Options):
         Path | None,
         Option("Write curves to this folder (needs the tensorboard package).", metavar="FOLDER"),
     ] = None
+    threads: Annotated[
+        int | None,
+        Option(
+            "CPU threads to compute with.",
+            minimum=1,
+            default="one or all, whichever is measured to be faster",
+        ),
+    ] = None
     json: Annotated[bool, Option("Print the record as JSON.")] = False
 
 
-def follow(
-    run_type: type[FolderRun],
-    settings: Given[Any],
-    options: RunOptions,
-    *,
-    describe: Callable[[dict[str, Any]], str],
-    summary: Callable[[dict[str, Any], Path], str],
-) -> None:
-    """Start or resume a run, train and export it.
+@dataclass(frozen=True)
+class Words:
+    """How a command puts its figures: an evaluation, and the record with the run's folder."""
 
-    `describe` puts an evaluation into words, `summary` the record. Ctrl-C saves, and the exit code
-    is 130.
-    """
+    evaluation: Callable[[dict[str, Any]], str]
+    record: Callable[[dict[str, Any], Path], str]
+
+
+def follow(
+    run_type: type[FolderRun], settings: Given[Any], options: RunOptions, words: Words
+) -> None:
+    """Start or resume a run, train and export it. Ctrl-C saves, and the exit code is 130."""
+    built = None if options.resume else settings.build()  # before torch is imported
     from ossia.train import parallel
     from ossia.train.curves import Curves
 
@@ -65,22 +76,44 @@ def follow(
     try:
         folder = options.tensorboard if parallel.rank() == 0 else None
         curves = Curves(folder) if folder is not None else None
-        if options.resume:
+        if built is None:
             run = run_type.resume(options.out, settings.asked)
         else:
             with _console().status("reading the data"):
-                run = run_type.start(settings.build(), options.out)
-        if not _train(run, curves, describe):
-            again = f"ossia {run.COMMAND} --resume --out {options.out}"
-            print(f"stopped and saved; continue with: {again}", file=sys.stderr)
-            raise typer.Exit(INTERRUPTED)
-        record = run.export()
-        if record:
-            print(json.dumps(record) if options.json else summary(record, options.out))
+                run = run_type.start(built, options.out)
+        _complete(run, curves, options, words)
     except parallel.FirstFailed as failure:
         raise typer.Exit(USER_ERROR) from failure
     finally:
         parallel.leave()
+
+
+def _complete(run: FolderRun, curves: Curves | None, options: RunOptions, words: Words) -> None:
+    """Train the run, then export it. However it is stopped, say what is saved."""
+    again = f"continue with: ossia {run.COMMAND} --resume --out {options.out}"
+    try:
+        run.use_threads(options.threads)
+        if not _train(run, curves, words.evaluation):
+            _print(f"stopped and saved after step {run.trainer.progress.step}; {again}")
+            raise typer.Exit(INTERRUPTED)
+        record = run.export()
+    except KeyboardInterrupt:
+        done, saved = run.trainer.progress.step, run.trainer.saved_step
+        where = "before the checkpoint" if done == run.settings.steps else f"in step {done + 1}"
+        state = "nothing is saved" if saved is None else f"saved is the state after step {saved}"
+        _print(f"stopped at once, {where}; {state}; {again}")
+        raise typer.Exit(INTERRUPTED) from None
+    if record and options.json:
+        print(json.dumps(record))
+    elif record:
+        say(words.record(record, options.out))
+
+
+def _print(line: str) -> None:
+    from ossia.train import parallel
+
+    if parallel.rank() == 0:
+        note(line)
 
 
 def _console() -> Any:
@@ -94,39 +127,33 @@ def _console() -> Any:
 def _train(
     run: FolderRun, curves: Curves | None, describe: Callable[[dict[str, Any]], str]
 ) -> bool:
-    """Train under a progress bar on stderr; the first Ctrl-C stops after the current step."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = _console()
-    for note in run.notes:
-        console.print(note, soft_wrap=True)
+    """Train and show the progress; the first Ctrl-C stops after the current step."""
+    for line in run.notes:
+        _print(line)
     utilization = run.utilization()
-    columns = (
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} steps"),
-        TextColumn("loss {task.fields[loss]:.3f}"),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
-    )
+    steps, done = run.settings.steps, run.trainer.progress.step
     try:
-        with until_interrupted() as stopped, Progress(*columns, console=console) as progress:
-            done, nan = run.trainer.progress.step, float("nan")
-            task = progress.add_task(
-                "", total=run.settings.steps, completed=done, loss=nan, speed=""
-            )
+        with until_interrupted() as stopped, _progress(steps, done) as shown:
 
             def report(step: StepReport) -> None:
                 speed = f"{step.tokens_per_second:,.0f} tokens/s"
                 if utilization is not None:
                     speed += f", {utilization.of(step):.0%} MFU"
-                progress.update(task, completed=step.step, loss=step.loss, speed=speed)
+                shown.update(step.step, f"loss {step.loss:.3f}, {speed}")
                 if curves is not None:
                     curves.add(step)
                 if step.evaluation is not None:
                     found = f"loss {step.loss:.3f}, {describe(step.evaluation)}{speed}"
-                    progress.console.print(f"step {step.step}: {found}")
+                    shown.say(f"step {step.step}: {found}")
 
             return run.train(report, stopped)
     finally:
         if curves is not None:
             curves.close()
+
+
+def _progress(steps: int, done: int) -> AbstractContextManager[Progress]:
+    """Only the first of several processes shows it."""
+    from ossia.train import parallel
+
+    return progress(steps, "steps", done) if parallel.rank() == 0 else nullcontext(Silent())

@@ -1,7 +1,7 @@
 """Operations on tensors: one Backend class that defines them, and subclasses that are faster."""
 
 from ossia.ops.backend import REFERENCE, Backend, Recorded, Recorder
-from ossia.ops.select import NAMES, select
+from ossia.ops.select import NAMES, check, select
 from ossia.ops.values import AttentionSpec, Documents, ExpertWeights, RopeTable, Routing
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "Recorder",
     "RopeTable",
     "Routing",
+    "check",
     "select",
 ]

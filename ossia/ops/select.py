@@ -14,16 +14,21 @@ NAMES = ("reference", "cpu")
 _log = logging.getLogger(__name__)
 
 
+def check(name: str, device: torch.device | str) -> None:
+    """Raise OssiaError for an unknown backend, and for one that is not for the device."""
+    if name not in ("auto", *NAMES):
+        raise OssiaError(f"unknown backend {name!r}; there are: auto, {', '.join(NAMES)}")
+    if name == "cpu" and torch.device(device).type != "cpu":
+        raise OssiaError(f"backend cpu runs on the CPU, not on {device}: leave --backend at auto")
+
+
 def select(name: str = "auto", device: torch.device | str = "cpu") -> Backend:
     """The backend of that name, or for `auto` the fastest that runs on the device; logs the choice.
 
     Raises OssiaError for an unknown name, or a backend that cannot run here.
     """
+    check(name, device)
     kind = torch.device(device).type
-    if name not in ("auto", *NAMES):
-        raise OssiaError(f"unknown backend {name!r}; there are: auto, {', '.join(NAMES)}")
-    if name == "cpu" and kind != "cpu":
-        raise OssiaError(f"backend cpu runs on the CPU, not on {device}: leave --backend at auto")
     if name == "reference" or kind != "cpu":
         _log.info("backend: reference, plain PyTorch (%s)", device)
         return REFERENCE

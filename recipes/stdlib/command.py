@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ossia.cli.options import ModelOption, ThreadsOption, open_llm
+from ossia.cli.fields import derived
+from ossia.cli.options import ModelOption, open_llm
 from ossia.errors import OssiaError
-from ossia.options import LoadOptions
+from ossia.options import LoadOptions, ThreadOptions
 from recipes.stdlib import scoring
 
 if TYPE_CHECKING:
@@ -98,7 +99,9 @@ def extend(
 @app.command(
     epilog="Example: python -m recipes.stdlib score --model tuned --data dialogues/held_out.jsonl"
 )
+@derived
 def score(
+    *,
     data: Annotated[
         Path, typer.Option(metavar="FILE", help="The held-out chats that `write` wrote.")
     ],
@@ -107,7 +110,7 @@ def score(
         int | None,
         typer.Option(min=1, metavar="N", help="Questions of each task. [default: all]"),
     ] = None,
-    threads: ThreadsOption = None,
+    kernels: ThreadOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     wrong: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write what was answered wrongly there.")
@@ -127,7 +130,7 @@ def score(
     if wrong is not None and wrong.exists() and data.exists() and wrong.samefile(data):
         raise OssiaError(f"--wrong {wrong}: is what --data reads; give another file")
     chats = list(scoring.select(scoring.read(data), count))
-    llm = open_llm(model, LoadOptions(threads=threads))
+    llm = open_llm(model, LoadOptions(threads=kernels.threads))
     if llm.chat_format.name != "harmony":
         raise OssiaError(f"the model speaks {llm.chat_format.name}, and the dialogues are harmony")
     start = time.perf_counter()
@@ -143,9 +146,11 @@ def score(
 
 
 @app.command(epilog="Example: python -m recipes.stdlib typed --model tuned")
+@derived
 def typed(
+    *,
     model: ModelOption = None,
-    threads: ThreadsOption = None,
+    kernels: ThreadOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Ask a model the thirty things that people type first.
@@ -154,7 +159,7 @@ def typed(
     """
     from recipes.stdlib.first_typed import FIRST_TYPED, answers
 
-    found = answers(open_llm(model, LoadOptions(threads=threads)))
+    found = answers(open_llm(model, LoadOptions(threads=kernels.threads)))
     report: dict[str, Any] = {"questions": len(FIRST_TYPED)}
     for place, replies in found.items():
         pairs = list(zip(FIRST_TYPED, replies, strict=True))

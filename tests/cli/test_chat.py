@@ -1,4 +1,4 @@
-"""`ossia chat` in a pipe: each line a turn, plain text out; and the conversation behind it."""
+"""`ossia chat` in a pipe, each line a turn and plain text out; and with its one turn given."""
 
 import json
 import os
@@ -7,30 +7,10 @@ import signal
 import pytest
 
 from ossia.api import Finished
-from ossia.cli.chat import _interrupts, _no_echo
-from ossia.cli.conversation import Conversation
-from ossia.errors import OssiaError
-from ossia.text import Channel, TextDelta, load_tokenizer
+from ossia.cli.session import interrupts, no_echo
+from ossia.text import load_tokenizer
 from ossia.tools import BUILT_IN
-from tests.scripted import CONTROL, scripted_llm, write_byte_tokenizer
-
-
-def final(text, analysis="Hm."):
-    return (
-        f"<|channel|>analysis<|message|>{analysis}<|end|>"
-        f"<|start|>assistant<|channel|>final<|message|>{text}<|return|>"
-    )
-
-
-CALL = (
-    "<|channel|>commentary to=functions.weather <|constrain|>json"
-    '<|message|>{"city": "Oslo"}<|call|>'
-)
-
-CALCULATE = (
-    "<|channel|>commentary to=functions.calculate <|constrain|>json"
-    '<|message|>{"expression": "6 * 7"}<|call|>'
-)
+from tests.cli.chats import CALCULATE, CALL, final
 
 
 def prompt_text(engine, number, folder):
@@ -132,7 +112,7 @@ class TestPipe:
         assert result.code == 2
         assert result.out == "Hello.\n"
         assert "context of 700" in result.err.splitlines()[-1]
-        assert "/reset starts over" in result.err.splitlines()[-1]
+        assert "/clear starts over" in result.err.splitlines()[-1]
 
     def test_save_keeps_the_conversation_after_each_reply(
         self, ossia_command, script, stdin, tmp_path
@@ -149,138 +129,96 @@ class TestPipe:
         ]
         assert [path.name for path in tmp_path.iterdir()] == ["talk.json"]
 
+    def test_a_block_is_one_turn_and_holds_no_commands(
+        self, ossia_command, script, stdin, bytes_folder
+    ):
+        engine = script(final("a"), final("b"), final("c"))
+        stdin('"""\n/exit\n    two\n"""\n"""one line"""\nplain\n')
+        assert ossia_command("chat", "--model", "scripted").out == "a\nb\nc\n"
+        turns = [prompt_text(engine, n, bytes_folder) for n in range(3)]
+        assert "<|message|>/exit\n    two<|end|>" in turns[0]
+        assert "<|message|>one line<|end|>" in turns[1]
+        assert "<|message|>plain<|end|>" in turns[2]
+
+    def test_a_block_that_is_not_closed_is_an_error(self, ossia_command, script, stdin):
+        engine = script(final("a"))
+        stdin('"""\nhalf\n')
+        result = ossia_command("chat", "--model", "scripted")
+        assert (result.code, result.out, engine.requests) == (2, "", [])
+        assert 'began with """ is not closed' in result.err
+
+    def test_qwens_switches_and_escaped_commands_are_turns(
+        self, ossia_command, script, stdin, bytes_folder
+    ):
+        engine = script(final("a"), final("b"))
+        stdin("/no_think Why?\n//help\n")
+        assert ossia_command("chat", "--model", "scripted").out == "a\nb\n"
+        assert "<|message|>/no_think Why?<|end|>" in prompt_text(engine, 0, bytes_folder)
+        assert "<|message|>/help<|end|>" in prompt_text(engine, 1, bytes_folder)
+
+    def test_settings_reach_the_sampler(self, ossia_command, script, stdin):
+        engine = script(final("a"), final("b"), temperature=0.3)
+        stdin("x\n/set temperature 1.5\ny\n")
+        penalties = ("--repeat-penalty", 1.1, "--presence-penalty", 0.5, "--frequency-penalty", -1)
+        ossia_command("chat", "--model", "scripted", "--temp", 0, *penalties)
+        first, second = (request.sampling for request in engine.requests)
+        assert (first.temperature, second.temperature) == (0, 1.5)
+        assert (first.repetition_penalty, first.presence_penalty) == (1.1, 0.5)
+        assert first.frequency_penalty == -1
+
     def test_a_checkpoint_answers(self, ossia_command, model_folder, stdin):
         stdin("\n")
         assert ossia_command("chat", "--model", model_folder).code == 0
 
 
-@pytest.fixture
-def conversation(bytes_folder):
-    def build(*scripts):
-        llm, engine = scripted_llm(bytes_folder, scripts)
-        return Conversation(llm, {}, tools=BUILT_IN), engine
+class TestOneTurn:
+    @pytest.mark.parametrize("words", [("Hi",), ("-p", "Hi"), ("--prompt", "Hi"), ("-",)])
+    def test_it_is_answered_and_the_program_ends(
+        self, ossia_command, script, stdin, bytes_folder, words
+    ):
+        engine = script(final("Hello."))
+        stdin("Hi\n")
+        result = ossia_command("chat", *words, "--model", "scripted")
+        assert (result.code, result.out) == (0, "Hello.\n")
+        assert "<|message|>Hi<|end|>" in prompt_text(engine, 0, bytes_folder)
+        assert len(engine.requests) == 1
 
-    return build
-
-
-def converse(conversation, text):
-    stream, remark = conversation.ask(text), ""
-    while stream is not None:
-        with stream:
-            for event in stream:
-                conversation.hear(event)
-        conversation.run_tools()
-        remark = conversation.reply_ended()
-        stream = conversation.go_on()
-    return remark
-
-
-class TestCommands:
-    @pytest.mark.parametrize("line", ["/help", "/system be kind", "/nonsense"])
-    def test_a_word_after_a_slash_is_a_command(self, line):
-        assert Conversation.is_command(line)
-
-    @pytest.mark.parametrize("line", ["/usr/bin/ls does what?", "and/or", "/", "/ 2"])
-    def test_a_path_is_not(self, line):
-        assert not Conversation.is_command(line)
-
-    def test_help_names_every_command(self, conversation):
-        talk, _ = conversation()
-        text = talk.command("/help")
-        assert all(name in text for name in talk.commands)
-
-    def test_upper_case_is_a_command_too(self, conversation):
-        talk, _ = conversation()
-        assert talk.is_command("/Help")
-        assert talk.command("/Help") == talk.command("/help")
-
-    def test_effort_alone_shows_it(self, conversation):
-        talk, _ = conversation()
-        assert talk.command("/effort") == "reasoning effort: medium"
-        talk.command("/effort high")
-        assert talk.command("/effort") == "reasoning effort: high"
-
-    def test_reset_forgets_the_turns_and_keeps_the_instructions(self, conversation, tmp_path):
-        talk, _ = conversation(final("a"))
-        talk.command("/system Be kind.")
-        converse(talk, "x")
-        talk.command("/reset")
-        talk.command(f"/save {tmp_path / 'talk.json'}")
-        saved = json.loads((tmp_path / "talk.json").read_text())
-        assert saved["messages"] == [{"role": "system", "content": "Be kind."}]
+    def test_its_lines_and_slashes_are_text(self, ossia_command, script, stdin, bytes_folder):
+        engine = script(final("Hello."))
+        stdin("/help\nme\n")
+        assert ossia_command("chat", "-", "--model", "scripted").out == "Hello.\n"
+        assert "<|message|>/help\nme<|end|>" in prompt_text(engine, 0, bytes_folder)
 
     @pytest.mark.parametrize(
-        "line", ["/paint", "/effort extreme", "/save", "/save /nowhere/at/all.json"]
+        ("words", "says"),
+        [
+            (("Hi", "--prompt", "Ho"), "given twice"),
+            (("gpt-oss-20b",), "'gpt-oss-20b' is a model, not a message: ossia chat --model gpt"),
+            (("Qwen/Qwen3-0.6B",), "ossia chat --model Qwen/Qwen3-0.6B"),
+            (("",), "the message is empty"),
+        ],
     )
-    def test_a_wrong_one_is_refused_and_changes_nothing(self, conversation, line):
-        talk, _ = conversation()
-        with pytest.raises(OssiaError):
-            talk.command(line)
-        assert (talk.effort, talk.messages, talk.ended) == (None, [], False)
+    def test_what_is_no_turn_is_refused_before_a_model_is_loaded(
+        self, ossia_command, monkeypatch, words, says
+    ):
+        monkeypatch.setattr("ossia.cli.chat.open_llm", None)
+        result = ossia_command("chat", *words)
+        assert (result.code, result.out) == (2, "")
+        assert says in result.err
+
+    def test_a_folder_with_a_model_is_no_message(self, ossia_command, model_folder):
+        result = ossia_command("chat", model_folder)
+        assert result.code == 2
+        assert "is a model, not a message" in result.err
 
 
-class TestEndings:
-    def test_an_interrupted_answer_is_kept_as_far_as_it_came(self, conversation):
-        talk, engine = conversation("<|channel|>final<|message|>Hello there<|return|>")
-        stream = talk.ask("x")
-        for event in stream:
-            talk.hear(event)
-            if isinstance(event, TextDelta) and event.text.endswith("o"):
-                stream.interrupt()
-        assert talk.reply_ended() == "(stopped)"
-        assert talk.messages[-1] == {"role": "assistant", "content": "Hello"}
-        assert not engine.has_work
-
-    def test_a_turn_without_any_answer_is_taken_back(self, conversation):
-        talk, _ = conversation("<|channel|>analysis<|message|>Hm")
-        stream = talk.ask("x")
-        stream.interrupt()
-        for event in stream:
-            talk.hear(event)
-        assert "your turn was removed" in talk.reply_ended()
-        assert talk.messages == []
-
-    def test_a_turn_interrupted_after_a_call_is_taken_back_whole(self, conversation):
-        talk, _ = conversation(final("Hello."), CALCULATE, "<|channel|>analysis<|message|>Hm")
-        converse(talk, "x")
-        before = list(talk.messages)
-        for event in talk.ask("6 * 7?"):
-            talk.hear(event)
-        assert talk.run_tools() == ["42"]
-        talk.reply_ended()
-        stream = talk.go_on()
-        assert stream is not None
-        stream.interrupt()
-        for event in stream:
-            talk.hear(event)
-        assert "your turn was removed" in talk.reply_ended()
-        assert talk.messages == before
-
-    def test_a_model_that_calls_for_ever_is_stopped(self, conversation):
-        talk, engine = conversation(*[CALCULATE] * 20)
-        with pytest.raises(OssiaError, match="calls without an answer"):
-            converse(talk, "x")
-        assert len(engine.requests) < 12
-        assert talk.messages == []
-
-    def test_an_empty_answer_says_so(self, conversation):
-        talk, _ = conversation("<|channel|>final<|message|><|return|>")
-        assert converse(talk, "x") == "(an empty answer)"
-
-    def test_a_reply_that_is_cut_off_says_so(self, conversation):
-        talk, _ = conversation("<|channel|>final<|message|>Hel")
-        assert "cut off after" in converse(talk, "x")
-
-    def test_sigint_interrupts_the_stream_and_a_second_one_the_program(self, conversation):
-        talk, _ = conversation("<|channel|>final<|message|>Hello")
-        before = signal.getsignal(signal.SIGINT)
-        stream = talk.ask("x")
-        with _interrupts(stream):
-            signal.raise_signal(signal.SIGINT)
-            assert [type(event) for event in stream] == [Finished]
-            with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGINT)
-        assert signal.getsignal(signal.SIGINT) is before
+def test_quiet_leaves_only_the_reply(ossia_command):
+    for words in (("chat", "What is 2 + 2?"), ("generate", "def ", "-n", 2)):
+        loud = ossia_command(*words, "--seed", 1)
+        quiet = ossia_command(*words, "--seed", 1, "-q")
+        assert quiet.out == loud.out != ""
+        assert "backend" in loud.err
+        assert quiet.err == ""
 
 
 def test_what_is_typed_during_a_reply_is_not_echoed_but_waits(monkeypatch):
@@ -289,7 +227,7 @@ def test_what_is_typed_during_a_reply_is_not_echoed_but_waits(monkeypatch):
     with open(terminal) as stdin:
         monkeypatch.setattr("sys.stdin", stdin)
         before = termios.tcgetattr(terminal)
-        with _no_echo():
+        with no_echo(terminal):
             os.write(keyboard, b"next\n")
             assert stdin.readline() == "next\n"
             os.set_blocking(keyboard, False)
@@ -299,41 +237,13 @@ def test_what_is_typed_during_a_reply_is_not_echoed_but_waits(monkeypatch):
     os.close(keyboard)
 
 
-def test_saving_leaves_the_old_file_whole_if_it_fails(conversation, tmp_path, monkeypatch):
-    talk, _ = conversation()
-    path = tmp_path / "talk.json"
-    path.write_text("old")
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OssiaError, match="No space left"):
-        talk.save(path)
-    assert path.read_text() == "old"
-    assert [file.name for file in tmp_path.iterdir()] == ["talk.json"]
-
-
-def test_preambles_are_part_of_what_is_said(conversation):
-    talk, _ = conversation("<|channel|>commentary<|message|>Let me look.<|end|>" + final("Done."))
+def test_sigint_interrupts_the_stream_and_a_second_one_the_program(conversation):
+    talk, _ = conversation("<|channel|>final<|message|>Hello")
+    before = signal.getsignal(signal.SIGINT)
     stream = talk.ask("x")
-    events = list(stream)
-    for event in events:
-        talk.hear(event)
-    talk.reply_ended()
-    assert Channel.PREAMBLE in {e.channel for e in events if isinstance(e, TextDelta)}
-    assert talk.messages[-1]["content"] == "Let me look.\n\nDone."
-
-
-@pytest.mark.parametrize(
-    ("control", "begins"), [(CONTROL, "harmony chat"), (["<|endoftext|>"], "no chat format")]
-)
-def test_the_title_says_how_the_model_is_talked_to(tmp_path, control, begins):
-    llm, _ = scripted_llm(write_byte_tokenizer(tmp_path, control), [])
-    assert Conversation(llm, {}).title.startswith(begins)
-
-
-def test_tools_need_a_chat_format(tmp_path):
-    llm, _ = scripted_llm(write_byte_tokenizer(tmp_path, ["<|endoftext|>"]), [])
-    with pytest.raises(OssiaError, match="cannot call tools"):
-        Conversation(llm, {}, tools=BUILT_IN)
+    with interrupts(stream):
+        signal.raise_signal(signal.SIGINT)
+        assert [type(event) for event in stream] == [Finished]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before

@@ -96,8 +96,23 @@ class TestOptions:
     def test_what_typer_refuses(self, fails, arguments, says):
         assert says in fails(*arguments)
 
-    def test_what_the_engine_refuses(self, fails, model_folder):
-        assert "top_p" in fails("generate", "x", "--model", model_folder, "--top-p", "2")
+    @pytest.mark.parametrize("command", ["generate", "chat"])
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [("--top-p", 2), ("--temp", -1), ("--seed", 2**63), ("--presence-penalty", 3)],
+    )
+    def test_sampling_is_checked_before_a_model_is_loaded(
+        self, fails, monkeypatch, command, option, value
+    ):
+        monkeypatch.setattr(f"ossia.cli.{command}.open_llm", None)
+        assert "must be at " in fails(command, "x", option, value).replace("above 0", "at least")
+
+    @pytest.mark.parametrize(("option", "says"), [("--backend", "unknown"), ("--device", "device")])
+    def test_the_machine_is_checked_before_a_model_is_looked_for(
+        self, fails, monkeypatch, option, says
+    ):
+        monkeypatch.setattr("ossia.checkpoint.find", None)
+        assert says in fails("generate", "x", "--model", "owner/name", option, "abacus")
 
     def test_an_effort_for_a_model_without(self, fails, script, tmp_path):
         script("x", folder=write_byte_tokenizer(tmp_path, ["<|endoftext|>"]))

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from ossia.api import Finished
-from ossia.cli import terminal
-from ossia.cli.reply_view import TerminalView
-from ossia.cli.terminal import MarkdownStream, visible
+from ossia.cli import markdown
+from ossia.cli.markdown import MarkdownStream
+from ossia.cli.terminal_view import TerminalView
 from ossia.text import Channel, TextDelta, ToolCallDelta, ToolCallStart
 
 WIDTH, HEIGHT = 40, 8
@@ -105,9 +105,9 @@ def console():
 @pytest.fixture(autouse=True)
 def every_push_is_a_frame(monkeypatch):
     ticks = iter(range(10**9))
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(ticks))
-    monkeypatch.setattr(terminal, "_FRAME_SECONDS", 0)
-    monkeypatch.setattr(terminal, "_REST", 0)
+    monkeypatch.setattr(markdown.time, "monotonic", lambda: next(ticks))
+    monkeypatch.setattr(markdown, "_FRAME_SECONDS", 0)
+    monkeypatch.setattr(markdown, "_REST", 0)
 
 
 def shown(console):
@@ -175,10 +175,6 @@ def test_a_terminal_that_cannot_go_back_is_not_asked_to(console, monkeypatch):
     assert "\x1b" not in dumb.file.getvalue()
     draw(console, [REPLY])
     assert dumb.file.getvalue().split() == shown(console).split()
-
-
-def test_control_characters_become_visible():
-    assert visible("a\x1b[31mb\x07\tc\nd\x9b") == "a␛[31mb␇\tc\nd�"
 
 
 class TestReplies:

@@ -72,8 +72,44 @@ def test_an_interrupt_saves_and_resume_finishes(tiny: Settings, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
+    ("step", "says"),
+    [(7, "in step 8; saved is the state after step 5"), (3, "in step 4; nothing is saved")],
+)
+def test_a_second_interrupt_says_what_is_saved(
+    step: int, says: str, tiny: Settings, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    from ossia.cli.main import main
+    from ossia.train.loop import Trainer
+
+    train_step = Trainer.step
+
+    def interrupted(trainer: Trainer):
+        if trainer.progress.step == step:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return train_step(trainer)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    out = tmp_path / "out"
+    assert main(["train", *arguments(replace(tiny, save_every=5), out)]) == 130
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"stopped at once, {says}; continue with: ossia train --resume --out")
+    assert Run.resume(out).trainer.progress.step == (5 if step == 7 else 0)
+
+
+def test_threads_are_those_asked_for(tiny: Settings, tmp_path: Path, capsys) -> None:
+    from ossia.cli.main import main
+
+    out = tmp_path / "out"
+    assert main(["train", *arguments(replace(tiny, steps=1, warmup=0), out), "--threads", "2"]) == 0
+    assert json.loads((out / "record.json").read_text())["threads"] == 2
+    assert "threads:" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--threads", "0", "--out", "new"], "--threads must be at least 1, not 0"),
         (["--data", "absent.txt", "--out", "new"], "--data absent.txt: no such file or folder"),
         (["--steps", "0", "--out", "new"], "--steps must be at least 1"),
         (["--steps", "-3", "--out", "new"], "--steps must be at least 1, not -3"),

@@ -1,0 +1,100 @@
+"""How far a long command is: a bar on a terminal, elsewhere a line every ten seconds."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+_SECONDS = 10.0  # between two lines
+
+
+class Progress(Protocol):
+    """Shows how much of a command is done."""
+
+    def update(self, done: int, text: str) -> None:
+        """`done` of the whole; `text` says what is being done, or how."""
+        ...
+
+    def say(self, line: str) -> None:
+        """Print a line that stays."""
+        ...
+
+
+@contextmanager
+def progress(total: int, unit: str, done: int = 0) -> Iterator[Progress]:
+    """On stderr. `total` and `done` count `unit`s, such as steps."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield Lines(total, unit, done)
+        return
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    spare = console.width - len(f"{total}/{total} {unit} 0:00:00") - 40
+    columns = [BarColumn(min(spare, 40))] if spare >= 8 else []
+    with Bars(
+        *columns,
+        TextColumn(f"{{task.completed}}/{{task.total}} {unit}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+        console=console,
+    ) as bars:
+        yield _Bar(bars, bars.add_task("", total=total, completed=done))
+
+
+class _Bar:
+    def __init__(self, bars: Bars, task: TaskID) -> None:
+        self._bars, self._task = bars, task
+
+    def update(self, done: int, text: str) -> None:
+        self._bars.update(self._task, completed=done, description=text)
+
+    def say(self, line: str) -> None:
+        self._bars.console.print(line, markup=False)
+
+
+class Silent:
+    """Shows nothing."""
+
+    def update(self, done: int, text: str) -> None: ...
+
+    def say(self, line: str) -> None: ...
+
+
+class Lines:
+    """Progress in a log: a line with the time that is left, every ten seconds."""
+
+    def __init__(
+        self, total: int, unit: str, done: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._total, self._unit, self._first, self._clock = total, unit, done, clock
+        self._started = self._last = clock()
+
+    def update(self, done: int, text: str) -> None:
+        now = self._clock()
+        if now - self._last < _SECONDS:
+            return
+        self._last = now
+        line = f"{done:,}/{self._total:,} {self._unit} ({done / self._total:.0%})"
+        if done > self._first:
+            left = (now - self._started) / (done - self._first) * (self._total - done)
+            line += f", {_duration(left)} left"
+        self.say(f"{line}, {text}" if text else line)
+
+    def say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"

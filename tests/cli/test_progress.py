@@ -1,0 +1,24 @@
+"""Progress where there is no terminal: lines, seldom enough for a log."""
+
+from ossia.cli.progress import Lines
+
+
+def test_a_line_every_ten_seconds_says_how_far_it_is_and_what_is_left(capsys):
+    now = [0.0]
+    lines = Lines(1200, "steps", 200, clock=lambda: now[0])
+    for step in range(201, 301):
+        now[0] += 0.25
+        lines.update(step, f"loss {step}.0")
+    assert capsys.readouterr().err.splitlines() == [
+        "240/1,200 steps (20%), 0:04:00 left, loss 240.0",
+        "280/1,200 steps (23%), 0:03:50 left, loss 280.0",
+    ]
+
+
+def test_a_long_step_has_a_line_and_others_are_said_at_once(capsys):
+    now = [0.0]
+    lines = Lines(3, "steps", clock=lambda: now[0])
+    now[0] = 4000.0
+    lines.update(1, "")
+    lines.say("held out")
+    assert capsys.readouterr().err == "1/3 steps (33%), 2:13:20 left\nheld out\n"
