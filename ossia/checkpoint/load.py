@@ -50,10 +50,10 @@ def read_config(folder: str | os.PathLike[str], ignore_unknown_keys: bool = Fals
 
 
 def read_headers(
-    folder: Path, ignore_unknown_keys: bool
+    folder: Path, ignore_unknown_keys: bool, dtype: str | None = None
 ) -> tuple[ModelConfig, dict[str, StoredTensor]]:
     """The architecture, as `read_config` returns it, and the stored tensors; none if the folder
-    holds only a config.
+    holds only a config. A `dtype` takes the place of the config's.
     """
     stored = read_tensors(folder) if any(folder.glob("*.safetensors")) else {}
     path = folder / CONFIG_FILE
@@ -64,6 +64,9 @@ def read_headers(
             "remove it for other programs"
         )
         data = {key: value for key, value in data.items() if key != "quantization_config"}
+    if dtype is not None:
+        data = {key: value for key, value in data.items() if key != "torch_dtype"}
+        data["dtype"] = dtype
     config = families.from_hf(data, str(path), ignore_unknown_keys)
     if not any(data.get(key) for key in ("dtype", "torch_dtype")):
         config = replace(config, dtype=_prevailing_dtype(stored, config.dtype))
@@ -96,9 +99,8 @@ def load(folder: str | os.PathLike[str], options: LoadOptions = LoadOptions()) -
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     target = _choose_device(options.device)
-    config, every = read_headers(folder, options.ignore_unknown_keys)
-    if options.dtype is not None:
-        config = replace(config, dtype=options.dtype.value)
+    dtype = options.dtype and options.dtype.value
+    config, every = read_headers(folder, options.ignore_unknown_keys, dtype)
     every = every or read_tensors(folder)  # which says what is missing
     found = match(families.layouts(config), every, folder, options.ignore_unknown_keys)
     layout, stored = found.layout, found.stored

@@ -48,7 +48,15 @@ IGNORED = (
     "initial_context_length",
 )
 
-NEUTRAL = {**GENERIC_NEUTRAL, "use_qk_norm": False}
+NEUTRAL = {
+    **GENERIC_NEUTRAL,
+    "use_qk_norm": False,
+    # What every gpt-oss does, in Qwen's words.
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "norm_topk_prob": True,
+    "use_sliding_window": True,
+}
 
 _ASSUMED = {
     "num_hidden_layers": 36,
@@ -127,8 +135,10 @@ def from_hf(data: dict[str, Any], source: str, ignore_unknown: bool = False) -> 
     hidden_size, num_layers = llama.read_sizes(keys)
     attention = AttentionConfig(**llama.read_attention(keys, hidden_size, default_bias=True))
     kinds = llama.read_layer_types(keys, num_layers) or _alternating(num_layers)
-    window = keys.integer("sliding_window", default=None)
-    if window is None and llama.SLIDING in kinds:
+    slides = llama.SLIDING in kinds
+    window = keys.integer("sliding_window", default=None) if slides else None
+    keys.idle("sliding_window")
+    if window is None and slides:
         raise keys.error("sliding_window", "is missing, but some layers are sliding")
     context_length = keys.integer("max_position_embeddings", maximum=MAX_CONTEXT)
     plain = data.get("rope_parameters") == {}

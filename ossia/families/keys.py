@@ -24,7 +24,7 @@ REQUIRED: Any = object()
 # Far above any real model, yet small enough to refuse a file with a wrong digit before it exhausts
 # memory or time.
 MAX_SIZE = 2**31 - 1
-MAX_CONTEXT = 2**27
+MAX_CONTEXT = 2**24
 MAX_LAYERS = 4096
 MAX_REPEATS = 10_000  # experts in a layer
 MAX_EXPERTS = 65_536  # in all layers
@@ -228,6 +228,11 @@ class Keys:
         prefix, ignore = f"{self.prefix}{name}.", self._ignore_unknown
         return Keys(value, self.source, prefix=prefix, ignore_unknown=ignore)
 
+    def idle(self, name: str) -> Any:
+        """The value of a key that has no effect, of any type."""
+        self._used.add(name)
+        return self.data.get(name)
+
     def only(self, name: str, *values: Any) -> None:
         """Require the key to be absent or to have one of these values, which mean the same."""
         self._used.add(name)
@@ -252,13 +257,15 @@ class Keys:
             return
         names = [f"'{self.prefix}{shortened(name)}'" for name in unknown[:5]]
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        found = f"unknown key{'s' * (len(unknown) > 1)} {', '.join(names)}{more}"
+        self.refuse_unknown(f"key{'s' * (len(unknown) > 1)} {', '.join(names)}{more}")
+
+    def refuse_unknown(self, what: str) -> None:
+        """Refuse something unknown, or warn of it if the unknown is to be ignored."""
         if not self._ignore_unknown:
             raise OssiaError(
-                f"{self.source}: {found}; --ignore-unknown-keys loads the model as if "
-                f"{'they were' if len(unknown) > 1 else 'it were'} absent"
+                f"{self.source}: unknown {what}; --ignore-unknown-keys loads the model all the same"
             )
-        warn(f"{self.source}: ignoring {found}")
+        warn(f"{self.source}: ignoring unknown {what}")
 
     def _take(self, names: tuple[str, ...], kind: Any, description: str, default: Any) -> Any:
         """(name, value) of the first synonym that is present, else (first name, default)."""
@@ -307,13 +314,15 @@ def read_generic(keys: Keys, architectures: tuple[str, ...], dtype: str, tied: b
     named = keys.items("architectures", default=[]) or [architectures[0]]
     if not set(architectures) & {name for name in named if isinstance(name, str)}:
         supported = " or ".join(architectures)
-        raise keys.error("architectures", f"is {show(named)}; only {supported} is supported")
+        keys.refuse_unknown(f"architectures {show(named)} (known: {supported})")
     dtype = keys.text("dtype", "torch_dtype", default=dtype)
-    dtype = _DTYPE_NAMES.get(dtype, dtype)
+    dtype = _DTYPE_NAMES.get(dtype.removeprefix("torch."), dtype)
     if dtype not in _DTYPE_NAMES.values():
         name = "dtype" if "dtype" in keys.data else "torch_dtype"
         raise keys.error(
-            name, f"is {show(dtype)}; only float32, bfloat16 and float16 are supported"
+            name,
+            f"is {show(dtype)}; only float32, bfloat16 and float16 are supported: choose one by "
+            "--dtype",
         )
     return {
         "vocab_size": keys.integer("vocab_size"),
@@ -337,9 +346,9 @@ def _end_ids(keys: Keys) -> tuple[int, ...]:
         token = _token_id(keys, "eos_token_id")
         return () if token is None else (token,)
     tokens = keys.items("eos_token_id")
-    if not all(type(token) is int and token >= 0 for token in tokens):
+    if not all(type(token) is int for token in tokens):
         raise keys.error("eos_token_id", f"must hold token ids, not {show(tokens)}")
-    return tuple(tokens)
+    return tuple(token for token in tokens if token >= 0)
 
 
 def write_generic(config: ModelConfig, architecture: str, model_type: str) -> dict[str, Any]:

@@ -67,14 +67,12 @@ def read_rope(keys: Keys, context_length: int, absent: dict[str, Any]) -> RoPE:
     keys.only("partial_rotary_factor", 1.0)
     scaling = keys.nested("rope_scaling", "rope_parameters") or Keys(absent, keys.source)
     scaling.only("partial_rotary_factor", 1.0)
-    inner = scaling.number("rope_theta", default=None, minimum=MIN_THETA)
-    outer = keys.number(
-        "rope_theta", default=REQUIRED if inner is None else inner, minimum=MIN_THETA
-    )
-    theta = outer if inner is None else inner
-    if theta != outer and "rope_theta" in keys.data:
+    theta = scaling.number("rope_theta", default=None, minimum=MIN_THETA)
+    if theta is None:
+        theta = keys.number("rope_theta", minimum=MIN_THETA)
+    elif (outer := keys.idle("rope_theta")) not in (None, theta):
         warn(
-            f"{keys.source}: key 'rope_theta' is {outer:g} and does not count; "
+            f"{keys.source}: key 'rope_theta' is {show(outer)} and does not count; "
             f"'{scaling.prefix}rope_theta': {theta:g} does, as in transformers"
         )
     original = keys.integer("original_max_position_embeddings", default=None)

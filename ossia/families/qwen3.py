@@ -26,6 +26,7 @@ from ossia.families.keys import (
     MAX_CONTEXT,
     MAX_EXPERTS,
     MAX_REPEATS,
+    MAX_SIZE,
     Keys,
     read_generic,
     read_quantization,
@@ -43,7 +44,18 @@ IGNORED = (
     "router_aux_loss_coef",
 )
 
-NEUTRAL = {**GENERIC_NEUTRAL, "use_qk_norm": True}
+NEUTRAL = {
+    **GENERIC_NEUTRAL,
+    "use_qk_norm": True,
+    # A dense model that is described as a mixture of no experts.
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "moe_intermediate_size": 0,
+    "norm_topk_prob": False,
+    "num_experts": 0,
+    "num_experts_per_tok": 0,
+    "num_local_experts": 0,
+}
 
 _ASSUMED = {
     "vocab_size": 151936,
@@ -172,8 +184,9 @@ def _read_windows(keys: Keys, num_layers: int, moe: bool) -> list[int | None]:
     it; in a mixture, transformers uses it in all layers or in none.
     """
     sliding = keys.boolean("use_sliding_window", default=False)
-    window = keys.integer("sliding_window", default=None)
-    first = keys.integer("max_window_layers", default=None, minimum=0)
+    keys.idle("max_window_layers")  # unless it is read below
+    window = keys.integer("sliding_window", default=None) if sliding else None
+    keys.idle("sliding_window")
     kinds = llama.read_layer_types(keys, num_layers)
     if not sliding or window is None:
         if kinds and llama.SLIDING in kinds:
@@ -185,7 +198,7 @@ def _read_windows(keys: Keys, num_layers: int, moe: bool) -> list[int | None]:
     if moe:
         return [window] * num_layers
     if kinds is None:
-        first = 28 if first is None else first  # 28: transformers' default
+        first = keys.integer("max_window_layers", default=28, minimum=-MAX_SIZE)
         kinds = [llama.SLIDING if i >= first else llama.FULL for i in range(num_layers)]
     return [window if kind == llama.SLIDING else None for kind in kinds]
 

@@ -199,8 +199,11 @@ def keys_without_effect(v: Variation) -> bool:
     if v.family == "qwen3_moe":
         idle |= {"use_qk_norm": True, "max_window_layers": 1, "output_router_logits": False}
         idle |= {"mlp_only_layers": []}
+    if v.family == "qwen3":
+        idle |= {"num_experts": 0, "decoder_sparse_step": 1, "norm_topk_prob": False}
     if v.family == "gpt_oss":
         idle |= {"initial_context_length": 17, "hidden_act": "gelu", "experts_per_token": 2}
+        idle |= {"use_sliding_window": True, "norm_topk_prob": True}
     for key in v.random.sample(sorted(idle), 3):
         v.data[key] = idle[key]
     return True
@@ -244,7 +247,7 @@ def synonyms(v: Variation) -> bool:
 
 @change
 def token_ids(v: Variation) -> bool:
-    v.data["eos_token_id"] = v.pick([1, 2], 3, None, [])
+    v.data["eos_token_id"] = v.pick([1, 2], [1, -1], 3, None, [])
     v.data["bos_token_id"] = v.pick(-1, 4, None)
     v.data["pad_token_id"] = v.pick(-1, 0, None)
     return True
@@ -253,7 +256,13 @@ def token_ids(v: Variation) -> bool:
 @change
 def dtypes(v: Variation) -> bool:
     v.data.pop("dtype", None)
-    v.data |= v.pick({}, {"torch_dtype": "float32"}, {"dtype": "bfloat16", "torch_dtype": "half"})
+    v.data |= v.pick(
+        {},
+        {"torch_dtype": "float32"},
+        {"dtype": "bfloat16", "torch_dtype": "half"},
+        {"dtype": "float64"},  # the caller asks for another
+        {"torch_dtype": "torch.bfloat16"},
+    )
     return True
 
 
@@ -266,7 +275,9 @@ def windows(v: Variation) -> bool:
         return False
     v.data |= {"use_sliding_window": v.pick(True, False), "sliding_window": v.pick(3, None)}
     if v.family == "qwen3":
-        v.data |= {"layer_types": None, "max_window_layers": v.pick(0, 1, 2, 28)}
+        v.data |= {"layer_types": None, "max_window_layers": v.pick(-1, 0, 1, 2, 28)}
+    if not v.data["use_sliding_window"]:
+        v.data["sliding_window"] = v.pick(0, -1, 5)
     return True
 
 
@@ -320,7 +331,7 @@ def both_spellings(v: Variation) -> bool:
         {"rope_scaling": rope, "rope_parameters": stale},
         {"rope_scaling": {}},
         {"rope_scaling": None},
-        {"rope_theta": 500.0},  # within the object counts
+        {"rope_theta": v.pick(500.0, 0, "none")},  # within the object counts
         {"rope_scaling": {key: x for key, x in rope.items() if key != "rope_theta"}},
     )
     return True

@@ -25,7 +25,7 @@ YARN = families.to_hf(families.PRESETS[GPT_OSS])["rope_scaling"]
         ({}, "missing key 'model_type' (supported: gpt2, qwen3, qwen3_moe, gpt_oss)"),
         ({"model_type": "llama"}, "key 'model_type' is 'llama'; supported are gpt2, qwen3"),
         # unknown
-        (hf(GPT2, foo=1), "unknown key 'foo'; --ignore-unknown-keys loads the model as if it were"),
+        (hf(GPT2, foo=1), "unknown key 'foo'; --ignore-unknown-keys loads the model all the same"),
         (hf(DENSE, foo=1, bar=2), "unknown keys 'bar', 'foo'; --ignore-unknown-keys loads"),
         (hf(DENSE, **dict.fromkeys("abcdefg", 1)), "'a', 'b', 'c', 'd', 'e' and 2 more;"),
         (hf(DENSE, auto_map={"AutoModel": "x.y"}), "unknown key 'auto_map'"),
@@ -96,7 +96,7 @@ YARN = families.to_hf(families.PRESETS[GPT_OSS])["rope_scaling"]
         (hf(DENSE, partial_rotary_factor=0.5), "key 'partial_rotary_factor' is 0.5"),
         (
             hf(DENSE, architectures=["Qwen3ForSequenceClassification"]),
-            "only Qwen3ForCausalLM or Qwen3Model is supported",
+            'unknown architectures ["Qwen3ForSequenceClassification"] (known: Qwen3ForCausalLM or',
         ),
         (hf(DENSE, layer_types=["linear_attention"] * 28), "key 'layer_types' has \"linear_att"),
         (
