@@ -93,9 +93,9 @@ class Matrices(Protocol):
 
 
 def dense(weight: Matrix, index: int | None = None) -> Tensor:
-    """A weight, or one matrix of a stack, in float32, as it would be saved."""
+    """A weight, or one matrix of a stack, in float32, as it would be saved: without a gradient."""
     part = weight if index is None else weight[index]
-    return part.detach().float() if isinstance(part, Tensor) else part.dense()
+    return (part.float() if isinstance(part, Tensor) else part.dense()).detach()
 
 
 def tensors_of(weight: Weight) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from ossia.ops import frozen, mxfp4
 from ossia.ops.low_rank import LowRank
 from ossia.ops.mxfp4 import MXFP4
 from ossia.ops.rounded import Rounded
+from ossia.ops.weight import dense as saved
 from tests.ops.flat import reference
 
 ROWS, COLS, RANK, SCALE = 96, 64, 3, 0.5
@@ -129,3 +130,15 @@ def test_dropout_is_of_the_update_and_of_training_only(rounded: bool, parts) -> 
     with torch.no_grad():
         plain = seen(LowRank(base, a[0], b[0], SCALE), rounded)
         torch.testing.assert_close(reference.linear(x, weight), reference.linear(x, plain))
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("kind", ["mxfp4", "float32"])
+def test_what_is_saved_is_the_sum_without_a_gradient(kind: str, rounded: bool, parts) -> None:
+    base = held(parts["base"], kind)
+    a, b = (parts[name].clone().requires_grad_() for name in "ab")
+    found = saved(seen(LowRank(base, a, b, SCALE), rounded), 2)
+    assert not found.requires_grad
+    with torch.no_grad():
+        expected = dense(base)[2] + SCALE * b[2].double() @ a[2].double()
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
