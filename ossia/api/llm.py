@@ -13,8 +13,9 @@ from ossia.api.answer import Ask, PlainText
 from ossia.api.parts import Defaults, Parts
 from ossia.api.reply import Completion, Finished, Reply, ReplyBuilder, TokenLogprob
 from ossia.api.stream import AsyncStream, Stream, read_all
-from ossia.engine import Engine, Request, SamplingParams, TokenOutput
+from ossia.engine import Request, SamplingParams, TokenOutput
 from ossia.engine.driver import Driver, DriverStats
+from ossia.engine.worker import Steps
 from ossia.errors import OssiaError
 from ossia.offload import ExpertReads
 from ossia.options import EngineOptions, LoadOptions, split
@@ -94,7 +95,7 @@ class LLM:
     @classmethod
     def from_parts(
         cls,
-        engine: Engine | Driver,
+        engine: Steps | Driver,
         tokenizer: text.Tokenizer,
         chat_format: text.ChatFormat,
         generation_config: Mapping[str, Any] | None = None,

@@ -194,14 +194,16 @@ class TestCancel:
         assert driver.drain(60)
         assert engine.aborted == [0]
         while not receiver.queue.empty():
-            assert receiver.queue.get().finish_reason is None
+            output = receiver.queue.get()
+            assert isinstance(output, TokenOutput)
+            assert output.finish_reason is None
 
     def test_one_that_waits_never_starts(self):
         engine = scripted()
         engine.may_step.clear()
         driver = Driver(engine)
         (first,) = outcomes(driver, 1)
-        assert eventually(lambda: engine.running)
+        assert eventually(lambda: engine.has_work)
         ticket = driver.submit(request(), print)
         driver.cancel(ticket)
         driver.cancel(ticket)
