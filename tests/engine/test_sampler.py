@@ -1,6 +1,7 @@
 """Sampling against formulas in float64 written the slow, obvious way."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -168,8 +169,13 @@ def test_a_tiny_temperature_does_not_overflow():
 def test_ids_that_the_model_excludes_are_never_drawn():
     logits = torch.full((200, 30), -math.inf)
     logits[:, [4, 20]] = 0.0
-    for params in ({}, {"top_k": 10}, {"top_p": 0.999}, {"min_p": 0.0001}):
-        states = [SamplerState(i, SamplingParams(seed=i, **params), []) for i in range(200)]
+    for params in (
+        SamplingParams(),
+        SamplingParams(top_k=10),
+        SamplingParams(top_p=0.999),
+        SamplingParams(min_p=0.0001),
+    ):
+        states = [SamplerState(i, replace(params, seed=i), []) for i in range(200)]
         assert {s.token for s in sample(logits, states)} == {4, 20}
 
 

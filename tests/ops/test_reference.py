@@ -109,12 +109,12 @@ def test_paged_attention_is_attention_whatever_the_pages_and_chunks(
     for start in range(0, max(lengths), chunk):
         ends = [min(start + chunk, n) for n in lengths]
         counts = [max(end - start, 0) for end in ends]
-        packed = [
+        queries, keys, values = (
             torch.cat([x[start : start + count] for x, count in zip(xs, counts, strict=True)])
             for xs in (q, k, v)
-        ]
+        )
         layer = pages.step(ends, counts).layer(1)
-        out = reference.paged_attention(*packed, layer, sinks=sinks)
+        out = reference.paged_attention(queries, keys, values, layer, sinks=sinks)
         for parts, part in zip(found, out.split(counts), strict=True):
             parts.append(part)
     for i, parts in enumerate(found):
@@ -168,9 +168,9 @@ def test_a_step_without_tokens_does_nothing(lengths):
     kind = LayerKind(None, 2, 6)
     pages = Pages([8, 8], kind, page_size=4)
     pages.table = pages.table[: len(lengths)]
-    nothing = [normal(0, heads, 6) for heads in (4, 2, 2)]
+    q, k, v = (normal(0, heads, 6) for heads in (4, 2, 2))
     layer = pages.step(lengths, [0] * len(lengths)).layer(0)
-    assert reference.paged_attention(*nothing, layer).shape == (0, 4, 6)
+    assert reference.paged_attention(q, k, v, layer).shape == (0, 4, 6)
 
 
 def test_the_two_layers_of_a_kind_have_storage_of_their_own():
@@ -189,9 +189,10 @@ def test_rms_norm_rounds_where_each_family_does(dtype):
     exact = x.double() / torch.sqrt(x.double().square().mean(-1, keepdim=True) + 1e-5)
     before = reference.rms_norm(x, weight, 1e-5, round_before_weight=True)
     after = reference.rms_norm(x, weight, 1e-5, round_before_weight=False)
-    tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 0, "atol": 0}
-    torch.testing.assert_close(before, exact.to(dtype) * weight, **tolerance)
-    torch.testing.assert_close(after, (exact * weight.double()).to(dtype), **tolerance)
+    rtol, atol = (1e-5, 1e-6) if dtype == torch.float32 else (0, 0)
+    torch.testing.assert_close(before, exact.to(dtype) * weight, rtol=rtol, atol=atol)
+    rounded_last = (exact * weight.double()).to(dtype)
+    torch.testing.assert_close(after, rounded_last, rtol=rtol, atol=atol)
 
 
 def test_rotate_turns_half_split_pairs():
@@ -202,21 +203,19 @@ def test_rotate_turns_half_split_pairs():
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
 
 
+def assert_near(found, expected):
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_activations():
     gate, up = normal(100) * 6, normal(100, seed=1) * 6
     g, u = gate.double(), up.double()
     cubic = math.sqrt(2 / math.pi) * (g + 0.044715 * g**3)
-    close = {"rtol": 1e-5, "atol": 1e-6}
-    torch.testing.assert_close(
-        reference.gelu(gate).double(), g / 2 * (1 + torch.tanh(cubic)), **close
-    )
-    torch.testing.assert_close(
-        reference.swiglu(gate, up).double(), g / (1 + torch.exp(-g)) * u, **close
-    )
+    assert_near(reference.gelu(gate), g / 2 * (1 + torch.tanh(cubic)))
+    assert_near(reference.swiglu(gate, up), g / (1 + torch.exp(-g)) * u)
     g, u = g.clamp(max=7), u.clamp(-7, 7)
     expected = g / (1 + torch.exp(-1.702 * g)) * (u + 1)
-    found = reference.clamped_swiglu(gate, up, limit=7.0, alpha=1.702)
-    torch.testing.assert_close(found.double(), expected, **close)
+    assert_near(reference.clamped_swiglu(gate, up, limit=7.0, alpha=1.702), expected)
 
 
 def choices(tokens: int, experts: int, chosen: int) -> torch.Tensor:
@@ -236,9 +235,10 @@ def test_moe_is_the_weighted_sum_of_each_tokens_experts(clamp, packed, tokens):
     gate_up_bias, down_bias = normal(experts, 2 * inter, seed=3), normal(experts, hidden, seed=4)
     x, weights = normal(tokens, hidden, seed=5), normal(tokens, chosen, seed=6).softmax(-1)
     ids = choices(tokens, experts, chosen)
+    stacks, dense = (gate_up, down), (gate_up, down)
     if packed:
-        gate_up, down = quantize(gate_up), quantize(down)
-    dense = [unpack(w, torch.float32) if packed else w for w in (gate_up, down)]
+        stacks = (quantize(gate_up), quantize(down))
+        dense = tuple(unpack(stack, torch.float32) for stack in stacks)
     expected = torch.zeros(tokens, hidden, dtype=torch.float64)
     for t in range(tokens):
         for e, weight in zip(ids[t].tolist(), weights[t].tolist(), strict=True):
@@ -250,7 +250,8 @@ def test_moe_is_the_weighted_sum_of_each_tokens_experts(clamp, packed, tokens):
             else:
                 act = g * torch.sigmoid(g) * u
             expected[t] += weight * (dense[1][e].double() @ act + down_bias[e].double())
-    found = reference.moe(x, ids, weights, gate_up, gate_up_bias, down, down_bias, clamp=clamp)
+    matrices = (stacks[0], gate_up_bias, stacks[1], down_bias)
+    found = reference.moe(x, ids, weights, *matrices, clamp=clamp)
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-3)
 
 

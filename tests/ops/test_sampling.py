@@ -115,8 +115,14 @@ def test_rows_without_a_distribution_have_no_id():
     logits[1] = -math.inf
     logits[2, 3] = math.inf
     logits[3] = math.nan
-    for params in ({"temperature": 0}, {}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.5}):
-        table = table_of([SamplingParams(seed=1, **params)] * 6, 2000)
+    for params in (
+        SamplingParams(temperature=0, seed=1),
+        SamplingParams(seed=1),
+        SamplingParams(top_k=3, seed=1),
+        SamplingParams(top_p=0.5, seed=1),
+        SamplingParams(min_p=0.5, seed=1),
+    ):
+        table = table_of([params] * 6, 2000)
         found = sample(logits, table)
         assert found[:4].tolist() == [-1] * 4
         assert (found[4:] >= 0).all()

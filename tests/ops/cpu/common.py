@@ -84,7 +84,7 @@ def missing(isa: str) -> str:
 
 
 @lru_cache
-def _machines(isa: str) -> list:
+def _machines(isa: str) -> list[_native.Machine]:
     """For the whole session: two are processes. Skips what neither the processor nor an emulator
     runs. OSSIA_DRIVER names a program to serve all calls, such as one built with a sanitizer.
     """
@@ -99,7 +99,10 @@ def _machines(isa: str) -> list:
     else:
         worker = str(Path(__file__).parent / "worker.py")
         command = (driver,) if driver else (sys.executable, worker, _native.__file__)
-    fenced = [Remote(*command, "1", isa, "end"), Remote(*command, "3", isa, "begin")]
+    fenced = [
+        Remote(*command, "1", isa, "end").machine,
+        Remote(*command, "3", isa, "begin").machine,
+    ]
     return fenced if driver else [*here, *fenced]
 
 

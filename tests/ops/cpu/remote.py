@@ -14,7 +14,7 @@ import builtins
 import ctypes
 import subprocess
 from collections.abc import Callable
-from typing import IO
+from typing import IO, cast
 
 from torch import Tensor
 
@@ -93,6 +93,11 @@ class Remote:
     def __init__(self, *command: str) -> None:
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def machine(self) -> _native.Machine:
+        """Itself, for those who expect a machine: it serves the same calls."""
+        return cast(_native.Machine, self)
 
     def __getattr__(self, name: str) -> Callable:
         return lambda *arguments: self._call(name, arguments)

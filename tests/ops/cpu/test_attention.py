@@ -43,11 +43,16 @@ class Pages:
         return [pages[self.kind].clone() for pages in kinds if pages]
 
 
-def inputs(tokens: int, kind: LayerKind, group: int, dtype: torch.dtype) -> list[torch.Tensor]:
-    q = normal(tokens, kind.num_kv_heads * group, kind.head_dim, dtype=dtype)
-    return [q] + [
-        normal(tokens, kind.num_kv_heads, kind.head_dim, seed=s, dtype=dtype) for s in (1, 2)
-    ]
+def inputs(
+    tokens: int, kind: LayerKind, group: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    queries = (tokens, kind.num_kv_heads * group, kind.head_dim)
+    keys = (tokens, kind.num_kv_heads, kind.head_dim)
+    return (
+        normal(*queries, dtype=dtype),
+        normal(*keys, seed=1, dtype=dtype),
+        normal(*keys, seed=2, dtype=dtype),
+    )
 
 
 @FEW
@@ -93,7 +98,7 @@ def test_paged_attention(
     assert found.dtype is dtype
     if not tokens:
         return
-    wide = [x.double() for x in (q, k, v)]
+    wide = q.double(), k.double(), v.double()
     expected = reference.paged_attention(*wide, kv, sinks=sink, rotation=rotation)
     assert relative_error(found, expected) <= 2 * RESULT_ERROR[dtype]
     for ours, theirs in zip(stored, pages.stored, strict=True):  # the same bits
@@ -133,7 +138,7 @@ def test_a_long_text_is_cut_into_parts_and_joined(form, length, window):
     q, k, v = inputs(2, kind, 3, torch.float32)
     sinks = normal(6, seed=3)
     found = form(native.paged_attention, q, k, v, pages.step([1, 1]), sinks=sinks)
-    wide = [x.double() for x in (q, k, v)]
+    wide = q.double(), k.double(), v.double()
     expected = reference.paged_attention(*wide, pages.step([1, 1]), sinks=sinks)
     assert relative_error(found, expected) <= 1e-6
 
@@ -146,7 +151,7 @@ def test_scores_of_any_size_are_weighed(form):
         q, k, v = inputs(80, kind, 2, torch.float32)
         q, sinks = q * size, torch.tensor([-100.0, 100.0])
         found = form(native.paged_attention, q, k, v, pages.step([80]), sinks=sinks)
-        wide = [x.double() for x in (q, k, v)]
+        wide = q.double(), k.double(), v.double()
         expected = reference.paged_attention(*wide, pages.step([80]), sinks=sinks)
         # A score has the error of float32, which the softmax makes relative.
         assert relative_error(found, expected) <= 1e-6 * max(1, size)

@@ -196,7 +196,17 @@ def test_experts_whose_parts_do_not_fit_are_refused(form):
 # Attention
 
 
-def cached(lengths, counts, *, page_size=4, heads=2, dim=8, window=None, dtype=None, unseen=0.0):
+def cached(
+    lengths,
+    counts,
+    *,
+    page_size=4,
+    heads=2,
+    dim=8,
+    window=None,
+    dtype=torch.float32,
+    unseen=0.0,
+):
     """Pages with numbers where a query can see, and `unseen` elsewhere; none that lie before."""
     kind = LayerKind(window, heads, dim)
     columns = -(-max(lengths) // page_size)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, Mxfp4Config
+from transformers import AutoModelForCausalLM
+from transformers.utils.quantization_config import Mxfp4Config
 
 import ossia
 from ossia.engine import Engine, Request, Result, SamplingParams
@@ -112,9 +113,9 @@ def test_one_build_runs_on_older_processors(pair, processor, isa):
     if platform.machine() != "x86_64" or shutil.which("qemu-x86_64") is None:
         pytest.skip("no qemu-x86_64 on an x86-64, so no older processors")
     worker = (sys.executable, str(Path(__file__).parent / "worker.py"), _native.__file__)
-    machine = Remote("qemu-x86_64", "-cpu", processor, *worker, "2", "", "end")
-    assert machine.isa() == isa
-    with cpu.using(machine):
+    remote = Remote("qemu-x86_64", "-cpu", processor, *worker, "2", "", "end")
+    assert remote.isa() == isa
+    with cpu.using(remote.machine):
         found = paged_logits(pair.decoder, tokens(1, LENGTH)[0, :30], (0, 28, 29, 30))
     assert token_error(found, pair.exact[:30]) <= 1.5 * pair.error  # of fewer tokens
 

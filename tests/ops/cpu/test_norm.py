@@ -38,8 +38,7 @@ def test_layer_norm(form, rows, size, dtype, large):
     x = normal(rows, size, dtype=dtype) * 3 + 1
     weight, bias = normal(size, seed=1, dtype=dtype), normal(size, seed=2, dtype=dtype)
     found = form(native.layer_norm, x, weight, bias, 1e-5)
-    wide = [tensor.double() for tensor in (x, weight, bias)]
-    expected = reference.layer_norm(*wide, 1e-5)
+    expected = reference.layer_norm(x.double(), weight.double(), bias.double(), 1e-5)
     assert found.dtype is dtype
     # Of two nearly equal numbers the difference is known to fewer digits.
     assert relative_error(found, expected) <= (1e-5 if dtype is torch.float32 else 2**-8)
