@@ -24,6 +24,8 @@ from ossia.config import (
     YaRN,
 )
 from ossia.model import Decoder
+from ossia.model.decoder import Layer
+from ossia.model.feedforward import MoE
 from ossia.ops.training import Training
 from ossia.train.runs.presets import GptOssSizes, gpt_oss
 
@@ -73,6 +75,20 @@ def small(learned: bool = False) -> ModelConfig:
     )
     config = replace(config, vocab_size=50)
     return replace(config, position=LearnedPositions()) if learned else config
+
+
+def layer_of(decoder: Decoder, index: int) -> Layer:
+    """That layer, which a `ModuleList` has as a module of any type."""
+    layer = decoder.layers[index]
+    assert isinstance(layer, Layer)
+    return layer
+
+
+def moe_of(decoder: Decoder, index: int) -> MoE:
+    """The experts of that layer and their router."""
+    feedforward = layer_of(decoder, index).feedforward
+    assert isinstance(feedforward, MoE)
+    return feedforward
 
 
 def build(config: ModelConfig) -> Decoder:

@@ -3,6 +3,9 @@ do not divide hidden, groups unlike the KV heads. The functions build models to 
 dropout.
 """
 
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -16,6 +19,14 @@ from transformers import (
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
+
+C = TypeVar("C", bound=PreTrainedConfig)
+
+
+def configured(kind: type[C], **values: Any) -> C:
+    """Also with values that a config takes and its constructor's signature does not name."""
+    return kind(**values)
+
 
 YARN = {
     "rope_type": "yarn",
@@ -38,10 +49,12 @@ QWEN3 = Qwen3Config(
     rope_parameters={"rope_type": "default", "rope_theta": 1e6},
     tie_word_embeddings=True,
 )
-QWEN3_YARN = Qwen3Config(
-    **{**QWEN3.to_dict(), "tie_word_embeddings": False, "rope_parameters": {**YARN, "factor": 4.0}}
+QWEN3_YARN = configured(
+    Qwen3Config,
+    **{**QWEN3.to_dict(), "tie_word_embeddings": False, "rope_parameters": {**YARN, "factor": 4.0}},
 )
-QWEN3_MOE = Qwen3MoeConfig(
+QWEN3_MOE = configured(
+    Qwen3MoeConfig,
     vocab_size=101,
     hidden_size=40,
     moe_intermediate_size=24,
@@ -55,7 +68,7 @@ QWEN3_MOE = Qwen3MoeConfig(
     max_position_embeddings=512,
     rope_parameters={"rope_type": "default", "rope_theta": 1e7},
 )
-QWEN3_MOE_RAW = Qwen3MoeConfig(**{**QWEN3_MOE.to_dict(), "norm_topk_prob": False})
+QWEN3_MOE_RAW = configured(Qwen3MoeConfig, **{**QWEN3_MOE.to_dict(), "norm_topk_prob": False})
 GPT_OSS = GptOssConfig(
     vocab_size=101,
     hidden_size=96,
@@ -95,6 +108,14 @@ def random_model(config: PreTrainedConfig) -> PreTrainedModel:
     return model
 
 
+def load_complete(folder: Path, **options: Any) -> PreTrainedModel:
+    """What transformers reads there, after it found every tensor, and no other."""
+    found = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
+    model, report = cast(tuple[PreTrainedModel, dict[str, Any]], found)
+    assert not any(report.values()), report
+    return model.eval()
+
+
 def tokens(batch: int, length: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(2, 101, (batch, length), generator=torch.Generator().manual_seed(seed))
 
@@ -121,7 +142,8 @@ def gpt2() -> GPT2LMHeadModel:
 
 def gpt_oss() -> GptOssForCausalLM:
     return GptOssForCausalLM(
-        GptOssConfig(
+        configured(
+            GptOssConfig,
             vocab_size=VOCAB,
             hidden_size=32,
             intermediate_size=32,
@@ -151,7 +173,8 @@ def gpt_oss() -> GptOssForCausalLM:
 
 def qwen3_moe() -> Qwen3MoeForCausalLM:
     return Qwen3MoeForCausalLM(
-        Qwen3MoeConfig(
+        configured(
+            Qwen3MoeConfig,
             vocab_size=VOCAB,
             hidden_size=32,
             intermediate_size=64,

@@ -59,11 +59,16 @@ def test_the_model_computes_with_what_the_codes_stand_for(folder, backend):
     plain = load(folder, dtype="float32", backend="reference")
     for name, module in packed.named_modules():
         if isinstance(module, Linear) and isinstance(module.value, Int8) and name != "unembedding":
-            plain.get_submodule(name).replace(module.value.dense())
+            unpacked = plain.get_submodule(name)
+            assert isinstance(unpacked, Linear)
+            unpacked.replace(module.value.dense())
     tokens = torch.arange(5)[None]
     with torch.no_grad():
         hidden = plain.hidden_states(tokens, plain.context(tokens))
-        expected = hidden @ packed.unembedding.value.dense().T
+        assert packed.unembedding is not None
+        codes = packed.unembedding.value
+        assert isinstance(codes, Int8)
+        expected = hidden @ codes.dense().T
         torch.testing.assert_close(packed(tokens), expected, rtol=1e-4, atol=1e-4)
 
 

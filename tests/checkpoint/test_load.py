@@ -17,6 +17,7 @@ from ossia import OssiaError, checkpoint
 from ossia import load_model as load
 from ossia.checkpoint import read_config
 from ossia.ops import mxfp4
+from tests.models import layer_of
 from tests.tiny_checkpoints import (
     EXPERTS,
     GPT2_CONFIG,
@@ -163,7 +164,7 @@ def test_separate_gate_and_up_matrices_interleave(tmp_path: Path) -> None:
 
 def test_parameters_are_views_of_the_file(tmp_path: Path) -> None:
     """Also thirds of a fused matrix, and transposed ones: q, k and v of a GPT-2 share a storage."""
-    attention = load(write(tmp_path, GPT2_CONFIG, gpt2_tensors())).layers[0].attention
+    attention = layer_of(load(write(tmp_path, GPT2_CONFIG, gpt2_tensors())), 0).attention
     storages = {
         part.weight.untyped_storage().data_ptr() for part in (attention.q, attention.k, attention.v)
     }

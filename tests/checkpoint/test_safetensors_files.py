@@ -25,7 +25,7 @@ def raw(path: Path, header: dict[str, Any] | bytes, data: bytes, length: int | N
     return path.parent
 
 
-def entry(dtype: str = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[str, Any]:
+def entry(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[str, Any]:
     return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
 
 

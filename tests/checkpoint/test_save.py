@@ -20,7 +20,9 @@ from ossia import OssiaError
 from ossia import load_model as load
 from ossia.checkpoint import save
 from ossia.ops import mxfp4
+from ossia.ops.mxfp4 import MXFP4
 from ossia.system import files
+from tests.models import moe_of
 from tests.tiny_checkpoints import (
     EXPERTS,
     GPT2_CONFIG,
@@ -109,17 +111,19 @@ def test_experts_are_unpacked_and_quantized_as_asked(gpt_oss: Path, tmp_path: Pa
     save(packed, tmp_path / "dense", experts="dense", max_shard_bytes=9000)
     assert "quantization_config" not in json.loads((tmp_path / "dense" / "config.json").read_text())
     dense = load(tmp_path / "dense")
-    gate_up = dense.layers[1].feedforward.gate_up.weight
+    gate_up, blocks = moe_of(dense, 1).gate_up.weight, moe_of(packed, 1).gate_up.value
     assert gate_up.shape == (EXPERTS, 2 * INTER, HIDDEN)
-    assert torch.equal(gate_up, mxfp4.unpack(packed.layers[1].feedforward.gate_up.value))
+    assert isinstance(blocks, MXFP4)
+    assert torch.equal(gate_up, mxfp4.unpack(blocks))
 
     save(dense, tmp_path / "packed", experts="mxfp4")
     config = json.loads((tmp_path / "packed" / "config.json").read_text())
     assert config["quantization_config"]["quant_method"] == "mxfp4"
     again = load(tmp_path / "packed")
-    for part in ("gate_up", "down"):
-        matrices = getattr(again.layers[0].feedforward, part).value
-        weight = getattr(dense.layers[0].feedforward, part).weight
+    found, wide = moe_of(again, 0), moe_of(dense, 0)
+    for stack, original in ((found.gate_up, wide.gate_up), (found.down, wide.down)):
+        matrices, weight = stack.value, original.weight
+        assert isinstance(matrices, MXFP4)
         expected = mxfp4.quantize(weight)
         assert torch.equal(matrices.blocks, expected.blocks)
         assert torch.equal(matrices.scales, expected.scales)
@@ -138,7 +142,7 @@ def test_what_experts_cannot_become_is_told(gpt_oss: Path, tmp_path: Path) -> No
         save(qwen3, tmp_path / "new", experts="mxfp4")
     save(decoder, tmp_path / "dense", experts="dense")
     dense = load(tmp_path / "dense")
-    dense.layers[1].feedforward.down.weight[2, 0, 0] = torch.inf
+    moe_of(dense, 1).down.weight[2, 0, 0] = torch.inf
     with pytest.raises(OssiaError, match=r"expert 2 of layers\.1\.feedforward\.down\.weight"):
         save(dense, tmp_path / "new", experts="mxfp4")
     assert names(tmp_path) == ["dense", "gpt-oss", "gpt2", "qwen3"]
