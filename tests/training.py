@@ -16,19 +16,6 @@ from tests.scripted import VOCAB_SIZE, write_byte_tokenizer
 
 TEXT = "".join(f"{i} green bottles hanging on the wall, and if one falls\n" for i in range(300))
 
-TINY = {
-    "data": "set by the fixture",
-    "config": "set by the fixture",
-    "vocab_size": 300,
-    "steps": 30,
-    "batch_size": 4,
-    "length": 32,
-    "learning_rate": 1e-2,
-    "warmup": 5,
-    "eval_every": 10,
-    "save_every": 10,
-}
-
 CONFIG = """{
  "model_type": "gpt_oss", "architectures": ["GptOssForCausalLM"], "vocab_size": 1,
  "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 16,
@@ -46,11 +33,18 @@ def tiny(tmp_path: Path) -> Settings:
     """With dropout, so that resuming needs torch's random state too."""
     (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "config.json").write_text(CONFIG)
-    values = TINY | {
-        "data": str(tmp_path / "text.txt"),
-        "config": str(tmp_path / "config.json"),
-    }
-    return Settings(**values)
+    return Settings(
+        data=str(tmp_path / "text.txt"),
+        config=str(tmp_path / "config.json"),
+        vocab_size=300,
+        steps=30,
+        batch_size=4,
+        length=32,
+        learning_rate=1e-2,
+        warmup=5,
+        eval_every=10,
+        save_every=10,
+    )
 
 
 def chats(file: Path, count: int, **more) -> Path:

@@ -218,6 +218,7 @@ def test_a_model_with_packed_experts_learns_and_is_packed_again(
     assert parameters["trained"] == sum(p.numel() for _, p in trained_of(run))
     # The error is that of the formula, on the sum of base and update.
     (name, weight), *_ = [x for x in lora.updates(run.decoder) if x[0].endswith("gate_up")]
+    assert isinstance(weight.base, mxfp4.MXFP4)
     sums = mxfp4.unpack(weight.base, torch.float32) + weight.scale * weight.b @ weight.a
     lost = mxfp4.unpack(mxfp4.quantize(sums), torch.float32) - sums
     assert record["quantization_error"][name] == pytest.approx((lost.norm() / sums.norm()).item())

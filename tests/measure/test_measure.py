@@ -14,6 +14,7 @@ from ossia.measure.model import measure_run, weight_files
 from ossia.measure.random_weights import random_decoder
 from ossia.measure.speed import SAMPLED, SHORT_PROMPT, EngineModel, Spread, Workload, measure
 from ossia.options import EngineOptions
+from tests.models import moe_of
 
 
 class Clock:
@@ -136,7 +137,7 @@ def test_random_weights_fill_the_model_with_numbers(name, copy):
 
 
 def test_rows_of_random_weights_differ_from_each_other():
-    weight = random_decoder(small("gpt-oss-20b")).layers[0].feedforward.router.weight
+    weight = moe_of(random_decoder(small("gpt-oss-20b")), 0).router.weight
     assert len(weight.unique(dim=0)) == len(weight)
 
 

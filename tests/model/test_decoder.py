@@ -28,6 +28,7 @@ from ossia.config import (
 from ossia.insight.counts import tensors
 from ossia.model import Decoder
 from ossia.ops import REFERENCE, AttentionSpec
+from tests.models import layer_of
 
 ATTENTION = AttentionConfig(num_heads=6, num_kv_heads=2, head_dim=10)
 MLP = MLPConfig(intermediate_size=24, activation=SwiGLU())
@@ -183,7 +184,7 @@ def test_start_values():
     decoder = Decoder(config)
     decoder.init_weights(torch.Generator().manual_seed(0))
     assert decoder.embedding.weight.std().item() == pytest.approx(0.02, rel=0.05)
-    down = decoder.layers[0].feedforward.down.weight
+    down = layer_of(decoder, 0).feedforward.down.weight
     assert down.std().item() == pytest.approx(0.02 / (2 * 8) ** 0.5, rel=0.05)
     assert (decoder.norm.weight == 1).all()
 

@@ -22,6 +22,7 @@ from ossia.engine import Driver, Engine, Failure, Request, SamplingParams, Token
 from ossia.model import Decoder
 from ossia.offload import plan as planning
 from ossia.offload import store_of
+from ossia.offload.store import ExpertStore
 from ossia.options import EngineOptions
 from tests.tiny_checkpoints import (
     GPT2_CONFIG,
@@ -54,10 +55,14 @@ def with_slots(
     folder: Path, slots: int, backend: str = "auto", dtype: str | None = None
 ) -> Decoder:
     decoder = load(folder, dtype=dtype, backend=backend, expert_memory=slots * EXPERT_BYTES)
+    assert stored(decoder).slots == min(slots, ALL)
+    return decoder
+
+
+def stored(decoder: Decoder) -> ExpertStore:
     store = store_of(decoder)
     assert store is not None
-    assert store.slots == min(slots, ALL)
-    return decoder
+    return store
 
 
 def greedy(decoder: Decoder, prompts: list[list[int]], tokens: int = 24) -> list[list[int]]:
@@ -114,12 +119,12 @@ def test_prefetches_change_no_result_and_many_are_right(folder: Path, monkeypatc
     batch = prompts(3, 20)
     prefetching = with_slots(folder, 16)
     found = greedy(prefetching, batch)
-    reads = store_of(prefetching).reads
+    reads = stored(prefetching).reads
     assert reads.prefetched >= reads.prefetch_hits > 0
     monkeypatch.setattr(planning, "_predictor", lambda *_: None)
     plain = with_slots(folder, 16)
     assert greedy(plain, batch) == found
-    assert store_of(plain).reads.prefetched == 0
+    assert stored(plain).reads.prefetched == 0
 
 
 def test_callers_in_many_threads_take_turns(folder: Path) -> None:
@@ -143,7 +148,7 @@ def test_callers_in_many_threads_take_turns(folder: Path) -> None:
 
 def test_all_slots_are_enough_to_read_each_expert_once(folder: Path) -> None:
     decoder = with_slots(folder, 10 * ALL)
-    store = store_of(decoder)
+    store = stored(decoder)
     for _ in range(3):
         decoder(torch.tensor(prompts(60)))
     assert store.reads.bytes_read <= ALL * EXPERT_BYTES
@@ -194,7 +199,7 @@ def test_threads_and_files_go_with_the_model(folder: Path) -> None:
     decoder = with_slots(folder, 4)
     decoder(torch.tensor([[1, 2]]))
     assert threads() > others
-    store_of(decoder).close()
+    stored(decoder).close()
     assert threads() == others
     with pytest.raises(OssiaError, match="were closed: load it again"):
         decoder(torch.tensor([[1, 2]]))
@@ -271,14 +276,15 @@ def test_experts_are_read_on_demand_where_they_do_not_fit(
 ) -> None:
     caplog.set_level(logging.INFO, "ossia")
     monkeypatch.setattr(planning, "_SPARE", 1000)
-    stored = read_tensors(folder)
-    total = sum(tensor.nbytes for tensor in stored.values())
+    total = sum(tensor.nbytes for tensor in read_tensors(folder).values())
     for free, slots in ((None, None), (total, None), (total - 1, ALL - 2), (total // 2, 6)):
         caplog.clear()
         monkeypatch.setattr(planning, "available_memory", lambda free=free: free)
         store = store_of(load(folder))
-        assert (store and store.slots is not None) == (slots and True)
+        assert (store is None) == (slots is None)
         if store is not None:
+            assert free is not None
+            assert slots is not None
             (line,) = [r.getMessage() for r in caplog.records if "expert" in r.getMessage()]
             assert f"{store.slots} of {ALL} held" in line
             dense = total - ALL * EXPERT_BYTES

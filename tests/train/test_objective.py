@@ -14,7 +14,7 @@ from ossia.train.evaluate import loss_of
 from ossia.train.objective import Objective
 from ossia.train.optimizer import build_optimizers
 from ossia.train.runs.presets import PRESETS
-from ossia.train.settings import Settings
+from ossia.train.settings import Optimizer, Settings
 from tests.models import build, small
 
 SEPARATOR = 7
@@ -55,7 +55,7 @@ def test_the_objective_is_the_loss_the_balance_and_the_z_loss() -> None:
 
 def test_muon_moves_the_hidden_matrices_and_adamw_the_rest() -> None:
     decoder = build(small())
-    adamw, muon = build_optimizers(decoder, Settings(optimizer="muon"))
+    adamw, muon = build_optimizers(decoder, Settings(optimizer=Optimizer.MUON))
     names = {id(p): name for name, p in decoder.named_parameters()}
     moved = {names[id(p)] for group in muon.param_groups for p in group["params"]}
     assert moved == {f"layers.{i}.attention.{x}.weight" for i in (0, 1) for x in "qkvo"}
@@ -64,5 +64,5 @@ def test_muon_moves_the_hidden_matrices_and_adamw_the_rest() -> None:
     assert not moved & rest
     dense = Decoder(replace(PRESETS["small-qwen3"], vocab_size=50))
     assert len(
-        build_optimizers(dense, Settings(optimizer="muon"))[1].param_groups[0]["params"]
+        build_optimizers(dense, Settings(optimizer=Optimizer.MUON))[1].param_groups[0]["params"]
     ) == (6 * 7)

@@ -23,6 +23,7 @@ from ossia.train.evaluate import HeldOut, SummedLoss, bits_per_byte, nats, windo
 from ossia.train.optimizer import build_optimizers
 from ossia.train.runs.presets import GptOssSizes, gpt_oss
 from ossia.train.settings import Settings
+from tests.transformers_models import configured
 
 
 @pytest.fixture
@@ -45,10 +46,22 @@ def small() -> ModelConfig:
     return replace(config, vocab_size=50)
 
 
+def gradient_of(module: torch.nn.Module, name: str) -> Tensor:
+    gradient = module.get_parameter(name).grad
+    assert gradient is not None
+    return gradient
+
+
 def test_gpt2_has_the_loss_and_gradients_of_transformers(tmp_path) -> None:
     torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=97, n_positions=32, n_embd=48, n_layer=2, n_head=3, attn_implementation="eager"
+    config = configured(
+        GPT2Config,
+        vocab_size=97,
+        n_positions=32,
+        n_embd=48,
+        n_layer=2,
+        n_head=3,
+        attn_implementation="eager",
     )
     theirs = GPT2LMHeadModel(config).eval()  # without dropout
     theirs.save_pretrained(tmp_path)
@@ -60,22 +73,22 @@ def test_gpt2_has_the_loss_and_gradients_of_transformers(tmp_path) -> None:
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
     loss.backward()
     expected.backward()
-    block, layer = theirs.transformer.h[1], "layers.1"
-    query, key, value = block.attn.c_attn.weight.grad.T.chunk(3)
+    whole, block, layer = theirs.transformer, theirs.transformer.h[1], "layers.1"
+    query, key, value = gradient_of(block, "attn.c_attn.weight").T.chunk(3)
     pairs = {
-        "embedding.weight": theirs.transformer.wte.weight.grad,
-        "positions.weight": theirs.transformer.wpe.weight.grad,
+        "embedding.weight": gradient_of(whole, "wte.weight"),
+        "positions.weight": gradient_of(whole, "wpe.weight"),
         f"{layer}.attention.q.weight": query,
         f"{layer}.attention.k.weight": key,
         f"{layer}.attention.v.weight": value,
-        f"{layer}.attention.o.bias": block.attn.c_proj.bias.grad,
-        f"{layer}.attention_norm.weight": block.ln_1.weight.grad,
-        f"{layer}.feedforward.up.weight": block.mlp.c_fc.weight.grad.T,
-        f"{layer}.feedforward.down.weight": block.mlp.c_proj.weight.grad.T,
-        "norm.bias": theirs.transformer.ln_f.bias.grad,
+        f"{layer}.attention.o.bias": gradient_of(block, "attn.c_proj.bias"),
+        f"{layer}.attention_norm.weight": gradient_of(block, "ln_1.weight"),
+        f"{layer}.feedforward.up.weight": gradient_of(block, "mlp.c_fc.weight").T,
+        f"{layer}.feedforward.down.weight": gradient_of(block, "mlp.c_proj.weight").T,
+        "norm.bias": gradient_of(whole, "ln_f.bias"),
     }
     for name, gradient in pairs.items():
-        difference = ours.get_parameter(name).grad - gradient
+        difference = gradient_of(ours, name) - gradient
         assert difference.norm() <= 1e-5 * gradient.norm(), name
 
 
@@ -103,11 +116,9 @@ def test_the_router_log_hears_training_and_not_evaluation(small: ModelConfig) ->
         decoder.train()(tokens)
     decoder(tokens)  # nobody listens
     assert len(losses) == 2
-    sum(losses).backward()
+    torch.stack(losses).sum().backward()
     for i in range(2):
-        gradient = decoder.get_parameter(f"layers.{i}.feedforward.router.weight").grad
-        assert gradient is not None
-        assert gradient.norm() > 0
+        assert gradient_of(decoder, f"layers.{i}.feedforward.router.weight").norm() > 0
 
 
 def summed(table: Tensor) -> SummedLoss:
@@ -151,6 +162,7 @@ def test_quantized_training_sees_the_packed_values_and_moves_the_weights_beneath
     torch.testing.assert_close(seen.detach(), packed, rtol=0, atol=1e-6)
     direction = torch.randn_like(seen)
     (seen * direction).sum().backward()
+    assert weight.grad is not None
     assert torch.equal(weight.grad, direction)
 
 

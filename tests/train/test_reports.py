@@ -21,15 +21,19 @@ from ossia.train.loss import IGNORED
 from ossia.train.objective import Objective
 from ossia.train.settings import Settings
 from ossia.train.utilization import Utilization
-from tests.models import build, small
+from tests.models import build, moe_of, small
 
 
 def test_the_load_report_counts_the_choices_of_each_layer() -> None:
     decoder = build(small()).eval()
     objective = Objective(decoder, balance=0.0, z_loss=0.0).eval()
     chosen: list[torch.Tensor] = []
-    for layer in decoder.layers:
-        layer.feedforward.router.register_forward_hook(lambda m, a, out: chosen.append(out))
+
+    def keep(module: torch.nn.Module, arguments: object, out: Tensor) -> None:
+        chosen.append(out)
+
+    for i in range(len(decoder.layers)):
+        moe_of(decoder, i).router.register_forward_hook(keep)
     tokens = torch.randint(8, 50, (2, 20))
     with objective.routers.counting() as counts, torch.no_grad():
         objective(tokens, tokens, None, 40)

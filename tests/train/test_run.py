@@ -29,7 +29,7 @@ from ossia.train.evaluate import bits_per_byte, loss_of
 from ossia.train.runs import folder
 from ossia.train.runs.folder import command
 from ossia.train.runs.pretrain import Run
-from ossia.train.settings import FineTuneSettings, Settings, Training, learning_rate
+from ossia.train.settings import FineTuneSettings, Schedule, Settings, Training, learning_rate
 
 
 def weights(run: Run) -> dict[str, Tensor]:
@@ -321,7 +321,7 @@ def test_weights_gone_wrong_are_no_good_state(
     good = weights(run)
     assert run.trainer.step().step == 13
     with torch.no_grad():
-        run.decoder.norm.weight *= kind
+        run.decoder.norm.weight.mul_(kind)
     run.trainer.save()
     assert (out / "training/states/step-00000013").exists()
     resumed = Run.resume(out)
@@ -362,7 +362,7 @@ def test_a_loss_that_explodes_stops_before_it_reaches_the_weights(
 ) -> None:
     run = Run.start(tiny, tmp_path / "out")
     with torch.no_grad():
-        run.decoder.norm.weight *= 1000
+        run.decoder.norm.weight.mul_(1000)
     before = weights(run)
     with pytest.raises(OssiaError, match=r"loss exploded to .* after 0 steps; no good state"):
         run.train()
@@ -379,7 +379,7 @@ def test_the_learning_rate_rises_then_falls_to_zero() -> None:
 
 
 def test_wsd_stays_and_then_falls_in_a_line() -> None:
-    settings = Settings(steps=100, warmup=10, learning_rate=1.0, schedule="wsd", decay=20)
+    settings = Settings(steps=100, warmup=10, learning_rate=1.0, schedule=Schedule.WSD, decay=20)
     rates = [learning_rate(settings, step) for step in range(101)]
     assert rates[4] == pytest.approx(0.5)
     assert set(rates[9:81]) == {1.0}
@@ -400,8 +400,8 @@ def test_the_learning_rate_falls_to_the_final_one(fall: dict) -> None:
     ("settings", "rise"),
     [
         (Settings(), 100),
-        (Settings(steps=1400, schedule="wsd", decay=100), 100),
-        (Settings(steps=1400, schedule="wsd", decay=1400), 0),
+        (Settings(steps=1400, schedule=Schedule.WSD, decay=100), 100),
+        (Settings(steps=1400, schedule=Schedule.WSD, decay=1400), 0),
         (Settings(steps=30), 3),
         (Settings(steps=1), 0),
         (FineTuneSettings(model="m", data="d", steps=3000), 10),
@@ -420,7 +420,9 @@ def test_a_warmup_not_given_suits_the_steps(settings: Training, rise: int) -> No
     ("warmup", "decay"), [(None, 0), (None, 100), (None, 95), (90, 0), (100, 0), (40, 60)]
 )
 def test_wsd_never_jumps(warmup: int | None, decay: int) -> None:
-    settings = Settings(steps=100, learning_rate=1.0, warmup=warmup, schedule="wsd", decay=decay)
+    settings = Settings(
+        steps=100, learning_rate=1.0, warmup=warmup, schedule=Schedule.WSD, decay=decay
+    )
     rates = [learning_rate(settings, step) for step in range(101)]
     changes = [after - before for before, after in pairwise(rates)]
     rises, falls = [c for c in changes if c > 0], [c for c in changes if c < 0]

@@ -232,7 +232,7 @@ def test_qwen_learns_each_reply_after_the_prompt_of_inference(
             for message in messages[: n + 1]
         ]
         whole = their_qwen.apply_chat_template(
-            known, tools=tools, tokenize=False, enable_thinking=any(reasoning)
+            known, tools=[*tools] if tools else None, tokenize=False, enable_thinking=any(reasoning)
         )
         assert qwen3_tokenizer.decode([*prompt, *reply]) + "\n" == whole
 
