@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
@@ -43,6 +44,7 @@ from ossia.model import Decoder
 from ossia.system import files
 from tests.scripted import CONTROL, VOCAB_SIZE, write_byte_tokenizer
 
+Written = TypeVar("Written")
 CONTEXT = 512  # harmony's own preamble takes half of it, a byte a token
 
 
@@ -176,7 +178,10 @@ def without_shard(folder: Path) -> None:
 
 
 def cut_shard(keep: Callable[[bytes], bytes]) -> Callable[[Path], None]:
-    return lambda folder: shard(folder).write_bytes(keep(shard(folder).read_bytes())) and None
+    def damage(folder: Path) -> None:
+        shard(folder).write_bytes(keep(shard(folder).read_bytes()))
+
+    return damage
 
 
 def header(change: Callable[[dict], None]) -> Callable[[Path], None]:
@@ -212,7 +217,11 @@ def tensors(change: Callable[[dict[str, torch.Tensor], str], object]) -> Callabl
 
 def written(name: str, content: str | bytes) -> Callable[[Path], None]:
     data = content if isinstance(content, bytes) else content.encode()
-    return lambda folder: (folder / name).write_bytes(data) and None
+
+    def damage(folder: Path) -> None:
+        (folder / name).write_bytes(data)
+
+    return damage
 
 
 def configured(**changes: object) -> Callable[[Path], None]:
@@ -476,7 +485,7 @@ class TestPrompts:
                 llm.generate([[1, id]])
         for prompts in (["x" * CONTEXT], [""], [[]], [[1.5]], [["x"]]):
             with pytest.raises(OssiaError):
-                llm.generate(prompts)
+                llm.generate(prompts)  # pyright: ignore[reportArgumentType]
 
 
 class TestPlaces:
@@ -572,8 +581,8 @@ class TestTraining:
             out.mkdir()
         left = [written]
 
-        def filling(write: Callable[..., int]) -> Callable[..., int]:
-            def full(file: Path, *arguments: object, **options: object) -> int:
+        def filling(write: Callable[..., Written]) -> Callable[..., Written]:
+            def full(file: Path, *arguments: object, **options: object) -> Written:
                 if not left[0]:
                     file.touch()
                     raise OSError(28, "No space left on device")
@@ -627,8 +636,10 @@ class TestTraining:
         from ossia.train.settings import Settings
 
         out = tmp_path / "out"
-        values = {"vocab_size": 300, "batch_size": 2, "length": 16, "steps": 1}
-        Run.start(Settings(data=str(text), config="small-gpt2", **values), out)
+        settings = Settings(
+            data=str(text), config="small-gpt2", vocab_size=300, batch_size=2, length=16, steps=1
+        )
+        Run.start(settings, out)
         (out / "training" / name).write_bytes(content)
         assert str(out / "training" / name) in run("train", "--resume", "--out", out)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.core import TyperGroup
 
 from ossia.cli.main import app
 from recipes.stdlib import command as recipe
@@ -34,8 +35,9 @@ def commands(document):
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_have_the_options_they_are_shown_with(document):
     for group, (name, *arguments) in commands(document):
+        assert isinstance(group, TyperGroup)
         command = group.commands[name]
-        if hasattr(command, "commands"):  # a group: the command is the next word
+        if isinstance(command, TyperGroup):  # the command is the next word
             name, *arguments = arguments
             command = command.commands[name]
         command.make_context(name, arguments)

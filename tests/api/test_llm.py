@@ -163,12 +163,13 @@ class TestStopStrings:
     def test_no_part_of_one_is_ever_shown_and_the_request_is_aborted(self, llm_for):
         llm, engine = llm_for("answer STOP more")
         engine.endless = True
-        pieces = []
+        pieces, event = [], None
         for event in llm.stream_text("p", stop="STOP"):
             if isinstance(event, TextDelta):
                 pieces.append(event.text)
                 assert "S" not in "".join(pieces)
         assert "".join(pieces) == "answer "
+        assert isinstance(event, Finished)
         assert event.reason == "stop"
         assert eventually(lambda: engine.aborted == [0])
 

@@ -77,7 +77,12 @@ def allow(engine: Engine, steps: int) -> threading.Semaphore:
 def aborts(engine: Engine) -> list[int]:
     """The requests that will be taken out of the engine."""
     aborted, abort = [], engine.abort
-    engine.abort = lambda id: [aborted.append(id), abort(id)][1]
+
+    def noted(request_id: int) -> None:
+        aborted.append(request_id)
+        abort(request_id)
+
+    engine.abort = noted
     return aborted
 
 
@@ -93,11 +98,11 @@ def driver(engine):
     torch.set_num_threads(before)
 
 
-def run_threads(*work: Callable[[], None]) -> None:
+def run_threads(*work: Callable[[], object]) -> None:
     """All to their ends; raises what one raised."""
     errors: list[BaseException] = []
 
-    def run(one: Callable[[], None]) -> None:
+    def run(one: Callable[[], object]) -> None:
         try:
             one()
         except BaseException as error:
@@ -213,6 +218,7 @@ class TestBatch:
         for n, (_, events) in enumerate(read_all(driver, asks)):
             expected = continuation([n], 100)
             assert ids(events) == expected[: expected.index(continuation([n], 9)[-1])]
+            assert isinstance(events[-1], Finished)
             assert events[-1].reason == "stop"
 
     def test_one_that_fails_ends_the_others(self, driver, engine):

@@ -82,6 +82,8 @@ def start(*arguments):
 
 def test_a_reader_that_leaves_early_meets_silence(model_folder):
     process = start("generate", "ab", "-m", model_folder, "--ignore-eos")
+    assert process.stdout is not None
+    assert process.stderr is not None
     process.stdout.close()
     errors = process.stderr.read()
     process.wait(timeout=60)

@@ -170,11 +170,12 @@ def test_a_table_wider_than_the_screen_is_folded_and_not_cut(console):
 
 def test_a_terminal_that_cannot_go_back_is_not_asked_to(console, monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
-    dumb = Console(file=io.StringIO(), force_terminal=True, width=WIDTH, height=HEIGHT)
+    written = io.StringIO()
+    dumb = Console(file=written, force_terminal=True, width=WIDTH, height=HEIGHT)
     draw(dumb, REPLY)
-    assert "\x1b" not in dumb.file.getvalue()
+    assert "\x1b" not in written.getvalue()
     draw(console, [REPLY])
-    assert dumb.file.getvalue().split() == shown(console).split()
+    assert written.getvalue().split() == shown(console).split()
 
 
 class TestReplies:

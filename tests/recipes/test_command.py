@@ -27,8 +27,8 @@ def chat(*messages: dict, task: str = "sum", effort: str = "low") -> dict:
     }
 
 
-def answer(text: str) -> dict:
-    return {"role": "assistant", "content": text}
+def answer(content: str | list) -> dict:
+    return {"role": "assistant", "content": content}
 
 
 def calling(name: str, arguments: str, result: str) -> tuple[dict, dict]:

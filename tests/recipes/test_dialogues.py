@@ -127,10 +127,16 @@ def test_digits_and_carries_add_up_to_the_answer() -> None:
             assert (int(x) < int(y)) == (sign == "<") == (borrow == "1")
 
 
+def parts(pattern: str, answer: str) -> tuple[str, ...]:
+    match = re.fullmatch(pattern, answer)
+    assert match is not None
+    return match.groups()
+
+
 def test_comparing_is_right() -> None:
     for item in draw(arithmetic.comparison):
         a, b = re.findall(r"[\d.]*\d", item.questions[0])
-        word, number = re.fullmatch(r"The (larger|smaller) number is (.*)\.", item.answer).groups()
+        word, number = parts(r"The (larger|smaller) number is (.*)\.", item.answer)
         assert number == (max if word == "larger" else min)(a, b, key=float)
         for x, sign, y in re.findall(r"(\d)([<=>])(\d)", item.thoughts[Effort.MEDIUM]):
             assert sign == ("<" if x < y else ">" if x > y else "=")
@@ -157,32 +163,30 @@ def test_sorting_takes_the_smallest_again_and_again() -> None:
 
 def test_letters_are_those_of_the_word() -> None:
     for item in draw(strings.reverse):
-        word, backwards = re.fullmatch(r"The reverse of (\w+) is (\w+)\.", item.answer).groups()
+        word, backwards = parts(r"The reverse of (\w+) is (\w+)\.", item.answer)
         assert backwards == word[::-1]
         numbered = [f"{n} {letter}" for n, letter in enumerate(word, 1)]
         for thought in (item.thoughts[Effort.MEDIUM], item.thoughts[Effort.HIGH]):
             assert ", ".join(numbered) in thought
             assert ", ".join(numbered[::-1]) in thought
     for item in draw(strings.count):
-        letter, times, word = re.fullmatch(
-            r"The letter (\w) appears (\d+) times? in (\w+)\.", item.answer
-        ).groups()
+        letter, times, word = parts(r"The letter (\w) appears (\d+) times? in (\w+)\.", item.answer)
         assert word.count(letter) == int(times)
         marks = re.findall(r"(\w) (no|\d+)[,.]", item.thoughts[Effort.HIGH])
         assert "".join(one for one, _ in marks) == word
         assert [one for one, mark in marks if mark != "no"] == [letter] * int(times)
     for item in draw(strings.length):
-        word, length = re.fullmatch(r"The word (\w+) has (\d+) letters\.", item.answer).groups()
+        word, length = parts(r"The word (\w+) has (\d+) letters\.", item.answer)
         assert len(word) == int(length)
         assert f"{length} {word[-1]}." in item.thoughts[Effort.HIGH]
     for item in draw(strings.letter):
-        name, word, letter = re.fullmatch(
+        name, word, letter = parts(
             r"(The first letter|The last letter|Letter \d+) of (\w+) is (\w)\.", item.answer
-        ).groups()
+        )
         place = {"The first letter": 1, "The last letter": len(word)}.get(name)
         assert word[(place or int(name.split()[-1])) - 1] == letter
     for item in draw(strings.uppercase):
-        word, upper = re.fullmatch(r"In uppercase (\w+) is (\w+)\.", item.answer).groups()
+        word, upper = parts(r"In uppercase (\w+) is (\w+)\.", item.answer)
         assert word.upper() == upper
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.core import TyperGroup
 
 import ossia
 from ossia import checkpoint, text
@@ -95,7 +96,7 @@ def test_the_documented_commands_are_those_of_the_recorded_settings(
     run = request.getfixturevalue(name)
     program, subcommand, *arguments = shlex.split(run["command"])
     group = typer.main.get_command(app)
-    assert isinstance(group, typer.core.TyperGroup)
+    assert isinstance(group, TyperGroup)
     given = group.commands[subcommand].make_context(program, arguments).params
     asked = kind(**{field.name: given[field.name] for field in fields(kind)})
     assert asked.settled() == kind(**run["settings"])
