@@ -119,17 +119,12 @@ def chat(
     if effort is not None:
         conversation.set_effort(effort)
     drawn = sys.stdout.isatty() and (text is not None or sys.stdin.isatty())
-    session = Session(
-        conversation,
-        _view(options.hide_reasoning, drawn),
-        options.save,
-        interruptible=drawn and text is None,
-    )
+    view = _view(options.hide_reasoning, drawn)
+    session = Session(conversation, view, options.save, interruptible=drawn and text is None)
     if text is not None:
         session.ask(text)
     elif drawn:
-        title = f"{conversation.title}; /help lists the commands"
-        session.read_terminal(None if options.quiet else title)
+        session.read_terminal(quiet=options.quiet)
     else:
         session.read_pipe()
 

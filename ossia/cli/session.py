@@ -64,14 +64,14 @@ class Session:
             if commands.ended:
                 return
 
-    def read_terminal(self, title: str | None) -> None:
+    def read_terminal(self, *, quiet: bool) -> None:
         """Turns from a person; after an error the conversation continues."""
         from ossia.cli.prompt import Prompt
 
         commands = Commands(self.conversation)
         prompt = Prompt(commands.names)
-        if title is not None:
-            note(title)
+        if not quiet:
+            note(f"{self.conversation.title}; /help lists the commands")
         while not commands.ended:
             line = ""
             try:
