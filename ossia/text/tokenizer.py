@@ -12,6 +12,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from ossia.errors import OssiaError
+from ossia.text import bounds
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -126,7 +127,9 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     folder = Path(folder)
     file = folder / "tokenizer.json"
     if file.is_file():
+        bounds.check_size(file)
         inner = _read_tokenizer_json(file)
+        bounds.check(inner, str(file))
     elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         inner = _read_gpt2(folder / "vocab.json", folder / "merges.txt")
     else:
