@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import codecs
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
 
-from ossia.errors import OssiaError
-from ossia.text import bounds
+from ossia.text import vocabulary
 
-END_OF_TEXT = "<|endoftext|>"
+END_OF_TEXT = vocabulary.END_OF_TEXT
+# Around reasoning, calls and results: from the user they are text, though no file calls them so.
+_TAGS = frozenset(
+    f"<{end}{tag}>" for tag in ("think", "tool_call", "tool_response") for end in ("", "/")
+)
 
 
 def _byte_of_symbol() -> dict[str, int]:
@@ -35,27 +36,27 @@ BYTE_OF_SYMBOL = _byte_of_symbol()
 class Tokenizer:
     """A vocabulary over the `tokenizers` library. It is immutable, so that requests can share it.
 
-    `control` maps the name of each added token to its id, whether the file calls it special or not
-    (Qwen's `<think>` and `<tool_call>` are not). `encode` never yields one of them;
-    `encode_control` does, and callers may look them up.
+    `control` maps the name of each control token to its id: of the added tokens those that the file
+    calls special, and the tags of reasoning and of tools, which Qwen does not call so. `encode`
+    never yields one of them; `encode_control` does, and callers may look them up. Any other added
+    token is a word: part of ordinary text in both directions, as in the library.
     """
 
     def __init__(self, inner: tokenizers.Tokenizer):
-        added = inner.get_added_tokens_decoder().values()
+        added = inner.get_added_tokens_decoder()
+        control = {id: t for id, t in added.items() if t.special or t.content in _TAGS}
         # `encode_special_tokens` makes the library read special tokens in a text as ordinary text.
         # It covers added tokens only if they are special.
         inner.add_special_tokens(
-            [tokenizers.AddedToken(token.content, special=True) for token in added]
+            [tokenizers.AddedToken(token.content, special=True) for token in control.values()]
         )
         inner.encode_special_tokens = True
         self._inner = inner
-        self.control: dict[str, int] = {
-            token.content: id for id, token in inner.get_added_tokens_decoder().items()
-        }
+        self.control: dict[str, int] = {token.content: id for id, token in control.items()}
         self.vocab_size: int = inner.get_vocab_size(with_added_tokens=True)
-        self._bytes: dict[int, bytes] = {id: name.encode() for name, id in self.control.items()}
-        longest_first = sorted(self.control, key=len, reverse=True)
-        self._control_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._bytes: dict[int, bytes] = {id: token.content.encode() for id, token in added.items()}
+        longest_first = sorted(control.values(), key=lambda token: len(token.content), reverse=True)
+        self._control_pattern = re.compile("|".join(map(_pattern, longest_first)) or r"(?!)")
 
     def encode(self, text: str) -> list[int]:
         """The ids of ordinary text. '<|end|>' in it does not become a control token."""
@@ -80,7 +81,7 @@ class Tokenizer:
             if piece:
                 ids += self.encode(piece)
             if match:
-                ids.append(self.control[match.group()])
+                ids.append(self.control[match[match.lastindex or 0]])
                 position = match.end()
         return ids
 
@@ -99,6 +100,14 @@ class Tokenizer:
     def stream(self) -> StreamDecoder:
         """A new decoder for ids that arrive one by one."""
         return StreamDecoder(self)
+
+
+def _pattern(token: tokenizers.AddedToken) -> str:
+    """Where the library would recognise a token; its name is a group of its own."""
+    name = f"({re.escape(token.content)})"
+    if token.single_word:
+        name = rf"(?<!\w){name}(?!\w)"
+    return (r"\s*" if token.lstrip else "") + name + (r"\s*" if token.rstrip else "")
 
 
 class StreamDecoder:
@@ -120,56 +129,5 @@ class StreamDecoder:
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """The tokenizer of a checkpoint folder: tokenizer.json, else GPT-2's vocab.json and merges.txt.
-
-    Raises OssiaError that names the file if it is absent or not a byte-level BPE vocabulary.
-    """
-    folder = Path(folder)
-    file = folder / "tokenizer.json"
-    if file.is_file():
-        bounds.check_size(file)
-        inner = _read_tokenizer_json(file)
-        bounds.check(inner, str(file))
-    elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        inner = _read_gpt2(folder / "vocab.json", folder / "merges.txt")
-    else:
-        raise OssiaError(
-            f"{folder}: no tokenizer: needs tokenizer.json, or vocab.json and merges.txt; "
-            "copy them from the model's page on the hub"
-        )
-    return Tokenizer(inner)
-
-
-def _read_tokenizer_json(file: Path) -> tokenizers.Tokenizer:
-    try:
-        inner = tokenizers.Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises nothing more specific
-        raise _unreadable(file, error) from error
-    if not isinstance(inner.model, models.BPE) or not isinstance(inner.decoder, decoders.ByteLevel):
-        raise OssiaError(
-            f"{file}: not a byte-level BPE tokenizer, the only kind of GPT-2, Qwen3 and gpt-oss"
-        )
-    inner.no_truncation()
-    inner.no_padding()
-    return inner
-
-
-def _read_gpt2(vocab_file: Path, merges_file: Path) -> tokenizers.Tokenizer:
-    try:
-        vocab = json.loads(vocab_file.read_text(encoding="utf-8"))
-        model = models.BPE.from_file(str(vocab_file), str(merges_file))
-    except Exception as error:  # the library raises nothing more specific
-        raise _unreadable(f"{vocab_file} or {merges_file.name}", error) from error
-    inner = tokenizers.Tokenizer(model)
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    if END_OF_TEXT in vocab:
-        inner.add_special_tokens([END_OF_TEXT])
-    return inner
-
-
-def _unreadable(file: Path | str, error: Exception) -> OssiaError:
-    return OssiaError(
-        f"{file}: cannot be read as a tokenizer ({error}); "
-        "it may be truncated: copy it again from the model's page on the hub"
-    )
+    """The tokenizer of a checkpoint folder (`vocabulary.read`)."""
+    return Tokenizer(vocabulary.read(Path(folder)))
