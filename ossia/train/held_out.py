@@ -12,7 +12,7 @@ from ossia.config import ModelConfig
 from ossia.errors import OssiaError
 from ossia.model import Decoder
 from ossia.train import evaluate
-from ossia.train.corpus import conversations, packing
+from ossia.train.corpus import conversations, documents, packing
 from ossia.train.settings import FineTuneSettings
 
 _DATE = "2026-01-01"  # for prompts that contain a date; fixed, so that losses are comparable
@@ -37,11 +37,9 @@ def loss_on(data: str, model: str, ignore_unknown_keys: bool = False) -> Loss:
 
 def _of_text(data: str, tokenizer: text.Tokenizer, length: int) -> Loss:
     try:
-        ids = tokenizer.encode(Path(data).read_text(encoding="utf-8"))
+        ids = tokenizer.encode(documents.read_text(Path(data)))
     except OSError as error:
         raise OssiaError(f"--data {data}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise OssiaError(f"{data}: not UTF-8 text (byte {error.start})") from error
     if len(ids) < 2:
         raise OssiaError(f"--data {data}: holds no text")
     tokens = torch.tensor(ids)

@@ -176,7 +176,8 @@ def _tool_result(
     )
     by_name = (call for call in unanswered if call[1] == message.name)
     call = next(by_id, None) or next(by_name, None)
-    if call is None and message.tool_call_id is None and message.name is None:
+    unnamed = message.tool_call_id is None or all(id is None for id, _ in unanswered)
+    if call is None and unnamed and message.name is None:
         call = next(iter(unanswered), None)
     if call is not None:
         unanswered.remove(call)

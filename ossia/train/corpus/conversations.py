@@ -7,7 +7,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ossia.errors import OssiaError
 from ossia.text.chat import Chat, ChatFormat, ChatMessage, Role
-from ossia.train.corpus import foreign
-from ossia.train.corpus.documents import json_lines
+from ossia.train.corpus import shapes
+from ossia.train.corpus.documents import json_lines, json_list
 from ossia.train.loss import IGNORED
 
 _NOTES = (Role.SYSTEM, Role.DEVELOPER)  # allowed anywhere before a reply
@@ -26,10 +26,13 @@ _NOTES = (Role.SYSTEM, Role.DEVELOPER)  # allowed anywhere before a reply
 
 @dataclass(frozen=True)
 class Conversation:
-    """One checked line of a file; `where` names it in errors."""
+    """One checked line of a file; `where` names it in errors. `learned` are the indices of the
+    replies to learn, None for all.
+    """
 
     where: str
     chat: Chat
+    learned: frozenset[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,9 @@ class Example:
 
 
 def read(path: str, option: str) -> list[Conversation]:
-    """The conversations in a file of JSON lines, each an object with `messages`, and optionally
-    `tools`, `reasoning_effort` and `date`, in the Chat Completions format.
+    """The conversations in a file of JSON lines, or of one JSON list, each an object with
+    `messages`, and optionally `tools`, `reasoning_effort` and `date`, in the Chat Completions
+    format, or in one of the shapes that `shapes` reads.
 
     Raises OssiaError that names the file and the line, or `option` if there is no such file.
     """
@@ -67,12 +71,21 @@ def read(path: str, option: str) -> list[Conversation]:
     if not file.is_file():
         raise OssiaError(f"{option} {path}: no such file")
     try:
-        read = [checked(value, f"{file}, line {n}") for n, value in json_lines(file)]
+        read = [checked(value, where) for where, value in _values(file)]
     except OSError as error:
         raise OssiaError(f"{file}: {error.strerror}") from error
     if not read:
         raise OssiaError(f"{option} {path}: holds no conversation")
     return read
+
+
+def _values(file: Path) -> Iterator[tuple[str, Any]]:
+    """Each conversation, and where it stands."""
+    listed = json_list(file)
+    if listed is not None:
+        yield from ((f"{file}, item {n}", value) for n, value in enumerate(listed, start=1))
+    else:
+        yield from ((f"{file}, line {n}", value) for n, value in json_lines(file))
 
 
 def digest(path: str) -> str:
@@ -83,24 +96,18 @@ def digest(path: str) -> str:
 
 def checked(value: Any, where: str) -> Conversation:
     """The conversation in a line. Raises OssiaError that begins with `where` if it is not one."""
-    if not isinstance(value, dict) or not isinstance(value.get("messages"), list):
-        raise OssiaError(
-            f'{where}: not an object whose "messages" is a list{foreign.describe(value)}'
-        )
-    tools = value.get("tools")
-    if tools is not None and not isinstance(tools, list):
-        raise OssiaError(f'{where}: its "tools" is not a list')
     try:
+        line = shapes.read(value)
         chat = Chat.of(
-            value["messages"],
-            tools=tools,
+            line.messages,
+            tools=line.tools,
             reasoning_effort=value.get("reasoning_effort"),
             date=value.get("date"),
         )
         _check(chat.messages)
     except OssiaError as error:
         raise OssiaError(f"{where}: {error}") from error
-    return Conversation(where, chat)
+    return Conversation(where, chat, line.learned)
 
 
 def _check(messages: Sequence[ChatMessage]) -> None:
@@ -167,7 +174,7 @@ def render(conversation: Conversation, chat_format: ChatFormat, date: str) -> li
     if chat.date is None:
         chat = replace(chat, date=datetime.date.fromisoformat(date))
     try:
-        turns = chat_format.render_turns(chat)
+        turns = chat_format.render_turns(chat, conversation.learned)
     except OssiaError as error:
         raise OssiaError(f"{conversation.where}: {error}") from error
     examples: list[tuple[list[int], list[int]]] = []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import io
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +13,8 @@ from typing import Any
 
 from ossia.errors import OssiaError
 
+_UTF8 = "utf-8-sig"  # with a mark or without
+_MOST_SPACE = 1 << 12  # characters before the list of a file that is one
 _LONGEST_LINE = 1 << 26  # bytes of a line of a .jsonl file; more means a file of another kind
 
 
@@ -69,9 +74,7 @@ def _documents(file: Path, name: str) -> Iterator[Document]:
         if file.suffix == ".jsonl":
             yield from _json_lines(file, name)
         else:
-            yield Document(name, file.read_text(encoding="utf-8"), key=name)
-    except UnicodeDecodeError as error:
-        raise OssiaError(f"{file}: not UTF-8 text (byte {error.start})") from error
+            yield Document(name, read_text(file), key=name)
     except OSError as error:
         raise OssiaError(f"{file}: {error.strerror}") from error
 
@@ -90,28 +93,85 @@ def _json_lines(file: Path, name: str) -> Iterator[Document]:
         yield Document(f"{name}:{number}", value["text"], key=value["text"])
 
 
+def read_text(file: Path) -> str:
+    """A text file in UTF-8, or in UTF-16 or UTF-32 if it begins with their mark, without the mark
+    and with line ends as \\n. Raises OssiaError if it is in neither, OSError if it cannot be read.
+    """
+    with file.open("rb") as opened:
+        encoding = _encoding(opened.read(4))
+    try:
+        return file.read_text(encoding=encoding)
+    except UnicodeError as error:
+        raise _not_text(str(file), error) from error
+
+
 def json_lines(file: Path) -> Iterator[tuple[int, Any]]:
-    """Number and value of each line that is not blank. Raises OssiaError for invalid JSON."""
-    number = 0
-    with file.open("rb") as lines:
-        while line := lines.readline(_LONGEST_LINE + 1):
-            number += 1
-            where = f"{file}, line {number}"
-            if len(line) > _LONGEST_LINE:
-                raise OssiaError(f"{where}: longer than {_LONGEST_LINE >> 20} MiB")
-            try:
-                value = json.loads(line.decode()) if line.strip() else None
-            except UnicodeDecodeError as error:
-                raise OssiaError(f"{where}: not UTF-8 text (byte {error.start})") from error
-            except json.JSONDecodeError as error:
-                problem = f"{error.msg}, column {error.colno}"
-                if line.lstrip().startswith(b"[") and number == 1:
-                    problem += "; an array over several lines: jq -c '.[]' writes JSON lines"
-                raise OssiaError(f"{where}: not JSON ({problem})") from error
-            except (ValueError, RecursionError) as error:
-                raise OssiaError(f"{where}: not JSON ({error})") from error
-            if line.strip():
-                yield number, value
+    """Number and value of each line that is not blank, in an encoding that `read_text` reads.
+    Raises OssiaError for invalid JSON.
+    """
+    for number, line in enumerate(_lines(file), start=1):
+        where = f"{file}, line {number}"
+        if len(line) > _LONGEST_LINE:
+            raise OssiaError(f"{where}: longer than {_LONGEST_LINE >> 20} MiB")
+        try:
+            value = json.loads(line.decode()) if line.strip() else None
+        except UnicodeDecodeError as error:
+            raise _not_text(where, error) from error
+        except json.JSONDecodeError as error:
+            problem = f"{error.msg}, column {error.colno}"
+            if line.lstrip().startswith(b"[") and number == 1:
+                problem += "; an array over several lines: jq -c '.[]' writes JSON lines"
+            raise OssiaError(f"{where}: not JSON ({problem})") from error
+        except (ValueError, RecursionError) as error:
+            raise OssiaError(f"{where}: not JSON ({error})") from error
+        if line.strip():
+            yield number, value
+
+
+def json_list(file: Path) -> list[Any] | None:
+    """The list that is the whole content of a JSON file; None for a file of anything else."""
+    with file.open("rb") as opened:
+        encoding = _encoding(opened.read(4))
+    with file.open(encoding=encoding, errors="replace") as opened:
+        if opened.read(_MOST_SPACE).lstrip()[:1] != "[":
+            return None
+    try:
+        value = json.loads(read_text(file))
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, list) else None
+
+
+def _lines(file: Path) -> Iterator[bytes]:
+    """The lines in UTF-8, each cut off soon after the length that is too long."""
+    with file.open("rb") as opened:
+        encoding = _encoding(opened.read(4))
+        opened.seek(0)
+        if encoding == _UTF8:
+            first = opened.readline(_LONGEST_LINE + 4).removeprefix(codecs.BOM_UTF8)
+            yield from itertools.chain(
+                [first], iter(lambda: opened.readline(_LONGEST_LINE + 1), b"")
+            )
+            return
+        text = io.TextIOWrapper(opened, encoding=encoding, newline="\n")
+        try:
+            while line := text.readline(_LONGEST_LINE + 1):
+                yield line.encode("utf-8", "surrogatepass")
+        except UnicodeError as error:
+            raise _not_text(str(file), error) from error
+
+
+def _encoding(start: bytes) -> str:
+    """The encoding by the mark with which a file begins."""
+    if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
+    return "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else _UTF8
+
+
+def _not_text(where: str, error: UnicodeError) -> OssiaError:
+    if isinstance(error, UnicodeDecodeError) and error.encoding == "utf-8":
+        return OssiaError(f"{where}: not UTF-8 text (byte {error.start})")
+    return OssiaError(f"{where}: not the text in UTF-16 or UTF-32 that its first bytes announce")
 
 
 def _is_unicode(text: str) -> bool:
