@@ -432,7 +432,7 @@ CASES = [
         written("chat_template.jinja", "{% if"),
         ("{folder}/chat_template.jinja",),
         families=("gpt2", "qwen3"),
-        commands=TALK,
+        commands=("chat",),
     ),
     Case("unreadable weights", unreadable("model.safetensors"), (WEIGHTS, "cannot read")),
 ]
@@ -463,6 +463,17 @@ def test_a_damaged_checkpoint(case: Case, family: str, models: Path, tmp_path: P
     if "inspect" in case.commands:
         with pytest.raises(OssiaError):
             LLM(folder)
+
+
+def test_a_template_that_is_none_refuses_chats_alone(models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(models / "qwen3", folder)
+    (folder / "chat_template.jinja").write_text("{% if")
+    with LLM(folder) as llm:
+        assert llm.generate(["Hi"], max_tokens=2)[0].token_ids
+        for ask in (llm.chat, llm.stream):
+            with pytest.raises(OssiaError, match=r"chat_template\.jinja: not a jinja template"):
+                ask([{"role": "user", "content": "Hi"}])
 
 
 @pytest.mark.parametrize("family", ALL)

@@ -226,7 +226,8 @@ class LLM:
         prompt = self.chat_format.render(chat)
         self._check_ids(prompt)
         params, stop = self._sampling(options, self._eos_ids | self.chat_format.stop_ids)
-        return Ask(Request(prompt, params), self.chat_format.parser(prompt), stop)
+        parser = self.chat_format.parser(prompt, chat.offered_tools)
+        return Ask(Request(prompt, params), parser, stop)
 
     def _continue(
         self, prompt: str | Sequence[int], params: SamplingParams, stop: tuple[str, ...]

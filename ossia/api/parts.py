@@ -88,7 +88,7 @@ class Parts:
         beside = checkpoint.text_folder(folder)
         # Before the weights, so that missing files are reported at once.
         tokenizer = text.load_tokenizer(beside)
-        chat_format = text.load_format(beside, tokenizer)
+        chat_format = _load_format(beside, tokenizer)
         source = str(beside / "generation_config.json")
         try:
             defaults = Defaults.of(text.read_generation_config(beside), source)
@@ -99,6 +99,14 @@ class Parts:
         driver = Driver(engine, options.max_queue)
         name = f"{folder}: the tokenizer"
         return cls(driver, tokenizer, chat_format, defaults, name, _reads(store_of(decoder)))
+
+
+def _load_format(folder: Path, tokenizer: text.Tokenizer) -> text.ChatFormat:
+    """The chat format; one that refuses every chat if its template cannot be compiled."""
+    try:
+        return text.load_format(folder, tokenizer)
+    except text.BrokenTemplate as error:
+        return text.UnusableFormat(error)
 
 
 def _reads(store: ExpertStore | None) -> Callable[[], ExpertReads | None]:

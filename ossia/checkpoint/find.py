@@ -30,7 +30,7 @@ HUB_NAMES = {
 # Subfolders of hub repositories hold duplicates of the weights (original/, metal/, onnx/). Pickles
 # are never downloaded.
 WANTED = ["*.json", "*.jinja", "*.safetensors", "merges.txt"]
-UNWANTED = ["*/*"]
+UNWANTED = ["*/*.json", "*/*.safetensors"]  # what subfolders hold, templates aside
 
 # Files of a checkpoint other than its config and weights.
 _TEXT_FILES = (
@@ -43,6 +43,8 @@ _TEXT_FILES = (
     "tokenizer_config.json",
     "vocab.json",
 )
+
+MORE_TEMPLATES = "additional_chat_templates"
 
 # Models inside the package, each in a folder of its name.
 PACKAGED_MODELS = Path(__file__).parent.parent / "models"
@@ -119,7 +121,8 @@ def text_files(folder: Path) -> list[Path]:
     derived from it.
     """
     where = text_folder(folder)
-    return [where / name for name in _TEXT_FILES if (where / name).is_file()]
+    files = [where / name for name in _TEXT_FILES if (where / name).is_file()]
+    return [*files, *sorted((where / MORE_TEMPLATES).glob("*.jinja"))]
 
 
 def _checkpoint_folder(folder: Path) -> Path:

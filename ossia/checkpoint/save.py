@@ -21,7 +21,7 @@ from torch import Tensor
 from ossia import families
 from ossia.checkpoint import regions
 from ossia.checkpoint.files import DTYPES, INDEX_FILE, SINGLE_FILE
-from ossia.checkpoint.find import text_files
+from ossia.checkpoint.find import MORE_TEMPLATES, text_files
 from ossia.checkpoint.load import CONFIG_FILE, DENSE_DTYPES, parameter_dtypes
 from ossia.config import ExpertFormat, ModelConfig, expert_formats, with_expert_format
 from ossia.errors import OssiaError
@@ -75,8 +75,11 @@ def save(
     shards = _shards(_tensors(config, empty, source.dtypes), max_shard_bytes)
     try:
         with replacing(folder, _OURS) as staging:
-            for file in [*_own_text_files(decoder), *extra_files]:
-                shutil.copy2(file, staging / Path(file).name)
+            for file in map(Path, [*_own_text_files(decoder), *extra_files]):
+                inside = file.parent.name == MORE_TEMPLATES
+                place = staging / MORE_TEMPLATES if inside else staging
+                place.mkdir(exist_ok=True)
+                shutil.copy2(file, place / file.name)
             names = _shard_names(len(shards))
             for name, shard in zip(names, shards, strict=True):
                 write_file(staging / name, _file_bytes(shard, source))

@@ -13,7 +13,7 @@ from ossia.api import LLM, Finished, ReplyBuilder, Stream
 from ossia.errors import OssiaError
 from ossia.options import SamplingOptions
 from ossia.system.files import write_json
-from ossia.text import Effort, Event
+from ossia.text import Effort, Event, UnusableFormat
 from ossia.text.chat import read_effort
 from ossia.tools import Tool, call
 
@@ -40,6 +40,8 @@ class Conversation:
         thinking: bool = True,
         tools: Sequence[Tool] = (),
     ) -> None:
+        if isinstance(llm.chat_format, UnusableFormat):
+            raise OssiaError(str(llm.chat_format.error))
         self._llm, self.sampling = llm, sampling
         self.system, self.thinking = system, thinking
         self.tools: Sequence[Tool] = ()

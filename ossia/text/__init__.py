@@ -2,11 +2,18 @@
 
 from ossia.text.chat import Chat, ChatFormat, Effort, Parser, ToolCall
 from ossia.text.events import Channel, Event, TextDelta, ToolCallDelta, ToolCallStart
-from ossia.text.formats import end_of_text_ids, load_format, read_generation_config
+from ossia.text.formats import (
+    UnusableFormat,
+    end_of_text_ids,
+    load_format,
+    read_generation_config,
+)
+from ossia.text.sandbox import BrokenTemplate
 from ossia.text.stop import StopStrings
 from ossia.text.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
 
 __all__ = [
+    "BrokenTemplate",
     "Channel",
     "Chat",
     "ChatFormat",
@@ -20,6 +27,7 @@ __all__ = [
     "ToolCall",
     "ToolCallDelta",
     "ToolCallStart",
+    "UnusableFormat",
     "end_of_text_ids",
     "load_format",
     "load_tokenizer",

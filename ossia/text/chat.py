@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, TypedDict, Unpack
@@ -14,6 +14,7 @@ from ossia.text.events import Event
 
 # Names under which clients send an earlier reply's reasoning back.
 REASONING_KEYS = ("reasoning", "reasoning_content", "thinking")
+_NAMESPACE = "functions."  # of the tools that a developer offers, in harmony
 
 
 class Role(StrEnum):
@@ -46,12 +47,14 @@ class ToolMode(StrEnum):
 class ToolCall:
     """A call of a tool. `arguments` is as the model wrote it: usually JSON, but not checked.
 
-    Calls in a `Reply` always have an id; in messages that clients send it may be absent.
+    Calls in a `Reply` always have an id; in messages that clients send it may be absent. `source`
+    is the arguments as an object, if they were given as one.
     """
 
     name: str
     arguments: str
     id: str | None = None
+    source: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The call in Chat Completions' form."""
@@ -158,15 +161,20 @@ class Chat:
     def of(cls, messages: Sequence[Mapping[str, Any]], **settings: Unpack[ChatSettings]) -> Chat:
         """Check everything, once. Raises OssiaError that names the first mistake.
 
-        An assistant's message may carry its reasoning under any of `REASONING_KEYS`. Other unknown
-        keys of messages are ignored.
+        An assistant's message may carry its reasoning under any of `REASONING_KEYS`. Calls, tools
+        and results are also read in the forms that models write and that older clients send: calls
+        and tools without `type` and `function`, `parameters` for `arguments`, `function_call`, the
+        role `function`, and the namespace `functions.` before a name. Other unknown keys of
+        messages are ignored.
         """
         if isinstance(messages, str | Mapping) or not isinstance(messages, Iterable):
             raise OssiaError(f"messages: must be a list of messages, not {messages!r}")
         tools = _read_tools(settings.get("tools"))
+        names = frozenset(tool.name for tool in tools)
         return cls(
             messages=tuple(
-                _read_message(message, f"messages[{n}]") for n, message in enumerate(messages)
+                _read_message(message, names, f"messages[{n}]")
+                for n, message in enumerate(messages)
             ),
             tools=tools,
             tool_choice=_read_tool_choice(settings.get("tool_choice"), tools),
@@ -229,7 +237,7 @@ class ChatFormat(Protocol):
         """The ids that end a reply."""
         ...
 
-    def render(self, chat: Chat) -> list[int]:
+    def render(self, chat: Chat, /) -> list[int]:
         """The prompt's ids, up to where the assistant's reply begins. Text in messages is ordinary
         text and never becomes a control token.
 
@@ -237,36 +245,40 @@ class ChatFormat(Protocol):
         """
         ...
 
-    def render_turns(self, chat: Chat) -> list[Turn]:
+    def render_turns(self, chat: Chat, only: Collection[int] | None = None, /) -> list[Turn]:
         """Each of the assistant's messages as the model is to write it, after the prompt that
-        `render` makes of the messages before it. A format whose replies end with a tool call has a
-        turn for each call.
+        `render` makes of the messages before it; those at the indices `only`, if given. A format
+        whose replies end with a tool call has a turn for each call.
 
         Raises OssiaError for a message that neither a prompt nor a reply of this format can hold.
         """
         ...
 
-    def parser(self, prompt: Sequence[int] = (), /) -> Parser:
-        """A parser of a reply to `prompt`, where some templates begin the reply's reasoning."""
+    def parser(
+        self, prompt: Sequence[int] = (), tools: Sequence[ToolDescription] = (), /
+    ) -> Parser:
+        """A parser of a reply to `prompt`, where some templates begin the reply's reasoning, and
+        which offers `tools`: their schemas give the types of arguments that are written as text.
+        """
         ...
 
 
-def _read_message(message: Any, where: str) -> ChatMessage:
+def _read_message(message: Any, tools: Collection[str], where: str) -> ChatMessage:
     if not isinstance(message, Mapping):
         raise OssiaError(f"{where}: a message is an object with role and content, not {message!r}")
     role = message.get("role")
+    if role == "function":  # a tool's role when there was one kind of tool
+        role = Role.TOOL
     if role not in list(Role):
         raise OssiaError(f"{where}: role must be one of {', '.join(Role)}, not {role!r}")
     reasoning = next((message[key] for key in REASONING_KEYS if message.get(key)), None)
+    name = _optional_string(message.get("name"), f"{where}.name")
     return ChatMessage(
         role=Role(role),
         content=_read_content(message.get("content"), f"{where}.content"),
-        name=_optional_string(message.get("name"), f"{where}.name"),
+        name=bare_name(name, tools) if name and role == Role.TOOL else name,
         reasoning=_optional_string(reasoning, f"{where}.reasoning"),
-        tool_calls=tuple(
-            _read_tool_call(call, f"{where}.tool_calls[{n}]")
-            for n, call in enumerate(message.get("tool_calls") or ())
-        ),
+        tool_calls=_read_tool_calls(message, tools, where),
         tool_call_id=_optional_string(message.get("tool_call_id"), f"{where}.tool_call_id"),
     )
 
@@ -285,14 +297,50 @@ def _read_content(content: Any, where: str) -> str:
     return "".join(part["text"] for part in content)
 
 
-def _read_tool_call(call: Any, where: str) -> ToolCall:
-    function = call.get("function") if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+def _read_tool_calls(
+    message: Mapping[str, Any], tools: Collection[str], where: str
+) -> tuple[ToolCall, ...]:
+    calls, only = message.get("tool_calls") or (), message.get("function_call")
+    if only is not None:  # the one call of a message before there were several
+        if calls:
+            raise OssiaError(f"{where}: has both tool_calls and function_call; give tool_calls")
+        return (_read_tool_call(only, tools, f"{where}.function_call"),)
+    if isinstance(calls, str | Mapping) or not isinstance(calls, Iterable):
+        raise OssiaError(f"{where}.tool_calls: must be a list of calls, not {calls!r}")
+    return tuple(
+        _read_tool_call(call, tools, f"{where}.tool_calls[{n}]") for n, call in enumerate(calls)
+    )
+
+
+def _read_tool_call(call: Any, tools: Collection[str], where: str) -> ToolCall:
+    written = call_of(call)
+    if written is None:
         raise OssiaError(f"{where}: needs a function with a name and arguments")
-    arguments = function.get("arguments")
+    name, arguments = written
+    source = arguments if isinstance(arguments, Mapping) else None
     if not isinstance(arguments, str):
         arguments = json.dumps({} if arguments is None else arguments, ensure_ascii=False)
-    return ToolCall(function["name"], arguments, _optional_string(call.get("id"), f"{where}.id"))
+    id = _optional_string(call.get("id"), f"{where}.id")
+    return ToolCall(bare_name(name, tools), arguments, id, source)
+
+
+def call_of(value: Any) -> tuple[str, Any] | None:
+    """Name and arguments of a call in Chat Completions' form, or in one that models write: without
+    `function` around them, or with `parameters` for `arguments`. None if it is no call.
+    """
+    if not isinstance(value, Mapping):
+        return None
+    function = value.get("function")
+    function = function if isinstance(function, Mapping) else value
+    name, arguments = function.get("name"), function.get("arguments")
+    if not isinstance(name, str):
+        return None
+    return name, function.get("parameters") if arguments is None else arguments
+
+
+def bare_name(name: str, tools: Collection[str]) -> str:
+    """A function's name without the namespace that harmony puts before it."""
+    return name if name in tools else name.removeprefix(_NAMESPACE) or name
 
 
 def _optional_string(value: Any, where: str) -> str | None:
@@ -309,6 +357,9 @@ def _read_tools(tools: Any) -> tuple[ToolDescription, ...]:
 
 def _read_tool(tool: Any, where: str) -> ToolDescription:
     function = tool.get("function") if isinstance(tool, Mapping) else None
+    if function is None and isinstance(tool, Mapping) and isinstance(tool.get("name"), str):
+        function = {key: value for key, value in tool.items() if key != "type"}
+        tool = {"type": "function", "function": function}
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise OssiaError(f"{where}: needs type 'function' and a function with a name")
     description = _optional_string(function.get("description"), f"{where}.function.description")
@@ -354,7 +405,7 @@ def _read_response_format(value: Any) -> ResponseFormat | None:
 
 def _read_json_schema(given: Mapping[str, Any], where: str) -> ResponseFormat:
     name, schema = given.get("name"), given.get("schema", {})
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str):
         raise OssiaError(f"{where}: needs a name")
     if not isinstance(schema, dict):
         raise OssiaError(f"{where}.schema: must be a JSON schema, not {schema!r}")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ossia.errors import OssiaError
 from ossia.system.files import read_json
-from ossia.text.chat import ChatFormat
+from ossia.text.chat import Chat, ChatFormat, Parser, ToolDescription, Turn
 from ossia.text.harmony.format import HarmonyFormat
 from ossia.text.harmony.grammar import ControlToken
 from ossia.text.plain import PlainFormat
-from ossia.text.template import TemplateFormat
+from ossia.text.template import DEFAULT, TemplateFormat
 from ossia.text.tokenizer import END_OF_TEXT, Tokenizer
 
 
@@ -20,30 +20,56 @@ def load_format(folder: str | Path, tokenizer: Tokenizer) -> ChatFormat:
     """The chat format of a checkpoint folder.
 
     It is harmony if the vocabulary has harmony's control tokens, even beside a template, because
-    the hub's template for gpt-oss differs from harmony. Else it is chat_template.jinja, or
-    `chat_template` of tokenizer_config.json; else plain continuation. The ids that end a reply are
-    the `eos_token_id` of generation_config.json, else of config.json, and the `eos_token` of
-    tokenizer_config.json. Raises OssiaError that names a file that cannot be read.
+    the hub's template for gpt-oss differs from harmony. Else it is chat_template.jinja, with the
+    named templates of additional_chat_templates/, or `chat_template` of tokenizer_config.json, one
+    template or several; else plain continuation. The ids that end a reply are the `eos_token_id` of
+    generation_config.json, else of config.json, the `eos_token` of tokenizer_config.json, and what
+    the template ends a reply with. Raises OssiaError that names a file that cannot be read, and
+    BrokenTemplate for a template that cannot be compiled.
     """
     folder = Path(folder)
     if all(name in tokenizer.control for name in ControlToken):
         return HarmonyFormat(tokenizer)
     settings = _read_config(folder / "tokenizer_config.json")
-    special = _special_tokens(settings)
+    special = _special_tokens(folder, settings, tokenizer)
     stop_ids = set(_stop_ids(folder))
     if (end := tokenizer.control.get(special.get("eos_token", ""))) is not None:
         stop_ids.add(end)
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        template, source = _read_text(file), str(file)
-    else:
+    templates, source = _template_files(folder)
+    if not templates:
         source = f"{folder / 'tokenizer_config.json'}: chat_template"
-        template = _default_template(settings.get("chat_template"), source)
-    if template is None:
+        templates = _named_templates(settings.get("chat_template"), source)
+    if not templates:
         if END_OF_TEXT in tokenizer.control:
             stop_ids.add(tokenizer.control[END_OF_TEXT])
         return PlainFormat(tokenizer, stop_ids=stop_ids)
-    return TemplateFormat(template, tokenizer, stop_ids=stop_ids, variables=special, source=source)
+    return TemplateFormat(templates, tokenizer, stop_ids=stop_ids, variables=special, source=source)
+
+
+class UnusableFormat:
+    """Stands for a template that cannot be compiled: it refuses every chat by that `error`, and the
+    model can still continue text.
+    """
+
+    name = "unusable"
+    stop_ids: frozenset[int] = frozenset()
+
+    def __init__(self, error: OssiaError):
+        self.error = error
+
+    def render(self, _chat: Chat) -> list[int]:
+        """See ChatFormat.render."""
+        raise OssiaError(str(self.error))
+
+    def render_turns(self, _chat: Chat, _only: Collection[int] | None = None) -> list[Turn]:
+        """See ChatFormat.render_turns."""
+        raise OssiaError(str(self.error))
+
+    def parser(
+        self, _prompt: Sequence[int] = (), _tools: Sequence[ToolDescription] = (), /
+    ) -> Parser:
+        """See ChatFormat.parser."""
+        raise OssiaError(str(self.error))
 
 
 def read_generation_config(folder: Path) -> dict[str, Any]:
@@ -74,24 +100,47 @@ def _stop_ids(folder: Path) -> frozenset[int]:
     return frozenset()
 
 
-def _special_tokens(settings: dict[str, Any]) -> dict[str, str]:
-    """The special tokens, such as `bos_token`; each is a string, or an object with `content`."""
-    special = {}
+def _special_tokens(folder: Path, settings: dict[str, Any], tokenizer: Tokenizer) -> dict[str, str]:
+    """The special tokens, such as `bos_token`; each is a string, or an object with `content`.
+
+    special_tokens_map.json counts where tokenizer_config.json does not list the added tokens, and
+    the classes of GPT-2 and Qwen have <|endoftext|> for what neither file names.
+    """
+    special: dict[str, str] = {}
+    kind = str(settings.get("tokenizer_class") or "GPT2Tokenizer").removesuffix("Fast")
+    if END_OF_TEXT in tokenizer.control and kind in ("GPT2Tokenizer", "Qwen2Tokenizer"):
+        names = ("eos_token", "unk_token", "bos_token" if kind[0] == "G" else "pad_token")
+        special = dict.fromkeys(names, END_OF_TEXT)
+    if "added_tokens_decoder" not in settings:
+        settings = {**settings, **_read_config(folder / "special_tokens_map.json")}
     for key, value in settings.items():
         if isinstance(value, dict):
             value = value.get("content")
         if key.endswith("_token") and isinstance(value, str):
             special[key] = value
+        elif key in special and value is None:
+            del special[key]
     return special
 
 
-def _default_template(value: Any, source: str) -> str | None:
-    """The template, or the one named default of several; None if there is none."""
+def _template_files(folder: Path) -> tuple[dict[str, str], str]:
+    """The templates in files of their own, by name, and how errors call them."""
+    file, others = folder / "chat_template.jinja", folder / "additional_chat_templates"
+    templates = {other.stem: _read_text(other) for other in sorted(others.glob("*.jinja"))}
+    if file.is_file():
+        templates[DEFAULT] = _read_text(file)
+    return templates, str(file if file.is_file() else others)
+
+
+def _named_templates(value: Any, source: str) -> dict[str, str]:
+    """The templates by name: one is the default, several are a list or an object."""
+    if value is None or isinstance(value, str):
+        return {} if value is None else {DEFAULT: value}
     if isinstance(value, list) and all(isinstance(item, dict) for item in value):
-        value = next(
-            (item.get("template") for item in value if item.get("name") == "default"), None
-        )
-    if value is not None and not isinstance(value, str):
+        value = {item.get("name"): item.get("template") for item in value}
+    if not isinstance(value, dict) or not all(
+        isinstance(item, str) for pair in value.items() for item in pair
+    ):
         raise OssiaError(f"{source} must be a template or a list of named ones, not {value!r}")
     return value
 
@@ -103,6 +152,6 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 def _read_text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise OssiaError(f"{file}: cannot be read ({error})") from error

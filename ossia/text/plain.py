@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from ossia.errors import OssiaError
-from ossia.text.chat import Chat, ChatMessage, Role, Turn
+from ossia.text.chat import Chat, ChatMessage, Role, ToolDescription, Turn
 from ossia.text.events import Channel, Event, TextDelta
 from ossia.text.tokenizer import Tokenizer
 
@@ -32,15 +32,15 @@ class PlainFormat:
             text = _joined(text, message)
         return self._tokenizer.encode(text)
 
-    def render_turns(self, chat: Chat) -> list[Turn]:
+    def render_turns(self, chat: Chat, only: Collection[int] | None = None) -> list[Turn]:
         """See ChatFormat.render_turns. A reply is its content and the end of the text."""
         _check(chat)
         if not self.stop_ids:
             raise OssiaError("this model has no id that ends a text, so its replies cannot end")
         turns: list[Turn] = []
         text = chat.instructions or ""
-        for message in chat.messages:
-            if message.role is Role.ASSISTANT:
+        for n, message in enumerate(chat.messages):
+            if message.role is Role.ASSISTANT and (only is None or n in only):
                 if message.reasoning or message.tool_calls:
                     raise OssiaError(
                         "this model has no chat format, so its replies have no reasoning and no "
@@ -51,7 +51,9 @@ class PlainFormat:
             text = _joined(text, message)
         return turns
 
-    def parser(self, _prompt: Sequence[int] = (), /) -> PlainParser:
+    def parser(
+        self, _prompt: Sequence[int] = (), _tools: Sequence[ToolDescription] = (), /
+    ) -> PlainParser:
         """A parser that takes every token for text of the answer."""
         return PlainParser(self._tokenizer)
 

@@ -27,18 +27,22 @@ _MOST_SOURCE = 1 << 18  # characters; the longest published template has 30,000
 _MOST_OUTPUT = 1 << 20  # characters, beside 16 times the input
 
 
+class BrokenTemplate(OssiaError):
+    """A chat template that cannot be compiled."""
+
+
 def compiled(environment: Sandbox, text: str, source: str) -> jinja2.Template:
-    """A template that `rendered` takes. Raises OssiaError, which begins with `source`, for whatever
-    is none.
+    """A template that `rendered` takes. Raises BrokenTemplate, which begins with `source`, for
+    whatever is none.
     """
     if len(text) > _MOST_SOURCE:
-        raise OssiaError(f"{source}: a template of {len(text)} characters; more than any needs")
+        raise BrokenTemplate(f"{source}: a template of {len(text)} characters; more than any needs")
     try:
         with budget.spending(budget.UNITS):
             return environment.from_string(text)
     # A syntax error, or whatever the template's constants or Python's compiler raise.
     except Exception as error:
-        raise OssiaError(f"{source}: not a jinja template: {brief(error)}") from error
+        raise BrokenTemplate(f"{source}: not a jinja template: {brief(error)}") from error
 
 
 def rendered(template: jinja2.Template, variables: Mapping[str, Any], source: str) -> str:
@@ -172,10 +176,25 @@ _BINARY = {"*": budget.product, "**": budget.power, "%": budget.remainder}
 
 
 class _Namespace(Namespace):
-    """One that does not print what it holds."""
+    """One that does not print what it holds, and, as in transformers, holds nothing private."""
+
+    def __init__(*args: Any, **values: Any) -> None:  # `self` may be one of the values
+        names = dict(*args[1:], **values)
+        _check_public(names)
+        Namespace.__init__(args[0], names)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_public([name])
+        super().__setitem__(name, value)
 
     def __repr__(self) -> str:
         return "<Namespace>"
+
+
+def _check_public(names: Iterable[object]) -> None:
+    for name in names:
+        if isinstance(name, str) and name.startswith("_"):
+            raise jinja2.exceptions.SecurityError(f"a namespace cannot hold {name!r}")
 
 
 def _counted(

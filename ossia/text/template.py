@@ -2,59 +2,73 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-import jinja2
-import jinja2.ext
-
 from ossia.errors import OssiaError
-from ossia.text.chat import Chat, ChatMessage, Role, Turn
-from ossia.text.sandbox import Sandbox, compiled, rendered
+from ossia.text.calls import FUNCTION
+from ossia.text.chat import Chat, ChatMessage, Role, ToolCall, ToolDescription, Turn
+from ossia.text.chat_template import ChatTemplate, parts, reasoned
+from ossia.text.jinja import clock
 from ossia.text.tags import END_THINK, THINK, TagParser
 from ossia.text.tokenizer import Tokenizer
 
 _PRIVATE_USE = range(0xE000, 0xF900)
+_LONGEST_WORD = 60  # characters of a control token's name, for a pattern of all its beginnings
+DEFAULT, TOOL_USE = "default", "tool_use"  # of several templates, those that transformers chooses
 
 
 class TemplateFormat:
-    """A chat template and the vocabulary it was written for.
+    """A chat template, or several by name, and the vocabulary it was written for.
 
-    `variables` are the special tokens that templates refer to, such as `bos_token`. Raises
-    OssiaError that names `source` if the template cannot be compiled.
+    As in transformers a chat with tools takes the template named tool_use if there is one, any
+    other chat the one named default. `variables` are the special tokens that templates refer to,
+    such as `bos_token`. A reply ends with an id of `stop_ids` or with the control token that the
+    template puts after a reply: a base model's own end of text is another. Raises OssiaError that
+    names `source` if a template cannot be compiled.
     """
 
     name = "template"
 
     def __init__(
         self,
-        template: str,
+        template: str | Mapping[str, str],
         tokenizer: Tokenizer,
         *,
         stop_ids: Iterable[int],
         variables: Mapping[str, str] | None = None,
         source: str = "chat template",
     ):
-        self.stop_ids = frozenset(stop_ids)
+        named = {DEFAULT: template} if isinstance(template, str) else template
+        self._names = sorted(named)
+        self._templates = {
+            name: ChatTemplate(named[name], source, variables or {})
+            for name in (DEFAULT, TOOL_USE)
+            if name in named
+        }
         self._tokenizer = tokenizer
-        self._variables = dict(variables or {})
-        self._text = template
         self._source = source
-        # A control token could begin at these characters: untrusted text gets a breaker after each.
-        first = "".join({name[0] for name in tokenizer.control if name})
-        self._could_begin = re.compile(f"[{re.escape(first)}]" if first else r"(?!)")
-        self._template = compiled(_environment(), template, source)
+        self._could_begin = _could_begin(tokenizer.control)
+        self._stop_ids = frozenset(stop_ids)
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """See ChatFormat.stop_ids."""
+        closings = map(self._closing, self._templates.values())
+        return self._stop_ids | {ids[-1] for ids in closings if ids}
 
     def render(self, chat: Chat) -> list[int]:
-        """See ChatFormat.render. A chat's `thinking` is the template's `enable_thinking`."""
+        """See ChatFormat.render. A chat that turns `thinking` off sets the template's
+        `enable_thinking`.
+        """
         text, breaker = self.render_text(chat)
         return self._tokenizer.encode_control(text, breaker=breaker)
 
-    def render_turns(self, chat: Chat) -> list[Turn]:
+    def render_turns(self, chat: Chat, only: Collection[int] | None = None) -> list[Turn]:
         """See ChatFormat.render_turns. A reply without reasoning answers a prompt that turns
         thinking off.
         """
@@ -62,17 +76,16 @@ class TemplateFormat:
         return [
             self._turn(context, n)
             for n, message in enumerate(context.messages)
-            if message.role is Role.ASSISTANT
+            if message.role is Role.ASSISTANT and (only is None or n - context.added in only)
         ]
 
     def render_text(self, chat: Chat, *, add_generation_prompt: bool = True) -> tuple[str, str]:
         """The rendered text, and the breaker in it (see `_Context`)."""
         context = self._context(chat)
-        text = self._fill(
-            context,
+        text = context.fill(
             len(context.messages),
             add_generation_prompt=add_generation_prompt,
-            thinking=chat.thinking,
+            thinking=None if chat.thinking else False,
         )
         return text, context.breaker
 
@@ -80,8 +93,8 @@ class TemplateFormat:
         """The prompt before message `n`, and that message as the model is to write it."""
         message, breaker = context.messages[n], context.breaker
         thinks = bool(message.reasoning) or message.content.startswith(THINK)
-        whole = self._fill(context, n + 1, add_generation_prompt=False, thinking=thinks)
-        prompt = self._fill(context, n, add_generation_prompt=True, thinking=thinks)
+        whole = context.fill(n + 1, add_generation_prompt=False, thinking=thinks)
+        prompt = context.fill(n, add_generation_prompt=True, thinking=thinks)
         reply = whole.removeprefix(prompt)
         if reply == whole:
             raise OssiaError(f"{self._source}: does not continue its own prompt with a reply")
@@ -89,9 +102,31 @@ class TemplateFormat:
             raise OssiaError(f"{self._source}: has no place for a reply's reasoning")
         ids = self._tokenizer.encode_control(reply, breaker=breaker)
         stop = next((n for n, id in enumerate(ids) if id in self.stop_ids), None)
-        if stop is None:
-            raise OssiaError(f"{self._source}: no id that stops the model ends a reply")
+        if stop is None:  # the template closes a reply only when it writes the next turn
+            ids += self._closing(context.template)
+            if not ids or ids[-1] not in self.stop_ids:
+                raise OssiaError(f"{self._source}: no id that stops the model ends a reply")
+            stop = len(ids)
         return self._tokenizer.encode_control(prompt, breaker=breaker), ids[: stop + 1]
+
+    def _closing(self, template: ChatTemplate) -> list[int]:
+        """The ids after a reply, up to the control token that ends it; none without one."""
+        control = self._tokenizer.control.values()
+        for closing in template.closings:
+            ids = self._tokenizer.encode_control(closing)
+            end = next((n for n, id in enumerate(ids) if id in control), None)
+            if end is not None:
+                return ids[: end + 1]
+        return []
+
+    def _template_of(self, chat: Chat) -> ChatTemplate:
+        for name in (TOOL_USE, DEFAULT) if chat.offered_tools else (DEFAULT,):
+            if name in self._templates:
+                return self._templates[name]
+        raise OssiaError(
+            f"{self._source}: none of its templates is named {DEFAULT}; there are "
+            f"{', '.join(self._names)}"
+        )
 
     def _context(self, chat: Chat) -> _Context:
         if chat.response_format is not None:
@@ -100,67 +135,41 @@ class TemplateFormat:
                 "instructions"
             )
         chat.refuse_unenforceable()
+        template = self._template_of(chat)
         messages = _with_instructions(chat)
-        rendered = [self._message(message) for message in messages]
+        rendered = [
+            _message(message, template, f"messages[{n}]") for n, message in enumerate(messages)
+        ]
         tools = [tool.to_dict() for tool in chat.offered_tools] or None
-        breaker = self._unused_character(rendered, tools)
-        variables = dict(self._variables)
+        breaker = _unused_character(template.text, rendered, tools)
+        variables: dict[str, Any] = {"strftime_now": clock(chat.date)}
         if chat.reasoning_effort is not None:
             variables["reasoning_effort"] = str(chat.reasoning_effort)
         return _Context(
+            template,
             messages,
+            len(messages) - len(chat.messages),
             breaker,
             [self._break_message(message, breaker) for message in rendered],
             self._break(tools, breaker),
-            {**variables, "strftime_now": lambda form: _moment(chat.date).strftime(form)},
+            variables,
         )
 
-    def _fill(
-        self, context: _Context, count: int, *, add_generation_prompt: bool, thinking: bool
-    ) -> str:
-        """The template's text for the first `count` messages."""
-        variables = {
-            **context.variables,
-            "messages": context.rendered[:count],
-            "tools": context.tools,
-            "add_generation_prompt": add_generation_prompt,
-            "enable_thinking": thinking,
-        }
-        return rendered(self._template, variables, self._source)
-
-    def parser(self, prompt: Sequence[int] = (), /) -> TagParser:
+    def parser(
+        self, prompt: Sequence[int] = (), tools: Sequence[ToolDescription] = (), /
+    ) -> TagParser:
         """A parser of a reply to `prompt`, which may have begun the reply's reasoning already."""
-        return TagParser(self._tokenizer, prompt)
-
-    def _message(self, message: ChatMessage) -> dict[str, Any]:
-        """A message as templates expect it, with each part where this template looks for it."""
-        role, content = message.role, message.content
-        if role is Role.DEVELOPER and "developer" not in self._text:
-            role = Role.SYSTEM
-        rendered: dict[str, Any] = {"role": str(role), "content": content}
-        if message.reasoning:
-            rendered["reasoning_content"] = message.reasoning
-            if "reasoning_content" not in self._text and END_THINK in self._text:
-                rendered["content"] = f"{THINK}\n{message.reasoning}\n{END_THINK}\n\n{content}"
-        if message.name is not None:
-            rendered["name"] = message.name
-        if message.tool_call_id is not None:
-            rendered["tool_call_id"] = message.tool_call_id
-        if message.tool_calls:
-            rendered["tool_calls"] = [call.to_dict() for call in message.tool_calls]
-        return rendered
-
-    def _unused_character(self, *values: Any) -> str:
-        used = set(self._text + json.dumps(values, ensure_ascii=False, default=str))
-        character = next((chr(code) for code in _PRIVATE_USE if chr(code) not in used), None)
-        if character is None:
-            raise OssiaError("messages: they use every private-use character; leave one out")
-        return character
+        writes_tags = any(FUNCTION in template.text for template in self._templates.values())
+        return TagParser(self._tokenizer, prompt, tools, bare_functions=writes_tags)
 
     def _break_message(self, message: dict[str, Any], breaker: str) -> dict[str, Any]:
-        broken = self._break(message, breaker)
-        if message["role"] == "assistant" and message["content"].startswith(THINK):
-            thought, end, answer = message["content"].removeprefix(THINK).partition(END_THINK)
+        broken, content = self._break(message, breaker), message["content"]
+        if (
+            message["role"] == "assistant"
+            and isinstance(content, str)
+            and content.startswith(THINK)
+        ):
+            thought, end, answer = content.removeprefix(THINK).partition(END_THINK)
             if end:
                 thought, answer = self._break(thought, breaker), self._break(answer, breaker)
                 broken["content"] = THINK + thought + END_THINK + answer
@@ -183,7 +192,7 @@ class TemplateFormat:
 
 @dataclass(frozen=True)
 class _Context:
-    """A chat as the template reads it.
+    """A chat as its template reads it.
 
     The breaker follows each character of the messages and tools that a control token could begin
     with, so that none can form from them, whatever the template cuts or joins. It is a private-use
@@ -191,11 +200,114 @@ class _Context:
     assistant's content stays as it is: templates look for it.
     """
 
+    template: ChatTemplate
     messages: Sequence[ChatMessage]
+    added: int  # messages before the chat's own
     breaker: str
     rendered: Sequence[dict[str, Any]]  # the messages, with breakers
     tools: Any  # with breakers
     variables: Mapping[str, Any]
+
+    def fill(self, count: int, *, add_generation_prompt: bool, thinking: bool | None) -> str:
+        """The template's text for the first `count` messages."""
+        chosen = {} if thinking is None else {"enable_thinking": thinking}
+        text = self.template.fill(
+            self.rendered[:count],
+            self.tools,
+            add_generation_prompt=add_generation_prompt,
+            **self.variables,
+            **chosen,
+        )
+        return text.replace(_escaped(self.breaker), self.breaker)
+
+
+def _could_begin(control: Iterable[str]) -> re.Pattern[str]:
+    """Where a control token could begin: at its first character, or, if that is a letter or digit,
+    which every text is full of, where the rest of its name follows as far as the text goes.
+    """
+    names = [name for name in control if name]
+    words = [name for name in names if name[0].isalnum() and len(name) <= _LONGEST_WORD]
+    marks = {name[0] for name in names if name not in words}
+    beginnings = [
+        rf"{re.escape(name[0])}(?={re.escape(name[1:])}|{_beginning(name[1:])}\Z)" for name in words
+    ]
+    characters = [f"[{re.escape(''.join(sorted(marks)))}]"] if marks else []
+    return re.compile("|".join([*characters, *beginnings]) or r"(?!)")
+
+
+def _beginning(name: str) -> str:
+    """A pattern for any beginning of a name."""
+    pattern = ""
+    for character in reversed(name):
+        pattern = f"(?:{re.escape(character)}{pattern})?"
+    return pattern
+
+
+def _unused_character(text: str, *values: Any) -> str:
+    """A private-use character that neither a template nor the values contain, as it is or escaped
+    as JSON.
+    """
+    used = text + json.dumps(values, ensure_ascii=False, default=str)
+    for code in _PRIVATE_USE:
+        if chr(code) not in used and _escaped(chr(code)) not in used:
+            return chr(code)
+    raise OssiaError("messages: they use every private-use character; leave one out")
+
+
+def _escaped(character: str) -> str:
+    return json.dumps(character)[1:-1]
+
+
+def _message(message: ChatMessage, template: ChatTemplate, where: str) -> dict[str, Any]:
+    """A message as templates expect it, with each part where and in the form in which this template
+    looks for it.
+    """
+    role, content = message.role, message.content
+    if role is Role.DEVELOPER and "developer" not in template.text:
+        role = Role.SYSTEM
+    rendered: dict[str, Any] = {"role": str(role)}
+    if message.reasoning:
+        rendered |= reasoned(message.reasoning)
+        if not template.takes_reasoning and template.splits_reasoning:
+            content = f"{THINK}\n{message.reasoning}\n{END_THINK}\n\n{content}"
+    rendered["content"] = parts(content) if template.takes_parts else content
+    if message.name is not None:
+        rendered["name"] = message.name
+    if message.tool_call_id is not None:
+        rendered["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        rendered["tool_calls"] = [
+            _call(call, template, f"{where}.tool_calls[{n}]")
+            for n, call in enumerate(message.tool_calls)
+        ]
+    return rendered
+
+
+def _call(call: ToolCall, template: ChatTemplate, where: str) -> dict[str, Any]:
+    """A call with its arguments in the form in which they were given, or in the other if the
+    template takes only that.
+    """
+    rendered = call.to_dict()
+    if call.source is not None:
+        as_object = template.takes_objects or not template.takes_strings
+    else:
+        as_object = template.takes_objects and not template.takes_strings
+    if as_object:
+        rendered["function"]["arguments"] = call.source or _read_arguments(call, template, where)
+    return rendered
+
+
+def _read_arguments(call: ToolCall, template: ChatTemplate, where: str) -> dict[str, Any]:
+    try:
+        arguments = json.loads(call.arguments) if call.arguments.strip() else {}
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise OssiaError(
+            f"{where}: its arguments are not a JSON object, which {template.source} writes in a "
+            "form of its own"
+        )
+    return arguments
 
 
 def _with_instructions(chat: Chat) -> tuple[ChatMessage, ...]:
@@ -207,37 +319,3 @@ def _with_instructions(chat: Chat) -> tuple[ChatMessage, ...]:
         merged = f"{chat.instructions}\n\n{first.content}" if first.content else chat.instructions
         return (replace(first, content=merged), *others)
     return (ChatMessage(Role.SYSTEM, chat.instructions), *chat.messages)
-
-
-def _environment() -> Sandbox:
-    """A sandbox with the functions of transformers, and JSON without escapes."""
-    environment = Sandbox([jinja2.ext.loopcontrols])
-    environment.add_filter("tojson", _to_json)
-    environment.globals["raise_exception"] = _raise
-    return environment
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
-
-
-def _raise(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _moment(date: datetime.date | None) -> datetime.datetime:
-    if date is None:
-        return datetime.datetime.now()
-    return datetime.datetime.combine(date, datetime.time())

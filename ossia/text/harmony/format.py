@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from ossia.text.chat import Chat, Role, Turn
+from ossia.text.chat import Chat, Role, ToolDescription, Turn
 from ossia.text.harmony.grammar import ControlToken
 from ossia.text.harmony.messages import Message, from_chat, is_kept, opening, translated
 from ossia.text.harmony.parse import ReplyParser
@@ -38,7 +38,7 @@ class HarmonyFormat:
         chat.refuse_unenforceable()
         return render_for_completion(from_chat(chat), self._tokenizer, auto_drop_analysis=False)
 
-    def render_turns(self, chat: Chat) -> list[Turn]:
+    def render_turns(self, chat: Chat, only: Collection[int] | None = None) -> list[Turn]:
         """See ChatFormat.render_turns. The prompts share their parts, so that no message is encoded
         again for a later reply.
         """
@@ -47,8 +47,8 @@ class HarmonyFormat:
         answered = self._encode(opening(chat))  # up to the last answer
         since: list[tuple[Message, list[int]]] = []  # the messages after it, and their ids
         turns: list[Turn] = []
-        for said, messages in zip(chat.messages, translated(chat), strict=True):
-            if said.role is Role.ASSISTANT:
+        for n, (said, messages) in enumerate(zip(chat.messages, translated(chat), strict=True)):
+            if said.role is Role.ASSISTANT and (only is None or n in only):
                 prompt = [*answered, *(id for _, ids in since for id in ids), *start]
                 turns += self._reply_turns(prompt, messages)
             since += [(message, self._encode([message])) for message in messages]
@@ -73,6 +73,8 @@ class HarmonyFormat:
     def _encode(self, messages: Sequence[Message]) -> list[int]:
         return render(messages, self._tokenizer, auto_drop_analysis=False)
 
-    def parser(self, _prompt: Sequence[int] = (), /) -> ReplyParser:
+    def parser(
+        self, _prompt: Sequence[int] = (), _tools: Sequence[ToolDescription] = (), /
+    ) -> ReplyParser:
         """A parser of a reply. Every prompt ends with <|start|>assistant, so it is not read."""
         return ReplyParser(self._tokenizer)
