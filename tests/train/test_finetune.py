@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
+from tokenizers import decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from ossia import checkpoint, load_model
+from ossia import checkpoint, load_model, text
 from ossia.errors import OssiaError
 from ossia.train import budget
 from ossia.train.corpus import packing
@@ -170,6 +172,37 @@ def test_transformers_loads_what_is_saved(settings: FineTuneSettings, tmp_path: 
     tokens = torch.arange(60).view(2, 30)
     with torch.no_grad():
         torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=1e-4, atol=1e-4)
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.reasoning_content }}{{ m.content }}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_base_model_is_saved_with_the_end_of_its_template_s_turns(
+    settings: FineTuneSettings, base: Path, tmp_path: Path
+) -> None:
+    """Its own end of text is another."""
+    model, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(base, model)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = tokenizers.Tokenizer(models.BPE({c: n for n, c in enumerate(alphabet)}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    inner.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    inner.save(str(model / "tokenizer.json"))
+    (model / "tokenizer_config.json").write_text("{}")
+    (model / "generation_config.json").write_text('{"eos_token_id": 256, "top_k": 5}')
+    (model / "chat_template.jinja").write_text(CHATML)
+    run = FineTuning.start(replace(settings, model=str(model), steps=2, warmup=1), out)
+    learned = Rows(out / "training/train", settings.length).batch([0]).targets
+    run.train()
+    run.export()
+    assert (learned == 258).any()
+    saved = json.loads((out / "generation_config.json").read_text())
+    assert saved == {"eos_token_id": [258, 256], "top_k": 5}
+    assert text.load_format(out, text.load_tokenizer(out)).stop_ids == {256, 258}
 
 
 def test_the_trained_model_is_the_checkpoint_unpacked(base: Path) -> None:

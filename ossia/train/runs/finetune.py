@@ -25,7 +25,7 @@ from ossia.model import Decoder
 from ossia.model.feedforward import MoE
 from ossia.ops.training import Training
 from ossia.options import Dtype, LoadOptions
-from ossia.system.files import writing
+from ossia.system.files import write_json, writing
 from ossia.train import budget, parallel
 from ossia.train.corpus import conversations, packing
 from ossia.train.corpus.conversations import Conversation, Example
@@ -58,6 +58,7 @@ class FineTuning(FolderRun):
         }
         if not texts["train"]:
             raise OssiaError(f"--data {settings.data}: no conversation fits into --length")
+        last = {int(example.targets[-1]) for example in texts["train"]}
 
         def write(out: Path) -> dict[str, Any]:
             rows = {
@@ -71,7 +72,11 @@ class FineTuning(FolderRun):
             files = {"train": settings.data, "held_out": settings.eval_data or settings.data}
             return {
                 "settings": asdict(replace(settings, steps=steps).settled()),
-                "model": {"name": settings.model, "fingerprint": fingerprint(model)},
+                "model": {
+                    "name": settings.model,
+                    "fingerprint": fingerprint(model),
+                    "ends": sorted(last & chat_format.stop_ids),
+                },
                 "data": {
                     name: {
                         "file": Path(files[name]).name,
@@ -147,6 +152,8 @@ class FineTuning(FolderRun):
             dtype=dtype,
             extra_files=checkpoint.text_files(self.base),
         )
+        with writing(self.out):
+            _add_ends(self.out, self.model.get("ends", ()), self.stored)
         if self.settings.lora:
             with writing(self.out):
                 folder = self.out / "adapter"
@@ -176,6 +183,17 @@ class FineTuning(FolderRun):
             }
         self.finish(record)
         return record
+
+
+def _add_ends(folder: Path, ends: Sequence[int], config: ModelConfig) -> None:
+    """Have a saved model stop, in any program, at the ids with which the replies it learned end:
+    those of a base model's template are not in its generation_config.json.
+    """
+    settings = text.read_generation_config(folder)
+    known = text.end_of_text_ids(settings) or frozenset(config.eos_ids)
+    if more := [id for id in ends if id not in known]:
+        settings["eos_token_id"] = [*more, *sorted(known)]
+        write_json(folder / "generation_config.json", settings)
 
 
 def estimate(stored: ModelConfig, settings: FineTuneSettings) -> budget.Estimate:
