@@ -1,6 +1,8 @@
 """LLM: load, generate, chat, stream; the Python surface over engine, checkpoint and text."""
 
+from ossia.api.answer import Ask
 from ossia.api.llm import LLM, Messages, Sampling
+from ossia.api.parts import About
 from ossia.api.reply import (
     Completion,
     Finished,
@@ -15,6 +17,8 @@ from ossia.checkpoint import packaged_model
 
 __all__ = [
     "LLM",
+    "About",
+    "Ask",
     "AsyncStream",
     "Completion",
     "FinishReason",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ossia import text
@@ -16,9 +17,12 @@ class PlainText:
 
     def __init__(self, tokenizer: text.Tokenizer, stop_ids: frozenset[int]) -> None:
         self._decoder, self._stop_ids = tokenizer.stream(), stop_ids
+        self.channel: Channel | None = None
+        self.malformed = False
 
     def push(self, id: int) -> list[Event]:
-        return [] if id in self._stop_ids else self._deltas(self._decoder.push(id))
+        self.channel = None if id in self._stop_ids else Channel.FINAL
+        return self._deltas(self._decoder.push(id)) if self.channel else []
 
     def finish(self) -> list[Event]:
         return self._deltas(self._decoder.finish())
@@ -65,12 +69,12 @@ class UntilStop:
 
 @dataclass(frozen=True)
 class Ask:
-    """A request to the engine, and how its tokens are read: by `parser`, up to a string of `stop`
-    in the answer.
+    """A request to the engine, and how its tokens are read: by a parser that `parser` makes, up to
+    a string of `stop` in the answer. It can be asked any number of times.
     """
 
     request: Request
-    parser: text.Parser
+    parser: Callable[[], text.Parser]
     stop: tuple[str, ...] = ()
 
 
@@ -93,9 +97,11 @@ class Answer:
 
     def __init__(self, ask: Ask, clock: Clock) -> None:
         self.outputs: list[TokenOutput] = []
+        self.channels: list[Channel | None] = []  # of the text that each output is part of
         self.ended = False
         self._prompt_tokens = len(ask.request.prompt)
-        self._parser = UntilStop(ask.parser, ask.stop)
+        self._inner = ask.parser()
+        self._parser = UntilStop(self._inner, ask.stop)
         self._clock = clock
         self._called_tool = False
 
@@ -106,6 +112,7 @@ class Answer:
             raise output.error
         self.outputs.append(output)
         events = self._noted(self._parser.push(output.token))
+        self.channels.append(self._inner.channel)
         if self._parser.stopped:
             return events + self.end("stop")
         return events if output.finish_reason is None else events + self.end(output.finish_reason)
@@ -113,7 +120,10 @@ class Answer:
     def end(self, reason: FinishReason) -> list[Event | Finished]:
         """What was held back, and Finished."""
         self.ended = True
+        malformed = self._inner.malformed
         events = [] if self._parser.stopped else self._noted(self._parser.finish())
+        if reason == "stop":  # a reply that is cut off is not whole, which is no fault of its own
+            malformed = self._inner.malformed
         if reason == "length" and self._parser.stopped:
             reason = "stop"  # the stop string was in the text that the parser had held back
         if reason == "stop" and self._called_tool:
@@ -124,6 +134,9 @@ class Answer:
             reason,
             self._prompt_tokens,
             len(self.outputs),
+            cached_tokens=self.outputs[0].cached_tokens if self.outputs else 0,
+            reasoning_tokens=self.channels.count(Channel.REASONING),
+            malformed=malformed,
             prefill_seconds=first - clock.start,
             decode_seconds=last - first,
         )

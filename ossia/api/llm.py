@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from operator import index
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +11,7 @@ from typing import Any, Self, TypedDict, Unpack
 
 from ossia import text
 from ossia.api.answer import Ask, PlainText
-from ossia.api.parts import Defaults, Parts
+from ossia.api.parts import About, Defaults, Parts
 from ossia.api.reply import Completion, Finished, Reply, ReplyBuilder, TokenLogprob
 from ossia.api.stream import AsyncStream, Stream, read_all
 from ossia.engine import Request, SamplingParams, TokenOutput
@@ -127,6 +128,11 @@ class LLM:
         self.close()
 
     @property
+    def about(self) -> About | None:
+        """What the model runs on, if it was loaded from a checkpoint."""
+        return self._parts.about
+
+    @property
     def expert_reads(self) -> ExpertReads | None:
         """Counters of the experts read from disk since the model was loaded; None if all are
         mapped. The difference of two values counts what happened between them.
@@ -148,8 +154,12 @@ class LLM:
         """The continuation of one prompt as it is made: TextDelta on the final channel, then
         Finished.
         """
+        return Stream(self._driver, self.prepare_text(prompt, **sampling))
+
+    def prepare_text(self, prompt: str | Sequence[int], **sampling: Unpack[Sampling]) -> Ask:
+        """What `stream_text` would ask of the engine, for `start`."""
         params, stop = self._sampling(sampling, self._eos_ids)
-        return Stream(self._driver, self._continue(prompt, params, stop))
+        return self._continue(prompt, params, stop)
 
     def chat(
         self,
@@ -185,7 +195,7 @@ class LLM:
         what the model's chat format cannot express, or what could only be guaranteed by
         constrained decoding: tool_choice "required" or a function, and a strict response_format.
         """
-        ask = self._ask(messages, tools, reasoning_effort, thinking, date, options)
+        ask = self.prepare(messages, tools, reasoning_effort, thinking, date, **options)
         return Stream(self._driver, ask)
 
     def astream(
@@ -201,18 +211,28 @@ class LLM:
 
         Cancelling the task that reads it ends the request.
         """
-        ask = self._ask(messages, tools, reasoning_effort, thinking, date, options)
+        return self.start(
+            self.prepare(messages, tools, reasoning_effort, thinking, date, **options)
+        )
+
+    def start(self, ask: Ask) -> AsyncStream:
+        """The reply to what `prepare` or `prepare_text` made, for the running asyncio loop. An ask
+        may be started several times.
+        """
         return AsyncStream(self._driver, ask)
 
-    def _ask(
+    def prepare(
         self,
         messages: Messages,
-        tools: Sequence[Mapping[str, Any]] | None,
-        reasoning_effort: str | None,
-        thinking: bool,
-        date: str | None,
-        options: ChatOptions,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        reasoning_effort: str | None = None,
+        thinking: bool = True,
+        date: str | None = None,
+        **options: Unpack[ChatOptions],
     ) -> Ask:
+        """What `stream` would ask of the engine, with the prompt's ids: the part of its work that
+        takes a while for a long conversation, and that any thread can do.
+        """
         chat = Chat.of(
             messages,
             tools=tools,
@@ -226,7 +246,7 @@ class LLM:
         prompt = self.chat_format.render(chat)
         self._check_ids(prompt)
         params, stop = self._sampling(options, self._eos_ids | self.chat_format.stop_ids)
-        parser = self.chat_format.parser(prompt, chat.offered_tools)
+        parser = partial(self.chat_format.parser, prompt, chat.offered_tools)
         return Ask(Request(prompt, params), parser, stop)
 
     def _continue(
@@ -239,7 +259,7 @@ class LLM:
             self._check_ids(ids)
         else:
             ids = [index(id) if hasattr(id, "__index__") else id for id in prompt]
-        parser = PlainText(self.tokenizer, params.stop_ids)
+        parser = partial(PlainText, self.tokenizer, params.stop_ids)
         return Ask(Request(ids, params), parser, stop)
 
     def _check_ids(self, ids: Sequence[int]) -> None:

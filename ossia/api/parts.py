@@ -62,10 +62,25 @@ class Defaults:
 
 
 @dataclass(frozen=True)
+class About:
+    """What a model runs on. kv_bytes: the memory for keys and values. max_length: the most tokens
+    of a text, prompt and output.
+    """
+
+    folder: Path
+    backend: str
+    device: str
+    kv_bytes: int
+    max_batch: int
+    max_length: int
+
+
+@dataclass(frozen=True)
 class Parts:
     """A driver of an engine, and the text that its ids stand for.
 
-    tokenizer_name: the tokenizer's name in messages. expert_reads: the counters of experts that are
+    tokenizer_name: the tokenizer's name in messages. about: what a model that was loaded runs on.
+    expert_reads: the counters of experts that are
     read from disk, while the model is open.
     """
 
@@ -74,6 +89,7 @@ class Parts:
     chat_format: text.ChatFormat
     defaults: Defaults = Defaults()
     tokenizer_name: str = "the tokenizer"
+    about: About | None = None
     expert_reads: Callable[[], ExpertReads | None] = lambda: None
 
     @classmethod
@@ -98,7 +114,16 @@ class Parts:
         engine = Engine(decoder, options)
         driver = Driver(engine, options.max_queue)
         name = f"{folder}: the tokenizer"
-        return cls(driver, tokenizer, chat_format, defaults, name, _reads(store_of(decoder)))
+        about = About(
+            folder,
+            decoder.ops.name,
+            str(decoder.device),
+            engine.runner.pool.nbytes,
+            engine.max_batch,
+            engine.max_length,
+        )
+        reads = _reads(store_of(decoder))
+        return cls(driver, tokenizer, chat_format, defaults, name, about, reads)
 
 
 def _load_format(folder: Path, tokenizer: text.Tokenizer) -> text.ChatFormat:

@@ -37,13 +37,18 @@ class Completion:
 
 @dataclass(frozen=True)
 class Finished:
-    """The last event of every stream. Seconds are this stream's wall time up to its first token,
+    """The last event of every stream. cached_tokens: those of the prompt that the prefix cache had.
+    reasoning_tokens: those of the completion that are text of the reasoning. malformed: the model
+    broke the rules of its chat format. Seconds are this stream's wall time up to its first token,
     and from there to its end.
     """
 
     reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = field(default=0, compare=False)
+    reasoning_tokens: int = field(default=0, compare=False)
+    malformed: bool = field(default=False, compare=False)
     prefill_seconds: float = field(default=0.0, compare=False)
     decode_seconds: float = field(default=0.0, compare=False)
 

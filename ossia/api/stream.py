@@ -17,7 +17,7 @@ from ossia.api.answer import Answer, Ask, Clock
 from ossia.api.reply import Finished
 from ossia.engine import Failure
 from ossia.errors import OssiaError
-from ossia.text import Event
+from ossia.text import Channel, Event
 
 if TYPE_CHECKING:
     from ossia.engine import TokenOutput
@@ -174,6 +174,11 @@ class AsyncStream(AsyncIterator[Event | Finished]):
     def outputs(self) -> list[TokenOutput]:
         """The tokens behind the events that were made so far."""
         return self._answer.outputs
+
+    @property
+    def channels(self) -> list[Channel | None]:
+        """The channel of the text that each of `outputs` is part of; None for markup and calls."""
+        return self._answer.channels
 
     async def __anext__(self) -> Event | Finished:
         while not self._ready:

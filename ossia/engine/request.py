@@ -137,7 +137,8 @@ class TokenOutput:
     """One new token of a request; `finish_reason` is set on its last.
 
     logprob, and top_logprobs as (id, log-probability) pairs with the most likely first, are there
-    if `SamplingParams.logprobs` asked for them.
+    if `SamplingParams.logprobs` asked for them. cached_tokens: how many of the prompt's tokens were
+    not read, because the prefix cache had them.
     """
 
     request_id: int
@@ -145,6 +146,7 @@ class TokenOutput:
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
     finish_reason: FinishReason | None = None
+    cached_tokens: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ class Sequence:
     sampler: SamplerState
     computed: int = 0
     preemptions: int = 0
+    cached: int = 0  # tokens of the prompt that the prefix cache had
 
     @property
     def pending(self) -> int:
@@ -108,7 +109,12 @@ class Scheduler:
                 reason = sequence.append(sample.token)
                 outputs.append(
                     TokenOutput(
-                        sequence.id, sample.token, sample.logprob, sample.top_logprobs, reason
+                        sequence.id,
+                        sample.token,
+                        sample.logprob,
+                        sample.top_logprobs,
+                        reason,
+                        sequence.cached,
                     )
                 )
                 if reason:
@@ -160,6 +166,7 @@ class Scheduler:
             if not sequence.preemptions:
                 self.prefix_queries += len(text.tokens)
                 self.prefix_hits += reused
+                sequence.cached = reused
             sequence.computed = reused
             self.running.append(self.waiting.popleft())
 

@@ -63,6 +63,12 @@ class PagePool:
                 self.key_scales[kind] = torch.empty(shape[:-1], device=device)
                 self.value_scales[kind] = torch.empty(shape[:-1], device=device)
 
+    @property
+    def nbytes(self) -> int:
+        """The memory that all pages take once they are written."""
+        stores = (self.keys, self.values, self.key_scales, self.value_scales)
+        return sum(tensor.nbytes for store in stores for tensor in store.values())
+
 
 @dataclass(frozen=True)
 class StepTables:

@@ -46,11 +46,12 @@ def named_head(text: str, tools: Tools) -> bool | None:
 
 class CallBody(Protocol):
     """Reads the body of one tag. `calls` is the number of calls found in it so far; `rest` is the
-    text after a call that has ended by itself.
+    text after a call that has ended by itself. `malformed`: its arguments ended and are no JSON.
     """
 
     calls: int
     rest: str | None
+    malformed: bool
 
     def push(self, text: str) -> list[Event]:
         """The events of more text."""
@@ -71,6 +72,7 @@ class JsonCall:
 
     def __init__(self, index: int, tools: Tools):
         self.calls = 0
+        self.malformed = False
         self._index, self._tools = index, tools
         self._body = ""
         self._arguments_at = self._shown_to = 0
@@ -91,6 +93,7 @@ class JsonCall:
         if self.calls:
             if read_value(self._body[self._arguments_at : self._shown_to]) is not None:
                 return []
+            self.malformed = True
             return self._arguments(len(self._body))
         value = read_value(self._body)
         calls = [call_of(item) for item in (value if isinstance(value, list) else [value])]
@@ -117,6 +120,8 @@ class FunctionCall:
     """`<function=NAME>`, `<parameter=KEY>` with a value as text, and their ends. The arguments
     become JSON, a parameter at a time, with values of the types that the tool's schema gives.
     """
+
+    malformed = False  # values are text, and ends that are missing are implied
 
     def __init__(self, index: int, tools: Tools):
         self.calls = 0

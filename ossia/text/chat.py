@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any, Protocol, TypedDict, Unpack
 
 from ossia.errors import OssiaError
-from ossia.text.events import Event
+from ossia.text.events import Channel, Event
 
 # Names under which clients send an earlier reply's reasoning back.
 REASONING_KEYS = ("reasoning", "reasoning_content", "thinking")
@@ -214,6 +214,16 @@ class Parser(Protocol):
     """Turns one completion's ids into events. Ids that stop the model may be pushed; none of them
     is shown.
     """
+
+    @property
+    def channel(self) -> Channel | None:
+        """The channel of the text that the latest id is part of; None for markup and tool calls."""
+        ...
+
+    @property
+    def malformed(self) -> bool:
+        """Whether the reply so far breaks the rules of its format."""
+        ...
 
     def push(self, id: int) -> list[Event]:
         """The events that `id` completes."""

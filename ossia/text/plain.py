@@ -83,10 +83,13 @@ class PlainParser:
     def __init__(self, tokenizer: Tokenizer):
         self._control = frozenset(tokenizer.control.values())
         self._decoder = tokenizer.stream()
+        self.channel: Channel | None = None
+        self.malformed = False  # nothing can be wrong with bare text
 
     def push(self, id: int) -> list[Event]:
         """The text that `id` completes."""
-        return [] if id in self._control else _final(self._decoder.push(id))
+        self.channel = None if id in self._control else Channel.FINAL
+        return _final(self._decoder.push(id)) if self.channel else []
 
     def finish(self) -> list[Event]:
         """U+FFFD for half a character."""

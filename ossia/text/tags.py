@@ -49,6 +49,8 @@ class TagParser:
         self._held = ""  # line ends, which belong to the format if a tag follows, and half a tag
         self._call: _Call | None = None
         self._calls = 0
+        self._is_text = False  # the latest id
+        self.malformed = False
         if self._begins_thinking(tokenizer, prompt):
             self._begin(Channel.REASONING)
 
@@ -59,11 +61,17 @@ class TagParser:
                 return self._tag.get(id) == THINK
         return False
 
+    @property
+    def channel(self) -> Channel | None:
+        """See Parser.channel."""
+        return self._channel if self._is_text and self._call is None else None
+
     def push(self, id: int) -> list[Event]:
         """The events that `id` completes."""
         tag = self._tag.get(id)
+        self._is_text = tag is None and id not in self._control
         if tag is None:
-            return [] if id in self._control else self._text(self._decoder.push(id))
+            return self._text(self._decoder.push(id)) if self._is_text else []
         events = self._end()
         if tag == THINK:
             self._begin(Channel.REASONING)
@@ -97,6 +105,7 @@ class TagParser:
             return []
         events = self._call.finish()
         self._calls += self._call.calls
+        self.malformed |= self._call.malformed
         self._call = None
         return events
 
@@ -154,6 +163,11 @@ class _Call:
     def calls(self) -> int:
         """How many calls it is."""
         return self._reader.calls if self._reader is not None else 0
+
+    @property
+    def malformed(self) -> bool:
+        """Whether it has ended as text, or with arguments that are no JSON."""
+        return not self.calls or (self._reader is not None and self._reader.malformed)
 
     @property
     def rest(self) -> str | None:

@@ -226,6 +226,21 @@ class TestChat:
             llm.chat(ASK, tools, tool_choice="required")
         assert not engine.requests
 
+    def test_the_end_counts_the_tokens_of_the_reasoning(self, llm_for):
+        assert [*llm_for(HARMONY)[0].stream(ASK)][-1].reasoning_tokens == len("Hm.")
+
+    @pytest.mark.parametrize(
+        ("reply", "malformed"),
+        [
+            (HARMONY, False),
+            ("<|message|>Hi<|message|> there<|return|>", True),
+            ("Hi<|return|>", True),
+            ("<|channel|>final", False),  # cut off, which is no fault of the model
+        ],
+    )
+    def test_the_end_says_whether_the_reply_was_malformed(self, llm_for, reply, malformed):
+        assert [*llm_for(reply)[0].stream(ASK)][-1].malformed == malformed
+
     def test_a_reply_cut_short_keeps_what_was_made(self, llm_for):
         reply = llm_for("<|channel|>final<|message|>Forty-tw")[0].chat(ASK)
         assert (reply.content, reply.finish_reason) == ("Forty-tw", "length")
@@ -325,6 +340,19 @@ class TestAsyncio:
             return [event async for event in llm.astream(ASK)]
 
         assert asyncio.run(events()) == list(llm.stream(ASK))
+
+    def test_what_was_prepared_once_can_be_started_several_times(self, llm_for):
+        llm, engine = llm_for(HARMONY, HARMONY)
+
+        async def read():
+            ask = llm.prepare(ASK)
+            streams = llm.start(ask), llm.start(ask)
+            return [[event async for event in stream] for stream in streams], streams[0].channels
+
+        replies, channels = asyncio.run(read())
+        assert [text_of(events) for events in replies] == ["Hm.Forty-two, é!"] * 2
+        assert channels.count(Channel.FINAL) == len("Forty-two, é!".encode())
+        assert engine.requests[0].prompt == engine.requests[1].prompt
 
     def test_what_cannot_be_asked_is_refused_at_once(self, llm_for):
         llm, engine = llm_for(HARMONY)

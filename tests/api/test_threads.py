@@ -32,6 +32,8 @@ SECONDS = float(os.environ.get("OSSIA_HOSTILE_SECONDS", "3"))
 class Ids:
     """A parser by which every id is a word."""
 
+    channel, malformed = Channel.FINAL, False
+
     def push(self, id: int) -> list:
         return [TextDelta(Channel.FINAL, f"{id} ")]
 
@@ -40,7 +42,7 @@ class Ids:
 
 
 def ask(prompt: list[int], count: int, stop: tuple[str, ...] = ()) -> Ask:
-    return Ask(Request(prompt, SamplingParams(temperature=0, max_tokens=count)), Ids(), stop)
+    return Ask(Request(prompt, SamplingParams(temperature=0, max_tokens=count)), Ids, stop)
 
 
 def ids(events: Iterable) -> list[int]:
@@ -164,7 +166,7 @@ class TestOneStream:
                 return super().push(id) * 2
 
         one = ask([2], 50)
-        stream = Stream(driver, Ask(one.request, Pairs()))
+        stream = Stream(driver, Ask(one.request, Pairs))
         first = next(stream)
         stream.close()
         assert list(stream) == [first]
@@ -175,7 +177,7 @@ class TestOneStream:
             def push(self, id):
                 raise KeyError(id)
 
-        stream = Stream(driver, Ask(ask([2], 100).request, Broken()))
+        stream = Stream(driver, Ask(ask([2], 100).request, Broken))
         for _ in range(2):
             with pytest.raises(KeyError):
                 next(stream)

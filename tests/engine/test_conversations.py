@@ -29,6 +29,7 @@ def ask(engine: Engine, prompt: list[int], count: int) -> tuple[list[int], int]:
     assert result.tokens == continuation(prompt, count)
     check(engine)
     read = sum(map(sum, decoder.steps[before:])) - (count - 1)
+    assert {output.cached_tokens for output in result.outputs} == {len(prompt) - read}
     return result.tokens, read
 
 

@@ -33,7 +33,9 @@ def test_golden_completions_give_their_messages(gpt_oss_tokenizer, golden):
                 expected.append((channel, f"{expected.pop()[1]}\n\n{text}"))
             else:
                 expected.append((channel, text))
-        assert read(ReplyParser(gpt_oss_tokenizer), case["ids"]) == expected, case["name"]
+        parser = ReplyParser(gpt_oss_tokenizer)
+        assert read(parser, case["ids"]) == expected, case["name"]
+        assert not parser.malformed, case["name"]
         read_cases += 1
     assert read_cases == 13
 
@@ -165,6 +167,39 @@ def test_malformed_replies_still_reach_the_user(name, vocabulary, request):
         assert parts[0][1].startswith("Yes.")
     else:
         assert parts == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "no message marker, then a stop",
+        "no message marker, a long text",
+        "no header",
+        "text after the end",
+        "no end before a channel",
+        "control tokens within a text",
+        "a call without arguments",
+    ],
+)
+def test_a_reply_that_breaks_the_rules_is_known_as_malformed(gpt_oss_tokenizer, name):
+    parser = ReplyParser(gpt_oss_tokenizer)
+    read_text(parser, gpt_oss_tokenizer, MALFORMED[name][0])
+    assert parser.malformed
+
+
+def test_each_id_has_the_channel_of_its_text(byte_tokenizer):
+    parser = ReplyParser(byte_tokenizer)
+    reply = (
+        "<|channel|>analysis<|message|>ab<|end|><|start|>assistant<|channel|>final<|message|>é"
+        "<|end|><|start|>assistant<|channel|>commentary to=functions.f<|message|>{}<|call|>"
+    )
+    channels = []
+    for id in byte_tokenizer.encode_control(reply):
+        parser.push(id)
+        channels.append(parser.channel)
+    found = [channel for channel in channels if channel]
+    assert found == [Channel.REASONING] * 2 + [Channel.FINAL] * 2
+    assert [n for n, channel in enumerate(channels) if channel] == [10, 11, 30, 31]
 
 
 def test_text_streams_as_it_comes(gpt_oss_tokenizer):

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ossia.text.events import Channel
 from ossia.text.tags import TagParser
 from tests.text.replies import read, read_text
 
@@ -68,7 +69,20 @@ REPLIES = {
 @pytest.mark.parametrize("name", REPLIES)
 def test_replies(qwen3_tokenizer, name):
     text, expected = REPLIES[name]
-    assert read_text(TagParser(qwen3_tokenizer), qwen3_tokenizer, text) == expected
+    parser = TagParser(qwen3_tokenizer)
+    assert read_text(parser, qwen3_tokenizer, text) == expected
+    not_json = "cut off", "without its last brace", "that is code"
+    assert parser.malformed == name.startswith(tuple(f"call {end}" for end in not_json))
+
+
+def test_each_id_has_the_channel_of_its_text(qwen3_tokenizer):
+    parser = TagParser(qwen3_tokenizer)
+    channels = []
+    for id in qwen3_tokenizer.encode_control(f"<think>No</think>Yes{CALL}"):
+        parser.push(id)
+        channels.append(parser.channel)
+    assert channels[:4] == [None, Channel.REASONING, None, Channel.FINAL]
+    assert set(channels[4:]) == {None}
 
 
 def test_tags_in_ordinary_tokens_are_text(qwen3_tokenizer):

@@ -158,11 +158,20 @@ class ReplyParser:
         self._calls = 0
         self._spoken: set[Channel] = set()
         self._paragraph_due = False
+        self._is_text = False  # the latest id, unless it is part of a header
+        self.malformed = False
+
+    @property
+    def channel(self) -> Channel | None:
+        """See Parser.channel."""
+        within = self._header is None and self._call is None
+        return self._channel if within and self._is_text else None
 
     def push(self, id: int) -> list[Event]:
         """The events that `id` completes. Control tokens are never shown."""
         token = self._token.get(id)
-        if token is None and id in self._control:
+        self._is_text = id not in self._control
+        if token is None and not self._is_text:
             return []
         if self._header is None:
             return self._push_content(id, token)
@@ -181,8 +190,10 @@ class ReplyParser:
             case None:
                 return self._text(self._decoder.push(id))
             case ControlToken.MESSAGE | ControlToken.CONSTRAIN:  # no place within a message
+                self.malformed = True
                 return []
             case ControlToken.CHANNEL:  # the next message, whose beginning is missing
+                self.malformed = True
                 events = self._end_message()
                 self._header = [id]
                 return events
@@ -215,6 +226,7 @@ class ReplyParser:
         text = self._tokenizer.decode(header)
         if find_header(text).may_go_on:
             return []
+        self.malformed = True
         found, content = split_header(text)
         return self._begin_message(found) + self._text(content.lstrip())
 
@@ -224,6 +236,7 @@ class ReplyParser:
         self._header = []
         if not content.strip() and not (calls and found.tool):
             return []
+        self.malformed = True
         return self._begin_message(found) + self._text(content.strip()) + self._end_message()
 
     def _begin_message(self, header: Header) -> list[Event]:
