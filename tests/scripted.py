@@ -26,7 +26,7 @@ from ossia.config import (
 )
 from ossia.engine import Failure, LogitsError, Request, TokenOutput
 from ossia.engine.engine import EngineStats
-from ossia.engine.request import check_prompt
+from ossia.engine.request import check_prompt, check_vocabulary
 
 CONTROL = (
     "<|startoftext|>", "<|endoftext|>", "<|return|>", "<|constrain|>", "<|channel|>",
@@ -84,6 +84,7 @@ class ScriptedEngine:
 
     def check(self, request: Request) -> None:
         check_prompt(request.prompt, self.config.vocab_size, self.config.context_length)
+        check_vocabulary(request.sampling, self.config.vocab_size)
 
     def add(self, request: Request) -> int:
         self.requests.append(request)

@@ -54,6 +54,7 @@ ALLOWED = {
         "train",
     },
     "api": {"checkpoint", "engine", "offload", "options", "text"},
+    "serve": {"api", "engine", "options", "system", "text"},
 }
 FREE = {"cli", "__init__", "__main__"}  # cli may import anything, and nothing imports it
 
@@ -64,6 +65,7 @@ WITHOUT = {
     "families": {"torch"},
     "text": {"torch"},
     "tools": {"torch"},
+    "serve": {"torch"},
     "engine": {"tokenizers"},
 }
 

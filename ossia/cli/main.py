@@ -24,6 +24,7 @@ from ossia.cli.finetune import finetune
 from ossia.cli.generate import generate
 from ossia.cli.hints import Commands
 from ossia.cli.inspect import inspect
+from ossia.cli.serve import serve
 from ossia.cli.start import INTERRUPTED
 from ossia.cli.stopping import USER_ERROR
 from ossia.cli.text import wrapped
@@ -63,6 +64,7 @@ def _start(
 for command, example in (
     (generate, 'ossia generate "def fibonacci(n):"'),
     (chat, 'ossia chat "What is 48213 * 977?"'),
+    (serve, "ossia serve path/to/gpt-oss-20b --port 8000"),
     (inspect, "ossia inspect gpt-oss-20b"),
     (train, "ossia train --data book.txt --steps 500 --out my-model"),
     (finetune, "ossia finetune --model Qwen/Qwen3-0.6B --data chats.jsonl --out my-chat"),

@@ -10,11 +10,13 @@ import pytest
 
 from ossia.ladder.plan import Plan
 from ossia.options import EngineOptions, LoadOptions
+from ossia.serve.options import ServeOptions
 from ossia.train.settings import FineTuneSettings, Settings
 
 COMMANDS = (
     "generate",
     "chat",
+    "serve",
     "inspect",
     "train",
     "finetune",
@@ -51,7 +53,8 @@ def test_the_list_of_commands_describes_each_in_one_whole_sentence(ossia_command
         ("train", Settings),
         ("finetune", FineTuneSettings),
         ("ablate", Plan),
-        *product(("generate", "chat", "bench cpu"), (LoadOptions, EngineOptions)),
+        *product(("generate", "chat", "serve", "bench cpu"), (LoadOptions, EngineOptions)),
+        ("serve", ServeOptions),
     ],
 )
 def test_every_setting_is_an_option_with_a_help_text_and_its_default(

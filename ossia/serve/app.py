@@ -1,0 +1,58 @@
+"""The application: the endpoints, behind the gate, and the document that describes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request, Security
+from fastapi.openapi.utils import get_openapi
+from fastapi.security import HTTPBearer
+from starlette.responses import Response
+
+import ossia
+from ossia.serve import chat, completions, errors, status, tokens
+from ossia.serve.chat_wire import ChatCompletionChunk
+from ossia.serve.gate import AccessLog, Asgi, Gate
+from ossia.serve.service import Disconnected, Service
+from ossia.serve.wire import ErrorBody
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "default": {"model": ErrorBody, "description": "What is wrong, in OpenAI's shape."}
+}
+
+
+def application(service: Service, *, keys: Sequence[str] = (), max_body: int = 2**24) -> Asgi:
+    """The ASGI application over a service. keys: one of them must come with each request; without
+    any, none is asked for. max_body: the most bytes of a request's body.
+    """
+    app = FastAPI(
+        title="ossia",
+        version=ossia.__version__,
+        docs_url=None,  # its page would load scripts from another host
+        redoc_url=None,
+        dependencies=[Security(HTTPBearer(auto_error=False))] if keys else [],
+    )
+    errors.install(app)
+
+    @app.exception_handler(Disconnected)
+    async def _nobody_listens(_request: Request, _error: Exception) -> Response:
+        return Response(status_code=499)
+
+    routers = [module.routes(service) for module in (chat, completions, tokens, status)]
+    for router in routers:
+        app.include_router(router, responses=ERRORS)
+    app.openapi = lambda: _document(app)
+    paths = {route.path for router in routers for route in router.routes if hasattr(route, "path")}
+    return AccessLog(Gate(app, keys, max_body), service.metrics, paths)
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, with the parts of streams, which no route returns by themselves."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        chunk = ChatCompletionChunk.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas = document["components"]["schemas"]
+        schemas |= {**chunk.pop("$defs"), ChatCompletionChunk.__name__: chunk}
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,216 @@
+"""POST /v1/chat/completions: a conversation in, the assistant's next message out."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from ossia.api import Ask, AsyncStream, Finished, ReplyBuilder
+from ossia.serve.chat_wire import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatRequest,
+    Choice,
+    Reply,
+    ReplyCall,
+)
+from ossia.serve.errors import ApiError
+from ossia.serve.logprobs import ShownTokens, finite
+from ossia.serve.service import Running, Service, unless_disconnected
+from ossia.serve.stream import event_stream
+from ossia.serve.wire import Usage
+from ossia.text import Channel, Event, TextDelta, Tokenizer, ToolCallDelta, ToolCallStart
+
+PARAMETERS = tuple(ChatRequest.model_fields)
+
+
+def routes(service: Service) -> APIRouter:
+    """The endpoint over a service."""
+    router = APIRouter()
+
+    @router.post(
+        "/v1/chat/completions",
+        response_model=ChatCompletion,
+        responses={
+            200: {
+                "description": "The answer; with stream: true, its parts as server-sent events.",
+                "content": {"text/event-stream": {"schema": _chunk_schema()}},
+            }
+        },
+    )
+    async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
+        service.check_model(body.model)
+        _check_calls(service, body)
+        ask = await service.prepare(lambda: _ask(service, body), PARAMETERS)
+        running = service.start([ask], body.n, PARAMETERS)
+        answer = _Answer(service, body, running)
+        if body.stream:
+            return event_stream(running, answer.chunks())
+        return await unless_disconnected(request, answer.whole())
+
+    return router
+
+
+def _chunk_schema() -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{ChatCompletionChunk.__name__}"}
+
+
+def _check_calls(service: Service, body: ChatRequest) -> None:
+    """Raise ApiError if one call at most was asked for, of a model that may write several."""
+    if body.tools and not body.parallel_tool_calls and service.llm.chat_format.name != "harmony":
+        raise ApiError(
+            400,
+            "parallel_tool_calls: false cannot be enforced for this model's chat format",
+            param="parallel_tool_calls",
+        )
+
+
+def _ask(service: Service, body: ChatRequest) -> Ask:
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    tools = [tool.model_dump(exclude_unset=True) for tool in body.tools or ()]
+    thinking = body.chat_template_kwargs.enable_thinking and body.reasoning_effort != "none"
+    return service.llm.prepare(
+        [message.model_dump(exclude_unset=True) for message in body.messages],
+        tools or None,
+        None if body.reasoning_effort == "none" else body.reasoning_effort,
+        thinking,
+        tool_choice=body.tool_choice if tools else None,
+        **body.sampling(body.max_tokens or body.max_completion_tokens, logprobs),
+    )
+
+
+class _Answer:
+    """The answer to one request, whole or in chunks."""
+
+    def __init__(self, service: Service, body: ChatRequest, running: Running) -> None:
+        self._service, self._body, self._running = service, body, running
+        self._id = f"chatcmpl-{uuid.uuid4().hex}"
+        self._created = int(time.time())
+
+    async def whole(self) -> Response:
+        streams, tokenizer = self._running.streams, self._service.llm.tokenizer
+        replies = [ReplyBuilder() for _ in streams]
+        shown = [ShownTokens(stream) for stream in streams]
+        logprobs: list[list[Any]] = [[] for _ in streams]
+        async with self._running.held():
+            async for n, event in self._running.events():
+                replies[n].add(event)
+                if self._body.logprobs and _is_shown(event):
+                    logprobs[n] += _logprobs(shown[n], tokenizer)
+        answer = ChatCompletion(
+            id=self._id,
+            created=self._created,
+            model=self._service.name,
+            choices=[
+                _choice(n, builder, logprobs[n] if self._body.logprobs else None)
+                for n, builder in enumerate(replies)
+            ],
+            usage=Usage.of(self._running.ends, len(streams)),
+        )
+        return Response(answer.model_dump_json(), media_type="application/json")
+
+    async def chunks(self) -> AsyncIterator[dict[str, Any]]:
+        deltas = [
+            _Deltas(stream, self._service.llm.tokenizer if self._body.logprobs else None)
+            for stream in self._running.streams
+        ]
+        async for n, event in self._running.events():
+            for part in deltas[n].read(event):
+                yield self._chunk([{"index": n, **part}])
+        if self._body.wants_usage:
+            usage = Usage.of(self._running.ends, len(deltas))
+            yield self._chunk([]) | {"usage": usage.model_dump()}
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        chunk = {
+            "id": self._id,
+            "object": "chat.completion.chunk",
+            "created": self._created,
+            "model": self._service.name,
+            "choices": choices,
+        }
+        return chunk | {"usage": None} if self._body.wants_usage else chunk
+
+
+def _choice(index: int, builder: ReplyBuilder, logprobs: list[Any] | None) -> Choice:
+    reply = builder.reply()
+    shown = reply.message()["content"]
+    calls = [ReplyCall.model_validate(call.to_dict()) for call in reply.tool_calls]
+    return Choice.model_validate(
+        {
+            "index": index,
+            "message": Reply(
+                content=shown or (None if calls else ""),
+                reasoning_content=reply.reasoning or None,
+                tool_calls=calls or None,
+            ),
+            "finish_reason": reply.finish_reason,
+            "logprobs": None if logprobs is None else {"content": logprobs},
+        }
+    )
+
+
+class _Deltas:
+    """One choice's events as the parts that its chunks carry. tokenizer: where log-probabilities
+    are asked for.
+    """
+
+    def __init__(self, stream: AsyncStream, tokenizer: Tokenizer | None) -> None:
+        self._shown, self._tokenizer = ShownTokens(stream), tokenizer
+        self._began = False
+        self._preamble = False  # was shown, and the answer has not begun
+
+    def read(self, event: Event | Finished) -> Iterator[dict[str, Any]]:
+        """The parts of a choice, without its index, that the event makes."""
+        if not self._began:
+            self._began = True
+            yield _part({"role": "assistant", "content": ""})
+        match event:
+            case TextDelta(Channel.REASONING, text):
+                yield _part({"reasoning_content": text})
+            case TextDelta(channel, text):
+                if self._preamble and channel is Channel.FINAL:
+                    text = "\n\n" + text
+                self._preamble = channel is Channel.PREAMBLE
+                logprobs = None
+                if self._tokenizer is not None:
+                    logprobs = {"content": [*_logprobs(self._shown, self._tokenizer)]}
+                yield _part({"content": text}, logprobs)
+            case ToolCallStart(index, name):
+                call = {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function"}
+                function = {"name": name, "arguments": ""}
+                yield _part({"tool_calls": [{"index": index, **call, "function": function}]})
+            case ToolCallDelta(index, arguments):
+                function = {"arguments": arguments}
+                yield _part({"tool_calls": [{"index": index, "function": function}]})
+            case Finished(reason):
+                yield {"delta": {}, "logprobs": None, "finish_reason": reason}
+
+
+def _part(delta: dict[str, Any], logprobs: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"delta": delta, "logprobs": logprobs, "finish_reason": None}
+
+
+def _is_shown(event: Event | Finished) -> bool:
+    return isinstance(event, TextDelta) and event.channel is not Channel.REASONING
+
+
+def _logprobs(shown: ShownTokens, tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
+    for output in shown.take():
+        yield {
+            **_logprob(output.token, output.logprob or 0.0, tokenizer),
+            "top_logprobs": [
+                _logprob(token, logprob, tokenizer) for token, logprob in output.top_logprobs
+            ],
+        }
+
+
+def _logprob(token: int, logprob: float, tokenizer: Tokenizer) -> dict[str, Any]:
+    data = tokenizer.token_bytes(token)
+    text = data.decode("utf-8", "replace")
+    return {"token": text, "logprob": finite(logprob), "bytes": [*data]}

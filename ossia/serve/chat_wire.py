@@ -1,0 +1,215 @@
+"""The objects of Chat Completions, as clients send them and as the server answers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ossia.serve.wire import Given, Sampled, Usage, Wire
+
+MAX_TOP_LOGPROBS = 20
+
+
+class TextPart(Given):
+    type: Literal["text"]
+    text: str
+
+
+class CalledFunction(Given):
+    name: str
+    arguments: str
+
+
+class Call(Given):
+    id: str | None = None
+    index: int | None = None  # some clients send the parts of a stream back as they came
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class Message(Given):
+    """A message of the conversation. An assistant's may carry the reasoning of its reply under any
+    of the names that clients use.
+    """
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    tool_calls: list[Call] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    thinking: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty_lists(cls, data: Any) -> Any:
+        """What clients add to a message of the server, such as annotations: []."""
+        if isinstance(data, dict):
+            return {key: value for key, value in data.items() if value != []}
+        return data
+
+
+class Function(Given):
+    """strict: only false, because no output is constrained."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: Literal[False] = False
+
+
+class Tool(Given):
+    type: Literal["function"]
+    function: Function
+
+
+class TextFormat(Given):
+    type: Literal["text"]
+
+
+class TemplateSettings(Given):
+    """enable_thinking: false is an answer without reasoning, from models that can."""
+
+    enable_thinking: bool = True
+
+
+class ChatRequest(Sampled):
+    """A request for the next message of a conversation. chat_template_kwargs is beyond OpenAI's
+    API.
+    """
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto"] = "auto"
+    parallel_tool_calls: bool = True
+    reasoning_effort: Literal["none", "low", "medium", "high"] | None = None
+    chat_template_kwargs: TemplateSettings = TemplateSettings()
+    # Only the values that ask for nothing more than the server does.
+    response_format: TextFormat | None = None
+    modalities: list[Literal["text"]] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    store: Literal[False] = False
+    verbosity: Literal["medium"] | None = None
+    # Labels, which change nothing.
+    metadata: dict[str, str] | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
+
+    @field_validator("tool_choice", mode="before")
+    @classmethod
+    def _calls_cannot_be_forced(cls, value: Any) -> Any:
+        if value == "required" or isinstance(value, dict):
+            raise ValueError("a call cannot be enforced; use auto, and check the reply")
+        return value
+
+    @field_validator("response_format", mode="before")
+    @classmethod
+    def _formats_cannot_be_enforced(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("type") in ("json_object", "json_schema"):
+            raise ValueError("JSON cannot be enforced; ask for it in a message and check the reply")
+        return value
+
+    @model_validator(mode="after")
+    def _hang_together(self) -> ChatRequest:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        if None not in (self.max_tokens, self.max_completion_tokens):
+            raise ValueError("max_tokens and max_completion_tokens are two names of one; send one")
+        return self
+
+
+class TopLogprob(Wire):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob]
+
+
+class ContentLogprobs(Wire):
+    """Of the tokens of the content: not of the reasoning, nor of calls."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class ReplyCall(Wire):
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class Reply(Wire):
+    role: Literal["assistant"] = "assistant"
+    content: str | None
+    reasoning_content: str | None = None
+    tool_calls: list[ReplyCall] | None = None
+    refusal: None = None
+
+
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
+class Choice(Wire):
+    index: int
+    message: Reply
+    finish_reason: FinishReason
+    logprobs: ContentLogprobs | None = None
+
+
+class ChatCompletion(Wire):
+    """A whole answer."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage
+
+
+class PartOfFunction(Wire):
+    name: str | None = None
+    arguments: str
+
+
+class PartOfCall(Wire):
+    """The first part of a call has its id, type and name."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: PartOfFunction
+
+
+class Delta(Wire):
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[PartOfCall] | None = None
+
+
+class PartOfChoice(Wire):
+    index: int
+    delta: Delta
+    finish_reason: FinishReason | None
+    logprobs: ContentLogprobs | None
+
+
+class ChatCompletionChunk(Wire):
+    """What a stream sends for each part of the answer."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[PartOfChoice]
+    usage: Usage | None = None

@@ -1,0 +1,133 @@
+"""Errors in OpenAI's shape: what is wrong, with which parameter, under which status."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from ossia.engine.driver import QueueFull
+from ossia.errors import OssiaError
+
+RETRY_SECONDS = 1  # until a client whose request found the queue full should try again
+
+_log = logging.getLogger(__name__)
+
+
+class ApiError(Exception):
+    """An error that the client is told of. param: the parameter's path, as in messages[0].role."""
+
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+
+    def body(self) -> dict[str, Any]:
+        """The error as the API writes it."""
+        kind = {401: "authentication_error", 429: "rate_limit_error"}.get(self.status)
+        if kind is None:
+            kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return {"error": error}
+
+    def response(self) -> Response:
+        """The HTTP response that carries it."""
+        headers = {}
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        if self.status in (429, 503):
+            headers["Retry-After"] = str(RETRY_SECONDS)
+        return json_response(self.body(), self.status, headers)
+
+
+def json_response(
+    content: Any, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """JSON in ASCII, which can write whatever a client sent, lone surrogates too."""
+    body = json.dumps(content, separators=(",", ":"))
+    return Response(body, status, headers, media_type="application/json")
+
+
+def refusal(error: OssiaError, parameters: Sequence[str]) -> ApiError:
+    """What a request cannot have: its parameter is named if the message begins with one."""
+    if isinstance(error, QueueFull):
+        return ApiError(429, f"the server is busy: {error}", code="queue_full")
+    found = re.match(r"[a-z_]+(\[\d+\]|\.[a-z_]+)*", str(error))
+    named = found is not None and re.split(r"[.\[]", found[0])[0] in parameters
+    return ApiError(400, str(error), param=found[0] if found and named else None)
+
+
+def failure(error: Exception) -> ApiError:
+    """What went wrong while an answer was made."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, OssiaError):
+        return ApiError(500, str(error), code="generation_failed")
+    _log.error("a request failed", exc_info=error)
+    return ApiError(500, "the server failed to answer; its log says why", code="internal_error")
+
+
+def install(app: FastAPI) -> None:
+    """Have `app` answer every error in this shape."""
+
+    @app.exception_handler(ApiError)
+    async def _api_error(_: Request, error: ApiError) -> Response:
+        return error.response()
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(_: Request, error: RequestValidationError) -> Response:
+        return _validation(error.errors()).response()
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        message = str(error.detail)
+        if error.status_code in (404, 405):
+            message = f"there is no {request.method} {request.url.path}; see /openapi.json"
+        return ApiError(error.status_code, message).response()
+
+    @app.exception_handler(Exception)
+    async def _bug(_: Request, error: Exception) -> Response:
+        return failure(error).response()
+
+
+def _validation(errors: Sequence[Any]) -> ApiError:
+    """The error of the value that went furthest: of a union's members, the one that was meant."""
+    error = max(errors, key=lambda error: len(error["loc"]))
+    param = _path(error["loc"][1:])
+    match error["type"]:
+        case "extra_forbidden":
+            return ApiError(
+                400, f"Unsupported parameter: '{param}'.", param=param, code="unsupported_parameter"
+            )
+        case "missing" if param:
+            message = f"Missing required parameter: '{param}'."
+            return ApiError(400, message, param=param, code="missing_required_parameter")
+        case "json_invalid":
+            return ApiError(400, f"the body is not JSON: {error['ctx']['error']}")
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "value_error" and not param:  # of several parameters, the first is named
+        return ApiError(400, message, param=message.partition(" ")[0], code="invalid_value")
+    if not param:
+        return ApiError(400, "the body must be a JSON object, sent as application/json")
+    return ApiError(400, f"{param}: {message}", param=param, code="invalid_value")
+
+
+def _path(steps: Sequence[Any]) -> str:
+    """messages[0].role, without pydantic's names of the members of unions."""
+    path = ""
+    for step in steps:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif re.fullmatch(r"[A-Za-z_]\w*", step) and step not in ("str", "int", "float", "bool"):
+            path += f".{step}" if path else step
+        elif not path:
+            path = str(step)
+    return path

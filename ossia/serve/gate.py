@@ -1,0 +1,132 @@
+"""What stands before every request: API keys, the size of bodies, and a line in the log.
+
+Plain ASGI, so that a refused request's body is never read, and streams pass as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from typing import Any
+
+from starlette.exceptions import HTTPException
+
+from ossia.serve.errors import ApiError
+from ossia.serve.metrics import Metrics
+from ossia.system.memory import format_size
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Asgi = Callable[[Message, Receive, Send], Awaitable[None]]
+
+OPEN = frozenset(("/health", "/ready"))  # what load balancers ask, without a key
+
+_log = logging.getLogger(__name__)
+
+
+class Gate:
+    """An ASGI application around another. Without keys everybody may come in."""
+
+    def __init__(self, app: Asgi, keys: Collection[str], max_body: int) -> None:
+        self._app, self._max_body = app, max_body
+        self._keys = [_digest(key.encode()) for key in keys]
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        headers = dict(scope["headers"])
+        if (error := self._refusal(scope["path"], headers)) is not None:
+            return await error.response()(scope, receive, send)
+        return await self._app(scope, self._bounded(receive), send)
+
+    def _refusal(self, path: str, headers: dict[bytes, bytes]) -> ApiError | None:
+        if self._keys and path not in OPEN and not self._knows(headers):
+            return ApiError(
+                401,
+                "a valid API key is needed, sent as 'Authorization: Bearer KEY'",
+                code="invalid_api_key",
+            )
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            return ApiError(415, "bodies must not be compressed: leave out Content-Encoding")
+        length = headers.get(b"content-length", b"")
+        if length.isdigit() and int(length[:20]) > self._max_body:
+            return ApiError(413, self._too_large())
+        return None
+
+    def _knows(self, headers: dict[bytes, bytes]) -> bool:
+        """Whether the key is one of the server's, in a time that depends on neither."""
+        given = headers.get(b"authorization", b"")
+        scheme, _, key = given.partition(b" ")
+        digest = _digest(key.strip())
+        matches = [hmac.compare_digest(digest, known) for known in self._keys]
+        return scheme.lower() == b"bearer" and any(matches)
+
+    def _bounded(self, receive: Receive) -> Receive:
+        """`receive`, which refuses a body that turns out too large."""
+        read = 0
+
+        async def bounded() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self._max_body:
+                raise HTTPException(413, self._too_large())
+            return message
+
+        return bounded
+
+    def _too_large(self) -> str:
+        return f"the body is larger than the {format_size(self._max_body)} that this server takes"
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+class AccessLog:
+    """An ASGI application around another, which logs and counts its responses: never their
+    content, nor that of requests.
+    """
+
+    def __init__(self, app: Asgi, metrics: Metrics, paths: Collection[str]) -> None:
+        self._app, self._metrics, self._paths = app, metrics, paths
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        began, status, id = time.perf_counter(), 499, f"req_{uuid.uuid4().hex}"
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", id.encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            path = scope["path"]
+            self._metrics.responded(path if path in self._paths else "other", status)
+            path = path[:200].encode("unicode_escape").decode()  # one line, whatever was asked
+            seconds = time.perf_counter() - began
+            _log.info(
+                "%s %s %d %.3f s %s",
+                scope["method"],
+                path,
+                status,
+                seconds,
+                id,
+                extra={
+                    "method": scope["method"],
+                    "path": path,
+                    "status": status,
+                    "seconds": round(seconds, 6),
+                    "request_id": id,
+                },
+            )

@@ -1,0 +1,34 @@
+"""The log-probabilities of the tokens that an answer's text is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ossia.api import AsyncStream
+from ossia.engine import TokenOutput
+from ossia.text import Channel
+
+SHOWN = (Channel.FINAL, Channel.PREAMBLE)
+LEAST = -9999.0  # for a probability of 0, whose logarithm JSON cannot write
+
+
+class ShownTokens:
+    """The tokens of a stream's shown text, as the text comes. Those of a stop string belong to no
+    text, so that they are never given.
+    """
+
+    def __init__(self, stream: AsyncStream) -> None:
+        self._stream, self._seen = stream, 0
+
+    def take(self) -> Iterator[TokenOutput]:
+        """Those since the last call, for the text that has just been shown."""
+        outputs, channels = self._stream.outputs, self._stream.channels
+        begin, self._seen = self._seen, len(outputs)
+        for output, channel in zip(outputs[begin:], channels[begin:], strict=True):
+            if channel in SHOWN:
+                yield output
+
+
+def finite(logprob: float | None) -> float:
+    """A log-probability as JSON writes it."""
+    return LEAST if logprob is None else max(logprob, LEAST)

@@ -1,0 +1,45 @@
+"""The server's options, which can be read without the packages that the server needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from ossia.options import Option, Options
+from ossia.system.memory import parse_size
+
+
+@dataclass(frozen=True)
+class ServeOptions(Options):
+    """Where the server listens, and what it takes. max_body is a size such as "16MiB"."""
+
+    host: Annotated[
+        str, Option("Address to listen on; 0.0.0.0 is every network.", metavar="ADDRESS")
+    ] = "127.0.0.1"
+    port: Annotated[
+        int, Option("Port to listen on; 0 takes a free one.", minimum=0, maximum=65535)
+    ] = 8000
+    served_model_name: Annotated[
+        str | None,
+        Option("The model's name in requests and answers.", metavar="NAME", default="its own"),
+    ] = None
+    max_body: Annotated[
+        str, Option("Largest body of a request; a larger one is refused.", metavar="SIZE")
+    ] = "16MiB"
+    max_prompt: Annotated[
+        int | None,
+        Option("Most tokens of a prompt.", minimum=1, default="what the model's context holds"),
+    ] = None
+    drain_seconds: Annotated[
+        float,
+        Option("After SIGTERM, how long running answers may take to end.", minimum=0),
+    ] = 30.0
+    json: Annotated[bool, Option("Log JSON lines, and print one when it listens.")] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_size(self.max_body)
+
+    @property
+    def max_body_bytes(self) -> int:
+        return parse_size(self.max_body)

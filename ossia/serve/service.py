@@ -1,0 +1,184 @@
+"""One LLM behind the server: asks are prepared away from the event loop, started together, read as
+one sequence of events, and taken out of the engine when nobody waits for them any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from fastapi import Request
+
+from ossia.api import LLM, Ask, AsyncStream, Finished
+from ossia.engine.driver import QueueFull
+from ossia.errors import OssiaError
+from ossia.serve.errors import ApiError, failure, refusal
+from ossia.serve.metrics import Metrics
+from ossia.text import Event
+
+T = TypeVar("T")
+
+
+class Service:
+    """name: what clients call the model. max_prompt: the most tokens of a prompt, None for what the
+    model's context holds.
+    """
+
+    def __init__(self, llm: LLM, name: str, *, max_prompt: int | None = None) -> None:
+        self.llm, self.name, self.max_prompt = llm, name, max_prompt
+        self.created = int(time.time())
+        self.metrics = Metrics(llm)
+
+    def check_model(self, name: str) -> None:
+        """Raise ApiError unless it is this model's name."""
+        if name != self.name:
+            raise ApiError(
+                404,
+                f"The model '{name}' does not exist; this server has '{self.name}'.",
+                param="model",
+                code="model_not_found",
+            )
+
+    async def prepare(self, make: Callable[[], Ask], parameters: Sequence[str]) -> Ask:
+        """What `make` makes, in a thread of its own. Raises ApiError for an OssiaError, which may
+        name one of the request's `parameters`, and for too long a prompt.
+        """
+        stats = self.llm.stats()
+        if stats.unfinished >= stats.max_queue:  # before the work, not only after it
+            raise refusal(QueueFull(f"{stats.max_queue} requests are unfinished"), parameters)
+        try:
+            ask = await asyncio.to_thread(make)
+        except OssiaError as error:
+            raise refusal(error, parameters) from error
+        self.check_length(len(ask.request.prompt))
+        return ask
+
+    def check_length(self, tokens: int) -> None:
+        """Raise ApiError for a prompt of more tokens than the server takes."""
+        if self.max_prompt is not None and tokens > self.max_prompt:
+            raise ApiError(
+                400,
+                f"the prompt has {tokens} tokens, and this server takes {self.max_prompt}",
+                code="context_length_exceeded",
+            )
+
+    def start(self, asks: Sequence[Ask], choices: int, parameters: Sequence[str]) -> Running:
+        """Queue `choices` answers to each of the asks, all or none. Raises ApiError."""
+        streams: list[AsyncStream] = []
+        try:
+            for ask in asks:
+                streams += [self.llm.start(_choice(ask, n)) for n in range(choices)]
+        except OssiaError as error:
+            for stream in streams:
+                stream.close()
+            raise refusal(error, parameters) from error
+        return Running(streams, self.metrics)
+
+
+def _choice(ask: Ask, n: int) -> Ask:
+    """The ask for choice `n`: a seed gives each choice numbers of its own."""
+    sampling = ask.request.sampling
+    if not n or sampling.seed is None:
+        return ask
+    seed = sampling.seed + n if sampling.seed + n < 2**63 else sampling.seed - n
+    return replace(ask, request=replace(ask.request, sampling=replace(sampling, seed=seed)))
+
+
+class Running:
+    """The streams of one HTTP request. Leaving the block takes those that run on out of the
+    engine.
+    """
+
+    def __init__(self, streams: list[AsyncStream], metrics: Metrics) -> None:
+        self.streams = streams
+        self.finished: dict[int, Finished] = {}
+        self._metrics = metrics
+
+    async def events(self) -> AsyncIterator[tuple[int, Event | Finished]]:
+        """The events of all streams as they are made, each with its stream's number. Raises what
+        ends a stream before its Finished.
+        """
+        if len(self.streams) == 1:
+            async for event in self.streams[0]:
+                self._note(0, event)
+                yield 0, event
+                await asyncio.sleep(0)  # others have their turn, though the next may be there
+            return
+        arrived: asyncio.Queue[tuple[int, Event | Finished | Exception]] = asyncio.Queue(1)
+        tasks = [asyncio.create_task(_forward(n, s, arrived)) for n, s in enumerate(self.streams)]
+        try:
+            while len(self.finished) < len(self.streams):
+                number, event = await arrived.get()
+                if isinstance(event, Exception):
+                    raise event
+                self._note(number, event)
+                yield number, event
+                await asyncio.sleep(0)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def _note(self, number: int, event: Event | Finished) -> None:
+        if isinstance(event, Finished):
+            self.finished[number] = event
+            self._metrics.finished(event)
+
+    @property
+    def ends(self) -> list[Finished]:
+        """How each stream ended, in the order of the streams."""
+        return [self.finished[n] for n in range(len(self.streams))]
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[Running]:
+        try:
+            yield self
+        except (asyncio.CancelledError, GeneratorExit):
+            self._metrics.cancelled(len(self.streams) - len(self.finished))
+            raise
+        except Exception as error:
+            self._metrics.failed(len(self.streams) - len(self.finished))
+            raise failure(error) from error
+        finally:
+            for stream in self.streams:
+                stream.close()
+
+
+async def _forward(
+    number: int,
+    stream: AsyncStream,
+    arrived: asyncio.Queue[tuple[int, Event | Finished | Exception]],
+) -> None:
+    try:
+        async for event in stream:
+            await arrived.put((number, event))  # which waits until this one is read
+    except Exception as error:
+        await arrived.put((number, error))
+
+
+class Disconnected(Exception):
+    """The client hung up before its answer was there."""
+
+
+async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled if the client hangs up; then raises Disconnected."""
+    task = asyncio.create_task(work)
+    gone = asyncio.create_task(_disconnect(request))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Disconnected
+        return task.result()
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,85 @@
+"""POST /v1/tokenize and /v1/detokenize: prompts as ids, and ids as text, without the model."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter
+from pydantic import Field, model_validator
+
+from ossia.serve.chat_wire import Message, Tool
+from ossia.serve.errors import ApiError
+from ossia.serve.service import Service
+from ossia.serve.wire import Given, Wire
+
+
+class TokenizeRequest(Given):
+    """A text, or a conversation that is rendered as for a reply."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    tools: list[Tool] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> TokenizeRequest:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("prompt or messages must be given, and not both")
+        if self.tools and self.messages is None:
+            raise ValueError("tools are only for messages")
+        return self
+
+
+class Tokens(Wire):
+    """max_model_len: the most tokens of a text, prompt and answer."""
+
+    tokens: list[int]
+    count: int
+    max_model_len: int
+
+
+class DetokenizeRequest(Given):
+    model: str | None = None
+    tokens: list[int]
+
+
+class Text(Wire):
+    prompt: str
+
+
+def routes(service: Service) -> APIRouter:
+    """The endpoints over a service."""
+    router = APIRouter()
+    llm = service.llm
+
+    @router.post("/v1/tokenize")
+    async def tokenize(body: TokenizeRequest) -> Tokens:
+        if body.model is not None:
+            service.check_model(body.model)
+        if body.prompt is not None:
+            ids = await asyncio.to_thread(llm.tokenizer.encode, body.prompt)
+        else:
+            messages = [message.model_dump(exclude_unset=True) for message in body.messages or ()]
+            tools = [tool.model_dump(exclude_unset=True) for tool in body.tools or ()]
+            ask = await service.prepare(
+                lambda: llm.prepare(messages, tools or None), ("messages", "tools")
+            )
+            ids = [*ask.request.prompt]
+        return Tokens(tokens=ids, count=len(ids), max_model_len=llm.config.context_length)
+
+    @router.post("/v1/detokenize")
+    async def detokenize(body: DetokenizeRequest) -> Text:
+        if body.model is not None:
+            service.check_model(body.model)
+        size = llm.tokenizer.vocab_size
+        for n, token in enumerate(body.tokens):
+            if not 0 <= token < size:
+                raise ApiError(
+                    400,
+                    f"tokens[{n}] is {token}, which is outside the vocabulary of {size}",
+                    param=f"tokens[{n}]",
+                )
+        return Text(prompt=await asyncio.to_thread(llm.tokenizer.decode, body.tokens))
+
+    return router

@@ -1,0 +1,114 @@
+"""Servers on a free port of this machine, over a scripted engine, for the length of a test."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from ossia import text
+from ossia.api import LLM
+from ossia.engine import Driver
+from tests.scripted import ScriptedEngine, eventually, small_config
+
+openai = pytest.importorskip("openai")
+uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("fastapi")
+
+ANSWER = (
+    "<|channel|>analysis<|message|>Hm.<|end|>"
+    "<|start|>assistant<|channel|>final<|message|>Forty-two, é!<|return|>"
+)
+CALL = (
+    "<|channel|>analysis<|message|>Look.<|end|><|start|>assistant<|channel|>commentary "
+    'to=functions.weather <|constrain|>json<|message|>{"city": "Oslo"}<|call|>'
+)
+
+
+@dataclass
+class Served:
+    """A server, the engine behind it, and OpenAI's client before it."""
+
+    llm: LLM
+    engine: ScriptedEngine
+    port: int
+    key: str
+
+    @property
+    def client(self) -> Any:
+        url = f"http://127.0.0.1:{self.port}/v1"
+        return openai.OpenAI(base_url=url, api_key=self.key, max_retries=0, timeout=60)
+
+    def chat(self, *, content: str = "?", **options: Any) -> Any:
+        """One question through the client; options that the client lacks go as they are."""
+        messages = options.pop("messages", [{"role": "user", "content": content}])
+        options = {"model": "tiny", "messages": messages, **options}
+        return self.client.chat.completions.create(**options)
+
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+
+    def post(self, path: str, body: Any, **headers: str) -> tuple[int, Any]:
+        """The status and the JSON that answers a body, given as JSON or as bytes."""
+        connection = self.connect()
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        connection.request("POST", path, data, {"Content-Type": "application/json", **headers})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+
+    def get(self, path: str, **headers: str) -> tuple[int, str]:
+        connection = self.connect()
+        connection.request("GET", path, headers=headers)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+
+    def prompt(self, n: int = -1) -> str:
+        """What the engine was asked to continue."""
+        return self.llm.tokenizer.decode(self.engine.requests[n].prompt)
+
+
+Serve = Callable[..., Served]
+
+
+@pytest.fixture
+def serve(bytes_folder) -> Iterator[Serve]:
+    """serve(*scripts) starts a server that answers with them."""
+    from ossia.serve.app import application
+    from ossia.serve.service import Service
+
+    stops: list[Callable[[], None]] = []
+
+    def start(
+        *scripts: str, keys: tuple[str, ...] = (), max_queue: int = 1024, **options: Any
+    ) -> Served:
+        tokenizer = text.load_tokenizer(bytes_folder)
+        encoded = [tokenizer.encode_control(script) for script in scripts]
+        engine = ScriptedEngine(encoded, small_config())
+        chat_format = text.load_format(bytes_folder, tokenizer)
+        llm = LLM.from_parts(Driver(engine, max_queue), tokenizer, chat_format)
+        service = Service(llm, "tiny", max_prompt=options.pop("max_prompt", None))
+        app = application(service, keys=keys, **options)
+        listening = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="error"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        assert eventually(lambda: server.started)
+
+        def stop() -> None:
+            engine.may_step.set()
+            llm.close()
+            server.should_exit = server.force_exit = True
+            thread.join(60)
+
+        stops.append(stop)
+        return Served(llm, engine, listening.getsockname()[1], keys[0] if keys else "none")
+
+    yield start
+    for stop in stops:
+        stop()

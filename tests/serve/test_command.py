@@ -1,0 +1,96 @@
+"""`ossia serve` over the model inside the package, as a process of its own, and its options."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.serve.conftest import openai
+
+
+@pytest.fixture
+def log(tmp_path) -> Path:
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def process(log) -> Iterator[subprocess.Popen]:
+    arguments = ["serve", "--port", "0", "--json", "--api-key", "key", "--kv-memory", "64MiB"]
+    command = [sys.executable, "-m", "ossia", *arguments]
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
+    ):
+        yield process
+        process.kill()
+
+
+def test_it_answers_until_it_is_told_to_end_and_then_ends_what_runs(process, log):
+    assert process.stdout is not None
+    told = json.loads(process.stdout.readline())
+    assert told["model"] == "ossia-stdlib"
+    assert told["kv_bytes"] <= 64 * 2**20
+    client = openai.OpenAI(base_url=told["url"], api_key="key", max_retries=0, timeout=120)
+    question = [{"role": "user", "content": "What is 2 + 2?"}]
+    for _ in range(2):
+        answer = client.chat.completions.create(
+            model=told["model"], messages=question, temperature=0, max_tokens=200
+        )
+    assert "4" in answer.choices[0].message.content
+    details = answer.usage.prompt_tokens_details
+    assert 0 < details.cached_tokens < answer.usage.prompt_tokens
+    stream = client.completions.create(
+        model=told["model"],
+        prompt="def",
+        stream=True,
+        max_tokens=400,
+        temperature=0,
+        extra_body={"ignore_eos": True},
+    )
+    chunks = [next(stream)]
+    process.send_signal(signal.SIGTERM)
+    chunks += stream
+    assert chunks[-1].choices[0].finish_reason == "length"
+    assert process.wait(60) == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    assert [line["status"] for line in lines if "status" in line] == [200, 200, 200]
+    assert "2 + 2" not in str(lines)
+
+
+def test_a_port_that_is_taken_is_one_line(ossia_command):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = ossia_command("serve", "--port", taken.getsockname()[1])
+    assert result.code == 2
+    assert "cannot listen on 127.0.0.1 port" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["one", "--model", "two"], "named twice"),
+        (["--api-key", ""], "a key is empty"),
+        (["--max-body", "much"], "much"),
+        (["--port", "70000"], "--port must be at least 0 and at most 65535"),
+    ],
+)
+def test_a_wrong_option_is_one_line(ossia_command, arguments, message):
+    result = ossia_command("serve", *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert message in result.err
+
+
+def test_without_its_packages_it_says_how_to_get_them(ossia_command, monkeypatch):
+    for module in [name for name in sys.modules if name.startswith("ossia.serve.")]:
+        if module != "ossia.serve.options":
+            monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    result = ossia_command("serve")
+    assert result.code == 2
+    assert "pip install 'ossia[serve]'" in result.err

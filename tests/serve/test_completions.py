@@ -1,0 +1,97 @@
+"""Completions as OpenAI's client reads them, whole and streamed."""
+
+from __future__ import annotations
+
+import pytest
+
+from ossia.serve.completions import Completion
+from tests.serve.conftest import Served, openai
+
+
+def create(served: Served, **options):
+    return served.client.completions.create(model="tiny", **options)
+
+
+def test_each_prompt_has_its_choices_in_order(serve):
+    served = serve("one", "uno", "two", "due")
+    answer = create(served, prompt=["a", "bb"], n=2)
+    Completion.model_validate(answer.model_dump(exclude_unset=True))
+    assert [choice.text for choice in answer.choices] == ["one", "uno", "two", "due"]
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+    assert {choice.finish_reason for choice in answer.choices} == {"length"}
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (3, 12)
+
+
+@pytest.mark.parametrize("prompt", [[5, 6], [[5, 6]]])
+def test_a_prompt_may_be_ids(serve, prompt):
+    served = serve("x")
+    assert create(served, prompt=prompt).choices[0].text == "x"
+    assert served.engine.requests[0].prompt == [5, 6]
+    assert served.engine.requests[0].sampling.max_tokens == 16
+
+
+def test_a_prompt_is_echoed(serve):
+    served = serve(" a time", " a time", " a time")
+    ids = served.llm.tokenizer.encode("Once upon")
+    for prompt in ("Once upon", ids):
+        assert create(served, prompt=prompt, echo=True).choices[0].text == "Once upon a time"
+    chunks = create(served, prompt="Once upon", echo=True, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == "Once upon a time"
+
+
+def test_a_stream_is_the_same_text_in_parts(serve):
+    served = serve("né", "né", "né", "né")
+    whole = create(served, prompt=["a", "b"], logprobs=1)
+    chunks = list(
+        create(
+            served,
+            prompt=["a", "b"],
+            logprobs=1,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    assert chunks.pop().usage == whole.usage
+    for n in (0, 1):
+        parts = [chunk.choices[0] for chunk in chunks if chunk.choices[0].index == n]
+        assert "".join(part.text for part in parts) == "né"
+        assert parts[-1].finish_reason == "length"
+        for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
+            joined = [value for part in parts for value in getattr(part.logprobs, name)]
+            assert joined == getattr(whole.choices[n].logprobs, name)
+
+
+def test_log_probabilities_are_those_of_the_tokens_of_the_text(serve):
+    logprobs = create(serve("abé STOP"), prompt="p", logprobs=1, stop="STOP").choices[0].logprobs
+    assert logprobs.tokens == ["a", "b", "bytes:\\xc3", "bytes:\\xa9", " "]
+    assert logprobs.token_logprobs == [-0.5] * 5
+    assert logprobs.top_logprobs == [{token: -0.5} for token in logprobs.tokens]
+    assert logprobs.text_offset == [0, 1, 2, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("param", "options"),
+    [
+        ("prompt", {"prompt": []}),
+        ("prompt[0]", {"prompt": [-1, 5]}),
+        ("echo", {"echo": True, "logprobs": 1}),
+        ("best_of", {"best_of": 3}),
+        ("suffix", {"suffix": "x"}),
+        ("logprobs", {"logprobs": 21}),
+        (None, {"prompt": [5, 10**9]}),
+        (None, {"prompt": [""]}),
+    ],
+)
+def test_what_cannot_be_had_is_refused_by_name(serve, param, options):
+    served = serve()
+    with pytest.raises(openai.BadRequestError) as error:
+        create(served, **{"prompt": "p", **options})
+    assert error.value.param == param
+    assert not served.engine.requests
+
+
+def test_an_id_outside_the_vocabulary_takes_the_other_prompts_out(serve):
+    served = serve("x")
+    with pytest.raises(openai.BadRequestError, match="outside the vocabulary"):
+        create(served, prompt=[[5], [10**6]])
+    assert served.llm.stats().unfinished == 0 or served.engine.aborted == [0]

@@ -1,0 +1,252 @@
+"""What stands around the answers: keys, limits, hang-ups, failures, and what the server tells."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import threading
+
+import pytest
+
+from tests.scripted import eventually
+from tests.serve.conftest import ANSWER, openai
+
+BODY = {"model": "tiny", "messages": [{"role": "user", "content": "a secret"}]}
+CHAT = "/v1/chat/completions"
+
+
+class TestKeys:
+    @pytest.mark.parametrize("key", ["one", "two"])
+    def test_each_key_opens(self, serve, key):
+        status, _ = serve(ANSWER, keys=("one", "two")).post(
+            CHAT, BODY, Authorization=f"Bearer {key}"
+        )
+        assert status == 200
+
+    @pytest.mark.parametrize(
+        "header", ["", "Bearer", "Bearer on", "Bearer onetwo", "Basic one", "one"]
+    )
+    def test_nothing_else_does(self, serve, header):
+        served = serve(keys=("one", "two"))
+        status, answer = served.post(CHAT, BODY, Authorization=header)
+        assert (status, answer["error"]["code"]) == (401, "invalid_api_key")
+        assert served.get("/metrics")[0] == 401
+
+    def test_the_client_says_what_was_wrong(self, serve):
+        served = serve(keys=("one",))
+        served.key = "other"
+        with pytest.raises(openai.AuthenticationError, match="API key"):
+            served.chat()
+
+    def test_health_needs_none(self, serve):
+        served = serve(keys=("one",))
+        assert served.get("/health")[0] == served.get("/ready")[0] == 200
+
+
+class TestLimits:
+    def test_a_body_that_is_too_large_is_refused(self, serve):
+        served = serve(max_body=1000)
+        status, answer = served.post(CHAT, BODY | {"user": "x" * 1000})
+        assert (status, answer["error"]["type"]) == (413, "invalid_request_error")
+
+    def test_also_one_that_does_not_say_how_large_it_is(self, serve):
+        connection = serve(max_body=1000).connect()
+        parts = (b'{"model": "' + b"x" * 400 for _ in range(4))
+        connection.request(
+            "POST", CHAT, parts, {"Content-Type": "application/json"}, encode_chunked=True
+        )
+        response = connection.getresponse()
+        assert response.status == 413
+        assert "larger than" in json.loads(response.read())["error"]["message"]
+
+    def test_a_compressed_body_is_refused(self, serve):
+        data = gzip.compress(json.dumps(BODY).encode())
+        status, answer = serve().post(CHAT, data, **{"Content-Encoding": "gzip"})
+        assert status == 415
+        assert "Content-Encoding" in answer["error"]["message"]
+
+    def test_a_prompt_that_is_too_long_is_refused(self, serve):
+        with pytest.raises(openai.BadRequestError, match="this server takes 50") as error:
+            serve(max_prompt=50).chat(content="x" * 60)
+        assert error.value.code == "context_length_exceeded"
+        with pytest.raises(openai.BadRequestError, match="context of 4096"):
+            serve().chat(content="x" * 5000)
+
+    def test_a_full_queue_asks_to_come_back(self, serve):
+        served = serve(ANSWER, ANSWER, max_queue=1)
+        served.engine.may_step.clear()
+        stream = threading.Thread(target=served.chat)
+        stream.start()
+        assert eventually(lambda: served.llm.stats().unfinished == 1)
+        with pytest.raises(openai.RateLimitError) as error:
+            served.chat()
+        assert error.value.response.headers["retry-after"] == "1"
+        assert error.value.code == "queue_full"
+        assert served.get("/ready")[0] == 503
+        served.engine.may_step.set()
+        stream.join()
+        assert served.chat().choices[0].message.content == "Forty-two, é!"
+
+    def test_choices_that_do_not_fit_together_are_all_taken_out(self, serve):
+        served = serve(ANSWER, ANSWER, ANSWER, max_queue=2)
+        with pytest.raises(openai.RateLimitError):
+            served.chat(n=3)
+        assert eventually(lambda: served.llm.stats().unfinished == 0)
+
+
+class TestHangingUp:
+    @pytest.mark.parametrize("stream", [True, False])
+    def test_a_client_that_hangs_up_leaves_the_engine(self, serve, stream):
+        served = serve("<|channel|>final<|message|>on and on", ANSWER)
+        served.engine.endless = True
+        connection = served.connect()
+        body = json.dumps(BODY | {"stream": stream, "n": 1})
+        connection.request("POST", CHAT, body, {"Content-Type": "application/json"})
+        assert eventually(lambda: bool(served.engine.running))
+        if stream:
+            connection.getresponse().read(10)
+        connection.close()
+        if connection.sock is not None:
+            connection.sock.close()
+        assert eventually(lambda: served.engine.aborted == [0])
+        assert served.chat().choices[0].finish_reason == "stop"
+        metrics = served.get("/metrics")[1]
+        assert 'ossia_requests_total{outcome="cancelled"} 1.0' in metrics
+
+    def test_so_do_all_choices(self, serve):
+        served = serve(*["<|channel|>final<|message|>on and on"] * 3)
+        served.engine.endless = True
+        with served.chat(n=3, stream=True) as stream:
+            next(iter(stream))
+        assert eventually(lambda: sorted(served.engine.aborted) == [0, 1, 2])
+
+
+class TestFailures:
+    def test_a_request_that_fails_fails_alone(self, serve):
+        served = serve(ANSWER, ANSWER)
+        served.engine.broken = {0}
+        served.engine.may_step.clear()
+        failed = []
+
+        def ask():
+            with pytest.raises(openai.InternalServerError) as error:
+                served.chat()
+            failed.append(error.value)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        assert eventually(lambda: served.llm.stats().unfinished == 1)
+        stream = served.chat(stream=True)
+        served.engine.may_step.set()
+        thread.join()
+        assert "not finite" in failed[0].message
+        assert [chunk.choices[0].finish_reason for chunk in stream][-1] == "stop"
+
+    def test_a_stream_that_fails_says_so(self, serve):
+        served = serve(ANSWER)
+        served.engine.broken = {0}
+        with pytest.raises(openai.APIError, match="not finite"):
+            list(served.chat(stream=True))
+        assert 'ossia_requests_total{outcome="failed"} 1.0' in served.get("/metrics")[1]
+
+    def test_a_bug_is_an_error_without_its_details(self, serve, monkeypatch, caplog):
+        served = serve(ANSWER)
+        monkeypatch.setattr(served.llm, "prepare", lambda *_, **__: 1 / 0)
+        with pytest.raises(openai.InternalServerError, match="its log says why") as error:
+            served.chat()
+        assert "division" not in error.value.message
+
+    @pytest.mark.parametrize(
+        ("data", "message"),
+        [
+            (b"{", "not JSON"),
+            (b"[1]", "JSON object"),
+            (b"", "JSON object"),
+            (b"[" * 100_000, ""),
+            (b'{"model": "\\ud800", "messages": [{"role": "user", "content": "?"}]}', ""),
+            (b'{"temperature": NaN}', ""),
+        ],
+    )
+    def test_a_body_that_cannot_be_read_is_the_clients_fault(self, serve, data, message):
+        status, answer = serve().post(CHAT, data)
+        assert 400 <= status < 500
+        assert message in answer["error"]["message"]
+
+    def test_an_unknown_path_is_named(self, serve):
+        status, answer = serve().post("/v1/embeddings", {})
+        assert status == 404
+        assert "POST /v1/embeddings" in answer["error"]["message"]
+
+
+class TestWhatItTells:
+    def test_the_model(self, serve):
+        client = serve().client
+        (model,) = client.models.list().data
+        assert (model.id, model.owned_by, model.max_model_len) == ("tiny", "ossia", 4096)
+        assert client.models.retrieve("tiny") == model
+        with pytest.raises(openai.NotFoundError):
+            client.models.retrieve("other")
+
+    def test_tokens_there_and_back(self, serve):
+        served = serve()
+        status, answer = served.post("/v1/tokenize", {"model": "tiny", "prompt": "é <|end|>"})
+        assert (status, answer["count"]) == (200, len("é <|end|>".encode()))
+        assert answer["max_model_len"] == 4096
+        assert served.post("/v1/detokenize", {"tokens": answer["tokens"]}) == (
+            200,
+            {"prompt": "é <|end|>"},
+        )
+
+    def test_tokens_of_a_conversation_are_those_of_its_prompt(self, serve):
+        served = serve(ANSWER)
+        served.post(CHAT, BODY)
+        _, answer = served.post("/v1/tokenize", {"messages": BODY["messages"]})
+        assert answer["tokens"] == served.engine.requests[0].prompt
+
+    @pytest.mark.parametrize("token", [-1, 10**6, 2**70])
+    def test_ids_outside_the_vocabulary_are_refused(self, serve, token):
+        status, answer = serve().post("/v1/detokenize", {"tokens": [1, token]})
+        assert (status, answer["error"]["param"]) == (400, "tokens[1]")
+
+    def test_figures(self, serve):
+        served = serve(ANSWER)
+        served.chat()
+        figures = dict(
+            line.rsplit(" ", 1) for line in served.get("/metrics")[1].splitlines() if line[0] != "#"
+        )
+        assert figures['ossia_requests_total{outcome="stop"}'] == "1.0"
+        assert (
+            figures['ossia_http_responses_total{path="/v1/chat/completions",status="200"}'] == "1.0"
+        )
+        assert figures["ossia_reasoning_tokens_total"] == "3.0"
+        for name in ("time_to_first_token", "time_per_output_token", "generation"):
+            assert figures[f"ossia_{name}_seconds_count"] == "1.0"
+        for name in ("unfinished", "running", "waiting", "kv_evictions_total", "preemptions_total"):
+            assert f"ossia_{name}" in figures
+
+    def test_a_document_that_names_what_there_is(self, serve):
+        document = json.loads(serve().get("/openapi.json")[1])
+        assert {CHAT, "/v1/completions", "/v1/models", "/metrics"} <= document["paths"].keys()
+        schemas = document["components"]["schemas"]
+        references = {
+            part.split('"')[0] for part in json.dumps(document).split("#/components/schemas/")[1:]
+        }
+        assert references <= schemas.keys()
+        assert "logit_bias" in schemas["ChatRequest"]["properties"]
+        assert schemas["ChatRequest"]["additionalProperties"] is False
+        assert "422" not in document["paths"][CHAT]["post"]["responses"]
+
+    def test_no_page_of_another_site_may_read_it(self, serve):
+        connection = serve().connect()
+        connection.request("GET", "/v1/models", headers={"Origin": "http://evil.example"})
+        headers = {name.lower() for name in connection.getresponse().headers}
+        assert not any(name.startswith("access-control") for name in headers)
+
+    def test_the_log_has_a_line_for_each_request_and_not_its_content(self, serve, caplog):
+        caplog.set_level(logging.DEBUG, "ossia")
+        served = serve(ANSWER)
+        served.chat(content="a secret")
+        assert eventually(lambda: "POST /v1/chat/completions 200" in caplog.text)
+        assert "secret" not in caplog.text
+        assert "Forty" not in caplog.text
