@@ -55,9 +55,13 @@ class TemplateFormat:
         self._could_begin = _could_begin(tokenizer.control)
         self._stop_ids = frozenset(stop_ids)
 
-    @cached_property
+    @property
     def stop_ids(self) -> frozenset[int]:
         """See ChatFormat.stop_ids."""
+        return self._all_stop_ids
+
+    @cached_property
+    def _all_stop_ids(self) -> frozenset[int]:
         closings = map(self._closing, self._templates.values())
         return self._stop_ids | {ids[-1] for ids in closings if ids}
 

@@ -15,6 +15,7 @@ from ossia.text import Chat
 from ossia.text.chat_template import ChatTemplate
 from ossia.text.template import TemplateFormat
 from tests.text.histories import Histories
+from tests.text.replies import read
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "templates"
 TEMPLATES: dict[str, str] = {
@@ -118,3 +119,51 @@ def test_arguments_in_a_string_stay_as_the_model_wrote_them(name, theirs, qwen3_
     found = render(ours, messages, None, True)
     assert found == render_theirs(theirs, TEMPLATES[name], messages, None, True)
     assert '{"a":1,  "b": "<x>"}' in (found or "")
+
+
+CODER = "llama.cpp Qwen3-Coder"
+WRITE = {
+    "type": "function",
+    "function": {
+        "name": "write",
+        "description": "Writes a file.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "path": {"type": "string"},
+                "lines": {"type": "array"},
+                "mode": {"type": "integer"},
+                "sure": {"type": "boolean"},
+            },
+        },
+    },
+}
+
+
+def test_qwen3_coder_s_calls_are_read_as_its_template_writes_them(qwen3_tokenizer):
+    ours = TemplateFormat(TEMPLATES[CODER], qwen3_tokenizer, stop_ids=[], variables=SPECIAL)
+    assert ours.stop_ids == {qwen3_tokenizer.control["<|im_end|>"]}
+    arguments = {"path": "a <b>.py", "lines": ["x = 1", "<y>"], "mode": 7, "sure": True}
+    call = {"type": "function", "function": {"name": "write", "arguments": json.dumps(arguments)}}
+    messages = [
+        {"role": "user", "content": "Write."},
+        {"role": "assistant", "content": "I do.", "tool_calls": [call]},
+    ]
+    chat = Chat.of(messages, tools=[WRITE])
+    ((prompt, reply),) = ours.render_turns(chat)
+    parser = ours.parser(prompt, chat.offered_tools)
+    (said, text), (name, written) = read(parser, reply)
+    assert (said, text, name) == ("final", "I do.", "call write")
+    assert json.loads(written) == arguments
+    following = Chat.of([*messages, {"role": "tool", "content": "done"}], tools=[WRITE])
+    assert ours.render(following)[: len(prompt + reply)] == prompt + reply
+
+
+def test_arguments_that_a_template_cannot_walk_through_are_named(qwen3_tokenizer):
+    ours = TemplateFormat(TEMPLATES[CODER], qwen3_tokenizer, stop_ids=[], source="here")
+    call = {"type": "function", "function": {"name": "write", "arguments": "{"}}
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "tool_calls": [call]}]
+    with pytest.raises(OssiaError, match=r"messages\[1\]\.tool_calls\[0\]: its arguments are not"):
+        ours.render(Chat.of(messages))
+    call["function"]["arguments"] = ""
+    assert "write" in qwen3_tokenizer.decode(ours.render(Chat.of(messages)))

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,13 @@ def small(tmp_path_factory) -> tuple[dict[str, int], list[Any]]:
     return model["vocab"], [tuple(merge) for merge in model["merges"]]
 
 
-def saved(folder: Path, small, kind=GPT2Tokenizer, tokens: list[Any] = (), **settings: Any) -> Path:  # type: ignore[assignment]
+def saved(
+    folder: Path,
+    small: Any,
+    kind: type[Any] = GPT2Tokenizer,
+    tokens: Sequence[Any] = (),
+    **settings: Any,
+) -> Path:
     """A folder that transformers saved, with added tokens."""
     theirs = kind(vocab=dict(small[0]), merges=list(small[1]), **settings)
     theirs.add_tokens(list(tokens))
@@ -90,7 +97,7 @@ def test_words_that_were_added_are_read_as_in_transformers(words, kind, small, t
 def test_words_that_were_added_are_shown_in_replies(words, small, tmp_path):
     tokenizer = load_tokenizer(saved(tmp_path, small, tokens=WORDS[words]))
     names = [str(word) for word in WORDS[words]]
-    ids = [tokenizer._inner.token_to_id(name) for name in names]
+    ids = [tokenizer._inner.token_to_id(name) or 0 for name in names]
     assert not set(names) & tokenizer.control.keys()
     assert tokenizer.decode(ids) == "".join(names)
     parser = load_format(tmp_path, tokenizer).parser()
