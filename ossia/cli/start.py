@@ -4,6 +4,8 @@ first moment on.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import signal
 import sys
@@ -19,8 +21,19 @@ def run() -> None:
     from ossia.cli.main import main
 
     code = main()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late: the exit below cannot be interrupted
-    sys.exit(code)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late: what follows cannot be interrupted
+    _leave(code)
+
+
+def _leave(code: int) -> None:
+    """Exit as `sys.exit` does, but without taking torch's thousands of modules apart, which would
+    take a quarter of a second.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # of a pipe that nobody reads
+            stream.flush()
+    atexit._run_exitfuncs()
+    os._exit(code)
 
 
 def _interrupt(_number: int, frame: FrameType | None) -> None:
