@@ -420,7 +420,7 @@ class SamplingOptions(Options):
     ] = None
     stop: Annotated[
         tuple[str, ...],
-        Option("End before this string; may be repeated.", metavar="TEXT"),
+        Option("End before this string; may be repeated.", metavar="TEXT", default="none"),
     ] = ()
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ossia.cli.fields import derived
+from ossia.cli.help import Command, Group
 from ossia.cli.options import set_threads
 from ossia.cli.text import table as text_table
 from ossia.errors import OssiaError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ossia.measure.speed import Spread
 
 bench = typer.Typer(
+    cls=Group,
     help="Measure this machine, or a model on it.",
     epilog="Example: ossia bench cpu gpt-oss-20b --prompt 512 --tokens 32",
     rich_markup_mode=None,
@@ -51,7 +53,7 @@ class WorkOptions(Options):
     turns: Annotated[int, Option("Times to measure; the median counts.", minimum=1)] = 5
 
 
-@bench.command(epilog="Example: ossia bench machine --json")
+@bench.command(epilog="Example: ossia bench machine --json", cls=Command)
 @derived
 def machine(
     *,
@@ -104,7 +106,9 @@ def machine(
     _print(table)
 
 
-@bench.command(epilog="Example: ossia bench cpu qwen3-0.6b --prompt 512,2048 --batch 1,8")
+@bench.command(
+    epilog="Example: ossia bench cpu qwen3-0.6b --prompt 512,2048 --batch 1,8", cls=Command
+)
 @derived
 def cpu(
     *,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from typer.core import TyperGroup
-
+from ossia.cli.help import Group
 from ossia.errors import OssiaError
 
 _CHAT = "to talk with a model: ossia chat --model NAME"
@@ -20,7 +19,6 @@ _ELSEWHERE = {
     "pull": _DOWNLOAD,
     "download": _DOWNLOAD,
     "push": "to publish a checkpoint folder: hf upload",
-    "serve": "ossia has no server yet; in Python, ossia.LLM answers any number of threads",
     "list": "downloaded models are listed by: hf cache ls",
     "ls": "downloaded models are listed by: hf cache ls",
     "rm": "downloaded models are removed by: hf cache rm",
@@ -34,13 +32,13 @@ _ELSEWHERE = {
 }
 
 
-class Commands(TyperGroup):
+class Commands(Group):
     """The commands, and a hint for some that do not exist."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """As click's. Raises OssiaError for a command that is called otherwise here."""
         name = args[0].lower() if args else ""
-        if name in _ELSEWHERE and name not in self.commands:
+        if name in _ELSEWHERE:
             raise OssiaError(f"there is no command {args[0]}; {_ELSEWHERE[name]}")
         return super().resolve_command(ctx, args)
 

@@ -22,6 +22,7 @@ from ossia.cli.chat import chat
 from ossia.cli.convert import merge, quantize
 from ossia.cli.finetune import finetune
 from ossia.cli.generate import generate
+from ossia.cli.help import Command, width
 from ossia.cli.hints import Commands
 from ossia.cli.inspect import inspect
 from ossia.cli.serve import serve
@@ -66,13 +67,13 @@ for command, example in (
     (chat, 'ossia chat "What is 48213 * 977?"'),
     (serve, "ossia serve path/to/gpt-oss-20b --port 8000"),
     (inspect, "ossia inspect gpt-oss-20b"),
-    (train, "ossia train --data book.txt --steps 500 --out my-model"),
+    (train, "ossia train --steps 60 --batch-size 8 --out my-model"),
     (finetune, "ossia finetune --model Qwen/Qwen3-0.6B --data chats.jsonl --out my-chat"),
     (quantize, "ossia quantize my-bf16-model my-mxfp4-model --data chats.jsonl"),
     (merge, "ossia merge openai/gpt-oss-20b my-chat/adapter merged"),
     (ablate, "ossia ablate --data book.txt --rungs rope,swiglu --seeds 2 --out ladder"),
 ):
-    app.command(epilog=f"Example: {example}")(command)
+    app.command(epilog=f"Example: {example}", cls=Command)(command)
 app.add_typer(bench, name="bench")
 
 
@@ -88,7 +89,12 @@ def main(arguments: Sequence[str] | None = None, commands: typer.Typer = app) ->
     # torch says so at import where NumPy is absent; ossia has no use for it.
     warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
     try:
-        code = commands(args=arguments, prog_name=commands.info.name, standalone_mode=False)
+        code = commands(
+            args=arguments,
+            prog_name=commands.info.name,
+            standalone_mode=False,
+            terminal_width=width(),
+        )
     except OssiaError as error:
         return _fail(str(error))
     except OSError as error:

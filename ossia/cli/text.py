@@ -26,7 +26,7 @@ _CONTROL |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 _WIDE = r"\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff00-\uff60\U0001f300-\U0003fffd"
 _PARTS = re.compile(rf"\n|[^\S\n]+|[{_WIDE}]|[^\s{_WIDE}]+")
 
-_NARROW = 56  # columns below which a list puts its texts below its names
+NARROW = 56  # columns below which a list puts its texts below its names
 
 
 def visible(text: str) -> str:
@@ -85,7 +85,7 @@ def table(rows: Iterable[tuple[str, str]], stream: TextIO, gap: int = 2) -> str:
     """Names and their texts in two columns; on a narrow terminal each text below its name."""
     rows, width = list(rows), columns(stream)
     left = max(len(name) for name, _ in rows) + gap
-    if width is not None and width < _NARROW and left > 12:
+    if width is not None and width < NARROW and left > 12:
         return "\n".join(f"{name}\n{_folded('    ' + text, width, '    ')}" for name, text in rows)
     lines = (f"{name:<{left}}{text}".rstrip() for name, text in rows)
     if width is None:

@@ -1,6 +1,7 @@
 """Every command explains itself in the same way."""
 
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import fields
@@ -8,8 +9,9 @@ from itertools import product
 
 import pytest
 
+from ossia.cli.generate import GenerateSampling
 from ossia.ladder.plan import Plan
-from ossia.options import EngineOptions, LoadOptions
+from ossia.options import EngineOptions, LoadOptions, SamplingOptions
 from ossia.serve.options import ServeOptions
 from ossia.train.settings import FineTuneSettings, Settings
 
@@ -34,6 +36,16 @@ def test_help_ends_with_an_example_of_the_command(ossia_command, command):
     assert last.strip().startswith(f"Example: ossia {command} ")
 
 
+@pytest.mark.parametrize("command", ["", "chat", "generate", "inspect"])
+def test_an_example_that_needs_no_file_works(ossia_command, command: str) -> None:
+    last = ossia_command(*command.split(), "--help").out.strip().rsplit("\n\n", 1)[-1]
+    words = shlex.split(last.strip().removeprefix("Example: ossia "))
+    assert words[0] == command or not command
+    result = ossia_command(*words)
+    assert result.code == 0, result.err
+    assert result.out.strip()
+
+
 @pytest.mark.parametrize("command", [*COMMANDS, *SUBCOMMANDS])
 def test_an_option_names_its_value_and_not_a_python_type(ossia_command, command):
     options = ossia_command(*command.split(), "--help").out.partition("\nOptions:")[2]
@@ -55,6 +67,8 @@ def test_the_list_of_commands_describes_each_in_one_whole_sentence(ossia_command
         ("ablate", Plan),
         *product(("generate", "chat", "serve", "bench cpu"), (LoadOptions, EngineOptions)),
         ("serve", ServeOptions),
+        ("chat", SamplingOptions),
+        ("generate", GenerateSampling),
     ],
 )
 def test_every_setting_is_an_option_with_a_help_text_and_its_default(
@@ -68,7 +82,7 @@ def test_every_setting_is_an_option_with_a_help_text_and_its_default(
         default = field.default
         if isinstance(default, bool):
             assert not default or f"--no{name[1:]}" in entry, f"how is {name} turned off?"
-        elif default in (None, 0, ""):  # either the value, or what it stands for
+        elif default in (None, 0, "", ()):  # either the value, or what it stands for
             assert "[default: " in entry or "required for a new run" in entry
         else:
             assert f"[default: {default}]" in entry
@@ -88,3 +102,14 @@ assert "torch" not in sys.modules
         check=True,
         stdout=subprocess.DEVNULL,
     )
+
+
+@pytest.mark.parametrize("width", [44, 80])
+def test_help_fits_the_terminal(ossia_command, monkeypatch, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("ossia.cli.help.columns", lambda _: width)
+    for command in ("", "chat", "bench cpu"):
+        lines = ossia_command(*command.split(), "--help").out.splitlines()
+        assert [line for line in lines if len(line) > width and len(line.split()) > 1] == []
+        below = any(line.strip() == "-q, --quiet" for line in lines)
+        assert below == (width == 44 and command == "chat")

@@ -1,5 +1,9 @@
 """What users of other programs type first, and the spellings that they bring."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from ossia.config import ModelConfig
@@ -12,7 +16,6 @@ from tests.cli.chats import final
     [
         (["run", "gpt-oss:20b"], "there is no command run; to talk with a model: ossia chat"),
         (["pull", "qwen3"], "there is no command pull; a model is downloaded when it is first"),
-        (["serve", "--port", "80"], "there is no command serve; ossia has no server yet"),
         (["LIST"], "there is no command LIST; downloaded models are listed"),
         (["chatt"], "No such command 'chatt'"),
     ],
@@ -60,3 +63,20 @@ def test_options_have_the_names_that_people_type(ossia_command, script):
     assert ossia_command("chat", "--model", "scripted", "--prompt", "x", *words).code == 0
     drawn = engine.requests[0].sampling
     assert (drawn.temperature, drawn.repetition_penalty) == (0.5, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("typed", "offers"),
+    [("ossia ch", ["chat"]), ("ossia chat --repet", ["--repetition-penalty"])],
+)
+def test_the_shell_completes_commands_and_options(typed, offers):
+    words = typed.split()
+    asked = {"_OSSIA_COMPLETE": "complete_bash", "COMP_WORDS": typed}
+    done = subprocess.run(
+        [sys.executable, "-m", "ossia"],
+        env=os.environ | asked | {"COMP_CWORD": str(len(words) - 1)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == offers

@@ -2,6 +2,7 @@
 
 import random
 import re
+import sys
 
 import pytest
 
@@ -90,14 +91,14 @@ def test_it_knows_whether_a_line_has_begun():
 
 
 def test_remarks_are_wrapped_with_their_indentation(width):
-    text = wrapped(TEXT.replace("\t", " "), object())
+    text = wrapped(TEXT.replace("\t", " "), sys.stdout)
     assert text.split() == TEXT.split()
     assert all(len(line) <= width for line in text.splitlines())
 
 
 def test_a_table_keeps_its_columns_and_goes_below_each_other_where_it_is_narrow(width):
     rows = [("--a-name", "word " * 30), ("--an-even-longer-name", "short")]
-    text = table(rows, object())
+    text = table(rows, sys.stdout)
     assert text.split() == " ".join(f"{a} {b}" for a, b in rows).split()
     assert all(len(line) <= width for line in text.splitlines())
     below = re.search(r"^--a-name$", text, re.MULTILINE) is not None
