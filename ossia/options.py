@@ -66,8 +66,9 @@ class Options:
                 _check_several(setting, value)
             elif setting.type in _KINDS and not (value is None and setting.optional):
                 _check_kind(setting, value)
-            if issubclass(setting.type, StrEnum) and value is not None:
-                value = setting.option.shorthands.get(value, value)
+            if issubclass(setting.type, StrEnum) and not (value is None and setting.optional):
+                if isinstance(value, str):
+                    value = setting.option.shorthands.get(value, value)
                 if value not in list(setting.type):
                     choices = " or ".join(setting.type)
                     raise OssiaError(f"{flag(setting.name)} must be {choices}, not {value}")
@@ -192,6 +193,10 @@ class Int8(StrEnum):
     int8 = "int8"
 
 
+# More crash where the system does not start as many, and more than processors help nobody.
+MOST_THREADS = 1024
+
+
 @dataclass(frozen=True)
 class ThreadOptions(Options):
     """Threads of the whole process."""
@@ -201,6 +206,7 @@ class ThreadOptions(Options):
         Option(
             "CPU threads to compute with.",
             minimum=1,
+            maximum=MOST_THREADS,
             default="one per processor that this process may use",
         ),
     ] = None
@@ -292,7 +298,12 @@ class EngineOptions(Options):
     ] = None
     max_batch: Annotated[
         int | None,
-        Option("Requests that run together; more wait.", minimum=1, default="16, or 64 on a GPU"),
+        Option(
+            "Requests that run together; more wait.",
+            minimum=1,
+            maximum=1 << 16,
+            default="16, or 64 on a GPU",
+        ),
     ] = None
     prefill_chunk: Annotated[
         int | None,

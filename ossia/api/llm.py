@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from operator import index
 from pathlib import Path
@@ -76,6 +76,8 @@ class LLM:
         **options: Any,
     ) -> None:
         load, engine = split(options, LoadOptions, EngineOptions)
+        if not isinstance(parts, Parts | None):
+            raise OssiaError("parts are what LLM.from_parts makes; give a model's name first")
         self._parts = parts or Parts.load(path_or_hub_name, load, engine)
         self.tokenizer, self.chat_format = self._parts.tokenizer, self._parts.chat_format
         self.config = self._parts.driver.config
@@ -147,6 +149,8 @@ class LLM:
         """The continuation of each prompt (text, or token ids), all made in one batch."""
         params, stop = self._sampling(sampling, self._eos_ids)
         batch = [prompts] if isinstance(prompts, str) else prompts
+        if isinstance(batch, bytes) or not isinstance(batch, Iterable):
+            raise OssiaError(f"prompts are a text or a list of texts or ids, not {batch!r}")
         read = read_all(self._driver, [self._continue(prompt, params, stop) for prompt in batch])
         return [_completion(outputs, events, params) for outputs, events in read]
 
@@ -257,6 +261,8 @@ class LLM:
         if isinstance(prompt, str):
             ids = self.tokenizer.encode(prompt)
             self._check_ids(ids)
+        elif isinstance(prompt, bytes) or not isinstance(prompt, Iterable):
+            raise OssiaError(f"a prompt is a text or a list of ids, not {prompt!r}")
         else:
             ids = [index(id) if hasattr(id, "__index__") else id for id in prompt]
         parser = partial(PlainText, self.tokenizer, params.stop_ids)

@@ -64,7 +64,11 @@ def find(path_or_hub_name: str | os.PathLike[str] | None) -> Path:
     """
     if path_or_hub_name is None:
         return packaged_model()
-    name = os.fspath(path_or_hub_name)
+    name = path_or_hub_name
+    if isinstance(name, os.PathLike):
+        name = os.fspath(name)
+    if not isinstance(name, str):
+        raise OssiaError(f"a model is named by a folder or a name on the hub, not {name!r}")
     if not name:
         raise OssiaError("the model's name is empty; give a folder or a name on the hub")
     path = Path(os.path.expanduser(name))

@@ -62,6 +62,10 @@ def save(
     It may be the folder that the decoder was loaded from. Raises OssiaError if no family can
     express the model or the folder cannot be written.
     """
+    if not isinstance(decoder, Decoder):
+        raise OssiaError(f"a Decoder is saved, as load_model returns, not {type(decoder).__name__}")
+    if not isinstance(folder, str | os.PathLike) or "\0" in os.fspath(folder):
+        raise OssiaError(f"a checkpoint is saved to a folder, not {folder!r}")
     folder = Path(folder)
     if decoder.is_int8:
         raise OssiaError("a model with int8 dense weights is not saved: load it without dense=int8")

@@ -18,7 +18,7 @@ from ossia.cli.progress import Progress, Silent, progress
 from ossia.cli.start import INTERRUPTED
 from ossia.cli.stopping import USER_ERROR, until_interrupted
 from ossia.cli.text import note, say
-from ossia.options import Option, ThreadOptions
+from ossia.options import MOST_THREADS, Option, ThreadOptions
 
 if TYPE_CHECKING:
     from ossia.train.curves import Curves
@@ -50,6 +50,7 @@ class RunOptions(ThreadOptions):
         Option(
             "CPU threads to compute with.",
             minimum=1,
+            maximum=MOST_THREADS,
             default="one or all, whichever is measured to be faster",
         ),
     ] = None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ossia.config import LearnedPositions, ModelConfig, Role, RoPE
+from ossia.errors import OssiaError
 from ossia.model.attention import Attention, layer_kind
 from ossia.model.context import Context, positions_within
 from ossia.model.feedforward import build_feedforward
@@ -22,6 +23,14 @@ from ossia.ops import REFERENCE, Backend, Documents
 from ossia.ops.int8 import Int8
 from ossia.ops.paged import LayerKind, PagedKV
 from ossia.ops.weight import ExpertsKind
+
+
+def _check_ids(tokens: object, shape: str) -> None:
+    if not isinstance(tokens, Tensor):
+        raise OssiaError(f"tokens are an int64 tensor {shape}, not {type(tokens).__name__}")
+    if tokens.dtype not in (torch.int64, torch.int32) or tokens.dim() != 1 + shape.count(", "):
+        found = f"{str(tokens.dtype).removeprefix('torch.')} {tuple(tokens.shape)}"
+        raise OssiaError(f"tokens are an int64 tensor {shape}, not {found}")
 
 
 class Embedding(nn.Module):
@@ -148,8 +157,10 @@ class Decoder(nn.Module):
         """Float32 logits of the token after each one; arguments as for `context`.
 
         tokens: int64 (batch, length) -> (batch, length, vocab), or packed (total,) over pages ->
-        (total, vocab).
+        (total, vocab). Raises OssiaError for tokens of another type or number of dimensions, and
+        IndexError for an id outside the vocabulary.
         """
+        _check_ids(tokens, "(total,)" if isinstance(where, PagedKV) else "(batch, length)")
         return self.unembed(self.hidden_states(tokens, self.context(tokens, positions, where)))
 
     def context(

@@ -109,7 +109,10 @@ def test_threads_are_those_asked_for(tiny: Settings, tmp_path: Path, capsys) -> 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--threads", "0", "--out", "new"], "--threads must be at least 1, not 0"),
+        (
+            ["--threads", "0", "--out", "new"],
+            "--threads must be at least 1 and at most 1024, not 0",
+        ),
         (["--data", "absent.txt", "--out", "new"], "--data absent.txt: no such file or folder"),
         (["--steps", "0", "--out", "new"], "--steps must be at least 1"),
         (["--steps", "-3", "--out", "new"], "--steps must be at least 1, not -3"),
