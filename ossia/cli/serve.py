@@ -50,9 +50,9 @@ def serve(
 ) -> None:
     """Serve a model through OpenAI's HTTP API.
 
-    It listens on this machine alone unless --host says otherwise. There are Chat Completions,
-    Completions, models, tokenize and detokenize, and figures for Prometheus under /metrics. SIGTERM
-    or Ctrl-C lets running answers end. What is asked and answered is never logged.
+    It listens on this machine alone unless --host says otherwise. There are Responses, Chat
+    Completions, Completions, models, tokenize and detokenize, and figures for Prometheus under
+    /metrics. SIGTERM or Ctrl-C lets running answers end. What is asked and answered is not logged.
     """
     if None not in (path, model):
         raise OssiaError("the model was named twice, as an argument and with --model")
@@ -61,6 +61,7 @@ def serve(
     path = path or model
     try:
         from ossia.serve.app import application
+        from ossia.serve.responses.store import ResponseStore
         from ossia.serve.server import listen, log_to_stderr
         from ossia.serve.server import serve as run
         from ossia.serve.service import Service
@@ -71,7 +72,12 @@ def serve(
     with listen(options) as server, open_llm(path, load, engine) as llm:
         name = options.served_model_name or _name(path, llm.about.folder if llm.about else None)
         service = Service(llm, name, max_prompt=options.max_prompt)
-        app = application(service, keys=api_key or (), max_body=options.max_body_bytes)
+        app = application(
+            service,
+            keys=api_key or (),
+            max_body=options.max_body_bytes,
+            store=ResponseStore(options.responses),
+        )
         log_to_stderr(options.json)
         _announce(service, server, bool(api_key), options.json)
         run(app, server, options.drain_seconds)

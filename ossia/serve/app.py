@@ -14,6 +14,8 @@ import ossia
 from ossia.serve import chat, completions, errors, status, tokens
 from ossia.serve.chat_wire import ChatCompletionChunk
 from ossia.serve.gate import AccessLog, Asgi, Gate
+from ossia.serve.responses import routes as responses
+from ossia.serve.responses.store import ResponseStore
 from ossia.serve.service import Disconnected, Service
 from ossia.serve.wire import ErrorBody
 
@@ -22,9 +24,16 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def application(service: Service, *, keys: Sequence[str] = (), max_body: int = 2**24) -> Asgi:
+def application(
+    service: Service,
+    *,
+    keys: Sequence[str] = (),
+    max_body: int = 2**24,
+    store: ResponseStore | None = None,
+) -> Asgi:
     """The ASGI application over a service. keys: one of them must come with each request; without
-    any, none is asked for. max_body: the most bytes of a request's body.
+    any, none is asked for. max_body: the most bytes of a request's body. store: where responses are
+    kept; in memory if None.
     """
     app = FastAPI(
         title="ossia",
@@ -40,6 +49,7 @@ def application(service: Service, *, keys: Sequence[str] = (), max_body: int = 2
         return Response(status_code=499)
 
     routers = [module.routes(service) for module in (chat, completions, tokens, status)]
+    routers.append(responses.routes(service, store or ResponseStore()))
     for router in routers:
         app.include_router(router, responses=ERRORS)
     app.openapi = lambda: _document(app)

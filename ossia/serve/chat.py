@@ -19,7 +19,6 @@ from ossia.serve.chat_wire import (
     Reply,
     ReplyCall,
 )
-from ossia.serve.errors import ApiError
 from ossia.serve.logprobs import ShownTokens, finite
 from ossia.serve.service import Running, Service, unless_disconnected
 from ossia.serve.stream import event_stream
@@ -45,7 +44,8 @@ def routes(service: Service) -> APIRouter:
     )
     async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
         service.check_model(body.model)
-        _check_calls(service, body)
+        if body.tools:
+            service.check_calls(body.parallel_tool_calls)
         ask = await service.prepare(lambda: _ask(service, body), PARAMETERS)
         running = service.start([ask], body.n, PARAMETERS)
         answer = _Answer(service, body, running)
@@ -58,16 +58,6 @@ def routes(service: Service) -> APIRouter:
 
 def _chunk_schema() -> dict[str, Any]:
     return {"$ref": f"#/components/schemas/{ChatCompletionChunk.__name__}"}
-
-
-def _check_calls(service: Service, body: ChatRequest) -> None:
-    """Raise ApiError if one call at most was asked for, of a model that may write several."""
-    if body.tools and not body.parallel_tool_calls and service.llm.chat_format.name != "harmony":
-        raise ApiError(
-            400,
-            "parallel_tool_calls: false cannot be enforced for this model's chat format",
-            param="parallel_tool_calls",
-        )
 
 
 def _ask(service: Service, body: ChatRequest) -> Ask:

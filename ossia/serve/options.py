@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from ossia.options import Option, Options
@@ -34,6 +35,14 @@ class ServeOptions(Options):
         float,
         Option("After SIGTERM, how long running answers may take to end.", minimum=0),
     ] = 30.0
+    responses: Annotated[
+        Path | None,
+        Option(
+            "Keep Responses in this SQLite file, over restarts.",
+            metavar="FILE",
+            default="in memory",
+        ),
+    ] = None
     json: Annotated[bool, Option("Log JSON lines, and print one when it listens.")] = False
 
     def __post_init__(self) -> None:
