@@ -145,10 +145,13 @@ class Engine:
     def step(self) -> list[TokenOutput | Failure]:
         """Run one forward pass: an output for each request that got a token, or that failed.
 
-        An exception in the pass ends all its requests. Non-finite logits, or a constraint that
-        allows no id, end only the request concerned; the others repeat the step.
+        After an exception in the pass each of its requests has a pass of its own, and those that
+        raise again end. Non-finite logits, or a constraint that allows no id, end only the request
+        concerned; the others repeat the step.
         """
-        step = self.scheduler.schedule()
+        return self._run(self.scheduler.schedule())
+
+    def _run(self, step: list[Chunk]) -> list[TokenOutput | Failure]:
         if not step:
             return []
         try:
@@ -158,7 +161,9 @@ class Engine:
         except RequestError as error:
             return self._fail([error.request_id], error)
         except Exception as error:
-            return self._fail([chunk.sequence.id for chunk in step], error)
+            if len(step) == 1:
+                return self._fail([step[0].sequence.id], error)
+            return [output for chunk in step for output in self._run([chunk])]
         return [*self._commit(step, samples)]
 
     def abort(self, request_id: int) -> None:

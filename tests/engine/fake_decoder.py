@@ -120,6 +120,7 @@ class FakeDecoder:
         self.layer_kinds = tuple(LayerKind(window, 1, 1) for window in windows)
         self.broken_token: int | None = None  # the model's logits after this one are NaN
         self.error: BaseException | None = None  # what the next call raises
+        self.fatal_token: int | None = None  # a call that reads it raises
         self.steps: list[list[int]] = []  # query lengths of each call
 
     def context(self, tokens: Tensor, positions: Tensor, where: PagedKV) -> Context:
@@ -134,6 +135,8 @@ class FakeDecoder:
         assert tokens.dtype == positions.dtype == torch.int64
         if self.error is not None:
             raise self.error
+        if self.fatal_token in tokens.tolist():
+            raise ZeroDivisionError("a bug that one request meets")
         for index in range(len(self.layer_kinds)):
             self._write(kv.layer(index), tokens, positions)
         histories = [self._read(kv.layer(0), s, 0, int(n)) for s, n in enumerate(kv.lengths)]

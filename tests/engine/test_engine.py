@@ -428,7 +428,31 @@ def test_a_constraint_that_allows_nothing_fails_its_request_by_name():
     assert [o.token for o in outputs if o.request_id == healthy] == alone.tokens
 
 
-def test_an_exception_fails_the_requests_of_its_step_and_the_engine_lives_on():
+@pytest.mark.parametrize("buckets", [(), (1, 2, 4)])
+def test_a_request_that_makes_the_pass_raise_fails_alone(buckets):
+    decoder = FakeDecoder(buckets=buckets)
+    engine = build(decoder, page_size=2)
+    healthy = [engine.add(greedy([1, 2], 6)), engine.add(greedy([1, 2, 3, 4, 5], 6))]
+    outputs = step(engine)
+    decoder.fatal_token = continuation([7, 8, 9], 2)[-1]
+    assert decoder.fatal_token not in [1, 2, 3, 4, 5, 7, 8, 9]
+    broken = engine.add(greedy([7, 8, 9], 6))
+    failures = []
+    while engine.has_work:
+        made = engine.step()
+        check(engine)
+        failures += [output for output in made if isinstance(output, Failure)]
+        outputs += [output for output in made if not isinstance(output, Failure)]
+    (failure,) = failures
+    assert failure.request_id == broken
+    assert isinstance(failure.error, ZeroDivisionError)
+    for id, prompt in zip(healthy, ([1, 2], [1, 2, 3, 4, 5]), strict=True):
+        tokens = [output.token for output in outputs if output.request_id == id]
+        assert tokens == continuation(prompt, 6)
+    assert_all_free(engine)
+
+
+def test_an_exception_that_each_request_meets_fails_them_all_and_the_engine_lives_on():
     decoder = FakeDecoder()
     engine = build(decoder, max_batch=2, page_size=4)
     texts = prompts(9, 10, 11)
