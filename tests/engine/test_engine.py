@@ -338,7 +338,7 @@ def test_bad_prompts_are_refused(prompt, message):
         ({"temperature": -0.1}, "temperature must be at least 0, not -0.1"),
         ({"temperature": float("nan")}, "temperature must be a finite number"),
         ({"temperature": "1"}, "temperature must be a finite number, not '1'"),
-        ({"top_k": -1}, "top_k must be at least 0"),
+        ({"top_k": -2}, "top_k must be at least -1"),
         ({"top_k": 2.5}, "top_k must be an integer"),
         ({"top_p": 0.0}, "top_p must be above 0"),
         ({"top_p": 1.1}, "top_p must be between 0 and 1"),
@@ -510,7 +510,7 @@ def test_memory_that_the_system_does_not_give_is_a_clear_error(monkeypatch):
     monkeypatch.setattr(capacity, "free_memory", lambda device: 1 << 60)
     decoder = FakeDecoder((None,), context_length=10**9)
     with pytest.raises(OssiaError, match=r"no .* GB for keys and values on cpu: lower kv_memory"):
-        sized(decoder, kv_memory=1 << 55, max_batch=10**7)
+        sized(decoder, kv_memory=1 << 55, max_batch=2**16)
 
 
 def test_by_default_the_cache_takes_half_of_what_the_weights_leave(monkeypatch):
