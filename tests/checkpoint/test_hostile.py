@@ -118,7 +118,10 @@ def test_a_hostile_config_is_refused(
 
 
 def text(content: str) -> Callable[[Path], None]:
-    return lambda file: file.write_text(content)
+    def make(file: Path) -> None:
+        file.write_text(content)
+
+    return make
 
 
 def sparse(size: int) -> Callable[[Path], None]:

@@ -63,7 +63,7 @@ def write(folder: Path, parts: Iterable[Tensor], vocab_size: int | None) -> int:
     def flush() -> None:
         ids = torch.cat(held).to(_TYPES[kind])
         name = f"{len(shards):05}.bin"
-        write_file(folder / name, [memoryview(ids.numpy())])
+        write_file(folder / name, [ids.numpy().data])
         shards.append({"file": name, "tokens": len(ids)})
         held.clear()
 

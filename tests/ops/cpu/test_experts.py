@@ -1,5 +1,7 @@
 """The experts of a layer as one operation."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -44,7 +46,7 @@ def check(form, x, choices, gate_up, down, bias, clamp, residual, error) -> None
     arguments = (experts, weights, gate_up, biases[0], down, biases[1])
     added = normal(*x.shape, seed=6, dtype=x.dtype) if residual else None
     found = form(native.moe, x, *arguments, clamp=clamp, residual=added, wide=True)
-    exact = [_double(argument) for argument in (x, *arguments)]
+    exact: list[Any] = [_double(argument) for argument in (x, *arguments)]
     expected = reference.moe(*exact, clamp=clamp)
     expected = expected if added is None else expected + added.double()
     assert found.dtype is torch.float32

@@ -57,7 +57,7 @@ class Calls:
         make = self.draw.choice(self.KINDS)
         return make(self, self.draw.choice((torch.float32, torch.bfloat16)))
 
-    def wrong(self, others: tuple[Callable[[Tensor], Any], ...] = ()) -> tuple[str, list[Any]]:
+    def wrong(self, others: tuple[Callable[[Any, Tensor], Any], ...] = ()) -> tuple[str, list[Any]]:
         """The same with some arguments changed, also by `others`, though perhaps to right ones."""
         name, arguments = self.right()
         for _ in range(self.draw.randint(1, 3)):
@@ -65,7 +65,7 @@ class Calls:
             where[place] = self._changed(where[place], others)
         return name, arguments
 
-    def _changed(self, value: Any, others: tuple[Callable[[Tensor], Any], ...]) -> Any:
+    def _changed(self, value: Any, others: tuple[Callable[[Any, Tensor], Any], ...]) -> Any:
         if isinstance(value, bool):
             return not value
         if isinstance(value, int):
