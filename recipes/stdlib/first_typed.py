@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ossia.errors import OssiaError
+from ossia.options import SamplingOptions
 from ossia.tools import BUILT_IN, Tool
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def _last_answer(llm: LLM, turns: Sequence[FirstTyped]) -> str:
     from ossia.cli.conversation import Conversation
 
     tools = [*BUILT_IN, *(tool for turn in turns for tool in turn.tools)]
-    conversation = Conversation(llm, {"max_tokens": _MOST_TOKENS}, tools=tools)
+    conversation = Conversation(llm, SamplingOptions(max_tokens=_MOST_TOKENS), tools=tools)
     for turn in turns:
         stream = conversation.ask(turn.question)
         while stream is not None:
