@@ -1,4 +1,4 @@
-# make run: the model inside the package reasons, calls a tool and answers. make test: everything CI checks.
+# make run: the model inside the package reasons, calls tools and answers, in a chat of three turns. make test: everything CI checks.
 PYTHON ?= python3
 BIN := .venv/bin
 EMULATE := -C cmake.define.OSSIA_EMULATE_AMX=ON
@@ -6,7 +6,8 @@ EMULATE := -C cmake.define.OSSIA_EMULATE_AMX=ON
 .PHONY: run test lint format sanitize wheel test-wheel test-lowest clean
 
 run: .venv/ossia.installed
-	echo "What is 48213 * 977?" | $(BIN)/ossia chat --reasoning-effort high --show-reasoning
+	printf '%s\n' "How many r in strawberry?" "What is 48213 * 977?" "What does os.path.exists do?" | \
+	  $(BIN)/ossia chat --show-reasoning
 
 test: lint
 	OSSIA_TEST_BUILD=1 $(BIN)/pytest -q -n 2 --durations=20
