@@ -82,7 +82,6 @@ class LLM:
         self.tokenizer, self.chat_format = self._parts.tokenizer, self._parts.chat_format
         self.config = self._parts.driver.config
         self._driver = self._parts.driver
-        self.single_turn = self._parts.defaults.single_turn
         self._eos_ids = frozenset(self.config.eos_ids) | self._parts.defaults.eos_ids
 
     @classmethod

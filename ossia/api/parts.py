@@ -21,16 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a checkpoint's generation_config.json sets: values of sampling, the ids that end a text,
-    and whether the model was made for chats of one turn (our own key `single_turn`). `wrong` are
-    the problems of values that cannot be used, which only matter to a call that does not give its
-    own.
+    """What a checkpoint's generation_config.json sets: values of sampling, and the ids that end a
+    text. `wrong` are the problems of values that cannot be used, which only matter to a call that
+    does not give its own.
     """
 
     sampling: Mapping[str, Any] = field(default_factory=dict)
     eos_ids: frozenset[int] = frozenset()
     wrong: Mapping[str, str] = field(default_factory=dict)
-    single_turn: bool = False
 
     @classmethod
     def of(
@@ -48,8 +46,7 @@ class Defaults:
         if generation_config.get("do_sample") is False:
             values["temperature"] = 0.0
             wrong.pop("temperature", None)
-        single_turn = generation_config.get("single_turn") is True
-        return cls(values, text.end_of_text_ids(generation_config), wrong, single_turn)
+        return cls(values, text.end_of_text_ids(generation_config), wrong)
 
     def under(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The values of a call, and these where it gives none. Raises OssiaError if it would need

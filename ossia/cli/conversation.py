@@ -73,13 +73,6 @@ class Conversation:
         """The user's turn that a line means: //this stands for /this."""
         return line[1:] if re.match(r"//[A-Za-z?]", line) else line
 
-    @property
-    def remark(self) -> str:
-        """What to say before the second turn with a model of one turn; else nothing."""
-        if not self._llm.single_turn or sum(m["role"] == "user" for m in self.messages) != 1:
-            return ""
-        return "(this model answers each question by itself: it is not sent earlier turns)"
-
     def ask(self, text: str) -> Stream:
         """Begin the reply to a user's turn. Raises OssiaError if the model cannot take it; the
         conversation is then unchanged.
@@ -113,7 +106,7 @@ class Conversation:
         self._reply, self._results = ReplyBuilder(), []
         try:
             return self._llm.stream(
-                self._all_messages(self._turn if self._llm.single_turn else 0),
+                self._all_messages(),
                 [tool.schema() for tool in self.tools] or None,
                 reasoning_effort=self.effort,
                 thinking=self.thinking,
@@ -179,9 +172,9 @@ class Conversation:
         except OSError as error:
             raise OssiaError(f"cannot write {path}: {error.strerror}") from error
 
-    def _all_messages(self, start: int = 0) -> list[dict[str, Any]]:
+    def _all_messages(self) -> list[dict[str, Any]]:
         system = [{"role": "system", "content": self.system}] if self.system else []
-        return system + self.messages[start:]
+        return system + self.messages
 
 
 def check_writable(path: Path) -> None:

@@ -40,8 +40,6 @@ class Session:
 
     def ask(self, turn: str) -> None:
         """One turn, with all replies to it. Raises OssiaError if the model cannot take it."""
-        if self.conversation.remark:
-            note(self.conversation.remark)
         stream: Stream | None = self.conversation.ask(turn)
         while stream is not None:
             self._show_reply(stream)

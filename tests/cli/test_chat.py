@@ -37,22 +37,6 @@ class TestPipe:
         assert "<|channel|>final<|message|>Hello.<|end|>" in prompt
         assert "Hm." not in prompt
 
-    def test_a_model_of_one_turn_is_sent_the_current_one_and_a_line_says_so(
-        self, ossia_command, script, stdin, bytes_folder
-    ):
-        scripts = final("Hello."), CALCULATE, final("It is 42."), final("Bye.")
-        engine = script(*scripts, single_turn=True)
-        stdin("Hi\n6 * 7?\nGood bye\n")
-        words = ("chat", "--model", "scripted", "--system", "Be brief.", "--tools")
-        result = ossia_command(*words)
-        assert result.err.count("it is not sent earlier turns") == 1
-        prompts = [prompt_text(engine, n, bytes_folder) for n in range(4)]
-        assert all("Be brief." in prompt for prompt in prompts)
-        assert [">Hi<" in p for p in prompts] == [True, False, False, False]
-        assert "6 * 7?" in prompts[2]
-        assert "<|message|>42<|end|>" in prompts[2]
-        assert "6 * 7?" not in prompts[3]
-
     def test_reasoning_is_shown_if_asked_for(self, ossia_command, script, stdin):
         script(final("Hello.", analysis="A greeting."))
         stdin("Hi\n")
