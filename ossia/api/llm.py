@@ -20,9 +20,7 @@ from ossia.engine.worker import Steps
 from ossia.errors import OssiaError
 from ossia.offload import ExpertReads
 from ossia.options import EngineOptions, LoadOptions, split
-from ossia.text import Chat, Event, TextDelta
-
-Messages = Sequence[Mapping[str, Any]]
+from ossia.text import Chat, Event, Messages, TextDelta
 
 
 class Sampling(TypedDict, total=False):

@@ -1,6 +1,6 @@
 """Text on one side, ids on the other: tokenizers, chat formats, replies as events."""
 
-from ossia.text.chat import Chat, ChatFormat, Effort, Parser, ToolCall
+from ossia.text.chat import Chat, ChatFormat, Effort, Messages, Parser, ToolCall
 from ossia.text.events import Channel, Event, TextDelta, ToolCallDelta, ToolCallStart
 from ossia.text.formats import (
     UnusableFormat,
@@ -19,6 +19,7 @@ __all__ = [
     "ChatFormat",
     "Effort",
     "Event",
+    "Messages",
     "Parser",
     "StopStrings",
     "StreamDecoder",

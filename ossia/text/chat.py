@@ -124,6 +124,9 @@ class ResponseFormat:
     strict: bool = False
 
 
+Messages = Sequence[Mapping[str, Any]]
+
+
 class ChatSettings(TypedDict, total=False):
     """What a chat may set beside its messages, in the form of Chat Completions; None is the
     default.
@@ -158,8 +161,9 @@ class Chat:
     instructions: str | None = None
 
     @classmethod
-    def of(cls, messages: Sequence[Mapping[str, Any]], **settings: Unpack[ChatSettings]) -> Chat:
-        """Check everything, once. Raises OssiaError that names the first mistake.
+    def of(cls, messages: Chat | Messages, **settings: Unpack[ChatSettings]) -> Chat:
+        """Check everything, once. A Chat is returned as it is. Raises OssiaError that names the
+        first mistake.
 
         An assistant's message may carry its reasoning under any of `REASONING_KEYS`. Calls, tools
         and results are also read in the forms that models write and that older clients send: calls
@@ -167,6 +171,10 @@ class Chat:
         role `function`, and the namespace `functions.` before a name. Other unknown keys of
         messages are ignored.
         """
+        if isinstance(messages, Chat):
+            if settings:
+                raise OssiaError(f"{', '.join(settings)}: a Chat has its settings already")
+            return messages
         if isinstance(messages, str | Mapping) or not isinstance(messages, Iterable):
             raise OssiaError(f"messages: must be a list of messages, not {messages!r}")
         tools = _read_tools(settings.get("tools"))
@@ -247,9 +255,9 @@ class ChatFormat(Protocol):
         """The ids that end a reply."""
         ...
 
-    def render(self, chat: Chat, /) -> list[int]:
-        """The prompt's ids, up to where the assistant's reply begins. Text in messages is ordinary
-        text and never becomes a control token.
+    def render(self, chat: Chat | Messages, /, **settings: Unpack[ChatSettings]) -> list[int]:
+        """The prompt's ids, up to where the assistant's reply begins, of a Chat or of what
+        `Chat.of` takes. Text in messages is ordinary text and never becomes a control token.
 
         Raises OssiaError for a chat that the format cannot express.
         """

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from ossia.errors import OssiaError
 from ossia.system.files import read_json
-from ossia.text.chat import Chat, ChatFormat, Parser, ToolDescription, Turn
+from ossia.text.chat import (
+    Chat,
+    ChatFormat,
+    ChatSettings,
+    Messages,
+    Parser,
+    ToolDescription,
+    Turn,
+)
 from ossia.text.harmony.format import HarmonyFormat
 from ossia.text.harmony.grammar import ControlToken
 from ossia.text.plain import PlainFormat
@@ -57,7 +65,7 @@ class UnusableFormat:
     def __init__(self, error: OssiaError):
         self.error = error
 
-    def render(self, _chat: Chat) -> list[int]:
+    def render(self, _chat: Chat | Messages, **_settings: Unpack[ChatSettings]) -> list[int]:
         """See ChatFormat.render."""
         raise OssiaError(str(self.error))
 

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from typing import Unpack
 
 from ossia.errors import OssiaError
-from ossia.text.chat import Chat, ChatMessage, Role, ToolDescription, Turn
+from ossia.text.chat import (
+    Chat,
+    ChatMessage,
+    ChatSettings,
+    Messages,
+    Role,
+    ToolDescription,
+    Turn,
+)
 from ossia.text.events import Channel, Event, TextDelta
 from ossia.text.tokenizer import Tokenizer
 
@@ -24,8 +33,9 @@ class PlainFormat:
         self._tokenizer = tokenizer
         self.stop_ids = frozenset(stop_ids)
 
-    def render(self, chat: Chat) -> list[int]:
+    def render(self, chat: Chat | Messages, **settings: Unpack[ChatSettings]) -> list[int]:
         """See ChatFormat.render."""
+        chat = Chat.of(chat, **settings)
         _check(chat)
         text = chat.instructions or ""
         for message in chat.messages:

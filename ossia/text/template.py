@@ -7,11 +7,20 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Unpack
 
 from ossia.errors import OssiaError
 from ossia.text.calls import FUNCTION
-from ossia.text.chat import Chat, ChatMessage, Role, ToolCall, ToolDescription, Turn
+from ossia.text.chat import (
+    Chat,
+    ChatMessage,
+    ChatSettings,
+    Messages,
+    Role,
+    ToolCall,
+    ToolDescription,
+    Turn,
+)
 from ossia.text.chat_template import ChatTemplate, parts, reasoned
 from ossia.text.jinja import clock
 from ossia.text.tags import END_THINK, THINK, TagParser
@@ -65,11 +74,11 @@ class TemplateFormat:
         closings = map(self._closing, self._templates.values())
         return self._stop_ids | {ids[-1] for ids in closings if ids}
 
-    def render(self, chat: Chat) -> list[int]:
+    def render(self, chat: Chat | Messages, **settings: Unpack[ChatSettings]) -> list[int]:
         """See ChatFormat.render. A chat that turns `thinking` off sets the template's
         `enable_thinking`.
         """
-        text, breaker = self.render_text(chat)
+        text, breaker = self.render_text(Chat.of(chat, **settings))
         return self._tokenizer.encode_control(text, breaker=breaker)
 
     def render_turns(self, chat: Chat, only: Collection[int] | None = None) -> list[Turn]:

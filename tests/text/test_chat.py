@@ -252,3 +252,12 @@ def test_harmony_s_turns_cost_what_their_messages_cost(
     replies = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
     expected = [formats["harmony"].render(Chat.of(messages[:n], **settings)) for n in replies]
     assert prompts == expected
+
+
+@pytest.mark.parametrize("name", ["harmony", "template"])
+def test_a_format_renders_messages_as_the_chat_made_of_them(formats: dict, name: str) -> None:
+    settings: Any = {"tools": [TOOL], "date": "2026-11-28"}
+    chat = Chat.of(turns(2), **settings)
+    assert formats[name].render(turns(2), **settings) == formats[name].render(chat)
+    with pytest.raises(OssiaError, match="tools: a Chat has its settings already"):
+        formats[name].render(chat, tools=[TOOL])

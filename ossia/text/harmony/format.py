@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Unpack
 
-from ossia.text.chat import Chat, Role, ToolDescription, Turn
+from ossia.text.chat import Chat, ChatSettings, Messages, Role, ToolDescription, Turn
 from ossia.text.harmony.grammar import ControlToken
 from ossia.text.harmony.messages import Message, from_chat, is_kept, opening, translated
 from ossia.text.harmony.parse import ReplyParser
@@ -33,8 +34,9 @@ class HarmonyFormat:
             tokenizer.control[name] for name in _STOPS if name in tokenizer.control
         )
 
-    def render(self, chat: Chat) -> list[int]:
+    def render(self, chat: Chat | Messages, **settings: Unpack[ChatSettings]) -> list[int]:
         """See ChatFormat.render."""
+        chat = Chat.of(chat, **settings)
         chat.refuse_unenforceable()
         return render_for_completion(from_chat(chat), self._tokenizer, auto_drop_analysis=False)
 
