@@ -195,8 +195,8 @@ def _reply(item: Item, effort: Effort, calls: int) -> Iterator[dict[str, Any]]:
     for number, call in enumerate(item.calls, calls):
         function = {"name": call.tool, "arguments": json.dumps({call.parameter: call.value})}
         id = f"call_{number}"
-        calls = [{"id": id, "type": "function", "function": function}]
-        yield {"role": "assistant", **thought, "content": "", "tool_calls": calls}
+        called = [{"id": id, "type": "function", "function": function}]
+        yield {"role": "assistant", **thought, "content": "", "tool_calls": called}
         yield {"role": "tool", "tool_call_id": id, "content": call.result}
         thought = {}
     yield {"role": "assistant", **thought, "content": item.answer}
