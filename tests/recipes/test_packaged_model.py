@@ -78,17 +78,19 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_its_held_out_loss_is_what_the_record_says(
     record: dict, decoder: Decoder, chats: Path
 ) -> None:
-    """On a quarter of the chats, whose loss is near that of all."""
+    """On an eighth of the replies, whose loss is within 0.5 % of that of all."""
     assert hashlib.sha256(chats.read_bytes()).hexdigest() == record["data"]["held_out"]["sha256"]
     chat_format = text.load_format(MODEL, text.load_tokenizer(MODEL))
     examples = [
         example
-        for conversation in conversations.read(str(chats), "--eval-data")[3::4]
+        for conversation in conversations.read(str(chats), "--eval-data")
         for example in conversations.render(conversation, chat_format, "2026-01-01")
     ]
+    examples = examples[4::8]
     rows = packing.batches(examples, max(map(len, examples)))
     loss = packing.nats_per_token(loss_of(decoder), rows)
-    assert loss == pytest.approx(record["held_out_loss"]["as_saved"], rel=0.1)
+    # Sums of bfloat16 products differ in their last digits from one processor to another.
+    assert loss == pytest.approx(record["held_out_loss"]["as_saved"], rel=0.02)
 
 
 def test_its_records_are_of_whole_runs(base: dict, first: dict, second: dict, record: dict) -> None:
