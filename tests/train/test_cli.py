@@ -64,7 +64,9 @@ def test_an_interrupt_saves_and_resume_finishes(tiny: Settings, tmp_path: Path) 
     assert process.returncode == 130
     assert "ossia train --resume --out" in stderr
     assert "Traceback" not in stderr
-    assert Run.resume(out).trainer.progress.step >= 5
+    run = Run.resume(out)
+    assert run.trainer.progress.step >= 5
+    run.close()
     changed = start("--resume", "--steps", "7", "--out", str(out))
     _, stderr = changed.communicate(timeout=120)
     assert changed.returncode == 2
@@ -91,7 +93,12 @@ def test_a_second_interrupt_says_what_is_saved(
 
     monkeypatch.setattr(Trainer, "step", interrupted)
     out = tmp_path / "out"
-    assert main(["train", *arguments(replace(tiny, save_every=5), out)]) == 130
+    # A shell's background jobs, and so their children, ignore interrupts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert main(["train", *arguments(replace(tiny, save_every=5), out)]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith(f"stopped at once, {says}; continue with: ossia train --resume --out")
     assert Run.resume(out).trainer.progress.step == (5 if step == 7 else 0)

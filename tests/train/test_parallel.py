@@ -108,6 +108,7 @@ def run_by_one(out: Path, settings: Settings, steps: int) -> list[list[float]]:
         lambda step: seen.append([step.loss, step.gradient_norm, step.balance or 0.0]),
         lambda: run.trainer.progress.step == end,
     )
+    run.close()
     return seen
 
 

@@ -118,19 +118,24 @@ class Batch:
 
 class TextBatches:
     """The batch of each step over a text: rows of `length` tokens, at the end of the run of
-    `long_length`. Each document in the shards begins with `separator`.
+    `long_length`. Each document in the shards begins with `separator`. Steps after the last, which
+    only measurements take, continue.
     """
 
     def __init__(self, shards: Sequence[Tensor], settings: Settings, separator: int) -> None:
         self._separator, self._short_steps = separator, settings.steps - settings.long_steps
         self._short = Batches(shards, settings.batch_size, settings.length, settings.seed)
+        self._long: Batches | None = None
         if settings.long_length:
             rows = settings.rows[1]
             self._long = Batches(shards, rows, settings.long_length, settings.seed + 1)
 
     def __call__(self, step: int) -> Batch:
         late = step - self._short_steps
-        inputs, targets = self._short(step) if late < 0 else self._long(late)
+        if self._long is None or late < 0:
+            inputs, targets = self._short(step)
+        else:
+            inputs, targets = self._long(late)
         return Batch(inputs, targets, documents_in(inputs, self._separator))
 
 

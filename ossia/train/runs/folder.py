@@ -77,6 +77,10 @@ class FolderRun(ABC):
         if not (self.folder / "run.json").is_file():
             raise OssiaError(f"{self.out} holds no run to resume")
 
+    def close(self) -> None:
+        """Let other processes continue the run; this object must not train any more."""
+        self._claim = None
+
     def check_claim(self) -> None:
         """Raise OssiaError if the run's folder was removed or replaced."""
         if self._claim is not None:

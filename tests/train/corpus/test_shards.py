@@ -12,7 +12,8 @@ from ossia.errors import OssiaError
 from ossia.text.tokenizer import END_OF_TEXT
 from ossia.train.corpus import shards, vocabulary
 from ossia.train.corpus.documents import Document
-from ossia.train.corpus.shards import Batches, documents_in
+from ossia.train.corpus.shards import Batches, TextBatches, documents_in
+from ossia.train.settings import Settings
 
 
 def test_documents_follow_a_separator() -> None:
@@ -94,3 +95,9 @@ def test_one_pass_reads_every_window_once_and_targets_are_one_ahead() -> None:
 def test_too_little_text_for_a_window_is_refused() -> None:
     with pytest.raises(OssiaError, match="32 tokens, too few for windows of 16"):
         Batches([torch.zeros(32, dtype=torch.int32)], 1, 16, seed=0)
+
+
+def test_measurements_may_take_steps_after_the_last() -> None:
+    settings = Settings(data="-", steps=2, batch_size=1, length=8)
+    batches = TextBatches([torch.arange(100, dtype=torch.int32)], settings, separator=0)
+    assert batches(5).inputs.shape == (1, 8)
