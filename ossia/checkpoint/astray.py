@@ -33,7 +33,10 @@ def kind(folder: Path) -> str:
     if (folder / "adapter_config.json").is_file():
         return f"; it is an adapter: ossia merge {_base(folder)} {folder} merged"
     if (folder / "training" / "run.json").is_file():
-        return f"; it is an unfinished run: ossia train --resume --out {folder}, or finetune"
+        return (
+            f"; it is an unfinished run of ossia train or finetune, which --resume --out {folder} "
+            "continues"
+        )
     checkpoints = [(int(m[1]), p) for p in folder.iterdir() if (m := _TRAINERS.fullmatch(p.name))]
     if checkpoints:
         return f"; it is a Trainer's folder, whose newest checkpoint is {max(checkpoints)[1]}"

@@ -80,6 +80,8 @@ def find(path_or_hub_name: str | os.PathLike[str] | None) -> Path:
             raise OssiaError(f"{name} is a file; {hint}")
     except OSError as error:
         raise OssiaError(f"cannot read {name}: {error.strerror}") from error
+    if path.suffix in FOREIGN:
+        raise OssiaError(f"there is no file {name}; besides, {FOREIGN[path.suffix]}")
     if not isinstance(path_or_hub_name, str) or _PATH_LIKE.match(name):
         raise OssiaError(f"there is no folder {name}")
     if is_packaged(name):

@@ -66,6 +66,7 @@ def test_a_folder_whose_only_checkpoint_is_original_stands_for_that(tmp_path: Pa
         ("~/no such run", "there is no folder ~/no such run"),
         ("~nobody-here/run", "there is no folder ~nobody-here/run"),
         (Path("owner/name"), "there is no folder owner/name"),
+        ("qwen3-q8_0.gguf", "there is no file qwen3-q8_0.gguf; besides, GGUF is not supported"),
         ("gpt5", "'gpt5' is neither a folder nor a model's name on the hub"),
         ("a/b/c", "'a/b/c' is neither a folder nor a model's name on the hub"),
         ("owner/name@", "'owner/name@' is neither a folder nor a model's name on the hub"),
