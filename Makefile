@@ -23,15 +23,16 @@ format: .venv/test.installed
 
 # The native kernels under AddressSanitizer and UBSan, then their driver under ThreadSanitizer. -S leaves the editable install
 # out of sight; what runs under qemu or with little memory stays out, where a sanitizer finds no room for its shadow memory.
+UNSANITIZED := not neon and not older_processors and not memory_that_there_is_not
 sanitize: .venv/test.installed
 	$(BIN)/pip install --quiet --no-deps --upgrade --target build/sanitize $(EMULATE) -C cmake.define.OSSIA_SANITIZE=address,undefined .
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1 \
 	PYTHONPATH="build/sanitize:$$(echo .venv/lib/python3*/site-packages):." \
-	$(BIN)/python -S -P -m pytest -o pythonpath= -k "not neon and not older_processors and not memory_that_there_is_not" tests/ops/cpu
+	$(BIN)/python -S -P -m pytest -o pythonpath= -k "$(UNSANITIZED)" tests/ops/cpu
 	cmake -S native -B build/thread -DOSSIA_DRIVER=ON -DOSSIA_EMULATE_AMX=ON -DOSSIA_SANITIZE=thread
 	cmake --build build/thread --parallel 2
-	TSAN_OPTIONS=halt_on_error=1 OSSIA_DRIVER=build/thread/driver $(BIN)/pytest -k "not neon and not older_processors" tests/ops/cpu
+	TSAN_OPTIONS=halt_on_error=1 OSSIA_DRIVER=build/thread/driver $(BIN)/pytest -k "$(UNSANITIZED)" tests/ops/cpu
 
 # A wheel with the native kernels.
 wheel: .venv/ossia.installed
