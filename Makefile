@@ -52,6 +52,8 @@ test-wheel: wheel
 # only the build that brings several GB of CUDA libraries. Where that may be: make test-lowest LOWEST_TORCH=torch==2.9.0
 LOWEST_TORCH ?= --requirement constraints.txt
 LOWEST_TESTS := $(addprefix tests/,api checkpoint cli engine families model offload ops system text tools)
+BESIDE_TRANSFORMERS := checkpoint/test_transformers.py checkpoint/test_variations.py text/test_template_files.py \
+  text/test_templates_of_others.py text/test_vocabulary.py
 test-lowest: wheel
 	$(PYTHON) -m venv --clear build/lowest
 	$(PYTHON) -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
@@ -61,7 +63,7 @@ test-lowest: wheel
 	build/lowest/bin/pip install --quiet --requirement build/lowest.txt dist/*.whl pytest pytest-xdist hypothesis numpy openai-harmony
 	echo "$(CURDIR)" > "$$(echo build/lowest/lib/python3*/site-packages)/checkout.pth"  # after site-packages: for tests/ alone
 	PYTHONSAFEPATH=1 build/lowest/bin/pytest -q -n 2 -o pythonpath= $(LOWEST_TESTS) \
-	  --ignore tests/checkpoint/test_transformers.py --ignore tests/ops/cpu
+	  $(addprefix --ignore tests/,$(BESIDE_TRANSFORMERS)) --ignore tests/ops/cpu
 
 # torch first, by its pinned version: any other order would fetch a second, larger build.
 .venv/ossia.installed: pyproject.toml constraints.txt $(wildcard native/*.txt native/src/* native/src/*/*)

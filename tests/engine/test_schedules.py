@@ -197,6 +197,6 @@ def test_any_schedule_gives_the_tokens_of_plain_passes(
     play()
     # The schedules are of use only if all this happened in them.
     assert seen["finished"] > 60
-    assert seen["hits"] > 300
+    assert seen["hits"] > 200
     assert seen["preemptions"] > 10
     assert seen["evictions"] > 500
