@@ -80,7 +80,7 @@ def find(path_or_hub_name: str | os.PathLike[str] | None) -> Path:
             raise OssiaError(f"{name} is a file; {hint}")
     except OSError as error:
         raise OssiaError(f"cannot read {name}: {error.strerror}") from error
-    if path.suffix in FOREIGN:
+    if path.suffix in FOREIGN and not _HUB_NAME.fullmatch(name):
         raise OssiaError(f"there is no file {name}; besides, {FOREIGN[path.suffix]}")
     if not isinstance(path_or_hub_name, str) or _PATH_LIKE.match(name):
         raise OssiaError(f"there is no folder {name}")

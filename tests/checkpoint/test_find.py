@@ -156,6 +156,7 @@ def test_a_revision_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("name", "looked_up"),
     [
+        ("owner/name.pt", ("owner/name.pt", None)),
         ("gpt2", ("openai-community/gpt2", None)),
         ("GPT-OSS-20b", ("openai/gpt-oss-20b", None)),
         ("gpt-oss:20b", ("openai/gpt-oss-20b", None)),
