@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator
 
-from ossia.serve.chat_wire import TextFormat
+from ossia.serve.chat_wire import Function, TextFormat
 from ossia.serve.wire import Given
 
 
@@ -98,14 +98,10 @@ Item = Annotated[
 ]
 
 
-class FunctionTool(Given):
-    """strict: only false, because no output is constrained."""
+class FunctionTool(Function):
+    """Chat Completions' function, beside its type."""
 
     type: Literal["function"]
-    name: str
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: Literal[False] = False
 
 
 class NamespaceTool(Given):
