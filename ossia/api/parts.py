@@ -77,8 +77,7 @@ class Parts:
     """A driver of an engine, and the text that its ids stand for.
 
     tokenizer_name: the tokenizer's name in messages. about: what a model that was loaded runs on.
-    expert_reads: the counters of experts that are
-    read from disk, while the model is open.
+    expert_reads: the counters of experts that are read from disk, while the model is open.
     """
 
     driver: Driver
