@@ -45,6 +45,8 @@ class ApiError(Exception):
             headers["WWW-Authenticate"] = "Bearer"
         if self.status in (429, 503):
             headers["Retry-After"] = str(RETRY_SECONDS)
+        if self.status == 415:
+            headers["Accept-Encoding"] = "gzip, deflate, zstd"
         return json_response(self.body(), self.status, headers)
 
 

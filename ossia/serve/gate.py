@@ -15,6 +15,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
+from ossia.serve.compressed import decoded, encoding
 from ossia.serve.errors import ApiError
 from ossia.serve.metrics import Metrics
 from ossia.system.memory import format_size
@@ -39,24 +40,26 @@ class Gate:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        headers = dict(scope["headers"])
-        if (error := self._refusal(scope["path"], headers)) is not None:
+        headers, receive = dict(scope["headers"]), self._bounded(receive)
+        try:
+            self._check(scope["path"], headers)
+            if (coding := encoding(headers.get(b"content-encoding", b""))) is not None:
+                receive = decoded(receive, coding, self._max_body)
+        except ApiError as error:
             return await error.response()(scope, receive, send)
-        return await self._app(scope, self._bounded(receive), send)
+        return await self._app(scope, receive, send)
 
-    def _refusal(self, path: str, headers: dict[bytes, bytes]) -> ApiError | None:
+    def _check(self, path: str, headers: dict[bytes, bytes]) -> None:
+        """Raise ApiError for a request that may not come in."""
         if self._keys and path not in OPEN and not self._knows(headers):
-            return ApiError(
+            raise ApiError(
                 401,
                 "a valid API key is needed, sent as 'Authorization: Bearer KEY'",
                 code="invalid_api_key",
             )
-        if headers.get(b"content-encoding", b"identity") != b"identity":
-            return ApiError(415, "bodies must not be compressed: leave out Content-Encoding")
         length = headers.get(b"content-length", b"")
         if length.isdigit() and int(length[:20]) > self._max_body:
-            return ApiError(413, self._too_large())
-        return None
+            raise ApiError(413, self._too_large())
 
     def _knows(self, headers: dict[bytes, bytes]) -> bool:
         """Whether the key is one of the server's, in a time that depends on neither."""

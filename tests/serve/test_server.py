@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import logging
 import threading
@@ -59,12 +58,6 @@ class TestLimits:
         response = connection.getresponse()
         assert response.status == 413
         assert "larger than" in json.loads(response.read())["error"]["message"]
-
-    def test_a_compressed_body_is_refused(self, serve):
-        data = gzip.compress(json.dumps(BODY).encode())
-        status, answer = serve().post(CHAT, data, **{"Content-Encoding": "gzip"})
-        assert status == 415
-        assert "Content-Encoding" in answer["error"]["message"]
 
     def test_a_prompt_that_is_too_long_is_refused(self, serve):
         with pytest.raises(openai.BadRequestError, match="this server takes 50") as error:
