@@ -25,6 +25,7 @@ from ossia.errors import OssiaError, shortened
 from ossia.model import Decoder
 from ossia.ops.low_rank import LowRank
 from ossia.system.files import check_regular, read_json
+from ossia.system.patterns import exponential
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."
@@ -218,6 +219,11 @@ def _check_config(config: Mapping[str, Any], file: Path) -> None:
                 re.compile(pattern)
             except re.error as error:
                 raise OssiaError(f"{file}: {key} has a bad pattern {_shown(pattern)}") from error
+            if (problem := exponential(pattern)) is not None:
+                raise OssiaError(
+                    f"{file}: {key} has the pattern {_shown(pattern)} with {problem}, which can "
+                    "take exponential time"
+                )
             numbers[f"{key} {_shown(pattern)}"] = value
     for key, value in numbers.items():
         whole = not key.startswith(("lora_alpha", "alpha"))

@@ -169,6 +169,7 @@ class Settings(Training):
             metavar="NAME_OR_FILE",
         ),
     ] = "small-gpt-oss"
+    ignore_unknown_keys: Annotated[bool, IGNORE_UNKNOWN_KEYS] = False
     vocab_size: Annotated[int, Option("Size of the vocabulary to learn.")] = 2048
     vocabulary_data: Annotated[
         str,

@@ -214,6 +214,8 @@ def test_it_is_refused_by_name(case: str, folders: Callable, tmp_path: Path) -> 
         ({"rank_pattern": [1]}, r"rank_pattern must be an object, not \[1\]"),
         ({"rank_pattern": {"q_proj": 2.5}}, 'rank_pattern "q_proj" must be a number'),
         ({"alpha_pattern": {"(": 2}}, r'alpha_pattern has a bad pattern "\("'),
+        ({"rank_pattern": {"(a|aa)+b": 2}}, "rank_pattern has the pattern .* a repeated group"),
+        ({"alpha_pattern": {"(q.*)*x": 2}}, "alpha_pattern has the pattern .* a repeated group"),
     ],
 )
 def test_a_config_that_says_otherwise_is_refused(

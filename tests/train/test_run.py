@@ -307,6 +307,18 @@ def test_the_config_of_a_checkpoint_with_packed_experts_trains(
     assert run.export()["steps"] == 1
 
 
+def test_unknown_keys_of_a_config_are_ignored_if_asked(tiny: Settings, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    known = {"model_type": "gpt2", "n_layer": 1, "n_embd": 32, "n_head": 2, "n_positions": 64}
+    config.write_text(json.dumps(known | {"vocab_size": 50257, "my_note": 7}))
+    settings = replace(tiny, config=str(config), steps=1, warmup=0)
+    with pytest.raises(OssiaError, match="my_note"):
+        Run.start(settings, tmp_path / "out")
+    run = Run.start(replace(settings, ignore_unknown_keys=True), tmp_path / "out")
+    run.train()
+    assert run.export()["steps"] == 1
+
+
 @pytest.mark.parametrize(
     ("kind", "steps"),
     [(float("nan"), 30), (1000.0, 30), (float("nan"), 13)],  # 13: no step comes after

@@ -125,14 +125,14 @@ PRESETS: dict[str, ModelConfig] = {
 }
 
 
-def architecture(name: str, tokenizer: Tokenizer) -> ModelConfig:
+def architecture(name: str, tokenizer: Tokenizer, ignore_unknown_keys: bool = False) -> ModelConfig:
     """A preset, or the config.json of one of the families, with the vocabulary and control ids of
     `tokenizer`.
     """
     if name.lower() in PRESETS:
         config = PRESETS[name.lower()]
     elif Path(name).is_file():
-        config = families.from_hf(read_json(Path(name)), name)
+        config = families.from_hf(read_json(Path(name)), name, ignore_unknown_keys)
         # The file may describe a checkpoint with packed experts; trained experts are dense.
         config = with_expert_format(config, ExpertFormat.DENSE)
     else:

@@ -47,7 +47,7 @@ class Run(FolderRun):
         if settings.vocabulary_data:
             seen += documents.read(settings.vocabulary_data, "--vocabulary-data")
         tokenizer = vocabulary.learn((document.text for document in seen), settings.vocab_size)
-        config = presets.architecture(settings.config, tokenizer)
+        config = presets.architecture(settings.config, tokenizer, settings.ignore_unknown_keys)
         _check(settings, config)
 
         def write(out: Path) -> dict[str, Any]:
