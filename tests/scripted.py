@@ -24,7 +24,15 @@ from ossia.config import (
     MLPConfig,
     ModelConfig,
 )
-from ossia.engine import Failure, LogitsError, Request, TokenOutput
+from ossia.engine import (
+    Failure,
+    LogitsError,
+    Output,
+    PromptOutput,
+    Request,
+    TokenLogprob,
+    TokenOutput,
+)
 from ossia.engine.engine import EngineStats
 from ossia.engine.request import check_prompt, check_vocabulary
 
@@ -74,6 +82,7 @@ class ScriptedEngine:
         self.most_at_once = 0
         self.broken: set[int] = set()  # requests whose logits are not numbers
         self.endless = False
+        self._read: set[int] = set()  # requests whose prompts were read
         self.may_step = threading.Event()  # steps wait for it
         self.may_step.set()
         self._scripts = iter(scripts)
@@ -83,7 +92,9 @@ class ScriptedEngine:
         return bool(self.running)
 
     def check(self, request: Request) -> None:
-        check_prompt(request.prompt, self.config.vocab_size, self.config.context_length)
+        answered = request.sampling.max_tokens != 0
+        vocab_size, length = self.config.vocab_size, self.config.context_length
+        check_prompt(request.prompt, vocab_size, length, answered=answered)
         check_vocabulary(request.sampling, self.config.vocab_size)
 
     def add(self, request: Request) -> int:
@@ -92,15 +103,21 @@ class ScriptedEngine:
         self.running[id] = deque(next(self._scripts))
         return id
 
-    def step(self) -> list[TokenOutput | Failure]:
+    def step(self) -> list[Output]:
         assert self.may_step.wait(60), "the test forgot to let the engine step"
         self.most_at_once = max(self.most_at_once, len(self.running))
-        outputs: list[TokenOutput | Failure] = []
+        outputs: list[Output] = []
         for id in self.broken & self.running.keys():
             del self.running[id]
             outputs.append(Failure(id, LogitsError(id)))
         for id, script in list(self.running.items()):
-            sampling, token = self.requests[id].sampling, script.popleft()
+            sampling = self.requests[id].sampling
+            if id not in self._read:
+                self._read.add(id)
+                outputs += self._read_prompt(id)
+            if id not in self.running:
+                continue
+            token = script.popleft()
             if self.endless and not script:
                 script.append(token)
             reason = "stop" if token in sampling.stop_ids else None if script else "length"
@@ -111,6 +128,21 @@ class ScriptedEngine:
                 TokenOutput(id, token, -0.5 if asked else None, ((token, -0.5),) * asked, reason)
             )
         return outputs
+
+    def _read_prompt(self, id: int) -> list[PromptOutput]:
+        """Every token of a prompt has the log-probability -0.25, and id 0 the best, -0.125."""
+        request = self.requests[id]
+        sampling, prompt = request.sampling, request.prompt
+        if sampling.max_tokens == 0:
+            del self.running[id]
+        elif sampling.prompt_logprobs is None:
+            return []
+        scores = ()
+        if sampling.prompt_logprobs is not None:
+            top = ((0, -0.125),) * sampling.prompt_logprobs
+            tokens = prompt[sampling.prompt_logprobs_from :]
+            scores = tuple(TokenLogprob(token, -0.25, top) for token in tokens)
+        return [PromptOutput(id, scores, "length" if sampling.max_tokens == 0 else None)]
 
     def abort(self, request_id: int) -> None:
         self.running.pop(request_id, None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ossia import text
 from ossia.api.reply import Finished, FinishReason
-from ossia.engine import Failure, Request, TokenOutput
+from ossia.engine import Failure, Output, PromptOutput, Request, TokenOutput
 from ossia.text import Channel, Event, TextDelta, ToolCallStart
 
 
@@ -96,6 +96,7 @@ class Answer:
     """Reads the outputs of one request; for one thread at a time."""
 
     def __init__(self, ask: Ask, clock: Clock) -> None:
+        self.prompt: PromptOutput | None = None
         self.outputs: list[TokenOutput] = []
         self.channels: list[Channel | None] = []  # of the text that each output is part of
         self.ended = False
@@ -105,11 +106,14 @@ class Answer:
         self._clock = clock
         self._called_tool = False
 
-    def read(self, output: TokenOutput | Failure) -> list[Event | Finished]:
+    def read(self, output: Output) -> list[Event | Finished]:
         """The events of one output. Raises a failure's error."""
         if isinstance(output, Failure):
             self.ended = True
             raise output.error
+        if isinstance(output, PromptOutput):
+            self.prompt = output
+            return [] if output.finish_reason is None else self.end(output.finish_reason)
         self.outputs.append(output)
         events = self._noted(self._parser.push(output.token))
         self.channels.append(self._inner.channel)
@@ -130,11 +134,12 @@ class Answer:
             reason = "tool_calls"
         clock = self._clock
         first, last = clock.first or time.perf_counter(), clock.last or time.perf_counter()
+        read = self.outputs[0] if self.outputs else self.prompt
         finished = Finished(
             reason,
             self._prompt_tokens,
             len(self.outputs),
-            cached_tokens=self.outputs[0].cached_tokens if self.outputs else 0,
+            cached_tokens=read.cached_tokens if read else 0,
             reasoning_tokens=self.channels.count(Channel.REASONING),
             malformed=malformed,
             prefill_seconds=first - clock.start,

@@ -10,11 +10,11 @@ from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
 
 from ossia import text
-from ossia.api.answer import Ask, PlainText
+from ossia.api.answer import Answer, Ask, PlainText
 from ossia.api.parts import About, Defaults, Parts
 from ossia.api.reply import Completion, Finished, Reply, ReplyBuilder, TokenLogprob
 from ossia.api.stream import AsyncStream, Stream, read_all
-from ossia.engine import Request, SamplingParams, TokenOutput
+from ossia.engine import Request, SamplingParams
 from ossia.engine.driver import Driver, DriverStats
 from ossia.engine.worker import Steps
 from ossia.errors import OssiaError
@@ -27,9 +27,9 @@ class Sampling(TypedDict, total=False):
     """How to draw tokens. What is absent or None comes from the checkpoint's
     generation_config.json, else from `SamplingParams`.
 
-    max_tokens: None is up to the end of the context. stop: strings that end the text and are not
-    part of it; in a chat they are looked for in the answer, not in the reasoning. ignore_eos: go on
-    past the model's own end of text (for benchmarks).
+    max_tokens: None is up to the end of the context, 0 only reads the prompt. stop: strings that
+    end the text and are not part of it; in a chat they are looked for in the answer, not in the
+    reasoning. ignore_eos: go on past the model's own end of text (for benchmarks).
     """
 
     max_tokens: int | None
@@ -42,6 +42,8 @@ class Sampling(TypedDict, total=False):
     frequency_penalty: float | None
     seed: int | None
     logprobs: int | None
+    prompt_logprobs: int | None
+    prompt_logprobs_from: int | None
     logit_bias: Mapping[int, float] | None
     stop: str | Sequence[str] | None
     ignore_eos: bool
@@ -145,11 +147,39 @@ class LLM:
     ) -> list[Completion]:
         """The continuation of each prompt (text, or token ids), all made in one batch."""
         params, stop = self._sampling(sampling, self._eos_ids)
-        batch = [prompts] if isinstance(prompts, str) else prompts
-        if isinstance(batch, bytes) or not isinstance(batch, Iterable):
-            raise OssiaError(f"prompts are a text or a list of texts or ids, not {batch!r}")
-        read = read_all(self._driver, [self._continue(prompt, params, stop) for prompt in batch])
-        return [_completion(outputs, events, params) for outputs, events in read]
+        asks = [self._continue(prompt, params, stop) for prompt in _several(prompts)]
+        read = read_all(self._driver, asks)
+        return [_completion(answer, events, params) for answer, events in read]
+
+    def logprobs(
+        self,
+        texts: str | Sequence[str] | Sequence[Sequence[int]],
+        *,
+        top: int = 0,
+        start: int | Sequence[int] = 1,
+    ) -> list[tuple[TokenLogprob, ...]]:
+        """How likely the model finds each text (or token ids): the log-probability of each of its
+        tokens given those before it, and the `top` most likely ids in its place.
+
+        start: the position of the first token that matters, at least 1 because nothing precedes the
+        first token; one for all texts, or one for each. The tokens before it are a context, which
+        is read once where several texts share it. So the log-likelihood of a continuation is
+        `sum(t.logprob for t in llm.logprobs([context + continuation], start=len(context))[0])`.
+        """
+        batch = [*_several(texts)]
+        starts = [*start] if isinstance(start, Sequence) else [start] * len(batch)
+        if len(starts) != len(batch):
+            raise OssiaError(f"start has {len(starts)} positions for {len(batch)} texts")
+        asks = [
+            self._continue(
+                text,
+                SamplingParams(max_tokens=0, prompt_logprobs=top, prompt_logprobs_from=first),
+                (),
+            )
+            for text, first in zip(batch, starts, strict=True)
+        ]
+        answers = [answer for answer, _ in read_all(self._driver, asks)]
+        return [answer.prompt.logprobs if answer.prompt else () for answer in answers]
 
     def stream_text(self, prompt: str | Sequence[int], **sampling: Unpack[Sampling]) -> Stream:
         """The continuation of one prompt as it is made: TextDelta on the final channel, then
@@ -305,25 +335,31 @@ def _strings(stop: object) -> tuple[str, ...]:
     return tuple(strings)
 
 
+def _several(
+    prompts: str | Sequence[str] | Sequence[Sequence[int]],
+) -> Sequence[str] | Sequence[Sequence[int]]:
+    """Prompts as a list. Raises OssiaError for what is neither a text nor several prompts."""
+    if isinstance(prompts, str):
+        return [prompts]
+    if isinstance(prompts, bytes) or not isinstance(prompts, Iterable):
+        raise OssiaError(f"prompts are a text or a list of texts or ids, not {prompts!r}")
+    return prompts
+
+
 def _completion(
-    outputs: Sequence[TokenOutput], events: Sequence[Event | Finished], params: SamplingParams
+    answer: Answer, events: Sequence[Event | Finished], params: SamplingParams
 ) -> Completion:
-    pieces, finished = [], None
-    for event in events:
-        if isinstance(event, TextDelta):
-            pieces.append(event.text)
-        elif isinstance(event, Finished):
-            finished = event
-    assert finished is not None
+    finished = next(event for event in events if isinstance(event, Finished))
     logprobs = tuple(
-        TokenLogprob(output.token, output.logprob, tuple(output.top_logprobs))
-        for output in outputs
+        TokenLogprob(output.token, output.logprob, output.top_logprobs)
+        for output in answer.outputs
         if output.logprob is not None
     )
     return Completion(
-        "".join(pieces),
-        tuple(output.token for output in outputs),
+        "".join(event.text for event in events if isinstance(event, TextDelta)),
+        tuple(output.token for output in answer.outputs),
         finished.reason,
         None if params.logprobs is None else logprobs,
         finished.prompt_tokens,
+        answer.prompt.logprobs if answer.prompt and params.prompt_logprobs is not None else None,
     )

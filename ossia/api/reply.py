@@ -6,26 +6,17 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ossia.engine import TokenLogprob
 from ossia.text import Channel, Event, TextDelta, ToolCall, ToolCallDelta, ToolCallStart
 
 FinishReason = Literal["stop", "length", "tool_calls", "interrupted"]
 
 
 @dataclass(frozen=True)
-class TokenLogprob:
-    """The natural log of a sampled token's probability, and the most likely alternatives as
-    (token, logprob) pairs.
-    """
-
-    token: int
-    logprob: float
-    top: tuple[tuple[int, float], ...]
-
-
-@dataclass(frozen=True)
 class Completion:
     """The continuation of one prompt. `token_ids` are as sampled: they include the id that
-    ended it, and those of a stop string.
+    ended it, and those of a stop string. prompt_logprobs: of the prompt's tokens from position
+    `prompt_logprobs_from` on, the second by default.
     """
 
     text: str
@@ -33,6 +24,7 @@ class Completion:
     finish_reason: FinishReason
     logprobs: tuple[TokenLogprob, ...] | None
     prompt_tokens: int
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 @dataclass(frozen=True)

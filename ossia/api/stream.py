@@ -20,7 +20,7 @@ from ossia.errors import OssiaError
 from ossia.text import Channel, Event
 
 if TYPE_CHECKING:
-    from ossia.engine import TokenOutput
+    from ossia.engine import Output, PromptOutput, TokenOutput
     from ossia.engine.driver import Driver
     from ossia.engine.worker import Ticket
 
@@ -119,13 +119,13 @@ class _Inbox:
     """Outputs on their way from the engine's thread to one reader; it must not hold the stream."""
 
     def __init__(self) -> None:
-        self.outputs: deque[TokenOutput | Failure] = deque()
+        self.outputs: deque[Output] = deque()
         self.clock = Clock()
         self._bell: SimpleQueue[None] = SimpleQueue()  # its put() is safe in signal handlers
         self._waits = False
         self._woken = 0.0
 
-    def put(self, output: TokenOutput | Failure) -> None:
+    def put(self, output: Output) -> None:
         """In the engine's thread."""
         self.clock.tick()
         self.outputs.append(output)
@@ -176,6 +176,11 @@ class AsyncStream(AsyncIterator[Event | Finished]):
         return self._answer.outputs
 
     @property
+    def prompt(self) -> PromptOutput | None:
+        """What the engine said of the prompt, if it was asked to, before its first token."""
+        return self._answer.prompt
+
+    @property
     def channels(self) -> list[Channel | None]:
         """The channel of the text that each of `outputs` is part of; None for markup and calls."""
         return self._answer.channels
@@ -206,7 +211,7 @@ class AsyncStream(AsyncIterator[Event | Finished]):
     async def aclose(self) -> None:
         self.close()
 
-    def _read(self, output: TokenOutput | Failure) -> None:
+    def _read(self, output: Output) -> None:
         assert self._ticket is not None
         try:
             self._ready += self._answer.read(output)
@@ -235,12 +240,12 @@ class _Mailbox:
     """An `_Inbox` for tasks of an asyncio loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
-        self.outputs: deque[TokenOutput | Failure] = deque()
+        self.outputs: deque[Output] = deque()
         self._loop, self._clock = loop, clock
         self._arrived = asyncio.Event()
         self._notified = False  # the loop will look for outputs by itself
 
-    def put(self, output: TokenOutput | Failure) -> None:
+    def put(self, output: Output) -> None:
         """In the engine's thread. Raises RuntimeError if the loop is closed, which cancels the
         request.
         """
@@ -273,7 +278,7 @@ class _Mailbox:
             self._arrive()
 
 
-def _is_last(output: TokenOutput | Failure) -> bool:
+def _is_last(output: Output) -> bool:
     return isinstance(output, Failure) or output.finish_reason is not None
 
 
@@ -286,10 +291,10 @@ class _Member:
         self._clock = Clock()
         self.request, self.answer = ask.request, Answer(ask, self._clock)
         self.events: list[Event | Finished] = []
-        self._outputs: deque[TokenOutput | Failure] = deque()
+        self._outputs: deque[Output] = deque()
         self._arrivals, self._each = arrivals, bool(ask.stop)
 
-    def deliver(self, output: TokenOutput | Failure) -> None:
+    def deliver(self, output: Output) -> None:
         self._clock.tick()
         self._outputs.append(output)
         if self._each or _is_last(output):
@@ -302,10 +307,8 @@ class _Member:
         return self.answer.ended
 
 
-def read_all(
-    driver: Driver, asks: Sequence[Ask]
-) -> list[tuple[list[TokenOutput], list[Event | Finished]]]:
-    """The outputs and the events of each, run together: those for which the driver's queue has no
+def read_all(driver: Driver, asks: Sequence[Ask]) -> list[tuple[Answer, list[Event | Finished]]]:
+    """The answers and the events of each, run together: those for which the driver's queue has no
     room follow as others end. Raises the error of the first that fails.
     """
     arrivals: SimpleQueue[_Member] = SimpleQueue()
@@ -332,4 +335,4 @@ def read_all(
     finally:
         for ticket in running.values():
             driver.cancel(ticket)
-    return [(member.answer.outputs, member.events) for member in members]
+    return [(member.answer, member.events) for member in members]

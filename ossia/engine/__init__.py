@@ -6,10 +6,13 @@ from ossia.engine.request import (
     Constraint,
     Failure,
     FinishReason,
+    Output,
+    PromptOutput,
     Request,
     RequestError,
     Result,
     SamplingParams,
+    TokenLogprob,
     TokenOutput,
 )
 from ossia.engine.sampler import ConstraintError, LogitsError
@@ -25,11 +28,14 @@ __all__ = [
     "Failure",
     "FinishReason",
     "LogitsError",
+    "Output",
+    "PromptOutput",
     "QueueFull",
     "Request",
     "RequestError",
     "Result",
     "SamplingParams",
     "Ticket",
+    "TokenLogprob",
     "TokenOutput",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -11,16 +12,19 @@ import torch
 
 from ossia.engine.capacity import kv_budget, plan_pages
 from ossia.engine.kv import CacheLimits, KVCache, PageCounts, PagedText
+from ossia.engine.logprobs import PromptScores
 from ossia.engine.request import (
     Failure,
+    Output,
+    PromptOutput,
     Request,
     Result,
     TokenOutput,
     check_prompt,
     check_vocabulary,
 )
-from ossia.engine.runner import Runner
-from ossia.engine.sampler import RequestError, Sample, Sampler, SamplerState
+from ossia.engine.runner import Computed, Runner
+from ossia.engine.sampler import LogitsError, RequestError, Sample, Sampler, SamplerState
 from ossia.engine.scheduler import Chunk, Scheduler, Sequence
 from ossia.errors import OssiaError
 from ossia.ops.paged import LayerKind, PagePool
@@ -107,12 +111,15 @@ class Engine:
         """Raise OssiaError for a prompt that the model or the cache can never hold, and for ids
         outside the vocabulary. Safe to call in any thread.
         """
-        check_prompt(request.prompt, self.config.vocab_size, self.config.context_length)
-        check_vocabulary(request.sampling, self.config.vocab_size)
-        if len(request.prompt) >= self.max_length:
+        answered = request.sampling.max_tokens != 0
+        vocab_size, length = self.config.vocab_size, len(request.prompt)
+        check_prompt(request.prompt, vocab_size, self.config.context_length, answered=answered)
+        check_vocabulary(request.sampling, vocab_size)
+        most = self.max_length - 1 if answered else self.kv.most_positions
+        if length > most:
             raise OssiaError(
-                f"the prompt has {len(request.prompt)} ids, and the cache holds "
-                f"{self.max_length - 1}: shorten the prompt or raise kv_memory"
+                f"the prompt has {length} ids, and the cache holds {most}: shorten the prompt or "
+                "raise kv_memory"
             )
 
     def add(self, request: Request) -> int:
@@ -137,13 +144,15 @@ class Engine:
                     request.prompt,
                     request.constraint() if request.constraint else None,
                 ),
+                None if sampling.prompt_logprobs is None else PromptScores(prompt, sampling),
             )
         )
         return request_id
 
     @torch.inference_mode()
-    def step(self) -> list[TokenOutput | Failure]:
-        """Run one forward pass: an output for each request that got a token, or that failed.
+    def step(self) -> list[Output]:
+        """Run one forward pass: an output for each request that got a token, whose prompt has been
+        read, if there is something to say of it, or that failed.
 
         After an exception in the pass each of its requests has a pass of its own, and those that
         raise again end. Non-finite logits, or a constraint that allows no id, end only the request
@@ -151,20 +160,21 @@ class Engine:
         """
         return self._run(self.scheduler.schedule())
 
-    def _run(self, step: list[Chunk]) -> list[TokenOutput | Failure]:
+    def _run(self, step: list[Chunk]) -> list[Output]:
         if not step:
             return []
         try:
-            logits = self.runner.run(step)
+            computed = self.runner.run(step)
+            _check_scores(step, computed)
             states = [chunk.sequence.sampler for chunk in step if chunk.wanted]
-            samples = self.sampler.sample(logits, states)
+            samples = self.sampler.sample(computed.logits, states)
         except RequestError as error:
             return self._fail([error.request_id], error)
         except Exception as error:
             if len(step) == 1:
                 return self._fail([step[0].sequence.id], error)
             return [output for chunk in step for output in self._run([chunk])]
-        return [*self._commit(step, samples)]
+        return self._commit(step, samples, computed)
 
     def abort(self, request_id: int) -> None:
         """Drop a request and free its pages; nothing happens if it has already finished."""
@@ -193,6 +203,7 @@ class Engine:
         if self.has_work:
             raise RuntimeError("generate() needs an idle engine; with others at work, add and step")
         outputs: dict[int, list[TokenOutput]] = {}
+        prompts: dict[int, PromptOutput] = {}
         try:
             for request in requests:
                 outputs[self.add(request)] = []
@@ -200,21 +211,30 @@ class Engine:
                 for output in self.step():
                     if isinstance(output, Failure):
                         raise output.error
-                    outputs[output.request_id].append(output)
+                    if isinstance(output, PromptOutput):
+                        prompts[output.request_id] = output
+                    else:
+                        outputs[output.request_id].append(output)
         finally:
             for request_id in outputs:
                 self.abort(request_id)
-        return [Result(tuple(tokens)) for tokens in outputs.values()]
+        return [Result(tuple(tokens), prompts.get(id)) for id, tokens in outputs.items()]
 
-    def _commit(self, step: list[Chunk], samples: list[Sample]) -> list[TokenOutput]:
+    def _commit(self, step: list[Chunk], samples: list[Sample], computed: Computed) -> list[Output]:
         remaining = iter(samples)
-        outputs = self.scheduler.commit(
-            step, [[next(remaining)] if chunk.wanted else [] for chunk in step]
-        )
-        self._generated += len(outputs)
-        return outputs
+        accepted = [[next(remaining)] if chunk.wanted else [] for chunk in step]
+        outputs = self.scheduler.commit(step, accepted, computed.scores)
+        self._generated += sum(isinstance(output, TokenOutput) for output in outputs)
+        return [*outputs]
 
-    def _fail(self, request_ids: list[int], error: Exception) -> list[TokenOutput | Failure]:
+    def _fail(self, request_ids: list[int], error: Exception) -> list[Output]:
         for request_id in request_ids:
             self.scheduler.remove(request_id, forget=True)
         return [Failure(request_id, error) for request_id in request_ids]
+
+
+def _check_scores(step: list[Chunk], computed: Computed) -> None:
+    """Raise LogitsError for the first prompt of which a token has no log-probability."""
+    for chunk, scores in zip(step, computed.scores, strict=True):
+        if any(math.isnan(score.logprob) for score in scores):
+            raise LogitsError(chunk.sequence.id)

@@ -224,13 +224,16 @@ class KVCache:
                 most = min(most, pages)
         return most * self.page_size
 
-    def match(self, text: PagedText) -> int:
-        """Positions of a closed text that need not be computed again: whole pages, for which every
-        kind has what it needs to continue. Never the last one, whose logits are wanted.
+    def match(self, text: PagedText, most: int | None = None) -> int:
+        """Positions of a closed text, at most `most`, that need not be computed again: whole pages,
+        for which every kind has what it needs to continue. Never the last one, whose logits are
+        wanted.
         """
         if not self.prefix_cache:
             return 0
         pages = (len(text.tokens) - 1) // self.page_size
+        if most is not None:
+            pages = min(pages, most // self.page_size)
         self._extend_keys(text, pages)
         keys = text.keys
         for store in self.stores:

@@ -52,7 +52,8 @@ _NUMBERS = {
 _OPTIONAL_INTEGERS = {
     "seed": (-(2**63), 2**63 - 1),
     "logprobs": (0, None),
-    "max_tokens": (1, None),
+    "prompt_logprobs": (0, None),
+    "max_tokens": (0, None),
 }
 
 
@@ -73,8 +74,13 @@ class SamplingParams:
     seed: the same seed and request give the same tokens, whatever else is in the batch.
     logprobs: report the chosen token's log-probability and those of the n most likely ids. They are
         the model's own: the log-softmax of its logits before everything above.
+    prompt_logprobs: report the same of each token of the prompt, given those before it, and of the
+        n most likely ids in its place; of the tokens from position `prompt_logprobs_from` on, at
+        least 1, because nothing precedes the first. Keys and values of earlier texts are reused
+        only up to that position.
     stop_ids: the request ends with the first of these, which is delivered as its last token.
-    max_tokens: the most tokens to generate; None means up to the end of the context.
+    max_tokens: the most tokens to generate; None means up to the end of the context, and 0 that the
+        prompt is only read.
 
     Numbers may be of any type that is one: whole floats where an integer is meant, scalars of numpy
     and torch, ids as the strings that are the keys of JSON. They are stored as Python's own. Raises
@@ -90,6 +96,8 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     seed: int | None = None
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    prompt_logprobs_from: int = 1
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     stop_ids: frozenset[int] = frozenset()
     max_tokens: int | None = None
@@ -104,6 +112,8 @@ class SamplingParams:
             )
         top_k = _integer("top_k", self.top_k, -1)
         values["top_k"] = max(top_k, 0)  # other programs write off as -1
+        first = _integer("prompt_logprobs_from", self.prompt_logprobs_from, 1)
+        values["prompt_logprobs_from"] = first
         for name, bounds in _OPTIONAL_INTEGERS.items():
             if (value := getattr(self, name)) is not None:
                 values[name] = _integer(name, value, *bounds)
@@ -133,6 +143,32 @@ class Request:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """The natural log of a token's probability, and the most likely ids in its place as (id,
+    log-probability) pairs, the most likely first.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class PromptOutput:
+    """A request's prompt has been read: the first output of a request that asked for
+    `prompt_logprobs`, and the only one of a request with a `max_tokens` of 0, which has a
+    `finish_reason` then.
+
+    logprobs: of each token from position `prompt_logprobs_from` on; empty if not asked for.
+    """
+
+    request_id: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    cached_tokens: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
 class TokenOutput:
     """One new token of a request; `finish_reason` is set on its last.
 
@@ -157,11 +193,15 @@ class Failure:
     error: Exception
 
 
+Output = PromptOutput | TokenOutput | Failure
+
+
 @dataclass(frozen=True)
 class Result:
-    """All outputs of one request, in order."""
+    """All outputs of one request, in order. prompt: the one of its prompt, if it had one."""
 
     outputs: tuple[TokenOutput, ...]
+    prompt: PromptOutput | None = None
 
     @property
     def tokens(self) -> list[int]:
@@ -169,14 +209,24 @@ class Result:
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        return self.outputs[-1].finish_reason
+        last = self.outputs[-1] if self.outputs else self.prompt
+        return None if last is None else last.finish_reason
 
 
-def check_prompt(prompt: Sequence[int], vocab_size: int, context_length: int) -> None:
-    """Raise OssiaError unless a model of this vocabulary and context can continue `prompt`."""
+def check_prompt(
+    prompt: Sequence[int], vocab_size: int, context_length: int, *, answered: bool = True
+) -> None:
+    """Raise OssiaError unless a model of this vocabulary and context can read `prompt`, and, if it
+    is to be `answered`, continue it.
+    """
     if not len(prompt):
         raise OssiaError("the prompt is empty: give at least one id")
-    if len(prompt) >= context_length:
+    if not answered and len(prompt) > context_length:
+        raise OssiaError(
+            f"the prompt has {len(prompt)} ids, more than the model's context of {context_length}; "
+            "shorten it"
+        )
+    if answered and len(prompt) >= context_length:
         raise OssiaError(
             f"the prompt has {len(prompt)} ids, which leaves no room for an answer in the model's "
             f"context of {context_length}; shorten it"
@@ -198,10 +248,11 @@ def check_vocabulary(sampling: SamplingParams, vocab_size: int) -> None:
             raise OssiaError(
                 f"logit_bias names id {token}, which is outside the vocabulary of {vocab_size}"
             )
-    if sampling.logprobs is not None and sampling.logprobs > vocab_size:
-        raise OssiaError(
-            f"logprobs asks for {sampling.logprobs} alternatives from a vocabulary of {vocab_size}"
-        )
+    for name in ("logprobs", "prompt_logprobs"):
+        if (wanted := getattr(sampling, name) or 0) > vocab_size:
+            raise OssiaError(
+                f"{name} asks for {wanted} alternatives from a vocabulary of {vocab_size}"
+            )
 
 
 def _biases(biases: object) -> Mapping[int, float]:

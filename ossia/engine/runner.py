@@ -1,4 +1,5 @@
-"""One forward pass over a step's chunks: tokens, positions and page tables in, logits out.
+"""One forward pass over a step's chunks: tokens, positions and page tables in, logits out, and the
+log-probabilities of prompts' tokens.
 
 A step in which each sequence reads one token has its inputs in memory that stays where it is, so
 that a backend can record the whole step once and replay it after that.
@@ -7,18 +8,29 @@ that a backend can record the whole step once and replay it after that.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ossia.engine.kv import KVCache, PagedText
+from ossia.engine.logprobs import score
+from ossia.engine.request import TokenLogprob
 from ossia.engine.scheduler import Chunk
 from ossia.ops import Recorded
 from ossia.ops.paged import PagedKV, PagePool
 
 if TYPE_CHECKING:
     from ossia.model import Decoder
+
+
+class Computed(NamedTuple):
+    """What a step computed. logits: float32 (positions wanted, vocab), in order, valid until the
+    next step. scores: for each chunk those of its `scored` tokens.
+    """
+
+    logits: Tensor
+    scores: list[list[TokenLogprob]]
 
 
 class Runner:
@@ -36,20 +48,17 @@ class Runner:
         self._recorder = decoder.ops.recorder()
         self._decode_steps: dict[int, DecodeStep] = {}  # by the number of rows
 
-    def run(self, step: Sequence[Chunk]) -> Tensor:
-        """Read the chunks' tokens; float32 logits (positions wanted, vocab), in order.
-
-        They are valid until the next call.
-        """
+    def run(self, step: Sequence[Chunk]) -> Computed:
+        """Read the chunks' tokens."""
         if self._recorder is not None and all(
-            chunk.wanted == 1 and len(chunk.tokens) == 1 for chunk in step
+            chunk.wanted == 1 and len(chunk.tokens) == 1 and not chunk.scored for chunk in step
         ):
             for rows in self._recorder.buckets:
                 if rows >= len(step):
                     return self._decode(step, rows)
         return self._read(step)
 
-    def _read(self, step: Sequence[Chunk]) -> Tensor:
+    def _read(self, step: Sequence[Chunk]) -> Computed:
         """Any step, operation by operation."""
         spans = [(chunk.end, len(chunk.tokens)) for chunk in step]
         tables = self.kv.tables([chunk.sequence.text for chunk in step], max(spans)[0])
@@ -68,14 +77,25 @@ class Runner:
         hidden = self.decoder.hidden_states(tokens, self.decoder.context(tokens, positions, where))
         # Unembedding is expensive: only the positions whose logits are wanted.
         rows, end = [], 0
+        scores: list[list[TokenLogprob]] = []
         for chunk in step:
+            scores.append(self._score(chunk, hidden[end : end + len(chunk.tokens)]))
             end += len(chunk.tokens)
             rows += range(end - chunk.wanted, end)
         if len(rows) < end:
             hidden = hidden[self._integers([rows])[0]]
-        return self.decoder.unembed(hidden)
+        return Computed(self.decoder.unembed(hidden), scores)
 
-    def _decode(self, step: Sequence[Chunk], rows: int) -> Tensor:
+    def _score(self, chunk: Chunk, hidden: Tensor) -> list[TokenLogprob]:
+        """Scores by the chunk's hidden states (tokens, hidden)."""
+        if not chunk.scored:
+            return []
+        scores = chunk.sequence.scores
+        assert scores is not None
+        hidden = hidden[chunk.scored_from - chunk.start :][: len(chunk.scored)]
+        return score(self.decoder, hidden, chunk.scored, scores.alternatives)
+
+    def _decode(self, step: Sequence[Chunk], rows: int) -> Computed:
         """A step in which each sequence reads one token, recorded for `rows` of them."""
         assert self._recorder is not None
         decode = self._decode_steps.get(rows)
@@ -90,7 +110,7 @@ class Runner:
                 self._recorder = None
                 self._decode_steps.clear()
                 return self._read(step)
-        return decode.recorded.result[: len(step)]
+        return Computed(decode.recorded.result[: len(step)], [[] for _ in step])
 
     def _integers(self, rows: Iterable[Sequence[int]]) -> Tensor:
         """int64 (rows, columns) on the decoder's device."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ossia.engine.logprobs import log_probabilities
 from ossia.engine.request import Constraint, RequestError, SamplingParams
 from ossia.ops import Backend
 from ossia.ops.sampling import Edits, SamplingTable
@@ -327,13 +328,7 @@ def _report(logits: Tensor, tokens: Sequence[int], states: Sequence[SamplerState
             rows_by_wanted.setdefault(state.params.logprobs, []).append(row)
     # By number: with ties, the largest 2 of a row need not begin the largest 5 that torch finds.
     for wanted, rows in rows_by_wanted.items():
-        own = logits[rows].float()
-        total = own.logsumexp(-1, keepdim=True)
-        chosen = torch.tensor([tokens[row] for row in rows], device=own.device)
-        top = own.topk(wanted)
-        chosen = (own.gather(-1, chosen[:, None]) - total)[:, 0].tolist()
-        top_ids, top_values = top.indices.tolist(), (top.values - total).tolist()
-        for i, row in enumerate(rows):
-            alternatives = tuple(zip(top_ids[i], top_values[i], strict=True))
-            samples[row] = Sample(tokens[row], chosen[i], alternatives)
+        found = log_probabilities(logits[rows], [tokens[row] for row in rows], wanted)
+        for row, scored in zip(rows, found, strict=True):
+            samples[row] = Sample(scored.token, scored.logprob, scored.top)
     return samples

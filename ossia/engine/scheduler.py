@@ -9,7 +9,8 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
 from ossia.engine.kv import KVCache, PagedText
-from ossia.engine.request import FinishReason, TokenOutput
+from ossia.engine.logprobs import PromptScores
+from ossia.engine.request import FinishReason, PromptOutput, TokenLogprob, TokenOutput
 from ossia.engine.sampler import Sample, SamplerState
 
 
@@ -22,9 +23,16 @@ class Sequence:
     max_length: int  # prompt and output together
     stop_ids: frozenset[int]
     sampler: SamplerState
+    scores: PromptScores | None = None  # of the prompt's tokens, if they are asked for
     computed: int = 0
     preemptions: int = 0
     cached: int = 0  # tokens of the prompt that the prefix cache had
+    reported: bool = False  # whether its PromptOutput was made
+
+    @property
+    def generates(self) -> bool:
+        """Whether tokens are to follow the prompt."""
+        return self.max_length > self.text.prompt
 
     @property
     def pending(self) -> int:
@@ -39,6 +47,16 @@ class Sequence:
             return "stop"
         return "length" if len(tokens) >= self.max_length else None
 
+    def prompt_output(self, read: int) -> PromptOutput | None:
+        """What there is to say of the prompt, once, if anything, when `read` tokens include it."""
+        if self.reported or read < self.text.prompt:
+            return None
+        self.reported = True
+        if self.scores is None and self.generates:
+            return None
+        scores = tuple(self.scores.found) if self.scores is not None else ()
+        return PromptOutput(self.id, scores, None if self.generates else "length", self.cached)
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -46,12 +64,16 @@ class Chunk:
 
     wanted: how many of the last tokens need logits: 0 before the end of a prompt, 1 at the end of
         a text, more where drafted tokens (speculative decoding) follow it.
+    scored: tokens of the prompt whose log-probabilities are wanted: the first is predicted at
+        position `scored_from`, those after it at the positions after it.
     """
 
     sequence: Sequence
     start: int
     tokens: tuple[int, ...]
     wanted: int
+    scored: tuple[int, ...] = ()
+    scored_from: int = 0
 
     @property
     def end(self) -> int:
@@ -88,20 +110,28 @@ class Scheduler:
             count = shares.get(sequence.id, 1)
             start, end = sequence.computed, sequence.computed + count
             if count and self._grow(sequence, end):
-                tokens = tuple(sequence.text.tokens[start:end])
-                step.append(Chunk(sequence, start, tokens, wanted=int(count == sequence.pending)))
+                step.append(_chunk(sequence, start, end))
         return step
 
     def commit(
-        self, step: SequenceOf[Chunk], accepted: SequenceOf[SequenceOf[Sample]]
-    ) -> list[TokenOutput]:
+        self,
+        step: SequenceOf[Chunk],
+        accepted: SequenceOf[SequenceOf[Sample]],
+        scores: SequenceOf[SequenceOf[TokenLogprob]],
+    ) -> list[TokenOutput | PromptOutput]:
         """Record a step that has run. accepted: for each chunk the samples, in order, that continue
-        its text: none if it wanted no logits, else at least one.
+        its text: none if it wanted no logits, else at least one. scores: for each chunk those of
+        its `scored` tokens.
         """
-        outputs: list[TokenOutput] = []
-        for chunk, samples in zip(step, accepted, strict=True):
+        outputs: list[TokenOutput | PromptOutput] = []
+        for chunk, samples, scored in zip(step, accepted, scores, strict=True):
             assert bool(samples) == bool(chunk.wanted)
             sequence, reason = chunk.sequence, None
+            if sequence.scores is not None:
+                sequence.scores.add(scored)
+            if (output := sequence.prompt_output(chunk.end)) is not None:
+                reason = output.finish_reason
+                outputs.append(output)
             # A drafted token that was rejected is as if it had not been read.
             sequence.computed = chunk.end - chunk.wanted
             for sample in samples:
@@ -152,8 +182,9 @@ class Scheduler:
         while self.waiting and len(self.running) < self.max_batch and not self._full:
             sequence = self.waiting[0]
             text = sequence.text
-            reused = self.kv.match(text)
-            if self._is_being_read(text, reused):
+            most = None if sequence.scores is None else sequence.scores.reusable
+            reused = self.kv.match(text, most)
+            if most is None and self._is_being_read(text, reused):
                 return
             self.kv.open(text, reused)
             page = self.kv.page_size
@@ -220,3 +251,13 @@ class Scheduler:
             if youngest is sequence:
                 return False
         return True
+
+
+def _chunk(sequence: Sequence, start: int, end: int) -> Chunk:
+    """The chunk of a sequence's tokens start .. end - 1."""
+    tokens = tuple(sequence.text.tokens[start:end])
+    wanted = int(end == len(sequence.text.tokens) and sequence.generates)
+    if sequence.scores is None:
+        return Chunk(sequence, start, tokens, wanted)
+    first, scored = sequence.scores.targets(start, end)
+    return Chunk(sequence, start, tokens, wanted, scored, first)

@@ -21,10 +21,10 @@ import torch
 
 from ossia.config import ModelConfig
 from ossia.engine.engine import EngineStats
-from ossia.engine.request import Failure, Request, TokenOutput
+from ossia.engine.request import Failure, Output, Request
 from ossia.errors import OssiaError
 
-Deliver = Callable[[TokenOutput | Failure], None]
+Deliver = Callable[[Output], None]
 
 # A step that takes longer is not waited for when the engine is closed.
 _GRACE_SECONDS = 0.2
@@ -41,7 +41,7 @@ class Steps(Protocol):
     def has_work(self) -> bool: ...
     def check(self, request: Request) -> None: ...
     def add(self, request: Request) -> int: ...
-    def step(self) -> Sequence[TokenOutput | Failure]: ...
+    def step(self) -> Sequence[Output]: ...
     def abort(self, request_id: int) -> None: ...
     def stats(self) -> EngineStats: ...
 
@@ -264,7 +264,7 @@ class Worker:
             self._ended += 1
             self._rest()
 
-    def _step(self, engine: Steps) -> Sequence[TokenOutput | Failure]:
+    def _step(self, engine: Steps) -> Sequence[Output]:
         """The outputs of a step; if it raises, failures of all that the engine has."""
         if torch.get_num_threads() != self._torch_threads:
             torch.set_num_threads(self._torch_threads)
@@ -277,9 +277,9 @@ class Worker:
                 self._abort(number)
             return [Failure(number, error) for number in failed]
 
-    def _explained(self, output: TokenOutput | Failure) -> TokenOutput | Failure:
+    def _explained(self, output: Output) -> Output:
         """In a forked child, a failure whose error says what to do: CUDA, for one, never works."""
-        if not self._forked or isinstance(output, TokenOutput):
+        if not self._forked or not isinstance(output, Failure):
             return output
         if isinstance(output.error, OssiaError):
             return output
@@ -290,7 +290,7 @@ class Worker:
         )
         return Failure(output.request_id, error)
 
-    def _hand_over(self, ticket: Ticket, output: TokenOutput | Failure) -> None:
+    def _hand_over(self, ticket: Ticket, output: Output) -> None:
         if isinstance(output, Failure) or output.finish_reason is not None:
             ticket.ended = True
             self._unfinished.pop(ticket.id, None)

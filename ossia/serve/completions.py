@@ -12,7 +12,6 @@ from pydantic import Field, model_validator
 from starlette.responses import Response
 
 from ossia.api import Ask, AsyncStream, Finished
-from ossia.engine import TokenOutput
 from ossia.serve.logprobs import ShownTokens, finite
 from ossia.serve.service import Running, Service, unless_disconnected
 from ossia.serve.stream import event_stream
@@ -26,8 +25,8 @@ Id = Annotated[int, Field(ge=0)]
 
 
 class CompletionRequest(Sampled):
-    """A request for the continuation of one or several prompts. best_of: only n, because answers
-    are not ranked.
+    """A request for the continuation of one or several prompts. echo: begin each text, and its
+    logprobs, with the prompt. best_of: only n, because answers are not ranked.
     """
 
     prompt: (
@@ -39,7 +38,7 @@ class CompletionRequest(Sampled):
             Field(min_length=1, max_length=MAX_PROMPTS),
         ]
     )
-    max_tokens: Annotated[int, Field(ge=1)] = 16
+    max_tokens: Annotated[int, Field(ge=0)] = 16
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     best_of: int | None = None
@@ -48,8 +47,6 @@ class CompletionRequest(Sampled):
     def _hang_together(self) -> CompletionRequest:
         if self.best_of not in (None, self.n):
             raise ValueError("best_of must be n: answers are not ranked")
-        if self.echo and self.logprobs is not None:
-            raise ValueError("echo with logprobs needs those of the prompt, which ossia lacks yet")
         return self
 
     def prompts(self) -> list[str | list[int]]:
@@ -62,11 +59,14 @@ class CompletionRequest(Sampled):
 
 
 class TextLogprobs(Wire):
-    """Lists of a value for each token. text_offset: where in the text the token begins."""
+    """Lists of a value for each token; null for the first of a prompt, which nothing precedes.
+    top_logprobs: the most likely tokens, and the token itself. text_offset: where in the text the
+    token begins.
+    """
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 
@@ -116,7 +116,8 @@ def routes(service: Service) -> APIRouter:
             for prompt in body.prompts()
         ]
         running = service.start(asks, body.n, PARAMETERS)
-        answer = _Answer(service, body, running)
+        prompts = [ask.request.prompt for ask in asks]
+        answer = _Answer(service, body, running, prompts)
         if body.stream:
             return event_stream(running, answer.chunks())
         return await unless_disconnected(request, answer.whole())
@@ -125,47 +126,50 @@ def routes(service: Service) -> APIRouter:
 
 
 def _ask(service: Service, body: CompletionRequest, prompt: str | list[int]) -> Ask:
-    return service.llm.prepare_text(prompt, **body.sampling(body.max_tokens, body.logprobs))
+    sampling = body.sampling(body.max_tokens, body.logprobs)
+    if body.echo:
+        sampling["prompt_logprobs"] = body.logprobs
+    return service.llm.prepare_text(prompt, **sampling)
 
 
 class _Answer:
-    """The answer to one request, whole or in chunks."""
+    """The answer to one request, whole or in chunks. prompts: the ids of each prompt."""
 
-    def __init__(self, service: Service, body: CompletionRequest, running: Running) -> None:
+    def __init__(
+        self,
+        service: Service,
+        body: CompletionRequest,
+        running: Running,
+        prompts: Sequence[Sequence[int]],
+    ) -> None:
         self._service, self._body, self._running = service, body, running
         self._id = f"cmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
+        tokenizer = service.llm.tokenizer
+        texts = [p if isinstance(p, str) else tokenizer.decode(p) for p in body.prompts()]
         self._texts = [
-            _Text(stream, service.llm.tokenizer if body.logprobs is not None else None)
-            for stream in running.streams
+            _Text(
+                stream,
+                texts[n // body.n] if body.echo else "",
+                prompts[n // body.n] if body.echo else (),
+                None if body.logprobs is None else tokenizer,
+            )
+            for n, stream in enumerate(running.streams)
         ]
-
-    def _begin(self) -> list[str]:
-        """What each choice's text begins with: its prompt, if that is echoed."""
-        if not self._body.echo:
-            return [""] * len(self._texts)
-        prompts = [
-            prompt if isinstance(prompt, str) else self._service.llm.tokenizer.decode(prompt)
-            for prompt in self._body.prompts()
-        ]
-        return [prompt for prompt in prompts for _ in range(self._body.n)]
 
     async def whole(self) -> Response:
         parts: list[list[dict[str, Any]]] = [[] for _ in self._texts]
         async with self._running.held():
             async for n, event in self._running.events():
                 parts[n].append(self._texts[n].read(event))
-        choices = [_joined(n, begin, parts[n]) for n, begin in enumerate(self._begin())]
+        choices = [_joined(n, parts) for n, parts in enumerate(parts)]
         usage = Usage.of(self._running.ends, self._body.n)
         answer = Completion.model_validate(self._chunk(choices) | {"usage": usage})
         return Response(answer.model_dump_json(), media_type="application/json")
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
-        begins = self._begin()
         async for n, event in self._running.events():
-            part = {"index": n, **self._texts[n].read(event)}
-            part["text"], begins[n] = begins[n] + part["text"], ""
-            yield self._chunk([part])
+            yield self._chunk([{"index": n, **self._texts[n].read(event)}])
         if self._body.wants_usage:
             usage = Usage.of(self._running.ends, self._body.n)
             yield self._chunk([]) | {"usage": usage.model_dump()}
@@ -180,62 +184,102 @@ class _Answer:
         }
 
 
-def _joined(index: int, begin: str, parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One choice from its parts; `begin` is the text before them."""
+def _joined(index: int, parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One choice from its parts."""
     logprobs = [part["logprobs"] for part in parts if part["logprobs"] is not None]
     joined = None
     if logprobs:
-        joined = {
-            key: None if logprobs[0][key] is None else [x for part in logprobs for x in part[key]]
-            for key in logprobs[0]
-        }
+        joined = {key: [x for part in logprobs for x in part[key]] for key in logprobs[0]}
     return {
         "index": index,
-        "text": begin + "".join(part["text"] for part in parts),
+        "text": "".join(part["text"] for part in parts),
         "finish_reason": parts[-1]["finish_reason"],
         "logprobs": joined,
     }
 
 
 class _Text:
-    """One choice's events as the parts of its text. tokenizer: where log-probabilities are asked
-    for.
+    """One choice's events as the parts of its text. text, prompt: what it begins with, as text and
+    as ids; nothing if the prompt is not echoed. tokenizer: where log-probabilities are asked for.
     """
 
-    def __init__(self, stream: AsyncStream, tokenizer: Tokenizer | None) -> None:
-        self._shown, self._tokenizer = ShownTokens(stream), tokenizer
-        self._length = 0
-        self._decoder = tokenizer.stream() if tokenizer else None
+    def __init__(
+        self, stream: AsyncStream, text: str, prompt: Sequence[int], tokenizer: Tokenizer | None
+    ) -> None:
+        self._stream, self._shown = stream, ShownTokens(stream)
+        self._begin, self._prompt = text, prompt
+        self._logprobs = None if tokenizer is None else _Logprobs(tokenizer)
 
     def read(self, event: Event | Finished) -> dict[str, Any]:
         """The part of a choice, without its index, that the event makes."""
-        if isinstance(event, Finished):
-            empty = None if self._tokenizer is None else self._logprobs([])
-            return {"text": "", "finish_reason": event.reason, "logprobs": empty}
-        assert isinstance(event, TextDelta)  # a bare continuation calls nothing
-        logprobs = None if self._tokenizer is None else self._logprobs([*self._shown.take()])
-        return {"text": event.text, "finish_reason": None, "logprobs": logprobs}
+        reason = event.reason if isinstance(event, Finished) else None
+        assert isinstance(event, Finished | TextDelta)  # a bare continuation calls nothing
+        text = self._begin + (event.text if isinstance(event, TextDelta) else "")
+        logprobs = None
+        if self._logprobs is not None:
+            prompt = self._logprobs.of(self._echoed(), self._begin)
+            shown = [*(self._shown.take() if reason is None else self._shown.rest(reason))]
+            tokens = [(o.token, o.logprob, o.top_logprobs) for o in shown]
+            answer = self._logprobs.of(tokens)
+            logprobs = {key: prompt[key] + answer[key] for key in prompt}
+        self._begin, self._prompt = "", ()
+        return {"text": text, "finish_reason": reason, "logprobs": logprobs}
 
-    def _logprobs(self, outputs: Sequence[TokenOutput]) -> dict[str, Any]:
-        assert self._tokenizer is not None
-        assert self._decoder is not None
-        offsets = []
-        for output in outputs:
+    def _echoed(self) -> list[_Scored]:
+        """The prompt's tokens, if they have not been given yet."""
+        if not self._prompt:
+            return []
+        assert self._stream.prompt is not None
+        scored = self._stream.prompt.logprobs
+        return [(self._prompt[0], None, ()), *((s.token, s.logprob, s.top) for s in scored)]
+
+
+# A token, its log-probability, and the most likely ids in its place; None and nothing for the first
+# of a prompt.
+_Scored = tuple[int, float | None, Sequence[tuple[int, float]]]
+
+
+class _Logprobs:
+    """The lists of `TextLogprobs` for parts of a text, one after another."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer, self._decoder = tokenizer, tokenizer.stream()
+        self._length = 0  # of the text so far
+
+    def of(self, tokens: Sequence[_Scored], text: str | None = None) -> dict[str, list[Any]]:
+        """The lists for the next tokens. text: the part that they are, if it is known as a whole;
+        else it is what they decode to.
+        """
+        begin, offsets = self._length, []
+        for token, *_ in tokens:
             offsets.append(self._length)
-            self._length += len(self._decoder.push(output.token))
+            self._length += len(self._decoder.push(token))
+        if text is not None:
+            self._decoder.finish()
+            self._length = begin + len(text)
+            offsets = [min(offset, self._length) for offset in offsets]
         return {
-            "tokens": [self._name(output.token) for output in outputs],
-            "token_logprobs": [finite(output.logprob) for output in outputs],
-            "top_logprobs": [
-                {self._name(token): finite(logprob) for token, logprob in output.top_logprobs}
-                for output in outputs
-            ],
+            "tokens": [self._name(token) for token, *_ in tokens],
+            "token_logprobs": [None if p is None else finite(p) for _, p, _ in tokens],
+            "top_logprobs": [self._top(*scored) for scored in tokens],
             "text_offset": offsets,
         }
 
+    def _top(
+        self, token: int, logprob: float | None, top: Sequence[tuple[int, float]]
+    ) -> dict[str, float] | None:
+        """The most likely tokens by name, and the token itself; of several with the same name the
+        most likely.
+        """
+        if logprob is None:
+            return None
+        found: dict[str, float] = {}
+        for id, value in [*top, (token, logprob)]:
+            found.setdefault(self._name(id), finite(value))
+        return found
+
     def _name(self, token: int) -> str:
         """The token's text; of part of a character, its bytes, as OpenAI writes them."""
-        assert self._tokenizer is not None
         data = self._tokenizer.token_bytes(token)
         try:
             return data.decode()

@@ -28,6 +28,15 @@ class ShownTokens:
             if channel in SHOWN:
                 yield output
 
+    def rest(self, reason: str) -> Iterator[TokenOutput]:
+        """At the end of a bare continuation: tokens without text, such as the one that ended it.
+        Evaluations that ask for one token count on it.
+        """
+        outputs = self._stream.outputs
+        begin, self._seen = self._seen, len(outputs)
+        if outputs and outputs[-1].finish_reason == reason:  # not ended by a stop string
+            yield from outputs[begin:]
+
 
 def finite(logprob: float | None) -> float:
     """A log-probability as JSON writes it."""

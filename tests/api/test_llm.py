@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import ossia
-from ossia.api import Finished, ReplyBuilder
+from ossia.api import Finished, ReplyBuilder, TokenLogprob
 from ossia.config import (
     GELU,
     AttentionConfig,
@@ -96,6 +96,36 @@ class TestGenerate:
         assert [(item.token, item.logprob, item.top) for item in with_them.logprobs] == [
             (token, -0.5, ((token, -0.5),)) for token in with_them.token_ids
         ]
+
+    def test_prompts_are_scored_if_asked_for(self, llm_for):
+        llm, engine = llm_for("abc", "d")
+        scored, plain = llm.generate(["xyz"], prompt_logprobs=1), llm.generate("xyz")
+        x, y, z = llm.tokenizer.encode("xyz")
+        assert scored[0].text == "abc"
+        assert scored[0].prompt_logprobs == (
+            TokenLogprob(y, -0.25, ((0, -0.125),)),
+            TokenLogprob(z, -0.25, ((0, -0.125),)),
+        )
+        assert plain[0].prompt_logprobs is None
+        assert engine.requests[0].prompt == [x, y, z]
+
+    def test_max_tokens_0_only_reads(self, llm_for):
+        llm, _ = llm_for("a")
+        (completion,) = llm.generate("xyz", max_tokens=0)
+        assert (completion.text, completion.token_ids) == ("", ())
+        assert (completion.finish_reason, completion.prompt_tokens) == ("length", 3)
+        assert completion.prompt_logprobs is None
+
+    def test_texts_are_scored_from_where_it_matters(self, llm_for):
+        llm, engine = llm_for("", "", "")
+        found = llm.logprobs(["xyz", "xy"], start=[2, 1], top=2)
+        y, z = llm.tokenizer.encode("yz")
+        assert [[score.token for score in scores] for scores in found] == [[z], [y]]
+        assert found[0][0].top == ((0, -0.125), (0, -0.125))
+        assert {request.sampling.max_tokens for request in engine.requests} == {0}
+        assert llm.logprobs([[y]]) == [()]
+        with pytest.raises(ossia.OssiaError, match="start has 1 positions for 2 texts"):
+            llm.logprobs(["a", "b"], start=[1])
 
     def test_results_are_frozen(self, llm_for):
         (completion,) = llm_for("x")[0].generate("p")

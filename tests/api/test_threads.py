@@ -203,9 +203,9 @@ class TestBatch:
     def test_more_than_the_queue_holds_follow_one_another(self, engine):
         driver = Driver(engine, max_queue=7)
         asks = [ask([n % VOCAB, n // VOCAB], 1 + n % 9) for n in range(200)]
-        for n, (outputs, events) in enumerate(read_all(driver, asks)):
+        for n, (answer, events) in enumerate(read_all(driver, asks)):
             expected = continuation([n % VOCAB, n // VOCAB], 1 + n % 9)
-            assert ids(events) == [output.token for output in outputs] == expected
+            assert ids(events) == [output.token for output in answer.outputs] == expected
         assert driver.stats().unfinished == 0
 
     def test_a_queue_that_others_fill_is_said(self, engine):

@@ -354,7 +354,7 @@ def test_bad_prompts_are_refused(prompt, message):
         ({"logit_bias": {-1: 1.0}}, "an id of logit_bias must be at least 0, not -1"),
         ({"logit_bias": {3: 101}}, "logit_bias of id 3 must be between -100 and 100"),
         ({"stop_ids": frozenset({"a"})}, "an id of stop_ids must be an integer"),
-        ({"max_tokens": 0}, "max_tokens must be at least 1"),
+        ({"max_tokens": -1}, "max_tokens must be at least 0"),
     ],
 )
 def test_bad_sampling_values_are_refused(sampling, message):

@@ -70,12 +70,60 @@ def test_log_probabilities_are_those_of_the_tokens_of_the_text(serve):
     assert logprobs.text_offset == [0, 1, 2, 2, 3]
 
 
+@pytest.mark.parametrize("as_ids", [False, True])
+def test_an_echoed_prompt_has_log_probabilities(serve, as_ids):
+    served = serve("xy<|end|>", "xy<|end|>")
+    ids = served.llm.tokenizer.encode("né a")
+    options = {"prompt": [ids] if as_ids else "né a", "echo": True, "logprobs": 1, "max_tokens": 2}
+    whole = create(served, **options).choices[0]
+    found = whole.logprobs
+    assert whole.text == "né axy<|end|>"
+    assert found.tokens == ["n", "bytes:\\xc3", "bytes:\\xa9", " ", "a", "x", "y", "<|end|>"]
+    assert found.token_logprobs == [None, -0.25, -0.25, -0.25, -0.25, -0.5, -0.5, -0.5]
+    assert found.text_offset == [0, 1, 1, 2, 3, 4, 5, 6]
+    first = served.llm.tokenizer.decode([0])
+    assert found.top_logprobs[0] is None
+    assert found.top_logprobs[4:6] == [{first: -0.125, "a": -0.25}, {"x": -0.5}]
+    chunks = [chunk.choices[0] for chunk in create(served, **options, stream=True)]
+    assert "".join(chunk.text for chunk in chunks) == whole.text
+    for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
+        joined = [value for chunk in chunks for value in getattr(chunk.logprobs, name)]
+        assert joined == getattr(found, name)
+
+
+@pytest.mark.parametrize("answer", ["x", "<|return|>", "é"])
+def test_what_lm_eval_asks_for_has_one_token_after_the_prompt_whatever_it_is(serve, answer):
+    """It sums token_logprobs[context:-1]; the last may be an end of text, or half a character."""
+    served = serve()
+    tokenizer = served.llm.tokenizer
+    served.llm._eos_ids = frozenset(tokenizer.encode_control("<|return|>"))
+    served.engine._scripts = iter([tokenizer.encode_control(answer)[:1]])
+    ids = tokenizer.encode("ab")
+    choice = create(
+        served, prompt=[ids], echo=True, logprobs=1, max_tokens=1, temperature=0, seed=1234
+    ).choices[0]
+    assert choice.logprobs.token_logprobs == [None, -0.25, -0.5]
+    assert choice.text == {"x": "abx", "<|return|>": "ab", "é": "ab\ufffd"}[answer]
+    # Whether a token is the most likely one is seen by its equality with the largest of them.
+    assert max(choice.logprobs.top_logprobs[2].values()) == -0.5
+
+
+def test_a_prompt_can_be_scored_alone(serve):
+    served = serve("x", "x")
+    choice = create(served, prompt="abc", echo=True, logprobs=0, max_tokens=0).choices[0]
+    assert (choice.text, choice.finish_reason) == ("abc", "length")
+    assert choice.logprobs.token_logprobs == [None, -0.25, -0.25]
+    assert choice.logprobs.top_logprobs == [None, {"b": -0.25}, {"c": -0.25}]
+    answer = create(served, prompt="abc", max_tokens=0)
+    assert answer.choices[0].text == ""
+    assert answer.usage.completion_tokens == 0
+
+
 @pytest.mark.parametrize(
     ("param", "options"),
     [
         ("prompt", {"prompt": []}),
         ("prompt[0]", {"prompt": [-1, 5]}),
-        ("echo", {"echo": True, "logprobs": 1}),
         ("best_of", {"best_of": 3}),
         ("suffix", {"suffix": "x"}),
         ("logprobs", {"logprobs": 21}),
