@@ -97,13 +97,13 @@ def _announce(service: Service, server: socket.socket, keys: bool, as_json: bool
 
     about, base = service.llm.about, url(server)
     if as_json:
-        record = {"url": f"{base}/v1", "model": service.name}
+        record = {"url": f"{base}/v1", "page": f"{base}/", "model": service.name}
         if about is not None:
             record |= {"backend": about.backend, "device": about.device}
             record |= {"kv_bytes": about.kv_bytes, "max_batch": about.max_batch}
         print(json.dumps(record), flush=True)
         return
-    print(f"{service.name} on {base}/v1")
+    print(f"{service.name} on {base}/v1; chat with it at {base}/")
     if about is not None:
         print(
             f"backend {about.backend} on {about.device}; {format_size(about.kv_bytes)} for keys "

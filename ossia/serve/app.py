@@ -11,7 +11,7 @@ from fastapi.security import HTTPBearer
 from starlette.responses import Response
 
 import ossia
-from ossia.serve import chat, completions, errors, status, tokens
+from ossia.serve import chat, completions, errors, page, status, tokens
 from ossia.serve.chat_wire import ChatCompletionChunk
 from ossia.serve.gate import AccessLog, Asgi, Gate
 from ossia.serve.responses import routes as responses
@@ -52,6 +52,8 @@ def application(
     routers.append(responses.routes(service, store or ResponseStore()))
     for router in routers:
         app.include_router(router, responses=ERRORS)
+    routers.append(page.routes())
+    app.include_router(routers[-1])
     app.openapi = lambda: _document(app)
     paths = {route.path for router in routers for route in router.routes if hasattr(route, "path")}
     return AccessLog(Gate(app, keys, max_body), service.metrics, paths)

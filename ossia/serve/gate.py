@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from ossia.serve.compressed import decoded, encoding
 from ossia.serve.errors import ApiError
 from ossia.serve.metrics import Metrics
+from ossia.serve.page import FILES as PAGE
 from ossia.system.memory import format_size
 
 Message = MutableMapping[str, Any]
@@ -25,7 +26,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Asgi = Callable[[Message, Receive, Send], Awaitable[None]]
 
-OPEN = frozenset(("/health", "/ready"))  # what load balancers ask, without a key
+# Without a key: what load balancers ask, and the page, which asks its user for one.
+OPEN = frozenset(("/health", "/ready", *PAGE))
 
 _log = logging.getLogger(__name__)
 

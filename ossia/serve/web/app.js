@@ -1,0 +1,380 @@
+// The page: which conversation is shown, what its controls do, and what is being written.
+
+import { models } from "./api.js";
+import * as conversations from "./conversation.js";
+import { el, icon } from "./dom.js";
+import { Generation } from "./generation.js";
+import { explain, listen } from "./keys.js";
+import { Panel } from "./panels.js";
+import { EFFORTS, settingsFields } from "./settings.js";
+import * as store from "./store.js";
+import { Thread } from "./thread.js";
+
+const SAVE_EVERY = 1000; // milliseconds, while an answer grows
+const $ = (id) => document.getElementById(id);
+
+class Page {
+  constructor() {
+    this.key = store.setting("key");
+    this.models = [];
+    this.generations = new Map(); // by the id of their conversation
+    this.thread = new Thread($("scroller"), $("thread"), $("latest"), {
+      edit: (node, text) => this.edit(node, text),
+      again: (node) => this.again(node),
+      turn: (node, step) => this.turn(node, step),
+      answer: (node) => this.results(node),
+      key: () => this.askKey(),
+    });
+    this.sidebar = new Panel($("sidebar"), $("open-sidebar"), "(min-width: 60rem)", true);
+    this.settings = new Panel($("settings"), $("open-settings"), "(min-width: 75rem)", false);
+    this.drawing = false;
+  }
+
+  async start() {
+    this.controls();
+    this.open(await this.last());
+    await this.listConversations();
+    await this.askModels();
+    $("message").focus();
+  }
+
+  // The conversation that this tab showed, or the latest, or a new one.
+  async last() {
+    const id = location.hash.slice(1);
+    const found = id && (await store.load(id).catch((error) => this.unkept(error)));
+    return found || conversations.newConversation(this.usualSettings());
+  }
+
+  usualSettings() {
+    try {
+      return JSON.parse(store.setting("settings")) ?? {};
+    } catch {
+      return {};
+    }
+  }
+
+  // --- What is shown
+
+  open(conversation) {
+    this.conversation = conversation;
+    const fields = settingsFields(conversation.settings, (name, value) => this.set(name, value));
+    $("fields").replaceChildren(...fields);
+    $("effort").value = conversation.settings.effort ?? "";
+    const saved = Object.keys(conversation.nodes).length > 1;
+    history.replaceState(null, "", saved ? `#${conversation.id}` : location.pathname);
+    this.thread.follows = true;
+    this.show();
+  }
+
+  // Show the conversation after a change of its path.
+  show() {
+    const { conversation } = this;
+    const empty = !conversation.nodes.root.chosen;
+    $("welcome").hidden = !empty;
+    document.body.classList.toggle("empty", empty);
+    $("title").value = conversation.title;
+    document.title = conversation.title ? `${conversation.title} — ossia` : "ossia";
+    this.thread.show(conversation, this.generation?.node);
+    this.showState();
+    for (const item of $("conversations").children) {
+      const current = item.dataset.id === conversation.id;
+      item.firstElementChild.toggleAttribute("aria-current", current);
+    }
+  }
+
+  showState() {
+    const running = Boolean(this.generation);
+    const label = running ? "Stop" : "Send";
+    const button = $("send");
+    if (button.title !== label) button.replaceChildren(icon(running ? "stop" : "send"));
+    button.title = label;
+    button.setAttribute("aria-label", label);
+    button.disabled = !running && (!$("message").value.trim() || !this.models.length);
+    this.showContext();
+  }
+
+  // How much of the model's context the last answer's prompt and text fill.
+  showContext() {
+    const most = this.models.find((model) => model.id === $("model").value)?.max_model_len;
+    const stats = conversations.path(this.conversation).at(-1)?.stats;
+    const used = stats?.exact ? stats.prompt + stats.tokens : 0;
+    const said = used && most ? `${used.toLocaleString()} of ${most.toLocaleString()} tokens` : "";
+    $("context").textContent = said;
+  }
+
+  get generation() {
+    return this.generations.get(this.conversation.id);
+  }
+
+  say(text) {
+    $("said").textContent = text;
+  }
+
+  // --- What the controls do
+
+  send() {
+    const text = $("message").value.trim();
+    if (this.generation || !text || !this.models.length) return;
+    $("message").value = "";
+    this.fit();
+    this.ask(conversations.leaf(this.conversation), text);
+  }
+
+  ask(parent, content) {
+    const node = conversations.add(this.conversation, parent, { role: "user", content });
+    this.write(node.id);
+  }
+
+  edit(node, text) {
+    if (this.generation) this.generation.stop();
+    this.ask(node.parent, text);
+  }
+
+  again(node) {
+    if (this.generation) return;
+    this.write(node.parent);
+  }
+
+  results(node) {
+    const open = conversations.callsOf(node).some((call) => call.result === null);
+    if (open) this.thread.update(node, null);
+    else this.write(node.id);
+    this.save(this.conversation);
+  }
+
+  turn(node, step) {
+    if (!conversations.turn(this.conversation, node, step)) return;
+    this.show();
+    const shown = this.conversation.nodes[this.conversation.nodes[node.parent].chosen];
+    this.thread.focus(shown);
+    this.save(this.conversation);
+  }
+
+  // Have the model answer the path that ends with `parent`.
+  async write(parent) {
+    const { conversation } = this;
+    const message = { role: "assistant", model: $("model").value, state: "running", parts: [] };
+    const node = conversations.add(conversation, parent, message);
+    const generation = new Generation(conversation, node, this.key);
+    this.generations.set(conversation.id, generation);
+    this.thread.follows = true;
+    this.show();
+    this.say("Answering");
+    await this.save(conversation);
+    this.listConversations();
+    let saved = performance.now();
+    await generation.run(() => {
+      this.draw(conversation, node);
+      if (performance.now() - saved > SAVE_EVERY) {
+        saved = performance.now();
+        this.save(conversation);
+      }
+    });
+    if (this.generations.get(conversation.id) === generation) this.generations.delete(conversation.id);
+    if (this.conversation === conversation) this.show();
+    this.say(node.error ? "" : node.state === "stopped" ? "Stopped" : "The answer is complete");
+    await this.save(conversation);
+  }
+
+  // At most once a frame, and less often the longer drawing takes.
+  draw(conversation, node) {
+    if (this.drawing) return;
+    this.drawing = true;
+    setTimeout(() => requestAnimationFrame(() => {
+      const began = performance.now();
+      this.drawing = false;
+      if (this.conversation === conversation) this.thread.update(node, this.generation?.node);
+      this.cost = performance.now() - began;
+    }), Math.min(500, 3 * (this.cost ?? 0)));
+  }
+
+  set(name, value) {
+    const { settings } = this.conversation;
+    if (value === undefined || value === "") delete settings[name];
+    else settings[name] = value;
+    store.keep("settings", JSON.stringify(settings));
+    if (this.conversation.nodes.root.chosen) this.save(this.conversation);
+  }
+
+  fit() {
+    const area = $("message");
+    area.style.height = "auto";
+    area.style.height = `${area.scrollHeight + 2}px`; // and its borders
+    this.showState();
+  }
+
+  // --- The server
+
+  async askModels() {
+    try {
+      this.models = await models(this.key);
+      this.notice(null);
+    } catch (error) {
+      this.models = [];
+      if (error.status === 401) this.notice("This server needs an API key.", "Enter the key", () => this.askKey());
+      else this.notice(error.message, "Try again", () => this.askModels());
+    }
+    $("model").replaceChildren(...this.models.map(({ id }) => el("option", { value: id }, id)));
+    $("model").hidden = !this.models.length;
+    const length = this.models[0]?.max_model_len;
+    $("welcome").replaceChildren(
+      el("p", {}, this.models[0]?.id ?? "ossia"),
+      el("small", {}, length ? `${length.toLocaleString()} tokens of context. Conversations stay in this browser.` : ""),
+    );
+    this.showState();
+  }
+
+  notice(text, label, action) {
+    $("notice").hidden = !text;
+    const button = text && el("button", { type: "button", click: action }, label);
+    $("notice").replaceChildren(...(text ? [el("span", {}, text), button] : []));
+  }
+
+  async askKey() {
+    $("key-value").value = this.key ?? "";
+    if ((await answerOf($("key"))) !== "save") return;
+    this.key = $("key-value").value.trim();
+    store.keep("key", this.key, $("key-kept").checked);
+    await this.askModels();
+  }
+
+  // --- What is kept
+
+  async save(conversation) {
+    try {
+      await store.save(conversation);
+      if (conversation === this.conversation) history.replaceState(null, "", `#${conversation.id}`);
+    } catch (error) {
+      this.unkept(error);
+    }
+  }
+
+  unkept(error) {
+    this.notice(`This browser keeps no conversations: ${error.message}`, "Close", () => this.notice(null));
+  }
+
+  async listConversations() {
+    const found = await store.list().catch(() => []);
+    const wanted = $("filter").value.trim().toLowerCase();
+    const shown = found.filter(({ title }) => title.toLowerCase().includes(wanted));
+    $("conversations").replaceChildren(...shown.map(({ id, title }) => {
+      const open = async () => {
+        this.open((await store.load(id)) ?? this.conversation);
+        if (!this.sidebar.beside) this.sidebar.close();
+      };
+      const current = id === this.conversation.id;
+      const button = el("button", { type: "button", "aria-current": current, click: open }, title || "Untitled");
+      return el("li", { "data-id": id }, button);
+    }));
+  }
+
+  fresh() {
+    this.open(conversations.newConversation(this.usualSettings()));
+    if (!this.sidebar.beside && $("sidebar").open) this.sidebar.close();
+    $("message").focus();
+  }
+
+  async remove() {
+    if ((await answerOf($("confirm"))) !== "delete") return;
+    this.generation?.stop();
+    await store.remove(this.conversation.id);
+    this.fresh();
+    await this.listConversations();
+  }
+
+  rename(title) {
+    this.conversation.title = title;
+    this.show();
+    if (this.conversation.nodes.root.chosen) this.save(this.conversation).then(() => this.listConversations());
+  }
+
+  download(text, type, extension) {
+    const name = this.conversation.title.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 50) || "conversation";
+    const address = URL.createObjectURL(new Blob([text], { type }));
+    el("a", { href: address, download: `${name}.${extension}` }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 10_000);
+  }
+
+  // --- Listening
+
+  controls() {
+    const icons = { "open-sidebar": "menu", "open-menu": "more", "open-settings": "sliders", "close-settings": "close", latest: "down" };
+    for (const [id, name] of Object.entries(icons)) $(id).append(icon(name));
+    $("new").prepend(icon("plus"));
+    $("effort").append(...EFFORTS.map(([value, label]) => el("option", { value }, label)));
+    $("effort").addEventListener("change", () => this.set("effort", $("effort").value));
+    $("composer").addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (this.generation) this.generation.stop();
+      else this.send();
+    });
+    $("message").addEventListener("input", () => this.fit());
+    $("message").addEventListener("keydown", (event) => this.typed(event));
+    $("title").addEventListener("change", () => this.rename($("title").value.trim()));
+    $("model").addEventListener("change", () => this.showState());
+    $("new").addEventListener("click", () => this.fresh());
+    $("filter").addEventListener("input", () => this.listConversations());
+    $("close-settings").addEventListener("click", () => this.settings.close());
+    this.menu();
+    this.themes();
+    explain($("shortcuts"));
+    listen({
+      stop: () => this.generation?.stop(),
+      fresh: () => this.fresh(),
+      find: () => this.find(),
+      sidebar: () => this.sidebar.toggle(),
+      settings: () => this.settings.toggle(),
+      help: () => answerOf($("help")),
+      walk: (step) => this.thread.walk(step),
+    });
+  }
+
+  typed(event) {
+    const touch = window.matchMedia("(pointer: coarse)").matches; // where Enter begins a line
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing || touch) return;
+    event.preventDefault();
+    this.send();
+  }
+
+  find() {
+    if (!$("sidebar").open) this.sidebar.open();
+    $("filter").focus();
+  }
+
+  menu() {
+    const items = {
+      "export-markdown": () => this.download(conversations.toMarkdown(this.conversation), "text/markdown", "md"),
+      "export-json": () => this.download(JSON.stringify(this.conversation, null, 1), "application/json", "json"),
+      "enter-key": () => this.askKey(),
+      "open-help": () => answerOf($("help")),
+      delete: () => this.remove(),
+    };
+    for (const [id, action] of Object.entries(items)) {
+      $(id).addEventListener("click", () => {
+        $("menu").hidePopover();
+        action();
+      });
+    }
+  }
+
+  themes() {
+    const show = () => (document.documentElement.dataset.theme = $("theme").value);
+    $("theme").value = store.setting("theme") ?? "";
+    $("theme").addEventListener("change", () => {
+      store.keep("theme", $("theme").value);
+      show();
+    });
+    show();
+  }
+}
+
+// What a dialog was closed with; focus then returns to where it was.
+function answerOf(dialog) {
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true });
+  });
+}
+
+new Page().start();

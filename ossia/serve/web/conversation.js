@@ -1,0 +1,137 @@
+// A conversation is a tree of messages: editing and regenerating add a sibling, and nothing is lost.
+// Each node names the child that is shown; following these from the root gives the shown path.
+
+export function newId() {
+  return [...crypto.getRandomValues(new Uint8Array(12))]
+    .map((byte) => byte.toString(16).padStart(2, "0"))
+    .join("");
+}
+
+export function newConversation(settings = {}) {
+  const created = Date.now();
+  const root = { id: "root", children: [], chosen: null };
+  return { id: newId(), title: "", created, updated: created, settings, nodes: { root } };
+}
+
+// Add a message under `parent` (an id) and show it. Returns its node.
+export function add(conversation, parent, message) {
+  const node = { id: newId(), parent, children: [], chosen: null, created: Date.now(), ...message };
+  conversation.nodes[node.id] = node;
+  conversation.nodes[parent].children.push(node.id);
+  conversation.nodes[parent].chosen = node.id;
+  conversation.updated = node.created;
+  if (!conversation.title && node.role === "user") conversation.title = titleOf(node.content);
+  return node;
+}
+
+export function path(conversation) {
+  const found = [];
+  let node = conversation.nodes.root;
+  while (node.chosen) {
+    node = conversation.nodes[node.chosen];
+    found.push(node);
+  }
+  return found;
+}
+
+// The id of the last message shown, or of the root.
+export function leaf(conversation) {
+  return path(conversation).at(-1)?.id ?? "root";
+}
+
+export function siblings(conversation, node) {
+  return conversation.nodes[node.parent].children;
+}
+
+// Show the sibling `step` places further, if there is one.
+export function turn(conversation, node, step) {
+  const all = siblings(conversation, node);
+  const next = all[all.indexOf(node.id) + step];
+  if (next) conversation.nodes[node.parent].chosen = next;
+  return Boolean(next);
+}
+
+// What a message says, without reasoning and calls.
+export function textOf(node) {
+  if (node.role === "user") return node.content;
+  return joined(node, "text");
+}
+
+function joined(node, type) {
+  const parts = (node.parts ?? []).filter((part) => part.type === type);
+  return parts.map((part) => part.text).join(type === "text" ? "" : "\n\n");
+}
+
+export function callsOf(node) {
+  return (node.parts ?? []).filter((part) => part.type === "call");
+}
+
+// The messages, up to and with `last`, as Chat Completions takes them.
+export function messages(conversation, last) {
+  const system = conversation.settings.system?.trim();
+  const sent = system ? [{ role: "system", content: system }] : [];
+  for (const node of lineage(conversation, last)) sent.push(...wire(node));
+  return sent;
+}
+
+function lineage(conversation, id) {
+  const found = [];
+  for (let node = conversation.nodes[id]; node.parent; node = conversation.nodes[node.parent]) {
+    found.unshift(node);
+  }
+  return found;
+}
+
+function wire(node) {
+  if (node.role === "user") return [{ role: "user", content: node.content }];
+  const calls = callsOf(node);
+  const content = textOf(node);
+  if (!calls.length && !content) return []; // it failed, or was stopped while it thought
+  const message = { role: "assistant", content };
+  const reasoning = joined(node, "reasoning");
+  if (reasoning) message.reasoning_content = reasoning;
+  if (!calls.length) return [message];
+  message.tool_calls = calls.map((call) => ({
+    id: call.id,
+    type: "function",
+    function: { name: call.name, arguments: call.arguments },
+  }));
+  const results = calls
+    .filter((call) => call.result !== null)
+    .map((call) => ({ role: "tool", tool_call_id: call.id, content: call.result }));
+  return [message, ...results];
+}
+
+function titleOf(text) {
+  const line = text.trim().split("\n")[0];
+  return line.length > 60 ? `${line.slice(0, 59)}…` : line;
+}
+
+// What is shown of the conversation, as a Markdown document.
+export function toMarkdown(conversation) {
+  const lines = [`# ${conversation.title || "Conversation"}`, ""];
+  const system = conversation.settings.system?.trim();
+  if (system) lines.push("## System", "", system, "");
+  for (const node of path(conversation)) {
+    lines.push(node.role === "user" ? "## User" : `## ${node.model ?? "Assistant"}`, "");
+    if (node.role === "user") lines.push(node.content, "");
+    for (const part of node.parts ?? []) lines.push(...partLines(part), "");
+    if (node.error) lines.push(`*Error: ${node.error}*`, "");
+  }
+  return lines.join("\n");
+}
+
+function partLines(part) {
+  if (part.type === "text") return [part.text];
+  if (part.type === "reasoning") {
+    return ["**Reasoning**", "", ...part.text.split("\n").map((line) => `> ${line}`)];
+  }
+  const lines = [`**Call of \`${part.name}\`**`, "", ...fenced(part.arguments)];
+  return part.result === null ? lines : [...lines, "", "**Result**", "", ...fenced(part.result)];
+}
+
+function fenced(text) {
+  const longest = Math.max(2, ...(text.match(/`+/g) ?? []).map((run) => run.length));
+  const fence = "`".repeat(longest + 1);
+  return [fence, text, fence];
+}

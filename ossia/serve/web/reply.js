@@ -1,0 +1,78 @@
+// A reply as it arrives: the parts of a message, in the order in which the model wrote them.
+//
+// A part is {type: "reasoning", text, seconds}, {type: "text", text}, or
+// {type: "call", id, name, arguments, result}, whose result is null until there is one.
+
+export class Reply {
+  // message: the assistant's message, whose parts and statistics grow with each chunk.
+  constructor(message, now = () => performance.now()) {
+    this.message = message;
+    this.now = now;
+    this.began = now();
+    this.first = this.last = null;
+    this.calls = new Map();
+    message.parts = [];
+    message.stats = { tokens: 0, exact: false, wait: null, seconds: 0 };
+  }
+
+  add(chunk) {
+    const { message } = this;
+    if (chunk.usage) this.count(chunk.usage);
+    const choice = chunk.choices?.[0];
+    if (!choice) return;
+    const delta = choice.delta ?? {};
+    if (delta.reasoning_content) this.text("reasoning", delta.reasoning_content);
+    if (delta.content) this.text("text", delta.content);
+    for (const call of delta.tool_calls ?? []) this.call(call);
+    if (choice.finish_reason) message.finish = choice.finish_reason;
+  }
+
+  text(type, text) {
+    const { parts } = this.message;
+    this.tick();
+    const last = parts.at(-1);
+    if (last?.type === type) last.text += text;
+    else parts.push({ type, text });
+    if (type === "reasoning") {
+      const part = parts.at(-1);
+      part.since ??= this.now();
+      part.seconds = (this.now() - part.since) / 1000;
+    }
+  }
+
+  call(delta) {
+    this.tick();
+    let part = this.calls.get(delta.index);
+    if (!part) {
+      part = { type: "call", id: delta.id, name: "", arguments: "", result: null };
+      this.calls.set(delta.index, part);
+      this.message.parts.push(part);
+    }
+    part.name += delta.function?.name ?? "";
+    part.arguments += delta.function?.arguments ?? "";
+  }
+
+  // A chunk with something of the model in it holds about one token.
+  tick() {
+    const { stats } = this.message;
+    this.last = this.now();
+    this.first ??= this.last;
+    stats.tokens += 1;
+    stats.wait = (this.first - this.began) / 1000;
+    stats.seconds = (this.last - this.first) / 1000;
+  }
+
+  count(usage) {
+    const { stats } = this.message;
+    stats.exact = true;
+    stats.tokens = usage.completion_tokens;
+    stats.prompt = usage.prompt_tokens;
+    stats.cached = usage.prompt_tokens_details?.cached_tokens ?? 0;
+    stats.reasoning = usage.completion_tokens_details?.reasoning_tokens ?? 0;
+  }
+}
+
+// Tokens per second after the first token, or null where there is no time to divide by.
+export function speed(stats) {
+  return stats && stats.tokens > 1 && stats.seconds > 0 ? (stats.tokens - 1) / stats.seconds : null;
+}

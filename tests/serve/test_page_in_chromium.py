@@ -1,0 +1,305 @@
+"""The web page, used as its users use it, in headless Chromium where that is installed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.scripted import eventually
+from tests.serve import chromium
+from tests.serve.chromium import Browser, Tab
+from tests.serve.conftest import ANSWER, CALL, Served
+
+pytestmark = pytest.mark.skipif(chromium.find() is None, reason="Chromium is not installed")
+
+ENDLESS = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>on"
+IDLE = "$('#send').title === 'Send'"
+
+
+def final(text: str) -> str:
+    return f"<|channel|>final<|message|>{text}<|return|>"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory) -> Iterator[Browser]:
+    program = chromium.find()
+    assert program is not None
+    browser = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def visit(browser, serve) -> Iterator[Callable[..., tuple[Tab, Served]]]:
+    """visit(*scripts) opens the page of a server that answers with them."""
+
+    tabs: list[Tab] = []
+
+    def start(*scripts: str, **options) -> tuple[Tab, Served]:
+        served = serve(*scripts, **options)
+        tab = browser.tab(f"http://127.0.0.1:{served.port}/")
+        tabs.append(tab)
+        tab.wait("$('#model').options.length || !$('#notice').hidden")
+        return tab, served
+
+    yield start
+    for tab in tabs:
+        tab.close()
+
+
+def ask(tab: Tab, text: str, until: str = IDLE) -> None:
+    tab.js("$('#message').focus()")
+    tab.type(text)
+    tab.press("Enter")
+    tab.wait(f"$$('article').some((a) => a.innerText.includes({json.dumps(text)}))")
+    tab.wait(until)
+
+
+def answers(tab: Tab) -> list[str]:
+    return tab.js("$$('article.assistant .body').map((e) => e.innerText.trim())")
+
+
+class TestChat:
+    def test_an_answer_with_its_reasoning_folded_away(self, visit):
+        tab, served = visit(ANSWER, ANSWER)
+        ask(tab, "What is it?")
+        assert tab.js("$('article.assistant .prose p').textContent") == "Forty-two, é!"
+        assert not tab.js("$('details.reasoning').open")
+        tab.js("$('details.reasoning summary').click()")
+        tab.wait("$('details.reasoning .prose').textContent === 'Hm.'")
+        assert "tokens" in tab.js("$('.assistant .cost').textContent")
+        ask(tab, "And then?")
+        assert "What is it?" in served.prompt()
+        assert "Forty-two, é!" in served.prompt()
+        assert tab.complaints == []
+
+    def test_it_streams_until_it_is_stopped_and_outlives_a_reload(self, visit):
+        tab, served = visit(ENDLESS, ANSWER)
+        served.engine.endless = True
+        ask(tab, "Go", "$('article.assistant > .body')?.innerText.includes('onnnn')")
+        assert tab.js("$('#send').title") == "Stop"
+        assert tab.js("$('article.assistant').getAttribute('aria-busy')") == "true"
+        tab.press("Escape")
+        tab.wait(IDLE)
+        assert eventually(lambda: served.engine.aborted == [0])
+        assert tab.js("$('.assistant .problem').innerText") == "Stopped."
+        text = answers(tab)
+        tab.js("new Promise((done) => setTimeout(done, 200))")
+        tab.call("Page.reload")
+        tab.wait("$$('article').length === 2")
+        assert answers(tab) == text
+        assert tab.js("$('#conversations').innerText") == "Go"
+
+    def test_answering_again_and_editing_make_versions(self, visit):
+        tab, served = visit(final("one"), final("two"), final("three"))
+        ask(tab, "First")
+        tab.js("$('[aria-label=\"Answer again\"]').click()")
+        tab.wait(f"{IDLE} && $('.assistant').innerText.includes('two')")
+        assert tab.js("$('.assistant .versions').innerText") == "2/2"
+        tab.js("$('.assistant [aria-label=\"Previous version\"]').click()")
+        assert answers(tab) == ["one"]
+        tab.js("$('.user [aria-label=\"Edit this message\"]').click()")
+        tab.js("$('.editor textarea').select()")
+        tab.type("Second")
+        tab.js("$('.editor .primary').click()")
+        tab.wait(f"{IDLE} && $('.assistant').innerText.includes('three')")
+        assert "First" not in served.prompt()
+        tab.js("$('article.user').focus()")
+        tab.press("ArrowLeft")
+        assert answers(tab) == ["one"]
+        assert tab.js("document.activeElement.innerText").startswith("You")
+
+    def test_a_call_is_a_card_that_takes_its_result(self, visit):
+        tab, served = visit(CALL, final("It rains."))
+        ask(tab, "Rain?")
+        assert tab.js("$('.call dl').innerText").split() == ["city", "Oslo"]
+        tab.js("$('.result-form textarea').focus()")
+        tab.type("wet")
+        tab.press("Enter", "Control")
+        tab.wait(f"{IDLE} && $$('article').length === 3")
+        assert "functions.weather to=assistant" in served.prompt()
+        assert "wet" in served.prompt()
+        assert answers(tab)[1] == "It rains."
+
+    def test_settings_reach_the_model(self, visit):
+        tab, served = visit(ANSWER)
+        tab.press(",", "Control")
+        for name, value in {"system": "Be brief.", "temperature": "0.25", "seed": "7"}.items():
+            tab.js(f"$('[name={name}]').focus()")
+            tab.type(value)
+        tab.press("Escape")
+        tab.js("($('#effort').value = 'high', $('#effort').dispatchEvent(new Event('change')))")
+        ask(tab, "Hello")
+        sampling = served.engine.requests[0].sampling
+        assert (sampling.temperature, sampling.seed) == (0.25, 7)
+        assert "Be brief." in served.prompt()
+        assert "Reasoning: high" in served.prompt()
+
+    def test_conversations_are_found_renamed_and_deleted(self, visit):
+        tab, _ = visit(final("a"), final("b"))
+        ask(tab, "Apples")
+        tab.press("O", "Control", "Shift")
+        tab.wait("$$('article').length === 0")
+        ask(tab, "Pears")
+        tab.wait("$$('#conversations li').length === 2")
+        tab.press("k", "Control")
+        tab.type("appl")
+        tab.wait("$('#conversations').innerText.trim() === 'Apples'")
+        tab.js("$('#conversations button').click()")
+        tab.wait("$('article.user')?.innerText.includes('Apples')")
+        tab.js("$('#delete').click()")
+        tab.wait("$('#confirm').open")
+        tab.js("$('#confirm .danger').click()")
+        tab.wait("$$('#conversations li').length === 0")
+        tab.js("($('#filter').value = '', $('#filter').dispatchEvent(new Event('input')))")
+        tab.wait("$('#conversations').innerText.trim() === 'Pears'")
+
+
+class TestTrouble:
+    def test_it_asks_for_the_key_of_a_server_that_has_one(self, visit):
+        tab, _ = visit(ANSWER, keys=("secret",))
+        tab.js("$('#notice button').click()")
+        tab.wait("$('#key').open")
+        tab.js("$('#key-value').focus()")
+        tab.type("secret")
+        tab.js("$('#key-save').click()")
+        tab.wait("$('#model').options.length")
+        ask(tab, "Hello")
+        assert answers(tab)[0].endswith("Forty-two, é!")
+
+    def test_a_refusal_is_told_and_may_be_tried_again(self, visit):
+        tab, served = visit(ANSWER, max_prompt=300)
+        ask(tab, "x" * 300)
+        assert "this server takes 300" in tab.js("$('.assistant .problem').innerText")
+        assert tab.js("$('.assistant .problem').getAttribute('role')") == "alert"
+        tab.js("$('.user [aria-label=\"Edit this message\"]').click()")
+        tab.js("$('.editor textarea').select()")
+        tab.type("y")
+        tab.press("Enter", "Control")
+        tab.wait(f"{IDLE} && $('.assistant .prose p')")
+        assert len(served.engine.requests) == 1
+
+    def test_a_server_that_is_gone_is_told(self, visit):
+        tab, _ = visit(ANSWER)
+        offline = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+        tab.call("Network.emulateNetworkConditions", offline=True, **offline)
+        ask(tab, "Hello")
+        assert "cannot be reached" in tab.js("$('.assistant .problem').innerText")
+        tab.call("Network.emulateNetworkConditions", offline=False, **offline)
+        tab.js("$('.assistant .problem button').click()")
+        tab.wait(f"{IDLE} && $('.assistant .prose p')?.textContent === 'Forty-two, é!'")
+
+    def test_an_answer_that_breaks_off_keeps_what_came(self, visit):
+        tab, served = visit("<|channel|>final<|message|>on and on")
+        served.engine.endless = True
+        ask(tab, "Hello", "$('article.assistant > .body')?.innerText.includes('on and onnn')")
+        served.engine.broken.add(0)
+        tab.wait(IDLE)
+        assert "not finite" in tab.js("$('.assistant .problem').innerText")
+        assert "on and onnn" in answers(tab)[0]
+
+
+HOSTILE = r"""<script>document.title = "owned"</script>
+<img src=x onerror="document.title = 'owned'"> <svg onload="document.title='owned'">
+[click](javascript:document.title='owned') <javascript:alert(1)> [data](data:text/html,hi)
+[tab](java&#x09;script:alert(1)) ![pixel](https://evil.example/p.png) [ok](https://example.com/)
+<iframe src="https://evil.example/"></iframe> <style>@import "https://evil.example/x.css"</style>
+$\href{javascript:alert(1)}{x}$ $\text{<img src=x onerror=alert(1)>}$
+`<b onclick=alert(1)>`
+
+```html"><img src=x onerror=alert(1)>
+<img src=x onerror="document.title = 'owned'">
+```
+
+| <img src=y onerror=alert(1)> | [a](vbscript:x) |
+|---|---|
+| <br> | [constructor]: javascript:alert(1) |
+"""
+
+
+class TestSafety:
+    def test_nothing_that_the_model_writes_runs_or_is_fetched(self, visit):
+        tab, served = visit(final(HOSTILE))
+        ask(tab, "<img src=x onerror=alert(1)>")
+        here = f"http://127.0.0.1:{served.port}/"
+        assert [url for url in tab.requests if not url.startswith(here)] == []
+        assert {url.removeprefix(here).split("/")[0] for url in tab.requests} == {"", "page", "v1"}
+        assert "owned" not in tab.js("document.title")
+        assert tab.complaints == []
+        assert (
+            tab.js("$$('#thread script, #thread img, #thread iframe, #thread style').length") == 0
+        )
+        links = tab.js("$$('#thread a').map((a) => a.href)")
+        assert {"https://evil.example/p.png", "https://example.com/"} < {*links}
+        assert {link.split(":")[0] for link in links} == {"https"}
+        names = tab.js("$$('#thread *').flatMap((element) => element.getAttributeNames())")
+        assert not [name for name in names if name.startswith(("on", "style", "src"))]
+
+    def test_the_browser_itself_would_refuse_it(self, visit):
+        tab, _ = visit()
+        tab.js("document.body.append(Object.assign(document.createElement('a'), {id: 'victim'}))")
+        assert tab.js(
+            "(() => { try { $('#victim').innerHTML = '<b>x</b>'; return false; }"
+            " catch { return true; } })()"
+        )
+        assert tab.js("fetch('https://example.com/').then(() => false, () => true)")
+
+
+class TestLooks:
+    def test_every_control_has_a_name(self, visit):
+        tab, _ = visit(CALL)
+        tab.size(1400, 800)  # where the settings stand beside the conversation
+        ask(tab, "Hello")
+        tab.press(",", "Control")
+        tab.js("$('.user [aria-label=\"Edit this message\"]').click()")
+        controls = tab.controls()
+        assert [role for role, name in controls if not name.strip()] == []
+        named = {name for _, name in controls}
+        assert {"Message", "Send", "Settings", "Temperature", "System prompt", "Model"} <= named
+        assert {
+            "Conversations",
+            "Reasoning effort",
+            "Call of weather",
+            "Title of the conversation",
+        } <= named
+        tab.js("$('#menu').showPopover()")
+        assert {"Export as Markdown", "Export as JSON"} <= {name for _, name in tab.controls()}
+
+    def test_a_phone_shows_it_without_scrolling_sideways(self, visit):
+        wide = "x" * 200 + "\n\n```\n" + "y" * 200 + "\n```\n\n|a|b|\n|-|-|\n|" + "z" * 200 + "|b|"
+        tab, _ = visit(final(wide))
+        tab.size(360, 700)
+        ask(tab, "w" * 200)
+        assert tab.js("document.scrollingElement.scrollWidth") <= 360
+        assert tab.js("$('#scroller').scrollWidth <= $('#scroller').clientWidth")
+        assert not tab.js("$('#sidebar').open")
+        tab.click("#open-sidebar")
+        assert tab.js("$('#sidebar').matches(':modal')")
+        tab.press("Escape")
+        tab.wait("!$('#sidebar').open && document.activeElement === $('#open-sidebar')")
+
+    def test_the_schemes_differ_and_can_be_chosen(self, visit):
+        tab, _ = visit()
+        paper = "getComputedStyle(document.body).backgroundColor"
+        tab.size(1100, 800, prefers_color_scheme="light")
+        light = tab.js(paper)
+        tab.size(1100, 800, prefers_color_scheme="dark")
+        dark = tab.js(paper)
+        assert light != dark
+        tab.js("($('#theme').value = 'light', $('#theme').dispatchEvent(new Event('change')))")
+        assert tab.js(paper) == light
+
+    def test_export(self, visit):
+        tab, _ = visit(ANSWER)
+        ask(tab, "Hello")
+        tab.js("(window.kept = [], URL.createObjectURL = (blob) => (kept.push(blob), 'blob:x'))")
+        tab.js("($('#export-markdown').click(), $('#export-json').click())")
+        markdown, exported = tab.js("Promise.all(kept.map((blob) => blob.text()))")
+        assert "# Hello" in markdown
+        assert "## tiny" in markdown
+        assert "> Hm." in markdown
+        assert "Forty-two, é!" in markdown
+        nodes = json.loads(exported)["nodes"]
+        assert [node.get("role") for node in nodes.values()] == [None, "user", "assistant"]
