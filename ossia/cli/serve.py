@@ -80,7 +80,7 @@ def serve(
         )
         log_to_stderr(options.json)
         _announce(service, server, bool(api_key), options.json)
-        run(app, server, options.drain_seconds)
+        run(app, server, options.drain_seconds, service.tasks)
 
 
 def _name(path: str | None, folder: Path | None) -> str:

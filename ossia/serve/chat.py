@@ -19,7 +19,7 @@ from ossia.serve.chat_wire import (
     Reply,
     ReplyCall,
 )
-from ossia.serve.logprobs import ShownTokens, finite
+from ossia.serve.logprobs import ShownTokens, written
 from ossia.serve.service import Running, Service, unless_disconnected
 from ossia.serve.stream import event_stream
 from ossia.serve.wire import Usage
@@ -91,7 +91,7 @@ class _Answer:
             async for n, event in self._running.events():
                 replies[n].add(event)
                 if self._body.logprobs and _is_shown(event):
-                    logprobs[n] += _logprobs(shown[n], tokenizer)
+                    logprobs[n] += written(shown[n], tokenizer)
         answer = ChatCompletion(
             id=self._id,
             created=self._created,
@@ -169,7 +169,7 @@ class _Deltas:
                 self._preamble = channel is Channel.PREAMBLE
                 logprobs = None
                 if self._tokenizer is not None:
-                    logprobs = {"content": [*_logprobs(self._shown, self._tokenizer)]}
+                    logprobs = {"content": written(self._shown, self._tokenizer)}
                 yield _part({"content": text}, logprobs)
             case ToolCallStart(index, name):
                 call = {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function"}
@@ -188,19 +188,3 @@ def _part(delta: dict[str, Any], logprobs: dict[str, Any] | None = None) -> dict
 
 def _is_shown(event: Event | Finished) -> bool:
     return isinstance(event, TextDelta) and event.channel is not Channel.REASONING
-
-
-def _logprobs(shown: ShownTokens, tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:
-    for output in shown.take():
-        yield {
-            **_logprob(output.token, output.logprob or 0.0, tokenizer),
-            "top_logprobs": [
-                _logprob(token, logprob, tokenizer) for token, logprob in output.top_logprobs
-            ],
-        }
-
-
-def _logprob(token: int, logprob: float, tokenizer: Tokenizer) -> dict[str, Any]:
-    data = tokenizer.token_bytes(token)
-    text = data.decode("utf-8", "replace")
-    return {"token": text, "logprob": finite(logprob), "bytes": [*data]}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from ossia.api import AsyncStream
 from ossia.engine import TokenOutput
-from ossia.text import Channel
+from ossia.text import Channel, Tokenizer
 
 SHOWN = (Channel.FINAL, Channel.PREAMBLE)
 LEAST = -9999.0  # for a probability of 0, whose logarithm JSON cannot write
@@ -41,3 +42,24 @@ class ShownTokens:
 def finite(logprob: float | None) -> float:
     """A log-probability as JSON writes it."""
     return LEAST if logprob is None else max(logprob, LEAST)
+
+
+def written(shown: ShownTokens, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """The tokens of the text that has just been shown, as Chat Completions and Responses write
+    them.
+    """
+    return [
+        {
+            **_token(output.token, output.logprob, tokenizer),
+            "top_logprobs": [
+                _token(*alternative, tokenizer) for alternative in output.top_logprobs
+            ],
+        }
+        for output in shown.take()
+    ]
+
+
+def _token(token: int, logprob: float | None, tokenizer: Tokenizer) -> dict[str, Any]:
+    data = tokenizer.token_bytes(token)
+    text = data.decode("utf-8", "replace")
+    return {"token": text, "logprob": finite(logprob), "bytes": [*data]}

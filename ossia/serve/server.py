@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import json
@@ -9,8 +10,9 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -42,9 +44,11 @@ def is_loopback(server: socket.socket) -> bool:
     return ipaddress.ip_address(server.getsockname()[0]).is_loopback
 
 
-def serve(app: Asgi, server: socket.socket, drain_seconds: float) -> None:
-    """Answer requests until SIGTERM or Ctrl-C. Then no more connections are taken, and answers that
-    run may end within `drain_seconds`; a second signal ends them at once.
+def serve(
+    app: Asgi, server: socket.socket, drain_seconds: float, tasks: Collection[asyncio.Task[Any]]
+) -> None:
+    """Answer requests until SIGTERM or Ctrl-C. Then no more connections are taken, and answers and
+    `tasks` that run may end within `drain_seconds`; a second signal ends them at once.
     """
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]  # ASGI, of looser types than uvicorn's
@@ -54,11 +58,23 @@ def serve(app: Asgi, server: socket.socket, drain_seconds: float) -> None:
         server_header=False,
         timeout_graceful_shutdown=max(1, round(drain_seconds)),
     )
-    _Server(config).run(sockets=[server])
+    _Server(config, tasks).run(sockets=[server])
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, which ends the process normally after a signal that it was asked to end by."""
+    """uvicorn's, which ends the process normally after a signal that it was asked to end by, and
+    waits for tasks that no connection waits for.
+    """
+
+    def __init__(self, config: uvicorn.Config, tasks: Collection[asyncio.Task[Any]]) -> None:
+        super().__init__(config)
+        self._tasks = tasks
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for task in self._tasks:
+            self.server_state.tasks.add(task)
+            task.add_done_callback(self.server_state.tasks.discard)
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

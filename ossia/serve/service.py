@@ -25,13 +25,14 @@ T = TypeVar("T")
 
 class Service:
     """name: what clients call the model. max_prompt: the most tokens of a prompt, None for what the
-    model's context holds.
+    model's context holds. tasks: what runs without a connection that waits for it.
     """
 
     def __init__(self, llm: LLM, name: str, *, max_prompt: int | None = None) -> None:
         self.llm, self.name, self.max_prompt = llm, name, max_prompt
         self.created = int(time.time())
         self.metrics = Metrics(llm)
+        self.tasks: set[asyncio.Task[Any]] = set()
 
     def check_model(self, name: str) -> None:
         """Raise ApiError unless it is this model's name."""
@@ -74,6 +75,15 @@ class Service:
                 f"the prompt has {tokens} tokens, and this server takes {self.max_prompt}",
                 code="context_length_exceeded",
             )
+
+    def longest_prompt(self, reply: int | None) -> int:
+        """The most tokens of a prompt that leaves room for a reply of so many, if that is at most
+        half of the context; for a quarter of the context if None.
+        """
+        about = self.llm.about
+        context = about.max_length if about else self.llm.config.context_length
+        room = context // 4 if reply is None else min(reply, context // 2)
+        return min(context - room, self.max_prompt or context)
 
     def start(self, asks: Sequence[Ask], choices: int, parameters: Sequence[str]) -> Running:
         """Queue `choices` answers to each of the asks, all or none. Raises ApiError."""

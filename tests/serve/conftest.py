@@ -39,6 +39,7 @@ class Served:
     engine: ScriptedEngine
     port: int
     key: str
+    store: Any  # of its responses
 
     @property
     def client(self) -> Any:
@@ -80,6 +81,7 @@ Serve = Callable[..., Served]
 def serve(bytes_folder) -> Iterator[Serve]:
     """serve(*scripts) starts a server that answers with them."""
     from ossia.serve.app import application
+    from ossia.serve.responses.store import ResponseStore
     from ossia.serve.service import Service
 
     stops: list[Callable[[], None]] = []
@@ -93,7 +95,8 @@ def serve(bytes_folder) -> Iterator[Serve]:
         chat_format = text.load_format(bytes_folder, tokenizer)
         llm = LLM.from_parts(Driver(engine, max_queue), tokenizer, chat_format)
         service = Service(llm, "tiny", max_prompt=options.pop("max_prompt", None))
-        app = application(service, keys=keys, **options)
+        store = options.pop("store", None) or ResponseStore()
+        app = application(service, keys=keys, store=store, **options)
         listening = socket.create_server(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="error"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -107,7 +110,8 @@ def serve(bytes_folder) -> Iterator[Serve]:
             thread.join(60)
 
         stops.append(stop)
-        return Served(llm, engine, listening.getsockname()[1], keys[0] if keys else "none")
+        port = listening.getsockname()[1]
+        return Served(llm, engine, port, keys[0] if keys else "none", store)
 
     yield start
     for stop in stops:

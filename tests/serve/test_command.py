@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ossia.serve.responses.store import ResponseStore
 from tests.serve.conftest import openai
 
 
@@ -21,8 +22,14 @@ def log(tmp_path) -> Path:
 
 
 @pytest.fixture
-def process(log) -> Iterator[subprocess.Popen]:
+def kept(tmp_path) -> Path:
+    return tmp_path / "responses.sqlite"
+
+
+@pytest.fixture
+def process(log, kept) -> Iterator[subprocess.Popen]:
     arguments = ["serve", "--port", "0", "--json", "--api-key", "key", "--kv-memory", "64MiB"]
+    arguments += ["--responses", str(kept)]
     command = [sys.executable, "-m", "ossia", *arguments]
     with (
         log.open("w") as stderr,
@@ -32,7 +39,7 @@ def process(log) -> Iterator[subprocess.Popen]:
         process.kill()
 
 
-def test_it_answers_until_it_is_told_to_end_and_then_ends_what_runs(process, log):
+def test_it_answers_until_it_is_told_to_end_and_then_ends_what_runs(process, log, kept):
     assert process.stdout is not None
     told = json.loads(process.stdout.readline())
     assert told["model"] == "ossia-stdlib"
@@ -55,12 +62,18 @@ def test_it_answers_until_it_is_told_to_end_and_then_ends_what_runs(process, log
         extra_body={"ignore_eos": True},
     )
     chunks = [next(stream)]
+    background = client.responses.create(
+        model=told["model"], input="What is 3 + 3?", background=True, max_output_tokens=200
+    )
     process.send_signal(signal.SIGTERM)
     chunks += stream
     assert chunks[-1].choices[0].finish_reason == "length"
     assert process.wait(60) == 0
+    found = ResponseStore(kept).get(background.id)
+    assert found is not None
+    assert found.response["status"] in ("completed", "incomplete")
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-    assert [line["status"] for line in lines if "status" in line] == [200, 200, 200]
+    assert [line["status"] for line in lines if "status" in line] == [200, 200, 200, 200]
     assert "2 + 2" not in str(lines)
 
 

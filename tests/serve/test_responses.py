@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-from ossia.errors import OssiaError
 from tests.serve.conftest import ANSWER, CALL, Served, openai
-
-pytest.importorskip("fastapi")
-
-from ossia.serve.responses.store import ResponseStore
 
 TOOLS = [{"type": "function", "name": "weather", "description": "Says it.", "parameters": None}]
 TOLD = (
@@ -157,41 +147,20 @@ def test_a_response_is_kept_until_it_is_deleted(serve):
         assert error.value.param == "previous_response_id"
 
 
-def test_what_a_coding_client_sends_is_understood(serve):
-    """The shape of what the Codex command line sends."""
-    served = serve(CALL.replace("weather", "spawn"))
-    spawn = TOOLS[0] | {"name": "spawn", "strict": False}
-    rules = {"type": "message", "role": "developer", "id": "m"}
-    response = create(
-        served,
-        input=[rules | {"content": [{"type": "input_text", "text": "Rules."}]}],
-        tools=[
-            {"type": "namespace", "name": "agents", "description": "", "tools": [spawn]},
-            {"type": "web_search", "external_web_access": True},
-        ],
-        store=False,
-        include=["reasoning.encrypted_content"],
-        reasoning={"summary": "auto"},
-        extra_body={"client_metadata": {"session_id": "1"}},
-        prompt_cache_key="k",
-    )
-    call = response.output[-1]
-    assert (call.name, call.namespace) == ("spawn", "agents")
-    assert "Rules." in served.prompt()
-    assert "web_search" not in served.prompt()
-
-
 @pytest.mark.parametrize(
     ("param", "options"),
     [
-        ("background", {"background": True}),
-        ("truncation", {"truncation": "auto"}),
+        ("background", {"background": True, "store": False}),
+        ("top_logprobs", {"top_logprobs": 2}),
+        ("stream_options", {"stream_options": {"include_obfuscation": False}}),
+        ("metadata.a", {"metadata": {"a": "x" * 513}}),
+        ("tools", {"tools": [*TOOLS, *TOOLS]}),
         ("tool_choice", {"tool_choice": "required"}),
         ("text.format.type", {"text": {"format": {"type": "json_object"}}}),
         ("conversation", {"conversation": "c"}),
         ("max_tool_calls", {"max_tool_calls": 1}),
         ("include[0]", {"include": ["file_search_call.results"]}),
-        ("input[0]", {"input": [{"type": "item_reference", "id": "x"}]}),
+        ("input[0]", {"input": [{"type": "computer_call_output", "call_id": "x"}]}),
         ("reasoning.summary", {"reasoning": {"summary": "detailed"}}),
     ],
 )
@@ -201,31 +170,3 @@ def test_what_cannot_be_had_is_refused_by_name(serve, param, options):
         create(served, **options)
     assert error.value.param == param
     assert not served.engine.requests
-
-
-class TestStore:
-    def test_it_survives_a_kill(self, tmp_path: Path):
-        code = """
-import os, sys
-from pathlib import Path
-from ossia.serve.responses.store import ResponseStore
-store = ResponseStore(Path(sys.argv[1]))
-store.put({"id": "resp_1", "output": []}, [{"role": "user"}])
-os.kill(os.getpid(), 9)
-"""
-        file = tmp_path / "responses.sqlite"
-        assert subprocess.run([sys.executable, "-c", code, str(file)], check=False).returncode == -9
-        found = ResponseStore(file).get("resp_1")
-        assert found == ({"id": "resp_1", "output": []}, [{"role": "user"}])
-
-    def test_the_oldest_go_first(self):
-        store = ResponseStore(most=2)
-        for n in range(3):
-            store.put({"id": str(n)}, [])
-        assert [store.get(str(n)) is not None for n in range(3)] == [False, True, True]
-
-    def test_a_file_that_is_something_else_is_one_line(self, tmp_path: Path):
-        file = tmp_path / "notes.txt"
-        file.write_text(json.dumps("notes") * 1000)
-        with pytest.raises(OssiaError, match=r"notes\.txt: cannot be used to keep responses"):
-            ResponseStore(file)

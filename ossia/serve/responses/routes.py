@@ -1,22 +1,27 @@
-"""/v1/responses: create, whole or streamed; retrieve and delete one that was kept."""
+"""/v1/responses: create, whole, streamed or in the background; what was kept, and its input."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
 
-from ossia.api import Ask, Finished
-from ossia.serve.errors import ApiError, failure, json_response
-from ossia.serve.responses.items import Items, OutputItems, messages, new_id
-from ossia.serve.responses.store import ResponseStore
-from ossia.serve.responses.wire import FunctionTool, ResponseRequest, WebSearchTool
+from ossia.api import Ask
+from ossia.errors import OssiaError
+from ossia.serve.errors import ApiError, json_response
+from ossia.serve.responses.answer import Answer, Asked, Event
+from ossia.serve.responses.background import Background, encoded
+from ossia.serve.responses.fitting import fitted
+from ossia.serve.responses.items import Items, item_id, messages, new_id, response_of
+from ossia.serve.responses.listing import page
+from ossia.serve.responses.seal import Seal
+from ossia.serve.responses.store import Kept, ResponseStore
+from ossia.serve.responses.tools import Offered
+from ossia.serve.responses.wire import Includable, ResponseRequest, WebSearchTool
 from ossia.serve.service import Running, Service, unless_disconnected
 
 PARAMETERS = (*ResponseRequest.model_fields, "messages")
@@ -27,176 +32,237 @@ _log = logging.getLogger(__name__)
 def routes(service: Service, store: ResponseStore) -> APIRouter:
     """The endpoints over a service, whose responses go to `store`."""
     router = APIRouter(prefix="/v1/responses")
+    endpoints = _Endpoints(service, store)
+    for path, method, endpoint in (
+        ("", "POST", endpoints.create_response),
+        ("/{id}", "GET", endpoints.retrieve_response),
+        ("/{id}", "DELETE", endpoints.delete_response),
+        ("/{id}/cancel", "POST", endpoints.cancel_response),
+        ("/{id}/input_items", "GET", endpoints.list_input_items),
+    ):
+        router.add_api_route(path, endpoint, methods=[method], response_model=dict[str, Any])
+    return router
 
-    async def kept(id: str, param: str | None = None) -> tuple[dict[str, Any], Items]:
-        found = await asyncio.to_thread(store.get, id)
-        if found is None:
-            raise ApiError(404, f"there is no response '{id}'", param=param, code="not_found")
-        return found
 
-    @router.post("", response_model=dict[str, Any])
-    async def create_response(body: ResponseRequest, request: Request) -> Response:
+class _Endpoints:
+    def __init__(self, service: Service, store: ResponseStore) -> None:
+        self._service, self._store = service, store
+        self._seal = Seal(store.key)
+        self._background = Background(store, service.tasks)
+
+    async def create_response(self, body: ResponseRequest, request: Request) -> Response:
+        service = self._service
         service.check_model(body.model)
         _check_tools(service, body)
-        items = _input(body)
-        if body.previous_response_id is not None:
-            earlier, before = await kept(body.previous_response_id, "previous_response_id")
-            items = [*before, *earlier["output"], *items]
-        ask = await service.prepare(lambda: _ask(service, body, items), PARAMETERS)
-        answer = _Answer(service, store, body, items)
+        asked = await self._read(body)
+        ask = await service.prepare(lambda: _ask(service, asked), PARAMETERS)
+        answer = Answer(service, asked)
         running = service.start([ask], 1, PARAMETERS)
+        if body.background:
+            await self._background.start(answer, running)
+            if body.stream:
+                return await self._followed(asked.id, -1)
+            return json_response(answer.response())
         if body.stream:
-            headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-            written = answer.written(running)
-            return StreamingResponse(written, media_type="text/event-stream", headers=headers)
-        return await unless_disconnected(request, answer.whole(running))
+            return _event_stream(self._written(answer, running))
+        return await unless_disconnected(request, self._whole(answer, running))
 
-    @router.get("/{id}", response_model=dict[str, Any])
-    async def retrieve_response(id: str, request: Request) -> Response:
-        for name in request.query_params:
-            raise ApiError(400, f"Unsupported parameter: '{name}'.", param=name)
-        return json_response((await kept(id))[0])
+    async def retrieve_response(
+        self,
+        id: str,
+        request: Request,
+        stream: bool = False,
+        starting_after: Annotated[int | None, Query(ge=0)] = None,
+    ) -> Response:
+        """With stream, the events of a response in the background, from the first or after one."""
+        include = _check_query(request, "stream", "starting_after")
+        if stream:
+            return await self._followed(id, -1 if starting_after is None else starting_after)
+        if starting_after is not None:
+            raise ApiError(400, "starting_after is only for stream: true", param="starting_after")
+        response = (await self._kept(id)).response
+        return json_response(response | {"output": self._with(include, response["output"])})
 
-    @router.delete("/{id}", response_model=dict[str, Any])
-    async def delete_response(id: str) -> Response:
-        if not await asyncio.to_thread(store.delete, id):
-            raise ApiError(404, f"there is no response '{id}'", code="not_found")
+    async def delete_response(self, id: str) -> Response:
+        """A response that runs is cancelled first."""
+        await self._background.cancel(id)
+        if not await asyncio.to_thread(self._store.delete, id):
+            raise _missing(id)
         return json_response({"id": id, "object": "response", "deleted": True})
 
-    return router
+    async def cancel_response(self, id: str) -> Response:
+        """End a response that runs in the background; one that has ended stays as it is."""
+        if not (await self._kept(id)).response["background"]:
+            raise ApiError(400, f"the response '{id}' was not made in the background", param="id")
+        await self._background.cancel(id)
+        return json_response((await self._kept(id)).response)
+
+    async def list_input_items(
+        self,
+        id: str,
+        request: Request,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        order: Literal["asc", "desc"] = "desc",
+        after: str | None = None,
+    ) -> Response:
+        """All items that a response answers, those of earlier responses too."""
+        include = _check_query(request, "limit", "order", "after")
+        items = self._with(include, (await self._kept(id)).input)
+        return json_response(page(items, limit, order, after))
+
+    def _with(self, include: list[str], items: Items) -> Items:
+        """Kept items with what a client wants besides. Raises ApiError for what was not kept."""
+        if "reasoning.encrypted_content" in include:
+            items = [_sealed(item, self._seal) for item in items]
+        if "message.output_text.logprobs" in include:
+            parts = [part for item in items for part in item.get("content") or ()]
+            if any(part["text"] and part.get("logprobs") == [] for part in parts):
+                message = "include: log-probabilities are kept if the request asked for them"
+                raise ApiError(400, message, param="include")
+        return items
+
+    async def _kept(self, id: str, param: str | None = None) -> Kept:
+        found = await self._background.find(id)
+        if found is None:
+            raise _missing(id, param)
+        return found
+
+    async def _followed(self, id: str, after: int) -> Response:
+        await self._kept(id)
+        events = await self._background.follow(id, after)
+        if events is None:
+            why = "it was not made in the background"
+            raise ApiError(400, f"stream: the events of '{id}' are not kept: {why}", param="stream")
+        return _event_stream(events)
+
+    async def _read(self, body: ResponseRequest) -> Asked:
+        id = new_id("resp")
+        items: Items = []
+        if body.previous_response_id is not None:
+            earlier = await self._kept(body.previous_response_id, "previous_response_id")
+            if earlier.response["status"] in ("queued", "in_progress"):
+                message = "previous_response_id: this response is not complete yet"
+                raise ApiError(400, message, param="previous_response_id")
+            items = [*earlier.input, *earlier.response["output"]]
+        for n, item in enumerate(_input(body, id)):
+            items.append(await self._own(item, f"input[{n}]"))
+        try:
+            return Asked(body, id, items, Offered(body.tools), self._seal)
+        except OssiaError as error:
+            raise ApiError(400, str(error), param="tools") from error
+
+    async def _own(self, item: dict[str, Any], where: str) -> dict[str, Any]:
+        """An item of the input, with what only this server can read or has."""
+        if item["type"] == "item_reference":
+            kept = await self._background.find(response_of(item["id"]))
+            known = [*kept.response["output"], *kept.input] if kept else ()
+            found = next((one for one in known if one["id"] == item["id"]), None)
+            if found is None:
+                raise ApiError(404, f"{where}: there is no item '{item['id']}'", param=where)
+            return found
+        if (sealed := item.pop("encrypted_content", None)) is not None:
+            try:
+                text = self._seal.open(sealed)
+            except OssiaError as error:
+                where = f"{where}.encrypted_content"
+                code = "invalid_encrypted_content"
+                raise ApiError(400, f"{where}: {error}", param=where, code=code) from error
+            return item | {"content": [{"type": "reasoning_text", "text": text}]}
+        return item
+
+    async def _keep(self, answer: Answer, _last: Event) -> None:
+        if answer.asked.body.store:
+            kept = Kept(answer.response(), answer.asked.items)
+            await asyncio.to_thread(self._store.put, kept)
+
+    async def _whole(self, answer: Answer, running: Running) -> Response:
+        async with running.held():
+            async for _ in answer.events(running, lambda last: self._keep(answer, last)):
+                pass
+        return json_response(answer.response())
+
+    async def _written(self, answer: Answer, running: Running) -> AsyncIterator[bytes]:
+        try:
+            async with running.held():
+                async for event in answer.events(running, lambda last: self._keep(answer, last)):
+                    yield encoded(event)
+        except Exception as error:  # the status was sent long ago
+            yield encoded(answer.failed(error))
+
+
+def _missing(id: str, param: str | None = None) -> ApiError:
+    return ApiError(404, f"there is no response '{id}'", param=param, code="not_found")
 
 
 def _check_tools(service: Service, body: ResponseRequest) -> None:
     """Log what the model is not offered. Raises ApiError as `Service.check_calls`."""
     if any(isinstance(tool, WebSearchTool) for tool in body.tools):
         _log.info("a request names the tool web_search, which the model is not offered")
-    if body.functions():
+    if any(not isinstance(tool, WebSearchTool) for tool in body.tools):
         service.check_calls(body.parallel_tool_calls)
 
 
-def _input(body: ResponseRequest) -> Items:
+def _check_query(request: Request, *known: str) -> list[str]:
+    """The values of include. Raises ApiError for it, or for a parameter that is not known."""
+    include = []
+    for name, value in request.query_params.multi_items():
+        if name in ("include", "include[]"):
+            if value not in get_args(Includable):
+                raise ApiError(400, f"include: '{value[:40]}' cannot be had", param="include")
+            include.append(value)
+        elif name not in known and (name, value) != ("include_obfuscation", "false"):
+            raise ApiError(400, f"Unsupported parameter: '{name}'.", param=name)
+    return include
+
+
+def _sealed(item: dict[str, Any], seal: Seal) -> dict[str, Any]:
+    if item["type"] != "reasoning" or "encrypted_content" in item:
+        return item
+    text = "".join(part["text"] for part in item.get("content") or item["summary"])
+    return item | {"encrypted_content": seal.close(text)}
+
+
+def _input(body: ResponseRequest, response: str) -> Items:
     """The items of the input, each with an id."""
     if isinstance(body.input, str):
         part = {"type": "input_text", "text": body.input}
-        return [{"type": "message", "id": new_id("msg"), "role": "user", "content": [part]}]
-    items = [item.model_dump(exclude_unset=True) for item in body.input]
-    return [{"type": "message", "id": new_id("item")} | item for item in items]
+        items: Items = [{"role": "user", "content": [part]}]
+    else:
+        items = [item.model_dump(exclude_unset=True) for item in body.input]
+    return [
+        {"type": "message", "id": item_id("item", response, f"in{n:04x}")} | item
+        for n, item in enumerate(items)
+    ]
 
 
-def _ask(service: Service, body: ResponseRequest, items: Items) -> Ask:
+def _ask(service: Service, asked: Asked) -> Ask:
+    body, tools = asked.body, asked.offered.functions
     effort = body.reasoning.effort
-    tools = [_function(tool) for tool in body.functions()]
-    return service.llm.prepare(
-        messages(items),
-        tools or None,
-        None if effort == "none" else effort,
-        effort != "none",
-        instructions=body.instructions,
-        tool_choice=body.tool_choice if tools else None,
-        max_tokens=body.max_output_tokens,
-        temperature=body.temperature,
-        top_p=body.top_p,
-    )
+    logprobs = None
+    if "message.output_text.logprobs" in body.include:
+        logprobs = body.top_logprobs or 0
+
+    def make(said: Any) -> Ask:
+        return service.llm.prepare(
+            said,
+            tools or None,
+            None if effort == "none" else effort,
+            effort != "none",
+            instructions=body.instructions,
+            tool_choice=body.tool_choice if tools else None,
+            max_tokens=body.max_output_tokens,
+            temperature=body.temperature,
+            top_p=body.top_p,
+            logprobs=logprobs,
+        )
+
+    said = messages(asked.items)
+    if body.truncation != "auto":
+        return make(said)
+    most = service.longest_prompt(body.max_output_tokens)
+    return fitted(said, make, lambda ask: len(ask.request.prompt) <= most)
 
 
-def _function(tool: FunctionTool) -> dict[str, Any]:
-    """The function in Chat Completions' form."""
-    return {"type": "function", "function": tool.model_dump(exclude={"type"}, exclude_unset=True)}
-
-
-class _Answer:
-    """The response to one request, whole or as events."""
-
-    def __init__(
-        self, service: Service, store: ResponseStore, body: ResponseRequest, items: Items
-    ) -> None:
-        self._store, self._body, self._input = store, body, items
-        self._items = OutputItems(body.namespaces())
-        given = body.model_dump(include=set(_ECHOED))
-        self._response = {
-            **given,
-            "id": new_id("resp"),
-            "object": "response",
-            "created_at": int(time.time()),
-            "status": "in_progress",
-            "error": None,
-            "incomplete_details": None,
-            "model": service.name,
-            "output": [],
-            "text": {"format": {"type": "text"}},
-            "tools": [tool.model_dump() for tool in body.tools],
-            "usage": None,
-        }
-
-    async def whole(self, running: Running) -> Response:
-        async with running.held():
-            async for _ in self._events(running):
-                pass
-        return json_response(self._response)
-
-    async def written(self, running: Running) -> AsyncIterator[bytes]:
-        """The events as they are sent."""
-        number = 0
-        try:
-            async with running.held():
-                async for event in self._events(running):
-                    yield _written(event, number)
-                    number += 1
-        except Exception as error:  # the status was sent long ago
-            told = failure(error)
-            self._response |= {"status": "failed", "output": self._items.items}
-            self._response["error"] = {"code": "server_error", "message": told.message}
-            yield _written({"type": "response.failed", "response": self._response}, number)
-
-    async def _events(self, running: Running) -> AsyncIterator[dict[str, Any]]:
-        yield {"type": "response.created", "response": dict(self._response)}
-        yield {"type": "response.in_progress", "response": dict(self._response)}
-        async for _, event in running.events():
-            if not isinstance(event, Finished):
-                for told in self._items.read(event):
-                    yield told
-                continue
-            status = "incomplete" if event.reason == "length" else "completed"
-            for told in self._items.close(status):
-                yield told
-            await self._end(status, event)
-            yield {"type": f"response.{status}", "response": self._response}
-
-    async def _end(self, status: str, end: Finished) -> None:
-        """Complete the response, and keep it before anybody is told."""
-        self._response |= {"status": status, "output": self._items.items}
-        if status == "incomplete":
-            self._response["incomplete_details"] = {"reason": "max_output_tokens"}
-        self._response["usage"] = {
-            "input_tokens": end.prompt_tokens,
-            "input_tokens_details": {"cached_tokens": end.cached_tokens, "cache_write_tokens": 0},
-            "output_tokens": end.completion_tokens,
-            "output_tokens_details": {"reasoning_tokens": end.reasoning_tokens},
-            "total_tokens": end.prompt_tokens + end.completion_tokens,
-        }
-        if self._body.store:
-            await asyncio.to_thread(self._store.put, self._response, self._input)
-
-
-_ECHOED = (
-    "background",
-    "instructions",
-    "max_output_tokens",
-    "metadata",
-    "parallel_tool_calls",
-    "previous_response_id",
-    "prompt_cache_key",
-    "reasoning",
-    "safety_identifier",
-    "store",
-    "temperature",
-    "tool_choice",
-    "top_p",
-    "truncation",
-    "user",
-)
-
-
-def _written(event: dict[str, Any], number: int) -> bytes:
-    data = json.dumps({**event, "sequence_number": number}, separators=(",", ":"))
-    return f"event: {event['type']}\ndata: {data}\n\n".encode()
+def _event_stream(events: AsyncIterator[bytes]) -> Response:
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # for proxies
+    return StreamingResponse(events, media_type="text/event-stream", headers=headers)

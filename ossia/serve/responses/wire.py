@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-from ossia.serve.chat_wire import Function, TextFormat
+from ossia.serve.chat_wire import MAX_TOP_LOGPROBS, Function, TextFormat
 from ossia.serve.wire import Given
 
 
 class Text(Given):
-    """A part of a message. What clients add to a part that the server sent is allowed, empty."""
+    """A part of a message. What a server added to the text when it sent it is no part of it."""
 
     type: Literal["input_text", "output_text"]
     text: str
-    annotations: list[Any] = Field(default_factory=list, max_length=0)
-    logprobs: list[Any] = Field(default_factory=list, max_length=0)
+    annotations: list[Any] = Field(default_factory=list)
+    logprobs: list[Any] = Field(default_factory=list)
 
 
 Status = Literal["in_progress", "completed", "incomplete"]
@@ -47,6 +47,8 @@ class CallOutputItem(Given):
     output: str | list[Text]
     id: str | None = None
     status: Status | None = None
+    name: str | None = None
+    namespace: str | None = None
 
 
 class ReasoningText(Given):
@@ -60,7 +62,7 @@ class SummaryText(Given):
 
 
 class ReasoningItem(Given):
-    """encrypted_content is another server's: only this one's own text, in content, can be read."""
+    """encrypted_content: this server's, which is read instead of the content."""
 
     type: Literal["reasoning"]
     id: str | None = None
@@ -70,11 +72,19 @@ class ReasoningItem(Given):
     status: Status | None = None
 
 
+class ItemReference(Given):
+    """An item of a response that was kept."""
+
+    type: Literal["item_reference"]
+    id: str
+
+
 ITEMS = {
     "message": "MessageItem",
     "function_call": "CallItem",
     "function_call_output": "CallOutputItem",
     "reasoning": "ReasoningItem",
+    "item_reference": "ItemReference",
 }
 
 
@@ -89,7 +99,8 @@ Item = Annotated[
     Annotated[MessageItem, Tag("MessageItem")]
     | Annotated[CallItem, Tag("CallItem")]
     | Annotated[CallOutputItem, Tag("CallOutputItem")]
-    | Annotated[ReasoningItem, Tag("ReasoningItem")],
+    | Annotated[ReasoningItem, Tag("ReasoningItem")]
+    | Annotated[ItemReference, Tag("ItemReference")],
     Discriminator(
         _kind,
         custom_error_type="item_type",
@@ -114,10 +125,16 @@ class NamespaceTool(Given):
 
 
 class WebSearchTool(Given):
-    """What some clients always send. The server cannot search: the model is not offered it."""
+    """What some clients always send, with any settings. The server cannot search: the model is not
+    offered it.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     type: Literal["web_search"]
-    external_web_access: bool | None = None
+
+
+Tool = FunctionTool | NamespaceTool | WebSearchTool
 
 
 class Reasoning(Given):
@@ -132,6 +149,17 @@ class TextSettings(Given):
     verbosity: Literal["medium"] | None = None
 
 
+class StreamOptions(Given):
+    include_obfuscation: Literal[False] = False
+
+
+Includable = Literal["reasoning.encrypted_content", "message.output_text.logprobs"]
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+    Field(max_length=16),
+]
+
+
 class ResponseRequest(Given):
     """A request for a response to items, after those of an earlier one."""
 
@@ -144,18 +172,20 @@ class ResponseRequest(Given):
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    tools: list[FunctionTool | NamespaceTool | WebSearchTool] = Field(default_factory=list)
+    tools: list[Tool] = Field(default_factory=list)
     tool_choice: Literal["none", "auto"] = "auto"
     parallel_tool_calls: bool = True
     reasoning: Reasoning = Reasoning()
+    include: list[Includable] = Field(default_factory=list)
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    truncation: Literal["auto", "disabled"] = "disabled"
+    background: bool = False
     # Only the values that ask for nothing more than the server does.
     text: TextSettings = TextSettings()
-    include: list[Literal["reasoning.encrypted_content"]] = Field(default_factory=list)
-    truncation: Literal["disabled"] = "disabled"
-    background: Literal[False] = False
+    stream_options: StreamOptions | None = None
     service_tier: Literal["auto", "default"] | None = None
     # Labels, which change nothing.
-    metadata: dict[str, str] = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=dict)
     client_metadata: dict[str, Any] | None = None
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
@@ -168,17 +198,12 @@ class ResponseRequest(Given):
             raise ValueError("a call cannot be enforced; use auto, and check the reply")
         return value
 
-    def functions(self) -> list[FunctionTool]:
-        """The functions that the model is offered, those of namespaces among them."""
-        found: list[FunctionTool] = []
-        for tool in self.tools:
-            if isinstance(tool, FunctionTool):
-                found.append(tool)
-            elif isinstance(tool, NamespaceTool):
-                found += tool.tools
-        return found
-
-    def namespaces(self) -> dict[str, str]:
-        """The namespace of each function that has one."""
-        spaces = [tool for tool in self.tools if isinstance(tool, NamespaceTool)]
-        return {function.name: space.name for space in spaces for function in space.tools}
+    @model_validator(mode="after")
+    def _hang_together(self) -> ResponseRequest:
+        if self.background and not self.store:
+            raise ValueError("background needs store: true, for the response is fetched later")
+        if self.top_logprobs is not None and "message.output_text.logprobs" not in self.include:
+            raise ValueError("top_logprobs needs include: ['message.output_text.logprobs']")
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options is only for stream: true")
+        return self
