@@ -47,7 +47,7 @@ def layer(length: int, tokens: int, window: int | None, dtype: torch.dtype) -> L
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--lengths", type=int, nargs="+", default=[512, 2048, 8192])
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--kv", choices=["int8"], help="how keys and values are stored")
@@ -77,7 +77,8 @@ def main() -> None:
 
         def ours(kv: LayerKV, x=(q, k, v), rotation=rotation) -> Callable[[], object]:
             spec = AttentionSpec(kv.tables.window, sinks)
-            return lambda: cpu.CPU.attention(*x, spec, kv, RopeTable(*rotation))
+            queries, keys, values = x
+            return lambda: cpu.CPU.attention(queries, keys, values, spec, kv, RopeTable(*rotation))
 
         runs: dict[str, tuple[Callable[[], object], int]] = {
             "full": (ours(full), 1),

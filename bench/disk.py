@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ossia import checkpoint
 from ossia.engine import Engine, Request, SamplingParams
@@ -26,7 +27,7 @@ from ossia.model import Decoder
 from ossia.offload import store_of
 from ossia.offload.reader import Job, Reader, Span
 from ossia.ops import cpu
-from ossia.options import EngineOptions
+from ossia.options import EngineOptions, LoadOptions
 
 EXPERT = 13 << 20  # bytes, about those of gpt-oss
 
@@ -54,7 +55,8 @@ def skew(decoder: Decoder, strength: float) -> None:
     """Zipf's law in the router's biases."""
     generator = torch.Generator().manual_seed(0)
     for layer in decoder.layers:
-        bias = layer.feedforward.router.bias
+        assert isinstance(layer, nn.Module)
+        bias = layer.get_parameter("feedforward.router.bias")
         ranks = torch.randperm(bias.numel(), generator=generator) + 1
         bias -= (strength * ranks.log()).to(bias.dtype)
 
@@ -71,7 +73,7 @@ def main() -> None:
 
     disk = {threads: disk_bandwidth(options.folder, threads) for threads in (1, 2, 4, 8)}
     start = time.perf_counter()
-    decoder = checkpoint.load(options.folder, expert_memory=options.expert_memory)
+    decoder = checkpoint.load(options.folder, LoadOptions(expert_memory=options.expert_memory))
     load_seconds = time.perf_counter() - start
     if options.skew:
         skew(decoder, options.skew)

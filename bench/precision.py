@@ -66,7 +66,7 @@ def logits(decoder: Decoder, dtype: torch.dtype, ids: list[int]) -> Tensor:
 
 @torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--chats", type=int, default=228, help="texts, of the 777 held out")
     options = parser.parse_args()
     folder = packaged_model()

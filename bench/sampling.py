@@ -61,7 +61,7 @@ def states_of(case: str, rows: int, vocab: int) -> list[SamplerState]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--vocab", type=int, default=201_088)
     parser.add_argument("--backend", default="auto", help="auto, cpu or reference")

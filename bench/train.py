@@ -56,7 +56,7 @@ def ours(case: Case, dtype: str, recipe: str) -> Callable[[], None]:
     from ossia.ops.training import Training
     from ossia.train.corpus.shards import TextBatches
     from ossia.train.loop import Trainer
-    from ossia.train.settings import Settings
+    from ossia.train.settings import Optimizer, Precision, Settings
 
     attention = AttentionConfig(case.heads, case.heads, case.hidden // case.heads, bias=True)
     layer = LayerConfig(attention, MLPConfig(4 * case.hidden, GELU(), bias=True))
@@ -77,8 +77,8 @@ def ours(case: Case, dtype: str, recipe: str) -> Callable[[], None]:
         learning_rate=RATE,
         weight_decay=DECAY,
         clip=CLIP,
-        dtype=dtype,
-        optimizer=recipe,
+        dtype=Precision(dtype),
+        optimizer=Optimizer(recipe),
     )
     text = torch.randint(case.vocab, (100 * case.rows * case.length,), dtype=torch.int32)
     batches = TextBatches([text], settings, separator=-1)
@@ -131,7 +131,7 @@ def work(side: str, case: str, dtype: str, recipe: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("case", choices=CASES)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--peer-dtype", choices=("float32", "bfloat16"), default="bfloat16")

@@ -11,6 +11,7 @@ from ossia import checkpoint
 from ossia.errors import OssiaError
 from ossia.families import PRESETS
 from ossia.measure.random_weights import random_decoder
+from ossia.options import LoadOptions
 
 
 def make_checkpoint(name: str, folder: Path) -> Path:
@@ -34,7 +35,7 @@ def make_gguf(source: Path, path: Path, precision: str) -> Path:
         raise OssiaError(f"{error}: pip install -e '.[peers]'") from error
     types = {"Q8_0": gguf_files.Type.Q8_0, "bfloat16": gguf_files.Type.BF16}
     unfinished = path.with_suffix(".unfinished")
-    decoder = checkpoint.load(source, backend="reference")
+    decoder = checkpoint.load(source, LoadOptions(backend="reference"))
     gguf_files.write(decoder, unfinished, types[precision])
     os.replace(unfinished, path)
     return path

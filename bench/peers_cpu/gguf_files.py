@@ -1,19 +1,19 @@
 """A Decoder as the GGUF file that llama.cpp reads: the same numbers in its layout.
 
 Experts in MXFP4 are repacked bit for bit. Dense matrices become Q8_0, as in the published files,
-or stay bfloat16; the rest is float32. There is no tokenizer inside: ids go in and come out.
+or stay bfloat16; the rest is float32. Without a vocabulary inside, ids go in and come out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType as Type
-from gguf import GGUFWriter, RopeScalingType
+from gguf import GGMLQuantizationType as Type  # pyright: ignore[reportMissingImports]
+from gguf import GGUFWriter, RopeScalingType, TokenType  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
 from ossia.config import MLPConfig, ModelConfig, MoEConfig, RoPE
@@ -52,11 +52,17 @@ class _Tensor:
     data: Callable[[], np.ndarray]
 
 
-def write(decoder: Decoder, path: Path, dense: Type = Type.Q8_0) -> None:
-    """Write a decoder of Qwen3's or gpt-oss's architecture; `dense` is Q8_0 or BF16."""
+def write(
+    decoder: Decoder, path: Path, dense: Type = Type.Q8_0, vocabulary: Sequence[str] = ()
+) -> None:
+    """Write a decoder of Qwen3's or gpt-oss's architecture; `dense` is Q8_0 or BF16. vocabulary:
+    the tokens in GPT-2's byte alphabet, in the order of their ids, the last one the end of a text;
+    needed where text is to come out.
+    """
     moe = isinstance(decoder.config.layers[0].feedforward, MoEConfig)
     writer = GGUFWriter(path, "gpt-oss" if moe else "qwen3")
     _add_config(writer, decoder.config)
+    _add_vocabulary(writer, vocabulary)
     tensors = list(_tensors(decoder, dense))
     for tensor in tensors:
         dtype = np.float32 if tensor.type is Type.F32 else np.uint8
@@ -73,7 +79,6 @@ def write(decoder: Decoder, path: Path, dense: Type = Type.Q8_0) -> None:
 def _add_config(writer: GGUFWriter, config: ModelConfig) -> None:
     attention, feedforward = config.layers[0].attention, config.layers[0].feedforward
     assert isinstance(config.position, RoPE)
-    writer.add_tokenizer_model("none")
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(config.context_length)
     writer.add_embedding_length(config.hidden_size)
@@ -95,6 +100,19 @@ def _add_config(writer: GGUFWriter, config: ModelConfig) -> None:
         writer.add_expert_feed_forward_length(feedforward.intermediate_size)
     if attention.window is not None:
         writer.add_sliding_window(attention.window)
+
+
+def _add_vocabulary(writer: GGUFWriter, tokens: Sequence[str]) -> None:
+    if not tokens:
+        writer.add_tokenizer_model("none")
+        return
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(list(tokens))
+    kinds = [TokenType.NORMAL] * (len(tokens) - 1) + [TokenType.CONTROL]
+    writer.add_token_types(kinds)
+    writer.add_token_merges(["w 0"])  # llama.cpp wants one
+    writer.add_eos_token_id(len(tokens) - 1)
 
 
 def _tensors(decoder: Decoder, dense: Type) -> Iterator[_Tensor]:

@@ -15,7 +15,7 @@ class LlamaCpp:
     sampled = None
 
     def __init__(self, path: Path, threads: int, context: int) -> None:
-        import llama_cpp
+        import llama_cpp  # pyright: ignore[reportMissingImports]
 
         self._lib = lib = llama_cpp
         self._silent = lib.llama_log_callback(lambda *_: None)

@@ -23,7 +23,7 @@ from ossia.measure import memory
 from ossia.measure.model import measure_run, weight_files
 from ossia.measure.speed import SHORT_PROMPT, UNTIMED, EngineModel, Model, Workload
 from ossia.ops.int8 import ELEMENT_BYTES as INT8_ELEMENT_BYTES
-from ossia.options import EngineOptions
+from ossia.options import Dtype, EngineOptions, Int8, LoadOptions
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def _loader(job: Job, folder: Path, config: ModelConfig) -> Callable[[], Model]:
         return lambda: Transformers(folder, job.precision)
     batch = max(job.batches)
     int8 = job.precision == "int8"
-    precision = {"dense": "int8"} if int8 else {"dtype": job.precision}
+    options = LoadOptions(dense=Int8.int8) if int8 else LoadOptions(dtype=Dtype(job.precision))
     return lambda: EngineModel(
-        Engine(checkpoint.load(folder, **precision), EngineOptions(max_batch=batch)),
+        Engine(checkpoint.load(folder, options), EngineOptions(max_batch=batch)),
         job.tokens + UNTIMED,
     )
 
