@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
@@ -9,11 +10,13 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ossia.errors import OssiaError
-from ossia.tools.python import Limits, check, run, sandbox
+from ossia.tools.python import Limits, Python, check, run, sandbox
+from ossia.tools.toolset import Result
 from tests.scripted import eventually
 
 try:
@@ -411,3 +414,45 @@ def test_a_server_that_is_not_root_is_as_safe():
     )
     assert done.stdout.startswith("4242\n"), done.stderr
     assert DENIED in done.stdout
+
+
+def call(arguments: str, **limits: float) -> tuple[str, bool]:
+    async def result() -> Result:
+        return await Python(Limits(**limits)).begin()("python", arguments)  # type: ignore[arg-type]
+
+    got = asyncio.run(result())
+    return got.text, got.is_error
+
+
+def test_the_tool_takes_bare_code_and_an_object_that_holds_it():
+    assert call("print(6 * 7)") == ("42\n", False)
+    assert call('{"code": "print(6 * 7)"}') == ("42\n", False)
+    assert call('{"a": 1}') == ("{'a': 1}\n", False)
+    text, is_error = call("x")
+    assert is_error
+    assert "NameError" in text
+    text, is_error = call("while True: pass", seconds=1)
+    assert is_error
+    assert "ran longer than 1 s" in text
+    assert call("x = 1")[0].startswith("[The code printed nothing")
+
+
+def test_a_call_that_is_cancelled_ends_its_process(monkeypatch):
+    started, processes = sandbox._start, []
+
+    def start(*arguments: Any) -> Any:
+        processes.append(started(*arguments))
+        return processes[-1]
+
+    async def cancel() -> None:
+        tool = Python()
+        monkeypatch.setattr(sandbox, "_start", start)
+        running = asyncio.ensure_future(tool.begin()("python", "import time; time.sleep(600)"))
+        while not processes:
+            await asyncio.sleep(0)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(cancel())
+    assert processes[0].wait(60) == -9

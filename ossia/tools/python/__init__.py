@@ -6,5 +6,6 @@ answers with what it prints; the notebooks of its training also show the last ex
 """
 
 from ossia.tools.python.sandbox import Limits, Ran, check, run
+from ossia.tools.python.tool import Python, code_of
 
-__all__ = ["Limits", "Ran", "check", "run"]
+__all__ = ["Limits", "Python", "Ran", "check", "code_of", "run"]
