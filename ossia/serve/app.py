@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Security
 from fastapi.openapi.utils import get_openapi
 from fastapi.security import HTTPBearer
 from starlette.responses import Response
+from starlette.routing import Route
 
 import ossia
 from ossia.serve import chat, completions, errors, page, status, tokens
@@ -42,7 +43,6 @@ def application(
         redoc_url=None,
         dependencies=[Security(HTTPBearer(auto_error=False))] if keys else [],
     )
-    errors.install(app)
 
     @app.exception_handler(Disconnected)
     async def _nobody_listens(_request: Request, _error: Exception) -> Response:
@@ -54,17 +54,24 @@ def application(
         app.include_router(router, responses=ERRORS)
     routers.append(page.routes())
     app.include_router(routers[-1])
-    app.openapi = lambda: _document(app)
-    paths = {route.path for router in routers for route in router.routes if hasattr(route, "path")}
+    app.openapi = lambda: _document(app, service.name)
+    every = [route for router in routers for route in router.routes]
+    errors.install(app, every)
+    paths = {route.path for route in every if isinstance(route, Route)}
     return AccessLog(Gate(app, keys, max_body), service.metrics, paths)
 
 
-def _document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, with the parts of streams, which no route returns by themselves."""
+def _document(app: FastAPI, model: str) -> dict[str, Any]:
+    """The OpenAPI document, with the parts of streams, which no route returns by themselves, and
+    the one name that a model has here.
+    """
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
         chunk = ChatCompletionChunk.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas = document["components"]["schemas"]
         schemas |= {**chunk.pop("$defs"), ChatCompletionChunk.__name__: chunk}
+        for schema in schemas.values():
+            if (name := schema.get("properties", {}).get("model")) is not None:
+                name["enum"] = [model, None] if "anyOf" in name else [model]
         app.openapi_schema = document
     return app.openapi_schema

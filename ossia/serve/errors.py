@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
 
 from ossia.engine.driver import QueueFull
 from ossia.errors import OssiaError
@@ -25,10 +26,17 @@ class ApiError(Exception):
     """An error that the client is told of. param: the parameter's path, as in messages[0].role."""
 
     def __init__(
-        self, status: int, message: str, *, param: str | None = None, code: str | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.param, self.code = status, message, param, code
+        self.headers = headers or {}
 
     def body(self) -> dict[str, Any]:
         """The error as the API writes it."""
@@ -40,7 +48,7 @@ class ApiError(Exception):
 
     def response(self) -> Response:
         """The HTTP response that carries it."""
-        headers = {}
+        headers = {**self.headers}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         if self.status in (429, 503):
@@ -77,8 +85,8 @@ def failure(error: Exception) -> ApiError:
     return ApiError(500, "the server failed to answer; its log says why", code="internal_error")
 
 
-def install(app: FastAPI) -> None:
-    """Have `app` answer every error in this shape."""
+def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Have `app`, which has these routes, answer every error in this shape."""
 
     @app.exception_handler(ApiError)
     async def _api_error(_: Request, error: ApiError) -> Response:
@@ -90,14 +98,24 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
-        message = str(error.detail)
+        message, headers = str(error.detail), dict(error.headers or {})
         if error.status_code in (404, 405):
             message = f"there is no {request.method} {request.url.path}; see /openapi.json"
-        return ApiError(error.status_code, message).response()
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(_methods(routes, request.url.path))
+        return ApiError(error.status_code, message, headers=headers).response()
 
     @app.exception_handler(Exception)
     async def _bug(_: Request, error: Exception) -> Response:
         return failure(error).response()
+
+
+def _methods(routes: Sequence[BaseRoute], path: str) -> list[str]:
+    """The methods that a path takes. Several routes may have it, of which the framework names one
+    only.
+    """
+    fitting = (route for route in routes if isinstance(route, Route))
+    return sorted({m for r in fitting if r.path_regex.match(path) for m in r.methods or ()})
 
 
 def _validation(errors: Sequence[Any]) -> ApiError:

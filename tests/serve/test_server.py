@@ -229,6 +229,15 @@ class TestWhatItTells:
         assert "logit_bias" in schemas["ChatRequest"]["properties"]
         assert schemas["ChatRequest"]["additionalProperties"] is False
         assert "422" not in document["paths"][CHAT]["post"]["responses"]
+        assert schemas["ChatRequest"]["properties"]["model"]["enum"] == ["tiny"]
+
+    def test_another_method_is_405_with_those_that_there_are(self, serve):
+        connection = serve().connect()
+        for path, methods in ((CHAT, "POST"), ("/v1/responses/resp_1", "DELETE, GET")):
+            connection.request("PATCH", path)
+            response = connection.getresponse()
+            response.read()
+            assert (response.status, response.headers["Allow"]) == (405, methods)
 
     def test_no_page_of_another_site_may_read_it(self, serve):
         connection = serve().connect()

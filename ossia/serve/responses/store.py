@@ -107,6 +107,8 @@ class ResponseStore:
 
     def get(self, id: str) -> Kept | None:
         """What was kept under an id; None if there is nothing."""
+        if not id.isascii():  # nor could SQLite read every text that JSON can hold
+            return None
         with self._lock:
             found = self._database.execute(
                 "SELECT response, input, events FROM responses WHERE id = ? AND created >= ?",
@@ -121,7 +123,7 @@ class ResponseStore:
     def delete(self, id: str) -> bool:
         """Whether there was one to delete."""
         with self._lock, self._database as database:
-            return self._remove(database, id)
+            return id.isascii() and self._remove(database, id)
 
     def size(self) -> tuple[int, int]:
         """How many responses there are, and their bytes; without waiting for a write."""

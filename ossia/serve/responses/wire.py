@@ -92,7 +92,8 @@ def _kind(item: Any) -> str | None:
     """The class that reads an item; one without a type is a message."""
     if isinstance(item, Given):
         return type(item).__name__
-    return ITEMS.get(item.get("type") or "message") if isinstance(item, dict) else None
+    kind = (item.get("type") or "message") if isinstance(item, dict) else None
+    return ITEMS.get(kind) if isinstance(kind, str) else None
 
 
 Item = Annotated[
