@@ -16,6 +16,7 @@ from ossia import text
 from ossia.api import LLM
 from ossia.engine import Driver
 from tests.scripted import ScriptedEngine, eventually, small_config
+from tests.serve import chromium
 
 openai = pytest.importorskip("openai")
 uvicorn = pytest.importorskip("uvicorn")
@@ -77,6 +78,21 @@ class Served:
 Serve = Callable[..., Served]
 
 
+def run(app: Any) -> tuple[int, Callable[[], None]]:
+    """Serve an ASGI application. Returns its port and what stops it."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="error"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    assert eventually(lambda: server.started)
+
+    def stop() -> None:
+        server.should_exit = server.force_exit = True
+        thread.join(60)
+
+    return listening.getsockname()[1], stop
+
+
 @pytest.fixture
 def serve(bytes_folder) -> Iterator[Serve]:
     """serve(*scripts) starts a server that answers with them."""
@@ -97,22 +113,44 @@ def serve(bytes_folder) -> Iterator[Serve]:
         service = Service(llm, "tiny", max_prompt=options.pop("max_prompt", None))
         store = options.pop("store", None) or ResponseStore()
         app = application(service, keys=keys, store=store, **options)
-        listening = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="error"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        assert eventually(lambda: server.started)
+        port, close = run(app)
 
         def stop() -> None:
             engine.may_step.set()
             llm.close()
-            server.should_exit = server.force_exit = True
-            thread.join(60)
+            close()
 
         stops.append(stop)
-        port = listening.getsockname()[1]
         return Served(llm, engine, port, keys[0] if keys else "none", store)
 
     yield start
     for stop in stops:
         stop()
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory) -> Iterator[chromium.Browser]:
+    """Headless Chromium. Skips the test where that is not installed."""
+    program = chromium.find()
+    if program is None:
+        pytest.skip("Chromium is not installed")
+    browser = chromium.Browser(program, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def visit(browser, serve) -> Iterator[Callable[..., tuple[chromium.Tab, Served]]]:
+    """visit(*scripts) opens the page of a server that answers with them."""
+    tabs: list[chromium.Tab] = []
+
+    def start(*scripts: str, **options: Any) -> tuple[chromium.Tab, Served]:
+        served = serve(*scripts, **options)
+        tab = browser.tab(f"http://127.0.0.1:{served.port}/")
+        tabs.append(tab)
+        tab.wait("$('#model').options.length || !$('#notice').hidden")
+        return tab, served
+
+    yield start
+    for tab in tabs:
+        tab.close()

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-
-import pytest
 
 from tests.scripted import eventually
-from tests.serve import chromium
-from tests.serve.chromium import Browser, Tab
-from tests.serve.conftest import ANSWER, CALL, Served
-
-pytestmark = pytest.mark.skipif(chromium.find() is None, reason="Chromium is not installed")
+from tests.serve.chromium import Tab
+from tests.serve.conftest import ANSWER, CALL
 
 ENDLESS = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>on"
 IDLE = "$('#send').title === 'Send'"
@@ -20,33 +14,6 @@ IDLE = "$('#send').title === 'Send'"
 
 def final(text: str) -> str:
     return f"<|channel|>final<|message|>{text}<|return|>"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory) -> Iterator[Browser]:
-    program = chromium.find()
-    assert program is not None
-    browser = Browser(program, tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
-
-
-@pytest.fixture
-def visit(browser, serve) -> Iterator[Callable[..., tuple[Tab, Served]]]:
-    """visit(*scripts) opens the page of a server that answers with them."""
-
-    tabs: list[Tab] = []
-
-    def start(*scripts: str, **options) -> tuple[Tab, Served]:
-        served = serve(*scripts, **options)
-        tab = browser.tab(f"http://127.0.0.1:{served.port}/")
-        tabs.append(tab)
-        tab.wait("$('#model').options.length || !$('#notice').hidden")
-        return tab, served
-
-    yield start
-    for tab in tabs:
-        tab.close()
 
 
 def ask(tab: Tab, text: str, until: str = IDLE) -> None:

@@ -12,7 +12,7 @@ const FENCE = /^( {0,3})(`{3,}|~{3,})[ \t]*([^`\n]*)$/;
 const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( {0,3})([-+*]|\d{1,9}[.)])(?:([ \t]+)(.*))?$/;
 const TABLE_RULE = /^ {0,3}\|?[ \t]*:?-+:?[ \t]*(\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$/;
-const MATHS_MOST_LINES = 200;
+const MATHS_MOST_LINES = 100;
 
 // Show `text` in `into`. What an earlier call showed there stays where its source is the same, so
 // a growing text costs its last block, and a selection in what came before survives.
@@ -34,27 +34,28 @@ export function renderMarkdown(into, text) {
   into.shownBlocks = fresh;
 }
 
-function children(lines, depth, tight = false) {
-  return [...blocks(lines, depth)].map(({ build, paragraph }) => {
+// The nodes of blocks; in a tight list, paragraphs are texts alone.
+function built(parsed, tight = false) {
+  return parsed.map(({ build, paragraph }) => {
     if (!tight || !paragraph) return build();
     const fragment = document.createDocumentFragment();
-    fragment.append(...inline(paragraph));
+    for (const node of inline(paragraph)) fragment.append(node);
     return fragment;
   });
 }
 
-// {source, build} of each block.
-function* blocks(lines, depth) {
-  let at = 0;
-  while (at < lines.length) {
-    if (!lines[at].trim()) {
-      at += 1;
-      continue;
-    }
-    const [end, build, paragraph] = block(lines, at, depth);
-    yield { source: lines.slice(at, end).join("\n"), build, paragraph };
-    at = end;
+// {source, build, paragraph, spaced} of each block: what builds it, the text of a paragraph, and
+// whether a blank line is between it and the block before.
+function blocks(lines, depth) {
+  const found = [];
+  let end = 0;
+  for (let at = skipBlank(lines, 0); at < lines.length; at = skipBlank(lines, end)) {
+    const spaced = found.length > 0 && at > end;
+    const [next, build, paragraph] = block(lines, at, depth);
+    found.push({ source: lines.slice(at, next).join("\n"), build, paragraph, spaced });
+    end = next;
   }
+  return found;
 }
 
 const READERS = [fence, mathsBlock, heading, rule, quote, listBlock, table, indented];
@@ -83,14 +84,12 @@ function mathsBlock(lines, at) {
   const first = lines[at].trim();
   const [open, close] = first.startsWith("$$") ? ["$$", "$$"] : ["\\[", "\\]"];
   if (!first.startsWith(open)) return null;
-  let source = first.slice(2);
-  for (let end = at + 1; end <= lines.length && end - at < MATHS_MOST_LINES; end += 1) {
-    if (source.trimEnd().endsWith(close)) {
-      const inner = source.trimEnd().slice(0, -2);
-      return inner.includes(close) ? null : [end, () => maths(inner, true)];
-    }
-    if (!lines[end]?.trim()) return null;
-    source += `\n${lines[end]}`;
+  const most = Math.min(lines.length, at + MATHS_MOST_LINES);
+  for (let end = at; end < most && lines[end].trim(); end += 1) {
+    const last = end === at ? first.slice(2) : lines[end].trimEnd();
+    if (!last.endsWith(close)) continue;
+    const inner = [first, ...lines.slice(at + 1, end + 1)].join("\n").trimEnd().slice(2, -2);
+    return inner.includes(close) ? null : [end + 1, () => maths(inner, true)];
   }
   return null;
 }
@@ -100,7 +99,7 @@ function heading(lines, at) {
   if (!found) return null;
   // The title of the page is its h1, and who wrote a message an h2.
   const tag = `h${Math.min(found[1].length + 2, 6)}`;
-  return [at + 1, () => el(tag, {}, ...inline(found[2] ?? ""))];
+  return [at + 1, () => el(tag, {}, inline(found[2] ?? ""))];
 }
 
 function rule(lines, at) {
@@ -117,7 +116,7 @@ function quote(lines, at, depth) {
     inside.push(lines[end].replace(QUOTE, ""));
     end += 1;
   }
-  return [end, () => el("blockquote", {}, ...children(inside, depth + 1))];
+  return [end, () => el("blockquote", {}, built(blocks(inside, depth + 1)))];
 }
 
 function listBlock(lines, at, depth) {
@@ -131,8 +130,8 @@ function listBlock(lines, at, depth) {
     const found = ITEM.exec(lines[end]);
     if (!found || found[2].at(-1) !== kind || RULE.test(lines[end])) break;
     const item = listItem(lines, end, found, depth);
-    items.push(item.lines);
-    loose ||= item.loose;
+    items.push(item);
+    loose ||= item.parsed.some(({ spaced }) => spaced);
     end = item.end;
     const next = skipBlank(lines, end);
     const more = next < lines.length && ITEM.exec(lines[next])?.[2].at(-1) === kind;
@@ -143,31 +142,31 @@ function listBlock(lines, at, depth) {
   const start = parseInt(first[2], 10);
   return [end, () => {
     const list = el(ordered ? "ol" : "ul", { start: ordered && start !== 1 ? start : null });
-    list.append(...items.map((item) => listEntry(item, depth, !loose)));
+    for (const { task, parsed } of items) list.append(listEntry(task, built(parsed, !loose)));
     return list;
   }];
 }
 
-// The lines of one item, without its marker and indent.
+// One item: where it ends, its blocks, and the mark of a task before them.
 function listItem(lines, at, [, indent, marker, space = "", rest = ""], depth) {
   const pad = space.length > 4 || !rest ? 1 : space.length;
   const width = indent.length + marker.length + pad;
   const inside = [" ".repeat(Math.max(0, space.length - pad)) + rest];
   let end = at + 1;
-  let loose = false;
   while (end < lines.length) {
     const line = lines[end];
     if (!line.trim()) {
       const next = skipBlank(lines, end);
       if (next >= lines.length || indentOf(lines[next]) < width) break;
-      loose ||= indentOf(lines[next]) === width; // a blank line between blocks of this very item
       inside.push("");
     } else if (belongs(line, indent.length, width)) inside.push(dedent(line, width));
     else if (startsBlock(lines, end, depth, true) || !inside.at(-1)) break;
     else inside.push(line.trimStart());
     end += 1;
   }
-  return { lines: inside, end, loose };
+  const task = /^\[([ xX])\] +/.exec(inside[0]);
+  if (task) inside[0] = inside[0].slice(task[0].length);
+  return { end, task: task?.[1], parsed: blocks(inside, depth + 1) };
 }
 
 // Within an item is what is indented to its text. Models indent lists in numbered items by two.
@@ -176,13 +175,12 @@ function belongs(line, outer, width) {
   return indent >= width || (indent >= outer + 2 && ITEM.test(line.trimStart()));
 }
 
-function listEntry(lines, depth, tight) {
-  const task = /^\[([ xX])\] +/.exec(lines[0]);
-  if (!task) return el("li", {}, ...children(lines, depth + 1, tight));
-  const done = task[1] !== " ";
-  const box = el("input", { type: "checkbox", disabled: true, checked: done, "aria-label": done ? "done" : "to do" });
-  const rest = [lines[0].slice(task[0].length), ...lines.slice(1)];
-  return el("li", { class: "task" }, box, ...children(rest, depth + 1, tight));
+function listEntry(task, content) {
+  if (task === undefined) return el("li", {}, content);
+  const done = task !== " ";
+  const label = done ? "done" : "to do";
+  const box = el("input", { type: "checkbox", disabled: true, checked: done, "aria-label": label });
+  return el("li", { class: "task" }, box, content);
 }
 
 function table(lines, at, depth) {
@@ -192,12 +190,12 @@ function table(lines, at, depth) {
   while (end < lines.length && lines[end].trim() && !startsBlock(lines, end, depth)) end += 1;
   return [end, () => {
     const row = (tag, line) => {
-      const found = cells(line);
-      return el("tr", {}, ...sides.map((side, n) => el(tag, { class: side }, ...inline(found[n] ?? ""))));
+      const found = cells(line).slice(0, sides.length); // and no empty ones: they could be millions
+      return el("tr", {}, found.map((cell, n) => el(tag, { class: sides[n] }, inline(cell))));
     };
     const body = lines.slice(at + 2, end).map((line) => row("td", line));
     const head = el("thead", {}, row("th", lines[at]));
-    return el("div", { class: "wide" }, el("table", {}, head, el("tbody", {}, ...body)));
+    return el("div", { class: "wide" }, el("table", {}, head, el("tbody", {}, body)));
   }];
 }
 
@@ -233,13 +231,13 @@ function paragraph(lines, at, depth) {
     if (underline) {
       const tag = underline[1][0] === "=" ? "h3" : "h4";
       const title = joined(lines.slice(at, end));
-      return [end + 1, () => el(tag, {}, ...inline(title))];
+      return [end + 1, () => el(tag, {}, inline(title))];
     }
     if (startsBlock(lines, end, depth)) break;
     end += 1;
   }
   const text = joined(lines.slice(at, end));
-  return [end, () => el("p", {}, ...inline(text)), text];
+  return [end, () => el("p", {}, inline(text)), text];
 }
 
 function joined(lines) {

@@ -120,7 +120,7 @@ const NAMES = new Map(
 // A block of code with its language's name and a button that copies it.
 export function codeBlock(code, info) {
   const name = info.split(/[\s{,]/)[0];
-  const shown = el("code", {}, ...highlighted(code, name));
+  const shown = el("code", {}, highlighted(code, name));
   const copy = copyButton("Copy this code", () => code);
   const bar = el("div", { class: "code-bar" }, el("span", {}, name || "text"), copy);
   const scroller = el("pre", { tabindex: "0", role: "region", "aria-label": `${name} code`.trim() }, shown);

@@ -18,13 +18,11 @@ const ENTITIES = {
   amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00a0", copy: "©", ndash: "–",
   mdash: "—", hellip: "…", times: "×", rarr: "→", larr: "←", le: "≤", ge: "≥", ne: "≠", deg: "°",
 };
-const MATHS = [
-  [/\$\$((?:[^$\\]|\\[^])+?)\$\$/y, true],
-  // As pandoc: no space inside the dollars, and no digit after them, so that prices stay prices.
-  [/\$(?![\s$])((?:[^$\\]|\\[^])*?[^\s\\$]|(?:[^$\\]|\\[^])*?\\[^\s])\$(?!\d)/y, false],
-  [/\\\(([^]{1,4000}?)\\\)/y, false],
-  [/\\\[([^]{1,4000}?)\\\]/y, true],
-];
+const DISPLAYED = /\$\$((?:[^$\\]|\\[^])+?)\$\$/y;
+// As pandoc: no space inside the dollars, and no digit after them, so that prices stay prices.
+const BETWEEN_DOLLARS =
+  /\$(?![\s$])((?:[^$\\]|\\[^])*?[^\s\\$]|(?:[^$\\]|\\[^])*?\\[^\s])\$(?!\d)/y;
+const LONGEST_MATHS = 4000;
 const MOST_DELIMITERS = 400; // of emphasis in a paragraph; matching them may take their square
 
 // The nodes of `text`.
@@ -43,17 +41,18 @@ export function safeAddress(text) {
   return ["http:", "https:", "mailto:"].includes(url.protocol) ? url.href : null;
 }
 
-export function link(address, ...children) {
-  return el("a", { href: address, target: "_blank", rel: "noopener noreferrer" }, ...children);
+export function link(address, children) {
+  return el("a", { href: address, target: "_blank", rel: "noopener noreferrer" }, children);
 }
 
 class Reader {
   constructor(text) {
     this.source = text;
     this.at = 0;
-    this.items = []; // nodes, and delimiters {mark, count, opens, closes} of emphasis or brackets
-    this.ticks = new Set(); // lengths of runs of backticks that nothing closes
+    // Texts, nodes, and delimiters {mark, count, size, opens, closes} of emphasis or links.
+    this.items = [];
     this.brackets = []; // the places of open brackets among the items
+    this.places = new Map(); // of texts that were looked for, from `at` on
   }
 
   read() {
@@ -70,9 +69,9 @@ class Reader {
 
   text(text) {
     if (!text) return;
-    const last = this.items.at(-1);
-    if (last instanceof Text) last.data += text;
-    else this.items.push(document.createTextNode(text));
+    const last = this.items.length - 1;
+    if (typeof this.items[last] === "string") this.items[last] += text;
+    else this.items.push(text);
   }
 
   literal(length = 1) {
@@ -92,21 +91,21 @@ class Reader {
     switch (mark) {
       case "\\": return this.escape();
       case "`": return this.code();
-      case "$": return this.maths() || this.literal();
+      case "$": return this.dollars();
       case "<": return this.angle();
       case "&": return this.entity();
       case "\n": return this.lineBreak();
       case "!": return this.source[this.at + 1] === "[" ? this.open("![") : this.literal();
       case "[": return this.open("[");
       case "]": return this.close();
-      case "*": case "_": case "~": return this.run(mark);
+      case "*": case "_": case "~": return this.delimiter(mark);
       default: return this.bareLink();
     }
   }
 
   escape() {
     const next = this.source[this.at + 1];
-    if ((next === "(" || next === "[") && this.maths()) return;
+    if ((next === "(" || next === "[") && this.bracketed()) return;
     this.at += 1;
     if (next === "\n") {
       this.at += 1;
@@ -117,25 +116,53 @@ class Reader {
 
   code() {
     const run = this.match(/`+/y)[0];
-    const closing = this.ticks.has(run.length) ? -1 : closingRun(this.source, this.at, run.length);
-    if (closing < 0) {
-      this.ticks.add(run.length);
-      return this.text(run);
-    }
+    const closing = this.run(run.length);
+    if (closing === undefined) return this.text(run);
     let code = this.source.slice(this.at, closing).replaceAll("\n", " ");
     if (/^ .* $/.test(code) && code.trim()) code = code.slice(1, -1);
     this.items.push(el("code", {}, code));
     this.at = closing + run.length;
   }
 
-  maths() {
-    for (const [expression, display] of MATHS) {
-      const found = this.match(expression);
-      if (!found) continue;
-      this.items.push(maths(found[1], display));
-      return true;
+  // Where the next run of so many backticks is.
+  run(length) {
+    if (!this.runs) {
+      this.runs = new Map();
+      for (const { 0: { length: size }, index } of this.source.matchAll(/`+/g)) {
+        if (!this.runs.has(size)) this.runs.set(size, []);
+        this.runs.get(size).push(index);
+      }
     }
-    return false;
+    const places = this.runs.get(length) ?? [];
+    while (places[0] < this.at) places.shift();
+    return places[0];
+  }
+
+  // The next place of a text, or -1; looked for once, so that many marks without an end cost little.
+  place(text) {
+    let place = this.places.get(text);
+    if (place === undefined || (place >= 0 && place < this.at)) {
+      place = this.source.indexOf(text, this.at);
+    }
+    this.places.set(text, place);
+    return place;
+  }
+
+  dollars() {
+    const displayed = this.match(DISPLAYED);
+    const found = displayed ?? this.match(BETWEEN_DOLLARS);
+    if (!found) return this.literal();
+    return this.items.push(maths(found[1], displayed !== null));
+  }
+
+  // What is between \( and \), or \[ and \], if here is the first of them.
+  bracketed() {
+    const display = this.source[this.at + 1] === "[";
+    const end = this.place(display ? "\\]" : "\\)");
+    if (end < 0 || end - this.at > LONGEST_MATHS) return false;
+    this.items.push(maths(this.source.slice(this.at + 2, end), display));
+    this.at = end + 2;
+    return true;
   }
 
   angle() {
@@ -159,8 +186,8 @@ class Reader {
   // Two spaces before it make it a line of its own.
   lineBreak() {
     const last = this.items.at(-1);
-    const hard = last instanceof Text && last.data.endsWith("  ");
-    if (last instanceof Text) last.data = last.data.trimEnd();
+    const hard = typeof last === "string" && last.endsWith("  ");
+    if (typeof last === "string") this.items[this.items.length - 1] = last.trimEnd();
     this.at += 1;
     this.match(/[ \t]*/y);
     if (hard) this.items.push(el("br"));
@@ -177,7 +204,7 @@ class Reader {
     return address ? this.items.push(link(address, shown)) : this.text(shown);
   }
 
-  run(mark) {
+  delimiter(mark) {
     const before = this.source[this.at - 1] ?? " ";
     const run = this.match(mark === "*" ? /\*+/y : mark === "_" ? /_+/y : /~+/y)[0];
     const after = this.source[this.at] ?? " ";
@@ -209,7 +236,7 @@ class Reader {
     const [opener, ...inside] = this.items.splice(place);
     const children = emphasized(inside);
     const image = opener.mark === "![";
-    const anchor = link(address, ...children);
+    const anchor = link(address, children);
     for (const inner of anchor.querySelectorAll("a")) inner.replaceWith(...inner.childNodes);
     if (opener.mark === "![") anchor.prepend(children.length ? "Image: " : "Image");
     this.items.push(anchor);
@@ -218,13 +245,6 @@ class Reader {
 
 function inWord(character) {
   return !/\s/.test(character) && !PUNCTUATION.test(character);
-}
-
-function closingRun(source, from, length) {
-  for (const found of source.slice(from).matchAll(/`+/g)) {
-    if (found[0].length === length) return from + found.index;
-  }
-  return -1;
 }
 
 // An address without the punctuation that ends a sentence, nor a bracket that it does not open.
@@ -239,31 +259,45 @@ function withoutTrail(address) {
   }
 }
 
-// The nodes of items, in which pairs of delimiters have become elements.
+// The nodes and texts of items, in which pairs of delimiters have become elements.
 function emphasized(items) {
-  const delimiters = items.filter((item) => !(item instanceof Node)).length;
-  if (delimiters <= MOST_DELIMITERS) pair(items);
-  return items.map((item) => (item instanceof Node ? item : document.createTextNode(shownMark(item))));
+  if (items.filter(isMark).length <= MOST_DELIMITERS) pair(items);
+  return shown(items);
 }
 
-function shownMark({ mark, count }) {
-  return mark.endsWith("[") ? mark : mark.repeat(count);
+function isMark(item) {
+  return typeof item !== "string" && !(item instanceof Node);
+}
+
+// Items with delimiters as texts, and texts that follow each other as one.
+function shown(items) {
+  const merged = [];
+  let text = "";
+  for (const item of items) {
+    if (item instanceof Node) {
+      if (text) merged.push(text);
+      text = "";
+      merged.push(item);
+    } else if (typeof item === "string") text += item;
+    else text += item.mark.endsWith("[") ? item.mark : item.mark.repeat(item.count);
+  }
+  if (text) merged.push(text);
+  return merged;
 }
 
 function pair(items) {
   for (let at = 0; at < items.length; at += 1) {
     const closer = items[at];
-    if (closer instanceof Node || !closer.closes) continue;
+    if (!isMark(closer) || !closer.closes) continue;
     const from = openerOf(items, at);
     if (from < 0) continue;
     const opener = items[from];
     const used = Math.min(opener.count, closer.count) >= 2 ? 2 : 1;
     const tag = closer.mark === "~" ? "s" : used === 2 ? "strong" : "em";
     const inside = items.slice(from + 1, at);
-    const texts = inside.map((item) => (item instanceof Node ? item : shownMark(item)));
     opener.count -= used;
     closer.count -= used;
-    items.splice(from + 1, inside.length, el(tag, {}, ...texts));
+    items.splice(from + 1, inside.length, el(tag, {}, shown(inside)));
     at = from + 2; // the closer's new place
     if (!opener.count) {
       items.splice(from, 1);
@@ -278,7 +312,7 @@ function openerOf(items, at) {
   const closer = items[at];
   for (let from = at - 1; from >= 0; from -= 1) {
     const item = items[from];
-    if (item instanceof Node || item.mark !== closer.mark || !item.opens || !item.count) continue;
+    if (!isMark(item) || item.mark !== closer.mark || !item.opens) continue;
     const both = item.closes || closer.opens;
     const odd = both && (item.size + closer.size) % 3 === 0;
     if (!odd || (item.size % 3 === 0 && closer.size % 3 === 0)) return from;

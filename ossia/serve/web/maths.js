@@ -19,7 +19,7 @@ export function maths(source, display) {
     const attributes = display ? { display: "block", tabindex: "0" } : {};
     const annotation = m("annotation", { encoding: "application/x-tex" }, source.trim());
     const math = m("math", attributes, m("semantics", {}, parser.whole(), annotation));
-    return display ? el("div", { class: "wide maths" }, math) : math;
+    return display ? el("span", { class: "wide maths" }, math) : math;
   } catch (error) {
     if (!(error instanceof Unreadable)) throw error;
     const mark = display ? "$$" : "$";
