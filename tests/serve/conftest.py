@@ -41,6 +41,7 @@ class Served:
     port: int
     key: str
     store: Any  # of its responses
+    app: Any
 
     @property
     def client(self) -> Any:
@@ -121,7 +122,7 @@ def serve(bytes_folder) -> Iterator[Serve]:
             close()
 
         stops.append(stop)
-        return Served(llm, engine, port, keys[0] if keys else "none", store)
+        return Served(llm, engine, port, keys[0] if keys else "none", store, app)
 
     yield start
     for stop in stops:

@@ -6,7 +6,7 @@ import json
 
 from tests.scripted import eventually
 from tests.serve.chromium import Tab
-from tests.serve.conftest import ANSWER, CALL
+from tests.serve.conftest import ANSWER, CALL, run
 
 ENDLESS = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>on"
 IDLE = "$('#send').title === 'Send'"
@@ -131,7 +131,7 @@ class TestTrouble:
         tab.wait("$('#key').open")
         tab.js("$('#key-value').focus()")
         tab.type("secret")
-        tab.js("$('#key-save').click()")
+        tab.press("Enter")
         tab.wait("$('#model').options.length")
         ask(tab, "Hello")
         assert answers(tab)[0].endswith("Forty-two, é!")
@@ -157,6 +157,7 @@ class TestTrouble:
         tab.call("Network.emulateNetworkConditions", offline=False, **offline)
         tab.js("$('.assistant .problem button').click()")
         tab.wait(f"{IDLE} && $('.assistant .prose p')?.textContent === 'Forty-two, é!'")
+        assert tab.js("$('.versions')") is None  # what never began is no version
 
     def test_an_answer_that_breaks_off_keeps_what_came(self, visit):
         tab, served = visit("<|channel|>final<|message|>on and on")
@@ -184,6 +185,36 @@ $\href{javascript:alert(1)}{x}$ $\text{<img src=x onerror=alert(1)>}$
 |---|---|
 | <br> | [constructor]: javascript:alert(1) |
 """
+
+
+class TestPlaces:
+    def test_it_works_under_a_path_of_a_proxy(self, browser, serve):
+        served = serve(ANSWER)
+
+        async def proxy(scope, receive, send):
+            assert scope["path"].startswith("/models/tiny/")
+            await served.app(scope | {"path": scope["path"][12:]}, receive, send)
+
+        port, stop = run(proxy)
+        tab = browser.tab(f"http://127.0.0.1:{port}/models/tiny/")
+        try:
+            tab.wait("$('#model').options.length")
+            ask(tab, "Hello")
+            assert answers(tab)[0].endswith("Forty-two, é!")
+            assert tab.js("location.pathname") == "/models/tiny/"
+        finally:
+            tab.close()
+            stop()
+
+    def test_another_tab_opens_the_same_conversation(self, visit):
+        tab, _ = visit(ANSWER, final("b"))
+        ask(tab, "Hello")
+        place = tab.js("location.hash")
+        tab.press("O", "Control", "Shift")
+        ask(tab, "Other")
+        tab.js(f"location.hash = '{place}'")
+        tab.wait("$('article.user')?.innerText.includes('Hello')")
+        assert tab.js("$('#conversations [aria-current=true]').innerText") == "Hello"
 
 
 class TestSafety:

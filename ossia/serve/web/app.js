@@ -78,7 +78,8 @@ class Page {
     this.showState();
     for (const item of $("conversations").children) {
       const current = item.dataset.id === conversation.id;
-      item.firstElementChild.toggleAttribute("aria-current", current);
+      if (current) item.firstElementChild.setAttribute("aria-current", "true");
+      else item.firstElementChild.removeAttribute("aria-current");
     }
   }
 
@@ -132,6 +133,7 @@ class Page {
 
   again(node) {
     if (this.generation) return;
+    if (node.error && !node.parts.length) conversations.drop(this.conversation, node);
     this.write(node.parent);
   }
 
@@ -262,8 +264,9 @@ class Page {
         this.open((await store.load(id)) ?? this.conversation);
         if (!this.sidebar.beside) this.sidebar.close();
       };
-      const current = id === this.conversation.id;
-      const button = el("button", { type: "button", "aria-current": current, click: open }, title || "Untitled");
+      const current = id === this.conversation.id ? "true" : null;
+      const attributes = { type: "button", "aria-current": current, click: open };
+      const button = el("button", attributes, title || "Untitled");
       return el("li", { "data-id": id }, button);
     }));
   }
@@ -315,6 +318,7 @@ class Page {
     $("new").addEventListener("click", () => this.fresh());
     $("filter").addEventListener("input", () => this.listConversations());
     $("close-settings").addEventListener("click", () => this.settings.close());
+    window.addEventListener("hashchange", async () => this.open(await this.last()));
     this.menu();
     this.themes();
     explain($("shortcuts"));

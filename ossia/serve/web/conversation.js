@@ -51,6 +51,14 @@ export function turn(conversation, node, step) {
   return Boolean(next);
 }
 
+// Forget a message without children, such as an answer that never began.
+export function drop(conversation, node) {
+  const parent = conversation.nodes[node.parent];
+  parent.children = parent.children.filter((id) => id !== node.id);
+  parent.chosen = parent.children.at(-1) ?? null;
+  delete conversation.nodes[node.id];
+}
+
 // What a message says, without reasoning and calls.
 export function textOf(node) {
   if (node.role === "user") return node.content;
