@@ -159,7 +159,8 @@ class Parser {
 
   // A bracket or bar that \left did not ask for keeps its size.
   operator(text) {
-    return m("mo", /[()[\]{}|‖⟨⟩⌊⌋⌈⌉/]/.test(text) ? { stretchy: "false" } : {}, text);
+    if (/[|‖∣∥]/.test(text)) return m("mo", { stretchy: "false", lspace: "0", rspace: "0" }, text);
+    return m("mo", /[()[\]{}⟨⟩⌊⌋⌈⌉/]/.test(text) ? { stretchy: "false" } : {}, text);
   }
 
   letter(text) {
@@ -255,7 +256,8 @@ class Parser {
     const rows = this.rows();
     this.display = display;
     if (this.raw() !== name) throw new Unreadable();
-    const table = m("mtable", tableLook(set, columns), ...rows);
+    const table = m("mtable", set ? { class: `columns-${set}` } : {}, ...rows);
+    if (columns) alignColumns(rows, columns);
     if (set === "pairs") table.setAttribute("displaystyle", "true");
     const nodes = [open ? fence(open) : null, table, close ? closing(close) : null];
     return m("mrow", {}, ...nodes.filter(Boolean));
@@ -282,16 +284,21 @@ class Parser {
   }
 }
 
-// MathML Core leaves alignment to style sheets.
-function tableLook(set, columns) {
-  const kind = set || (/^[lcr|]+$/.test(columns) ? `c-${columns.replaceAll("|", "")[0]}` : "");
-  return kind ? { class: `columns-${kind}` } : {};
+// The columns of an array, as {lcr} says. MathML Core leaves alignment to style sheets.
+function alignColumns(rows, columns) {
+  const letters = columns.replace(/[^lcr]/g, "");
+  for (const { children } of rows) {
+    for (let n = 0; n < children.length; n += 1) {
+      if (letters[n]) children[n].setAttribute("class", `column-${letters[n]}`);
+    }
+  }
 }
 
 const fraction = (attributes) => (parser) => m("mfrac", attributes, parser.argument(), parser.argument());
 const style = (displaystyle, node) => m("mstyle", { displaystyle }, node);
 const text = (parser) => m("mtext", {}, parser.raw().replaceAll(" ", "\u00a0"));
 const sized = (parser) => m("mo", { stretchy: "true", minsize: "1.4em" }, parser.delimiter());
+const lined = (side) => (parser) => m("mrow", { class: side }, parser.argument());
 const nothing = () => m("mrow");
 
 function root(parser) {
@@ -324,7 +331,7 @@ function negated(parser) {
 
 function modulo(parser) {
   const inner = [m("mi", {}, "mod"), space("0.3333em"), parser.argument()];
-  return m("mrow", {}, space("1em"), fence("("), ...inner, closing(")"));
+  return m("mrow", {}, space("1em"), parser.operator("("), ...inner, parser.operator(")"));
 }
 
 const COMMANDS = {
@@ -344,7 +351,9 @@ const COMMANDS = {
   big: sized, Big: sized, bigg: sized, Bigg: sized, bigl: sized, bigr: sized, Bigl: sized,
   Bigr: sized, biggl: sized, biggr: sized, Biggl: sized, Biggr: sized, bigm: sized,
   stackrel: stacked, overset: stacked, underset: beneath,
-  boxed: (parser) => m("mrow", { class: "boxed" }, parser.argument()),
+  boxed: lined("boxed"),
+  overline: lined("overline"),
+  underline: lined("underline"),
   not: negated,
   pmod: modulo,
   bmod: () => m("mo", { lspace: "0.2222em", rspace: "0.2222em" }, "mod"),

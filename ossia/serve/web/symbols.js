@@ -52,12 +52,12 @@ export const SPACES = new Map([
 // Accents over one symbol, and what stretches over, or under, all of it.
 export const OVER = pairs(`
   hat ^ check ˇ tilde ~ acute ´ grave \` dot ˙ ddot ¨ dddot ⃛ breve ˘ bar ¯ vec → mathring ˚
-  widehat ^ widetilde ~ overline ¯ overrightarrow → overleftarrow ← overbrace ⏞ overbracket ⎴
+  widehat ^ widetilde ~ overrightarrow → overleftarrow ← overbrace ⏞ overbracket ⎴
 `);
-export const UNDER = pairs("underline _ underbrace ⏟ underbracket ⎵");
+export const UNDER = pairs("underbrace ⏟ underbracket ⎵");
 export const STRETCHED = new Set(
-  ("widehat widetilde overline overrightarrow overleftarrow overbrace overbracket underline " +
-    "underbrace underbracket").split(" "),
+  ("widehat widetilde overrightarrow overleftarrow overbrace overbracket underbrace " +
+    "underbracket").split(" "),
 );
 
 // The first capital, small letter and digit of Unicode's alphabets, and letters that are elsewhere.
