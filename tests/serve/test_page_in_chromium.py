@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import pytest
+from fastapi import FastAPI, Request
+from starlette.responses import JSONResponse, Response
+
+from ossia.serve import page
 from tests.scripted import eventually
 from tests.serve.chromium import Tab
 from tests.serve.conftest import ANSWER, CALL, run
@@ -124,7 +131,111 @@ class TestChat:
         tab.wait("$('#conversations').innerText.trim() === 'Pears'")
 
 
+class Canned:
+    """A server with the page, and answers that are written here."""
+
+    def __init__(self, *answers: Response) -> None:
+        self.app, self.bodies = FastAPI(), []
+        self.app.include_router(page.routes())
+        left = iter(answers)
+
+        @self.app.get("/v1/models")
+        async def _models():
+            return {"data": [{"id": "tiny"}]}
+
+        @self.app.post("/v1/chat/completions")
+        async def _complete(request: Request):
+            self.bodies.append(await request.json())
+            return next(left)
+
+
+def stream(*deltas: dict[str, Any]) -> Response:
+    chunks = [{"choices": [{"delta": delta, "finish_reason": None}]} for delta in deltas]
+    lines = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks]
+    return Response("".join([*lines, "data: [DONE]\n\n"]), media_type="text/event-stream")
+
+
+@pytest.fixture
+def canned(browser) -> Iterator[Callable[..., tuple[Tab, Canned]]]:
+    """canned(*answers) opens the page of a server that gives them."""
+    ends: list[Callable[[], None]] = []
+
+    def start(*answers: Response) -> tuple[Tab, Canned]:
+        served = Canned(*answers)
+        port, stop = run(served.app)
+        tab = browser.tab(f"http://127.0.0.1:{port}/")
+        ends.extend((tab.close, stop))
+        tab.wait("$('#model').options.length")
+        return tab, served
+
+    yield start
+    for end in ends:
+        end()
+
+
+def served_call(**fields: Any) -> dict[str, Any]:
+    return {"server_tool_calls": [{"index": 0, **fields}]}
+
+
+class TestToolsOfTheServer:
+    def test_a_call_and_its_result_stand_where_they_happened(self, canned):
+        named = {"id": "c1", "type": "function", "server_label": "python"}
+        tab, served = canned(
+            stream(
+                {"reasoning_content": "Compute."},
+                served_call(**named, function={"name": "python", "arguments": ""}),
+                served_call(function={"arguments": '{"code": "print('}),
+                served_call(function={"arguments": '6 * 7)"}'}),
+                served_call(output="42\n", is_error=False),
+                {"reasoning_content": "So it is."},
+                {"content": "It is 42."},
+            ),
+            stream({"content": "Yes."}),
+        )
+        ask(tab, "Six times seven?")
+        shown = tab.js("[...$('.assistant .body').children].map((e) => e.className)")
+        assert shown == ["reasoning", "call", "reasoning", "prose"]
+        assert tab.js("$('.call header').innerText").split() == ["python", "·", "python", "done"]
+        assert tab.js("$('.call dd').innerText") == "print(6 * 7)"
+        assert tab.js("$('.call .result pre').innerText") == "42\n"
+        assert tab.js("$('.result-form')") is None
+        ask(tab, "Sure?", f"{IDLE} && $$('article').length === 4")
+        sent = served.bodies[1]["messages"][1]
+        assert sent["content"] == "It is 42."
+        assert sent["server_tool_calls"] == [
+            {
+                **named,
+                "function": {"name": "python", "arguments": '{"code": "print(6 * 7)"}'},
+                "output": "42\n",
+                "is_error": False,
+            }
+        ]
+
+    def test_one_that_failed_says_so(self, canned):
+        call = {"id": "c1", "server_label": "files", "function": {"name": "read", "arguments": "?"}}
+        tab, _ = canned(stream(served_call(**call), served_call(output="no", is_error=True)))
+        ask(tab, "Read it")
+        assert tab.js("$('.call header').innerText").split()[-1] == "failed"
+        assert tab.js("$('.call > pre').innerText") == "?"
+
+
 class TestTrouble:
+    def test_a_busy_server_says_when_to_come_back(self, canned):
+        busy = {"error": {"message": "the server is busy"}}
+        tab, _ = canned(JSONResponse(busy, 429, {"Retry-After": "7"}), stream({"content": "Now."}))
+        ask(tab, "Hello")
+        said = tab.js("$('.assistant .problem span').innerText")
+        assert said == "the server is busy; try again in 7 s"
+        tab.js("$('.assistant .problem button').click()")
+        tab.wait(f"{IDLE} && $('.assistant .prose')?.innerText === 'Now.'")
+
+    def test_what_is_no_api_is_told(self, canned):
+        tab, _ = canned(Response("<h1>Bad gateway</h1>", 502), Response("data: {", 200))
+        ask(tab, "Hello")
+        assert "status 502" in tab.js("$('.assistant .problem').innerText")
+        tab.js("$('.assistant .problem button').click()")
+        tab.wait(f"{IDLE} && $('.assistant .problem').innerText.includes('ended before')")
+
     def test_it_asks_for_the_key_of_a_server_that_has_one(self, visit):
         tab, _ = visit(ANSWER, keys=("secret",))
         tab.js("$('#notice button').click()")

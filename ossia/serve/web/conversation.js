@@ -70,8 +70,14 @@ function joined(node, type) {
   return parts.map((part) => part.text).join(type === "text" ? "" : "\n\n");
 }
 
+// The calls whose results the user gives.
 export function callsOf(node) {
-  return (node.parts ?? []).filter((part) => part.type === "call");
+  return (node.parts ?? []).filter((part) => part.type === "call" && !part.server);
+}
+
+// The calls that the server ran itself.
+function servedOf(node) {
+  return (node.parts ?? []).filter((part) => part.type === "call" && part.server);
 }
 
 // The messages, up to and with `last`, as Chat Completions takes them.
@@ -98,16 +104,23 @@ function wire(node) {
   const message = { role: "assistant", content };
   const reasoning = joined(node, "reasoning");
   if (reasoning) message.reasoning_content = reasoning;
+  const served = servedOf(node).filter((call) => call.result !== null);
+  if (served.length) message.server_tool_calls = served.map(servedWire);
   if (!calls.length) return [message];
-  message.tool_calls = calls.map((call) => ({
-    id: call.id,
-    type: "function",
-    function: { name: call.name, arguments: call.arguments },
-  }));
+  message.tool_calls = calls.map(callWire);
   const results = calls
     .filter((call) => call.result !== null)
     .map((call) => ({ role: "tool", tool_call_id: call.id, content: call.result }));
   return [message, ...results];
+}
+
+function callWire({ id, name, arguments: given }) {
+  return { id, type: "function", function: { name, arguments: given } };
+}
+
+function servedWire(call) {
+  const ran = { server_label: call.server, output: call.result, is_error: Boolean(call.failed) };
+  return { ...callWire(call), ...ran };
 }
 
 function titleOf(text) {

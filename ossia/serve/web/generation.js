@@ -39,7 +39,7 @@ export class Generation {
     if (node.state === "stopped") return;
     node.error = error.message;
     node.status = error.status ?? 0;
-    if (error.retryAfter) node.error += ` Try again in ${error.retryAfter} s.`;
+    if (error.retryAfter) node.error += `; try again in ${error.retryAfter} s`;
   }
 
   stop() {

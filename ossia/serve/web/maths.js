@@ -159,7 +159,7 @@ class Parser {
 
   // A bracket or bar that \left did not ask for keeps its size.
   operator(text) {
-    if (/[|‖∣∥]/.test(text)) return m("mo", { stretchy: "false", lspace: "0", rspace: "0" }, text);
+    if (/[|‖]/.test(text)) return m("mo", { stretchy: "false", lspace: "0", rspace: "0" }, text);
     return m("mo", /[()[\]{}⟨⟩⌊⌋⌈⌉/]/.test(text) ? { stretchy: "false" } : {}, text);
   }
 

@@ -50,16 +50,18 @@ export class MessageView {
     if (!waiting) this.waiting?.remove();
     parts.forEach((part, n) => {
       this.parts[n] ??= this.addPart(part);
-      this.parts[n](this.running && n === parts.length - 1);
+      this.parts[n](this.running && n === parts.length - 1, this.running);
     });
   }
 
-  // Append what shows a part. Returns what shows it anew, given whether it still grows.
+  // Append what shows a part. Returns what shows it anew, given whether it may still grow, and
+  // whether the message does.
   addPart(part) {
     if (part.type === "call") {
       const card = el("section", { class: "call", "aria-label": `Call of ${part.name}` });
       this.body.append(card);
-      return (growing) => showCall(card, part, growing, () => this.actions.answer(this.node));
+      const answered = () => this.actions.answer(this.node);
+      return (growing, running) => showCall(card, part, statusOf(part, growing, running), answered);
     }
     const text = el("div", { class: "prose" });
     if (part.type === "text") {
@@ -193,14 +195,25 @@ function costOf(stats, running) {
 }
 
 // A call as a card: its name, its arguments, and its result or the fields to give one.
-function showCall(card, part, growing, answered) {
-  const state = `${growing} ${part.arguments.length} ${part.result === null}`;
+function showCall(card, part, status, answered) {
+  const state = `${status} ${part.arguments.length}`;
   if (card.state === state) return;
   card.state = state;
-  const status = part.result !== null ? "done" : growing ? "writing…" : "waits for a result";
-  const head = el("header", {}, icon("tool"), el("strong", {}, part.name), el("span", {}, status));
-  const result = part.result === null ? !growing && resultForm(part, answered) : resultOf(part);
-  card.replaceChildren(head, argumentsOf(part, growing), ...(result ? [result] : []));
+  const name = part.server ? `${part.server} · ${part.name}` : part.name;
+  const head = el("header", {}, icon("tool"), el("strong", {}, name), el("span", {}, status));
+  const rest = [argumentsOf(part, status === WRITING)];
+  if (part.result !== null) rest.push(resultOf(part));
+  else if (status === WAITING) rest.push(resultForm(part, answered));
+  card.replaceChildren(head, ...rest);
+}
+
+const WRITING = "writing…";
+const WAITING = "waits for a result";
+
+function statusOf(part, growing, running) {
+  if (part.result !== null) return part.failed ? "failed" : "done";
+  if (part.server) return running ? "running…" : "has no result";
+  return growing ? WRITING : WAITING;
 }
 
 function argumentsOf(part, growing) {
@@ -213,6 +226,7 @@ function argumentsOf(part, growing) {
   if (growing || value === null || typeof value !== "object" || Array.isArray(value)) {
     return el("pre", {}, part.arguments);
   }
+  if (!Object.keys(value).length) return "";
   const rows = Object.entries(value).flatMap(([name, given]) => [
     el("dt", {}, name),
     el("dd", {}, typeof given === "string" ? given : JSON.stringify(given, null, 1)),

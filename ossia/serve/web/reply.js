@@ -1,7 +1,8 @@
 // A reply as it arrives: the parts of a message, in the order in which the model wrote them.
 //
 // A part is {type: "reasoning", text, seconds}, {type: "text", text}, or
-// {type: "call", id, name, arguments, result}, whose result is null until there is one.
+// {type: "call", id, name, arguments, result, server, failed}, whose result is null until there is
+// one; server is the label of the server's tool that it calls, null where the user gives the result.
 
 export class Reply {
   // message: the assistant's message, whose parts and statistics grow with each chunk.
@@ -23,7 +24,8 @@ export class Reply {
     const delta = choice.delta ?? {};
     if (delta.reasoning_content) this.text("reasoning", delta.reasoning_content);
     if (delta.content) this.text("text", delta.content);
-    for (const call of delta.tool_calls ?? []) this.call(call);
+    for (const call of delta.tool_calls ?? []) this.call(call, `user ${call.index}`);
+    for (const call of delta.server_tool_calls ?? []) this.call(call, `server ${call.index}`);
     if (choice.finish_reason) message.finish = choice.finish_reason;
   }
 
@@ -40,14 +42,17 @@ export class Reply {
     }
   }
 
-  call(delta) {
-    this.tick();
-    let part = this.calls.get(delta.index);
+  call(delta, key) {
+    if (delta.function) this.tick();
+    let part = this.calls.get(key);
     if (!part) {
       part = { type: "call", id: delta.id, name: "", arguments: "", result: null };
-      this.calls.set(delta.index, part);
+      part.server = delta.server_label ?? null;
+      this.calls.set(key, part);
       this.message.parts.push(part);
     }
+    if (delta.output !== undefined) part.result = delta.output;
+    if (delta.is_error) part.failed = true;
     part.name += delta.function?.name ?? "";
     part.arguments += delta.function?.arguments ?? "";
   }
