@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EMULATE := -C cmake.define.OSSIA_EMULATE_AMX=ON
 
-.PHONY: run test lint format sanitize wheel test-wheel test-lowest clean
+.PHONY: run test clients lint format sanitize wheel test-wheel test-lowest clean
 
 run: .venv/ossia.installed
 	printf '%s\n' "How many r in strawberry?" "What is 48213 * 977?" "What does os.path.exists do?" | \
@@ -11,6 +11,21 @@ run: .venv/ossia.installed
 
 test: lint
 	OSSIA_TEST_BUILD=1 $(BIN)/pytest -q -n 2 --durations=20
+
+# The server with real clients (docs/clients.md), which are in an environment of their own. One that cannot be installed is skipped.
+clients: .venv/test.installed .venv-clients/node/installed .venv-clients/shared/installed
+	.venv-clients/shared/bin/pytest -q -rs --confcutdir tests/clients tests/clients
+
+.venv-clients/%/installed: tests/clients/requirements/%.txt
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install --quiet --constraint $< pytest
+	-$(@D)/bin/pip install --quiet --requirement $<
+	touch $@
+
+.venv-clients/node/installed: tests/clients/package.json
+	mkdir -p $(@D)
+	-cp $< $(@D) && npm install --prefix $(@D) --no-audit --no-fund
+	touch $@
 
 lint: .venv/test.installed
 	$(BIN)/ruff check .
@@ -79,4 +94,4 @@ test-lowest: wheel
 	touch $@
 
 clean:
-	rm -rf .venv build dist .pytest_cache .ruff_cache
+	rm -rf .venv .venv-clients build dist .pytest_cache .ruff_cache

@@ -14,6 +14,7 @@ import torch
 from ossia.text import Tokenizer, load_tokenizer
 from tests.text.harmony_reference import write_o200k
 
+collect_ignore = ["clients"]  # in environments of their own: make clients
 pytest_plugins = ("tests.commands", "tests.training")
 
 # Tiny models gain nothing from threads, and with several test processes they fight over the cores.
