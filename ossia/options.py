@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cache
+from os import PathLike
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -329,6 +330,19 @@ class EngineOptions(Options):
             "them is read only from where it departs from it."
         ),
     ] = True
+    speculate: Annotated[
+        str | None,
+        Option(
+            "Draft tokens and verify several in one step, which changes none of them: ngram drafts "
+            "what followed the same words before; a folder or hub name is a smaller model of the "
+            "same vocabulary.",
+            metavar="ngram|MODEL",
+            default="off",
+        ),
+    ] = None
+    speculate_tokens: Annotated[
+        int, Option("Most tokens to draft for a request in a step.", minimum=1, maximum=15)
+    ] = 6
     max_queue: Annotated[
         int, Option("Unfinished requests, running and waiting; more are refused.", minimum=1)
     ] = 1024
@@ -336,6 +350,12 @@ class EngineOptions(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_size("kv_memory", self.kv_memory)
+        if isinstance(self.speculate, PathLike):
+            object.__setattr__(self, "speculate", str(self.speculate))
+        if self.speculate is not None and not (self.speculate and isinstance(self.speculate, str)):
+            raise OssiaError(
+                f"--speculate must be ngram or a model's folder or name, not {self.speculate!r}"
+            )
 
 
 _SAMPLING_DEFAULT = "the checkpoint's, else off"

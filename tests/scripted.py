@@ -149,7 +149,7 @@ class ScriptedEngine:
         self.aborted.append(request_id)
 
     def stats(self) -> EngineStats:
-        return EngineStats(len(self.running), 0, {}, 0, 0, 0, 0, 0)
+        return EngineStats(len(self.running), 0, {}, 0, 0, 0, 0, 0, 7, 5)
 
 
 def eventually(condition: Callable[[], bool]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -106,8 +106,10 @@ class Parts:
             defaults = Defaults.of(text.read_generation_config(beside), source)
         except OssiaError as error:
             raise OssiaError(f"{source}: {error}") from error
+        draft = _find_draft(options.speculate, tokenizer)
         decoder = checkpoint.load(folder, load)
-        engine = Engine(decoder, options)
+        smaller = draft and checkpoint.load(draft, replace(load, expert_memory=None))
+        engine = Engine(decoder, options, draft=smaller)
         driver = Driver(engine, options.max_queue)
         name = f"{folder}: the tokenizer"
         about = About(
@@ -120,6 +122,18 @@ class Parts:
         )
         reads = _reads(store_of(decoder))
         return cls(driver, tokenizer, chat_format, defaults, name, about, reads)
+
+
+def _find_draft(name: str | None, tokenizer: text.Tokenizer) -> Path | None:
+    """The folder of the draft model that is named. Raises OssiaError if its tokens are others."""
+    if name is None or name == "ngram":
+        return None
+    folder = checkpoint.find(name)
+    if not text.load_tokenizer(checkpoint.text_folder(folder)).is_like(tokenizer):
+        raise OssiaError(
+            f"{name} cannot draft for this model: its tokenizer gives other ids to the same tokens"
+        )
+    return folder
 
 
 def _load_format(folder: Path, tokenizer: text.Tokenizer) -> text.ChatFormat:

@@ -43,6 +43,17 @@ def kv_budget(decoder: Decoder, kv_memory: int | str | None) -> int:
     return max(free - weights, free // 8) // 2
 
 
+def shares(budget: int, decoder: Decoder, draft: Decoder | None) -> tuple[int, int]:
+    """A budget divided so that a model and its draft model can hold equally long texts."""
+    if draft is None:
+        return budget, 0
+    mine, its = (
+        sum(position_bytes(kind, model.dtype) for kind in model.layer_kinds)
+        for model in (decoder, draft)
+    )
+    return budget * mine // (mine + its), budget * its // (mine + its)
+
+
 def plan_pages(
     layers: Sequence[LayerKind], budget: int, limits: CacheLimits, dtype: torch.dtype
 ) -> dict[LayerKind, int]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import dataclass, replace
+from itertools import count, islice
 from typing import TYPE_CHECKING
 
 import torch
 
-from ossia.engine.capacity import kv_budget, plan_pages
+from ossia.engine.capacity import kv_budget, plan_pages, shares
+from ossia.engine.draft import Repetition, Speculation
+from ossia.engine.draft_model import ModelDrafter
 from ossia.engine.kv import CacheLimits, KVCache, PageCounts, PagedText
 from ossia.engine.logprobs import PromptScores
 from ossia.engine.request import (
@@ -35,13 +37,19 @@ if TYPE_CHECKING:
     from ossia.model import Decoder
 
 
+# The most positions of a step with drafts. On a CPU up to 16 are computed by kernels that are bound
+# by memory and give each the same bits as alone (docs/cpu.md).
+_CPU_ROWS, _GPU_ROWS = 16, 128
+
+
 @dataclass(frozen=True)
 class EngineStats:
     """An engine's figures, at one moment and since it was made.
 
     prefix_queries: tokens of all admitted prompts; prefix_hits: those of them that the prefix cache
     had. evictions: cached pages given up for memory. preemptions: requests that gave up their pages
-    to older ones and were computed again.
+    to older ones and were computed again. drafted_tokens, accepted_tokens: by speculation, those
+    that a step verified, and those of them that were what was sampled.
     """
 
     running: int
@@ -52,16 +60,26 @@ class EngineStats:
     evictions: int
     preemptions: int
     generated_tokens: int
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class Engine:
     """Decodes up to `max_batch` requests together; more wait their turn.
 
+    draft: a smaller model of the same vocabulary, which drafts tokens (`ossia.engine.draft`).
+
     Not thread-safe: one thread adds, steps and aborts. Raises OssiaError for options that this
     decoder or this machine cannot meet.
     """
 
-    def __init__(self, decoder: Decoder, options: EngineOptions | None = None) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        options: EngineOptions | None = None,
+        *,
+        draft: Decoder | None = None,
+    ) -> None:
         options = options or EngineOptions()
         on_gpu = decoder.device.type == "cuda"
         self.config = decoder.config
@@ -69,10 +87,14 @@ class Engine:
         large_chunks = on_gpu or decoder.fetches_experts
         self.prefill_chunk = options.prefill_chunk or (2048 if large_chunks else 512)
         dtype = torch.int8 if options.kv == "int8" else decoder.dtype
+        speculates = draft is not None or options.speculate is not None
         limits = CacheLimits(
-            options.page_size, self.prefill_chunk, self.max_batch, self.config.context_length
+            options.page_size,
+            max(self.prefill_chunk, 1 + options.speculate_tokens * speculates),
+            self.max_batch,
+            self.config.context_length,
         )
-        budget = kv_budget(decoder, options.kv_memory)
+        budget, draft_budget = shares(kv_budget(decoder, options.kv_memory), decoder, draft)
         num_pages = plan_pages(decoder.layer_kinds, budget, limits, dtype)
         try:
             pool = PagePool(
@@ -82,13 +104,17 @@ class Engine:
                 dtype=dtype,
                 device=decoder.device,
             )
+            self.speculation = _speculation(decoder, draft, options, limits, draft_budget)
         except RuntimeError as error:  # torch's, when an allocation fails
             raise OssiaError(
                 f"no {format_size(budget)} for keys and values on {decoder.device}: lower kv_memory"
             ) from error
         self.kv = KVCache(num_pages, limits, prefix_cache=options.prefix_cache)
         self.scheduler = Scheduler(
-            self.kv, prefill_chunk=self.prefill_chunk, max_batch=self.max_batch
+            self.kv,
+            prefill_chunk=self.prefill_chunk,
+            max_batch=self.max_batch,
+            speculation=self.speculation,
         )
         self.runner = Runner(decoder, pool, self.kv)
         self.sampler = Sampler(decoder.ops)
@@ -166,7 +192,7 @@ class Engine:
         try:
             computed = self.runner.run(step)
             _check_scores(step, computed)
-            states = [chunk.sequence.sampler for chunk in step if chunk.wanted]
+            states = [state for chunk in step for state in chunk.samplers]
             samples = self.sampler.sample(computed.logits, states)
         except RequestError as error:
             return self._fail([error.request_id], error)
@@ -192,6 +218,8 @@ class Engine:
             evictions=sum(store.evictions for store in stores),
             preemptions=scheduler.preemptions,
             generated_tokens=self._generated,
+            drafted_tokens=self.speculation.drafted if self.speculation else 0,
+            accepted_tokens=self.speculation.accepted if self.speculation else 0,
         )
 
     def generate(self, requests: Iterable[Request]) -> list[Result]:
@@ -222,8 +250,8 @@ class Engine:
 
     def _commit(self, step: list[Chunk], samples: list[Sample], computed: Computed) -> list[Output]:
         remaining = iter(samples)
-        accepted = [[next(remaining)] if chunk.wanted else [] for chunk in step]
-        outputs = self.scheduler.commit(step, accepted, computed.scores)
+        sampled = [[*islice(remaining, chunk.wanted)] for chunk in step]
+        outputs = self.scheduler.commit(step, sampled, computed.scores)
         self._generated += sum(isinstance(output, TokenOutput) for output in outputs)
         return [*outputs]
 
@@ -231,6 +259,35 @@ class Engine:
         for request_id in request_ids:
             self.scheduler.remove(request_id, forget=True)
         return [Failure(request_id, error) for request_id in request_ids]
+
+
+def _speculation(
+    decoder: Decoder,
+    draft: Decoder | None,
+    options: EngineOptions,
+    limits: CacheLimits,
+    budget: int,
+) -> Speculation | None:
+    """What drafts tokens; None if nothing is to. Raises OssiaError for what cannot."""
+    vocab_size, context_length = decoder.config.vocab_size, limits.context_length
+    if draft is not None:
+        if draft.config.vocab_size != vocab_size:
+            raise OssiaError(
+                f"the draft model's vocabulary has {draft.config.vocab_size} ids, and the model's "
+                f"{vocab_size}: they must be the same"
+            )
+        limits = replace(limits, context_length=min(context_length, draft.config.context_length))
+        drafter = ModelDrafter(draft, limits, budget, prefix_cache=options.prefix_cache)
+    elif options.speculate is None:
+        return None
+    elif options.speculate == "ngram":
+        drafter = Repetition()
+    else:
+        raise OssiaError(
+            f"an engine takes the draft model itself, not its name {options.speculate}"
+        )
+    rows = _GPU_ROWS if decoder.device.type == "cuda" else _CPU_ROWS
+    return Speculation(drafter, most=options.speculate_tokens, rows=rows, vocab_size=vocab_size)
 
 
 def _check_scores(step: list[Chunk], computed: Computed) -> None:

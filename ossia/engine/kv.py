@@ -297,6 +297,21 @@ class KVCache:
         text.version += 1
         return True
 
+    def shrink(self, text: PagedText, length: int) -> None:
+        """Take back an open text's pages after its first `length` positions: those of tokens that
+        were drafted and rejected. None of them is published.
+        """
+        end = -(-length // self.page_size)
+        if end >= text.columns:
+            return
+        for store, pages in zip(self.stores, text.pages, strict=True):
+            for page in pages[end:]:
+                store.release(page)
+            del pages[end:]
+            self.table[store.kind][text.row, end : text.columns] = 0
+        text.columns = end
+        text.version += 1
+
     def commit(self, text: PagedText, computed: int) -> None:
         """The first `computed` positions of an open text now have keys and values: publish full
         pages, and release those that no later query can see.

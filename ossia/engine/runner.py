@@ -1,7 +1,7 @@
 """One forward pass over a step's chunks: tokens, positions and page tables in, logits out, and the
 log-probabilities of prompts' tokens.
 
-A step in which each sequence reads one token has its inputs in memory that stays where it is, so
+A step in which each span is one token has its inputs in memory that stays where it is, so
 that a backend can record the whole step once and replay it after that.
 """
 
@@ -33,6 +33,29 @@ class Computed(NamedTuple):
     scores: list[list[TokenLogprob]]
 
 
+class Span(NamedTuple):
+    """Tokens of one text that are read as one query of attention, the first at position `start`."""
+
+    text: PagedText
+    start: int
+    tokens: tuple[int, ...]
+
+
+def _spans(step: Sequence[Chunk]) -> list[Span]:
+    """The chunks; each token of a chunk whose positions are all wanted (a text's last token, and
+    those drafted after it) is on its own, computed as in a step of its own: a backend writes all
+    keys before it reads any.
+    """
+    spans: list[Span] = []
+    for chunk in step:
+        text, start, tokens = chunk.sequence.text, chunk.start, chunk.tokens
+        if chunk.wanted == len(tokens):
+            spans += [Span(text, start + i, (token,)) for i, token in enumerate(tokens)]
+        else:
+            spans.append(Span(text, start, tokens))
+    return spans
+
+
 class Runner:
     """A decoder, and the pool that its keys and values go to.
 
@@ -51,17 +74,19 @@ class Runner:
     def run(self, step: Sequence[Chunk]) -> Computed:
         """Read the chunks' tokens."""
         if self._recorder is not None and all(
-            chunk.wanted == 1 and len(chunk.tokens) == 1 and not chunk.scored for chunk in step
+            chunk.wanted == len(chunk.tokens) and not chunk.scored for chunk in step
         ):
+            spans = _spans(step)
             for rows in self._recorder.buckets:
-                if rows >= len(step):
-                    return self._decode(step, rows)
+                if rows >= len(spans):
+                    return self._decode(step, spans, rows)
         return self._read(step)
 
     def _read(self, step: Sequence[Chunk]) -> Computed:
         """Any step, operation by operation."""
-        spans = [(chunk.end, len(chunk.tokens)) for chunk in step]
-        tables = self.kv.tables([chunk.sequence.text for chunk in step], max(spans)[0])
+        queries = _spans(step)
+        spans = [(query.start + len(query.tokens), len(query.tokens)) for query in queries]
+        tables = self.kv.tables([query.text for query in queries], max(spans)[0])
         where = PagedKV(
             self.pool,
             {kind: table.to(self.device) for kind, table in tables.items()},
@@ -95,13 +120,13 @@ class Runner:
         hidden = hidden[chunk.scored_from - chunk.start :][: len(chunk.scored)]
         return score(self.decoder, hidden, chunk.scored, scores.alternatives)
 
-    def _decode(self, step: Sequence[Chunk], rows: int) -> Computed:
-        """A step in which each sequence reads one token, recorded for `rows` of them."""
+    def _decode(self, step: Sequence[Chunk], spans: Sequence[Span], rows: int) -> Computed:
+        """A step whose spans are of one token each, recorded for `rows` of them."""
         assert self._recorder is not None
         decode = self._decode_steps.get(rows)
         if decode is None:
             decode = self._decode_steps[rows] = DecodeStep(self.decoder, self.pool, self.kv, rows)
-        decode.fill(step)
+        decode.fill(spans)
         if decode.recorded is not None:
             decode.recorded.replay()
         else:
@@ -110,7 +135,7 @@ class Runner:
                 self._recorder = None
                 self._decode_steps.clear()
                 return self._read(step)
-        return Computed(decode.recorded.result[: len(step)], [[] for _ in step])
+        return Computed(decode.recorded.result[: len(spans)], [[] for _ in step])
 
     def _integers(self, rows: Iterable[Sequence[int]]) -> Tensor:
         """int64 (rows, columns) on the decoder's device."""
@@ -118,8 +143,8 @@ class Runner:
 
 
 class DecodeStep:
-    """The inputs of a step in which up to `rows` sequences read one token each, in memory that
-    stays where it is. Rows that no sequence has read a token 0 at position 0 and write its keys and
+    """The inputs of a step of up to `rows` spans of one token each, in memory that stays where it
+    is. Rows that no span has read a token 0 at position 0 and write its keys and
     values to page 0, which belongs to no text.
     """
 
@@ -141,22 +166,21 @@ class DecodeStep:
         self._tokens, self._positions, lengths, counts = self._numbers
         self._where = PagedKV(pool, self._tables, lengths, counts)
 
-    def fill(self, step: Sequence[Chunk]) -> None:
-        """Make these chunks, of one token each, what `compute` reads."""
-        padding = [0] * (len(self._texts) - len(step))
-        starts = [chunk.start for chunk in step]
+    def fill(self, spans: Sequence[Span]) -> None:
+        """Make these spans, of one token each, what `compute` reads."""
+        padding = [0] * (len(self._texts) - len(spans))
+        starts = [span.start for span in spans]
         numbers = (
-            [chunk.tokens[0] for chunk in step] + padding,
+            [span.tokens[0] for span in spans] + padding,
             starts + padding,
             [start + 1 for start in starts] + [1] * len(padding),
         )
         staged = torch.tensor(numbers, pin_memory=self._pinned)
         self._numbers[:3].copy_(staged, non_blocking=True)
-        for row, chunk in enumerate(step):
-            text = chunk.sequence.text
-            if self._versions[row] != text.version or self._texts[row] is not text:
-                self._copy(row, text)
-        for row in range(len(step), len(self._texts)):
+        for row, span in enumerate(spans):
+            if self._versions[row] != span.text.version or self._texts[row] is not span.text:
+                self._copy(row, span.text)
+        for row in range(len(spans), len(self._texts)):
             if self._texts[row] is not None:
                 for table in self._tables.values():
                     table[row, 0] = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -89,6 +90,13 @@ class History:
         self.biases = [*map(float, biased.values()), *[0.0] * (len(ids) - len(biased))]
         self.counts = [0 if token in seen else -1 for token in ids]
 
+    def copy(self) -> History:
+        """An independent history of the same tokens."""
+        other = copy(self)
+        other.slots, other.ids = dict(self.slots), list(self.ids)
+        other.biases, other.counts = list(self.biases), list(self.counts)
+        return other
+
     def record(self, token: int) -> None:
         """Count a token of the output."""
         if not penalizes(self._params):
@@ -128,7 +136,9 @@ class SamplerState:
         self.drawn = 0
         edits = bool(params.logit_bias) or penalizes(params)
         self.history = History(params, prompt) if edits else None
+        self.drafted = False  # whether it holds only if a drafted token is the one sampled
         self._unaccepted: list[int] = []  # tokens that the constraint has not been told
+        self._allowed: memoryview | None = None  # the bits, if they are known
 
     def uniform(self) -> float:
         """The number that picks the request's next token."""
@@ -140,6 +150,9 @@ class SamplerState:
         Raises ConstraintError for whatever it raises.
         """
         assert self.constraint is not None
+        if self._allowed is not None:
+            bits[:] = self._allowed
+            return
         try:
             if self._unaccepted:
                 self.constraint.accept(self._unaccepted)
@@ -156,6 +169,37 @@ class SamplerState:
             self.history.record(token)
         if self.constraint is not None:
             self._unaccepted.append(token)
+            self._allowed = None
+
+    def after(self, token: int, vocab_size: int) -> SamplerState | None:
+        """The state in which the next token would be sampled if a drafted one were sampled now;
+        None if the constraint does not allow it, or fails.
+        """
+        other = copy(self)
+        other.drafted = True
+        if self.history is not None:
+            other.history = self.history.copy()
+        if self.constraint is not None:
+            if not self._allows(token, vocab_size):
+                return None
+            try:
+                other.constraint = self.constraint.copy()
+            except Exception:  # what it is needed for without drafts tells what is wrong with it
+                return None
+            other._unaccepted = []
+        other.record(token)
+        return other
+
+    def _allows(self, token: int, vocab_size: int) -> bool:
+        """Whether the constraint allows a token; the bits are kept for `mask`."""
+        if self._allowed is None:
+            allowed = memoryview(bytearray(4 * -(-vocab_size // 32))).cast("I")
+            try:
+                self.mask(allowed)
+            except ConstraintError:
+                return False
+            self._allowed = allowed
+        return bool(self._allowed[token // 32] >> token % 32 & 1)
 
 
 class Sampler:
@@ -167,7 +211,8 @@ class Sampler:
 
     @torch.inference_mode()
     def sample(self, logits: Tensor, states: Sequence[SamplerState]) -> list[Sample]:
-        """One token for each row of logits (rows, vocab) by the parameters of its state.
+        """One token for each row of logits (rows, vocab) by the parameters of its state, -1 where a
+        drafted state has none.
 
         Raises a RequestError that names the first request without a token, before any state has
         changed: LogitsError if its logits hold NaN or +inf, or are -inf throughout; ConstraintError
@@ -175,19 +220,30 @@ class Sampler:
         """
         if not states:
             return []
-        if self._batch is None or not self._batch.serves(logits, states):
-            self._batch = Batch(states, logits.shape[-1], logits.device)
-        self._batch.prepare()
-        tokens = self._backend.sample(logits, self._batch.table).tolist()
+        tokens = self._ids(logits, states)
         for row, (token, state) in enumerate(zip(tokens, states, strict=True)):
-            if token < 0:
+            if token < 0 and not state.drafted:
                 if not logits[row].amax().isfinite():
                     raise LogitsError(state.request_id)
                 problem = "allows no id that the model gives any probability"
                 raise ConstraintError(state.request_id, problem)
         samples = _report(logits, tokens, states)
+        assert self._batch is not None
         self._batch.record(tokens)
         return samples
+
+    def ids(self, logits: Tensor, states: Sequence[SamplerState]) -> list[int]:
+        """As `sample`, but only the ids, -1 where there is none, and no state changes."""
+        ids = self._ids(logits, states) if states else []
+        if any(state.history is not None for state in states):
+            self._batch = None  # its table would not learn of the tokens
+        return ids
+
+    def _ids(self, logits: Tensor, states: Sequence[SamplerState]) -> list[int]:
+        if self._batch is None or not self._batch.serves(logits, states):
+            self._batch = Batch(states, logits.shape[-1], logits.device)
+        self._batch.prepare(states)
+        return self._backend.sample(logits, self._batch.table).tolist()
 
 
 class Batch:
@@ -209,29 +265,35 @@ class Batch:
         return (
             not self._full
             and len(states) == len(self._states)
-            and all(a is b for a, b in zip(states, self._states, strict=True))
+            and all(a is b or _alike(a, b) for a, b in zip(states, self._states, strict=True))
             and logits.shape[-1] == self._vocab
             and logits.device == self._device
         )
 
-    def prepare(self) -> None:
+    def prepare(self, states: Sequence[SamplerState]) -> None:
         """Fill in what changes every step: the random numbers and the constraints' bits."""
-        table = self.table
+        self._states, table = tuple(states), self.table
         if len(table.sampled):
             numbers = [0.0 if s.params.greedy else s.uniform() for s in self._states]
             table.uniforms.copy_(torch.tensor(numbers, dtype=self._real)[:, None])
         for row, words in self._words.items():
             words[:] = memoryview(bytes(words.nbytes)).cast("I")
-            self._states[row].mask(words)
+            try:
+                self._states[row].mask(words)
+            except ConstraintError:
+                if not self._states[row].drafted:
+                    raise
+                words[:] = memoryview(bytes(words.nbytes)).cast("I")
         if table.bits is not None and self._bits is not None and table.bits is not self._bits:
             table.bits.copy_(self._bits)
 
     def record(self, tokens: Sequence[int]) -> None:
-        """Remember a token of each row."""
+        """Remember a token of each row; drafted states are used only once."""
         for state, token in zip(self._states, tokens, strict=True):
-            state.record(token)
+            if not state.drafted:
+                state.record(token)
         edits = self.table.edits
-        if edits is None:
+        if edits is None or any(state.drafted for state in self._states):
             return
         edited = [(s, t) for s, t in zip(self._states, tokens, strict=True) if s.history]
         changes = []  # (row of the edits, slot, id, its count, slots in use)
@@ -309,6 +371,12 @@ class Batch:
         return torch.tensor(numbers, dtype=dtype, device=self._device)[:, None]
 
 
+def _alike(a: SamplerState, b: SamplerState) -> bool:
+    """Whether two states have the same row of a table, random numbers aside."""
+    plain = a.history is b.history is a.constraint is b.constraint is None
+    return plain and a.params is b.params
+
+
 def _scale(params: SamplingParams) -> float:
     """What turns differences of logits into powers of two; 0 is greedy."""
     # A temperature too large for float32 is as good as any other that makes all ids equal.
@@ -324,7 +392,7 @@ def _report(logits: Tensor, tokens: Sequence[int], states: Sequence[SamplerState
     samples = [Sample(token, None, ()) for token in tokens]
     rows_by_wanted: dict[int, list[int]] = {}
     for row, state in enumerate(states):
-        if state.params.logprobs is not None:
+        if state.params.logprobs is not None and tokens[row] >= 0:
             rows_by_wanted.setdefault(state.params.logprobs, []).append(row)
     # By number: with ties, the largest 2 of a row need not begin the largest 5 that torch finds.
     for wanted, rows in rows_by_wanted.items():

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
+from typing import Protocol
 
 from ossia.engine.kv import KVCache, PagedText
 from ossia.engine.logprobs import PromptScores
@@ -66,6 +67,7 @@ class Chunk:
         a text, more where drafted tokens (speculative decoding) follow it.
     scored: tokens of the prompt whose log-probabilities are wanted: the first is predicted at
         position `scored_from`, those after it at the positions after it.
+    samplers: the states from which the wanted positions are sampled.
     """
 
     sequence: Sequence
@@ -74,10 +76,18 @@ class Chunk:
     wanted: int
     scored: tuple[int, ...] = ()
     scored_from: int = 0
+    samplers: tuple[SamplerState, ...] = ()
 
     @property
     def end(self) -> int:
         return self.start + len(self.tokens)
+
+
+class Speculation(Protocol):
+    """What adds drafted tokens to a step; see `ossia.engine.draft`."""
+
+    def extend(self, step: list[Chunk], kv: KVCache) -> list[Chunk]: ...
+    def note(self, chunk: Chunk, accepted: int) -> None: ...
 
 
 class Scheduler:
@@ -89,8 +99,16 @@ class Scheduler:
     longer cached. After a preemption, no sequence is admitted until one leaves.
     """
 
-    def __init__(self, kv: KVCache, *, prefill_chunk: int, max_batch: int) -> None:
+    def __init__(
+        self,
+        kv: KVCache,
+        *,
+        prefill_chunk: int,
+        max_batch: int,
+        speculation: Speculation | None = None,
+    ) -> None:
         self.kv = kv
+        self.speculation = speculation
         self.prefill_chunk = prefill_chunk
         self.max_batch = max_batch
         self.waiting: deque[Sequence] = deque()
@@ -111,30 +129,30 @@ class Scheduler:
             start, end = sequence.computed, sequence.computed + count
             if count and self._grow(sequence, end):
                 step.append(_chunk(sequence, start, end))
-        return step
+        return step if self.speculation is None else self.speculation.extend(step, self.kv)
 
     def commit(
         self,
         step: SequenceOf[Chunk],
-        accepted: SequenceOf[SequenceOf[Sample]],
+        sampled: SequenceOf[SequenceOf[Sample]],
         scores: SequenceOf[SequenceOf[TokenLogprob]],
     ) -> list[TokenOutput | PromptOutput]:
-        """Record a step that has run. accepted: for each chunk the samples, in order, that continue
-        its text: none if it wanted no logits, else at least one. scores: for each chunk those of
-        its `scored` tokens.
+        """Record a step that has run. sampled: for each chunk a sample at each wanted position, of
+        which the first continues its text, and each other one if what was drafted before it is what
+        was sampled. scores: for each chunk those of its `scored` tokens.
         """
         outputs: list[TokenOutput | PromptOutput] = []
-        for chunk, samples, scored in zip(step, accepted, scores, strict=True):
-            assert bool(samples) == bool(chunk.wanted)
+        for chunk, samples, scored in zip(step, sampled, scores, strict=True):
+            assert len(samples) == chunk.wanted
             sequence, reason = chunk.sequence, None
             if sequence.scores is not None:
                 sequence.scores.add(scored)
             if (output := sequence.prompt_output(chunk.end)) is not None:
                 reason = output.finish_reason
                 outputs.append(output)
-            # A drafted token that was rejected is as if it had not been read.
             sequence.computed = chunk.end - chunk.wanted
-            for sample in samples:
+            accepted = self._accepted(chunk, samples)
+            for sample in accepted:
                 sequence.computed += 1
                 reason = sequence.append(sample.token)
                 outputs.append(
@@ -150,9 +168,25 @@ class Scheduler:
                 if reason:
                     break
             self.kv.commit(sequence.text, sequence.computed)
+            if len(accepted) < len(samples):  # a rejected token is as if it had not been read
+                self.kv.shrink(sequence.text, sequence.computed)
             if reason:
                 self._leave(sequence)
         return outputs
+
+    def _accepted(self, chunk: Chunk, samples: SequenceOf[Sample]) -> SequenceOf[Sample]:
+        """The samples that continue the chunk's text: of those after the first the ones before
+        which each drafted token was the one sampled.
+        """
+        drafted, count = chunk.tokens[-chunk.wanted :][1:], min(1, len(samples))
+        for token, before, sample in zip(drafted, samples, samples[1:], strict=False):
+            if before.token != token or sample.token < 0:  # the latter is the next step's error
+                break
+            chunk.sequence.sampler.record(sample.token)
+            count += 1
+        if drafted and self.speculation is not None:
+            self.speculation.note(chunk, count - 1)
+        return samples[:count]
 
     def remove(self, sequence_id: int, *, forget: bool = False) -> None:
         """Forget a sequence, waiting or running; nothing happens if there is none of this id.
@@ -257,7 +291,8 @@ def _chunk(sequence: Sequence, start: int, end: int) -> Chunk:
     """The chunk of a sequence's tokens start .. end - 1."""
     tokens = tuple(sequence.text.tokens[start:end])
     wanted = int(end == len(sequence.text.tokens) and sequence.generates)
+    samplers = (sequence.sampler,) * wanted
     if sequence.scores is None:
-        return Chunk(sequence, start, tokens, wanted)
+        return Chunk(sequence, start, tokens, wanted, samplers=samplers)
     first, scored = sequence.scores.targets(start, end)
-    return Chunk(sequence, start, tokens, wanted, scored, first)
+    return Chunk(sequence, start, tokens, wanted, scored, first, samplers)

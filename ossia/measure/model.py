@@ -137,6 +137,11 @@ def _on_cpu(options: LoadOptions) -> LoadOptions:
 def _for_batch(engine: EngineOptions, batch: int) -> EngineOptions:
     if engine.max_batch is not None and engine.max_batch < batch:
         raise OssiaError(f"--max-batch {engine.max_batch}: {batch} sequences are to run together")
+    if engine.speculate is not None:
+        raise OssiaError(
+            f"--speculate {engine.speculate}: each token is timed in a step of its own, and what "
+            "speculation saves depends on the text"
+        )
     return replace(engine, max_batch=engine.max_batch or batch)
 
 

@@ -125,6 +125,8 @@ class _EngineFigures(Collector):
             ("kv_evictions", "Cached pages that were given up for memory.", engine.evictions),
             ("preemptions", "Generations that gave their pages to older ones.", engine.preemptions),
             ("generated_tokens", "Tokens that were generated.", engine.generated_tokens),
+            ("drafted_tokens", "Tokens that speculation drafted.", engine.drafted_tokens),
+            ("accepted_tokens", "Drafted tokens that were accepted.", engine.accepted_tokens),
         ):
             yield CounterMetricFamily(f"ossia_{name}", what, value=count)
 

@@ -97,6 +97,10 @@ class Tokenizer:
         """The text of `ids`, with the names of control tokens, and U+FFFD for invalid UTF-8."""
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
 
+    def is_like(self, other: Tokenizer) -> bool:
+        """Whether both give the same ids to the same tokens."""
+        return self._inner.get_vocab(True) == other._inner.get_vocab(True)
+
     def stream(self) -> StreamDecoder:
         """A new decoder for ids that arrive one by one."""
         return StreamDecoder(self)

@@ -71,6 +71,8 @@ def test_options_of_loading(name, values, model_folder):
         ("prefill_chunk", ["x", 0, 1.5]),
         ("prefix_cache", ["no", 1, None]),
         ("max_queue", [0, "x", None]),
+        ("speculate", ["", 5, []]),
+        ("speculate_tokens", [0, 16, "x", None]),
     ],
 )
 def test_options_of_engines(name, values):
@@ -90,7 +92,9 @@ def test_prompts(llm, prompts):
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("max_tokens", ["x", 1.5, [], 0, -1]),
+        ("max_tokens", ["x", 1.5, [], -1]),
+        ("prompt_logprobs", ["x", -1, 1.5, []]),
+        ("prompt_logprobs_from", ["x", 0, 1.5, []]),
         ("temperature", ["hot", [], NAN, -1]),
         ("top_k", ["x", 1.5, []]),
         ("top_p", ["x", 0, 2, []]),

@@ -12,14 +12,16 @@ from ossia.engine.kv import CacheLimits
 from ossia.options import EngineOptions
 
 
-def engine(decoder: Any, positions: int | None = None, **options: Any) -> Engine:
+def engine(decoder: Any, positions: int | None = None, draft: Any = None, **options: Any) -> Engine:
     """An engine for at most `max_batch` (8 by default) texts; layers that see whole texts hold
     `positions` (by default of all those texts at full length), rounded up to pages.
     """
     options = {"max_batch": 8, "prefill_chunk": 64, "page_size": 16, **options}
     most = options["max_batch"] * decoder.config.context_length
     size = memory(decoder, most if positions is None else positions, options)
-    return Engine(decoder, EngineOptions(kv_memory=size, **options))
+    if draft is not None:
+        size = 2 * size * (len(decoder.layer_kinds) + len(draft.layer_kinds))
+    return Engine(decoder, EngineOptions(kv_memory=size, **options), draft=draft)
 
 
 def step(engine: Engine) -> list[TokenOutput]:

@@ -26,7 +26,7 @@ from ossia.config import (
 )
 from ossia.model.context import Context
 from ossia.ops import REFERENCE, Backend, Recorded, Recorder
-from ossia.ops.paged import LayerKind, LayerKV, PagedKV
+from ossia.ops.paged import LayerKind, LayerKV, PagedKV, StepTables
 
 VOCAB = 97
 
@@ -168,7 +168,9 @@ class FakeDecoder:
         assert (pages > 0).all(), "no page for a new token"
         for s, (first, end) in enumerate(_visible(layer)):
             columns = slice(first // tables.page_size, -(-end // tables.page_size))
-            seen = torch.isin(pages[rows != s], tables.page_table[s, columns])
+            others = torch.tensor([not _one_text(tables, s, r) for r in range(len(tables.lengths))])
+            assert not tables.lengths[~others].eq(end).sum() > 1, "two texts share all pages"
+            seen = torch.isin(pages[others[rows]], tables.page_table[s, columns])
             assert not seen.any(), "a shared page is written"
         layer.keys[pages, positions % tables.page_size, 0, 0] = tokens.float()
         layer.values[pages, positions % tables.page_size, 0, 0] = positions.float()
@@ -200,6 +202,15 @@ def _without_padding(
     tables = {kind: table[:count] for kind, table in kv.page_tables.items()}
     kv = PagedKV(kv.pool, tables, kv.lengths[:count], kv.query_lengths[:count])
     return tokens[:count], positions[:count], kv
+
+
+def _one_text(tables: StepTables, one: int, other: int) -> bool:
+    """Whether two rows are of one text: its last token and those drafted after it. Where the
+    shorter ends is a page that is written, and so no other text's.
+    """
+    last = int(tables.lengths[[one, other]].min()) - 1
+    column = tables.page_table[:, last // tables.page_size]
+    return bool(column[one] == column[other])
 
 
 def _visible(layer: LayerKV) -> list[tuple[int, int]]:

@@ -67,7 +67,7 @@ def test_top_k_is_off_at_0_and_at_minus_1() -> None:
         ({"seed": 1e300}, "seed must be between"),
         ({"max_tokens": float("inf")}, "max_tokens must be an integer, not inf"),
         ({"max_tokens": "5"}, "max_tokens must be an integer, not '5'"),
-        ({"max_tokens": 0.0}, "max_tokens must be at least 1, not 0.0"),
+        ({"max_tokens": -1.0}, "max_tokens must be at least 0, not -1.0"),
         ({"logit_bias": [[7, 1.0]]}, r"logit_bias must map ids to numbers, not be \[\[7, 1.0\]\]"),
         ({"logit_bias": {"seven": 1}}, "an id of logit_bias must be an integer, not 'seven'"),
         ({"logit_bias": {7: None}}, "logit_bias of id 7 must be a finite number, not None"),

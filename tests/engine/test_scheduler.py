@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ossia.engine.kv import PagedText
-from ossia.engine.request import SamplingParams
+from ossia.engine.request import PromptOutput, SamplingParams, TokenOutput
 from ossia.engine.sampler import Sample, SamplerState
 from ossia.engine.scheduler import Chunk, Scheduler, Sequence
 from tests.engine.engines import engine as build
@@ -24,11 +26,15 @@ def samples(tokens: list[int]) -> list[Sample]:
     return [Sample(token, None, ()) for token in tokens]
 
 
+def tokens(outputs: list[TokenOutput | PromptOutput]) -> list[int]:
+    return [output.token for output in outputs if isinstance(output, TokenOutput)]
+
+
 def drafted(scheduler: Scheduler, draft: list[int]) -> Chunk:
     """The next chunk, with drafted tokens after the text's last."""
     (chunk,) = scheduler.schedule()
     assert scheduler.kv.grow(chunk.sequence.text, chunk.end + len(draft))
-    return Chunk(chunk.sequence, chunk.start, (*chunk.tokens, *draft), 1 + len(draft))
+    return replace(chunk, tokens=(*chunk.tokens, *draft), wanted=1 + len(draft))
 
 
 @pytest.mark.parametrize("accepted", [0, 1, 3])
@@ -39,24 +45,26 @@ def test_drafted_tokens_count_as_far_as_they_are_accepted(accepted):
     waiting = sequence(40)
     scheduler.waiting.append(waiting)
     step = scheduler.schedule()
-    assert engine.runner.run(step).argmax(-1).tolist() == text[:1]
-    scheduler.commit(step, [samples(text[:1])])
+    assert engine.runner.run(step).logits.argmax(-1).tolist() == text[:1]
+    scheduler.commit(step, [samples(text[:1])], [[]])
     # A draft whose first tokens are right, and the others wrong.
     chunk = drafted(scheduler, [*text[1 : 1 + accepted], *[90] * (3 - accepted)])
-    logits = engine.runner.run([chunk])
+    logits = engine.runner.run([chunk]).logits
     assert len(logits) == 4
-    right = logits.argmax(-1).tolist()[: accepted + 1]
-    assert right == text[1 : accepted + 2]
-    outputs = scheduler.commit([chunk], [samples(right)])
-    assert [output.token for output in outputs] == right
+    found = logits.argmax(-1).tolist()
+    right = text[1 : accepted + 2]
+    assert found[: accepted + 1] == right
+    outputs = scheduler.commit([chunk], [samples(found)], [[]])
+    assert tokens(outputs) == right
+    assert waiting.text.columns == -(-waiting.computed // 2)  # no page of a rejected token
     assert waiting.computed == len(PROMPT) + accepted + 1
     assert waiting.text.tokens == PROMPT + text[: accepted + 2]
     check(engine)
     # It goes on as if the rejected ones had never been there.
     (chunk,) = scheduler.schedule()
     assert chunk.tokens == (text[accepted + 1],)
-    assert engine.runner.run([chunk]).argmax(-1).tolist() == [text[accepted + 2]]
-    scheduler.commit([chunk], [samples([text[accepted + 2]])])
+    assert engine.runner.run([chunk]).logits.argmax(-1).tolist() == [text[accepted + 2]]
+    scheduler.commit([chunk], [samples([text[accepted + 2]])], [[]])
     check(engine)
 
 
@@ -66,10 +74,10 @@ def test_a_draft_ends_at_a_stop_id_and_at_the_longest_length():
         engine = build(FakeDecoder((None, 3)), page_size=2)
         scheduler = engine.scheduler
         scheduler.waiting.append(sequence(max_length, stop_ids))
-        scheduler.commit(scheduler.schedule(), [samples(text[:1])])
+        scheduler.commit(scheduler.schedule(), [samples(text[:1])], [[]])
         chunk = drafted(scheduler, text[1:4])
-        outputs = scheduler.commit([chunk], [samples(text[1:5])])
-        assert [output.token for output in outputs] == text[1:3]
+        outputs = scheduler.commit([chunk], [samples(text[1:5])], [[]])
+        assert tokens(outputs) == text[1:3]
         reasons = [output.finish_reason for output in outputs]
         assert reasons == [None, "stop" if stop_ids else "length"]
         assert not scheduler.running

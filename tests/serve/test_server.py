@@ -217,6 +217,8 @@ class TestWhatItTells:
             assert figures[f"ossia_{name}_seconds_count"] == "1.0"
         for name in ("unfinished", "running", "waiting", "kv_evictions_total", "preemptions_total"):
             assert f"ossia_{name}" in figures
+        assert figures["ossia_drafted_tokens_total"] == "7.0"
+        assert figures["ossia_accepted_tokens_total"] == "5.0"
 
     def test_a_document_that_names_what_there_is(self, serve):
         document = json.loads(serve().get("/openapi.json")[1])
