@@ -55,6 +55,7 @@ class ChatOptions(Sampling, total=False):
     tool_choice: str | Mapping[str, Any] | None
     response_format: Mapping[str, Any] | None
     instructions: str | None
+    built_in: Sequence[text.ToolNamespace]
 
 
 class LLM:
@@ -222,7 +223,8 @@ class LLM:
         assistant message may carry "reasoning" (`Reply.message` does). reasoning_effort: "low",
         "medium" or "high" for models that speak harmony. thinking: False for an answer without
         reasoning, from models that can. date: YYYY-MM-DD, for prompts that name the day; today if
-        None. instructions: what the developer asks for, before all messages. Raises OssiaError for
+        None. instructions: what the developer asks for, before all messages. built_in: tools that
+        gpt-oss was trained to call within its reasoning. Raises OssiaError for
         what the model's chat format cannot express, or what could only be guaranteed by
         constrained decoding: tool_choice "required" or a function, and a strict response_format.
         """
@@ -273,6 +275,7 @@ class LLM:
             thinking=thinking,
             date=date,
             instructions=options.pop("instructions", None),
+            built_in=options.pop("built_in", ()),
         )
         prompt = self.chat_format.render(chat)
         self._check_ids(prompt)

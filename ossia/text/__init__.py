@@ -1,6 +1,14 @@
 """Text on one side, ids on the other: tokenizers, chat formats, replies as events."""
 
-from ossia.text.chat import Chat, ChatFormat, Effort, Messages, Parser, ToolCall
+from ossia.text.chat import (
+    Chat,
+    ChatFormat,
+    Effort,
+    Messages,
+    Parser,
+    ToolCall,
+    ToolDescription,
+)
 from ossia.text.events import Channel, Event, TextDelta, ToolCallDelta, ToolCallStart
 from ossia.text.formats import (
     UnusableFormat,
@@ -8,6 +16,7 @@ from ossia.text.formats import (
     load_format,
     read_generation_config,
 )
+from ossia.text.harmony.messages import ToolNamespace
 from ossia.text.sandbox import BrokenTemplate
 from ossia.text.stop import StopStrings
 from ossia.text.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
@@ -28,6 +37,8 @@ __all__ = [
     "ToolCall",
     "ToolCallDelta",
     "ToolCallStart",
+    "ToolDescription",
+    "ToolNamespace",
     "UnusableFormat",
     "end_of_text_ids",
     "load_format",

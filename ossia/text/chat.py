@@ -7,10 +7,13 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
 from ossia.errors import OssiaError
 from ossia.text.events import Channel, Event
+
+if TYPE_CHECKING:
+    from ossia.text.harmony.messages import ToolNamespace
 
 # Names under which clients send an earlier reply's reasoning back.
 REASONING_KEYS = ("reasoning", "reasoning_content", "thinking")
@@ -134,6 +137,7 @@ class ChatSettings(TypedDict, total=False):
     reasoning_effort: "low", "medium" or "high"; the model's own default if None. thinking: False
     for an answer without reasoning, from models that can. date: YYYY-MM-DD, for prompts that name
     the day; today if None. instructions: what the developer asks for, before all messages.
+    built_in: tools that a model was trained to call within its reasoning, which only harmony has.
     """
 
     tools: Sequence[Mapping[str, Any]] | None
@@ -143,6 +147,7 @@ class ChatSettings(TypedDict, total=False):
     thinking: bool
     date: str | None
     instructions: str | None
+    built_in: Sequence[ToolNamespace]
 
 
 @dataclass(frozen=True)
@@ -159,6 +164,7 @@ class Chat:
     thinking: bool = True
     date: datetime.date | None = None
     instructions: str | None = None
+    built_in: tuple[ToolNamespace, ...] = ()
 
     @classmethod
     def of(cls, messages: Chat | Messages, **settings: Unpack[ChatSettings]) -> Chat:
@@ -191,12 +197,23 @@ class Chat:
             thinking=settings.get("thinking", True),
             date=_read_date(settings.get("date")),
             instructions=_optional_string(settings.get("instructions"), "instructions"),
+            built_in=tuple(settings.get("built_in", ())),
         )
 
     @property
     def offered_tools(self) -> tuple[ToolDescription, ...]:
         """The tools that the prompt describes: none if the reply must not call any."""
         return () if self.tool_choice.mode is ToolMode.NONE else self.tools
+
+    @property
+    def offered_built_in(self) -> tuple[ToolNamespace, ...]:
+        """The built-in tools that the prompt describes."""
+        return () if self.tool_choice.mode is ToolMode.NONE else self.built_in
+
+    @property
+    def built_in_names(self) -> frozenset[str]:
+        """The names by which built-in tools are called."""
+        return frozenset(name for namespace in self.built_in for name in namespace.names)
 
     def refuse_unenforceable(self) -> None:
         """Raise OssiaError for what the caller relies on and a prompt can only ask for."""

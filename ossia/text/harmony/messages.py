@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ossia.errors import OssiaError
@@ -19,6 +19,7 @@ from ossia.text.harmony.grammar import CHANNELS, FUNCTIONS, ControlToken, Header
 
 IDENTITY = "You are ChatGPT, a large language model trained by OpenAI."
 KNOWLEDGE_CUTOFF = "2024-06"
+BUILT_IN_ARGUMENTS = "code"  # the type of what models write to built-in tools
 JSON_ARGUMENTS = f"{ControlToken.CONSTRAIN}json"
 
 
@@ -29,6 +30,11 @@ class ToolNamespace:
     name: str
     description: str | None = None
     tools: tuple[ToolDescription, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The recipients of its calls."""
+        return tuple(f"{self.name}.{tool.name}" for tool in self.tools) or (self.name,)
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,11 @@ def opening(chat: Chat) -> list[Message]:
     """
     effort = Effort.MEDIUM if chat.thinking else Effort.LOW
     date = chat.date or datetime.date.today()
-    system = SystemContent(reasoning_effort=chat.reasoning_effort or effort, date=date.isoformat())
+    system = SystemContent(
+        reasoning_effort=chat.reasoning_effort or effort,
+        date=date.isoformat(),
+        tools=chat.offered_built_in,
+    )
     messages = [Message(Role.SYSTEM, content=(system,))]
     leading = [message.content for message in chat.messages[: _leading(chat)]]
     instructions = "\n\n".join(filter(None, [chat.instructions, *leading]))
@@ -113,19 +123,21 @@ def translated(chat: Chat) -> list[list[Message]]:
     """The harmony messages of each of the chat's messages, reasoning included: none of those that
     `opening` holds, several of a reply.
 
-    Text beside tool calls is a preamble, on the commentary channel. Raises OssiaError for a tool's
-    result that belongs to no call.
+    Text beside tool calls is a preamble, on the commentary channel; calls of built-in tools are
+    part of the reasoning. Raises OssiaError for a tool's result that belongs to no call.
     """
+    built_in = chat.built_in_names
     leading = _leading(chat)
     messages: list[list[Message]] = [[] for _ in range(leading)]
     unanswered: list[tuple[str | None, str]] = []  # ids and names of calls without a result yet
     for n, message in enumerate(chat.messages[leading:], start=leading):
         match message.role:
             case Role.ASSISTANT:
-                messages.append(_reply(message))
+                messages.append(_reply(message, built_in))
                 unanswered += [(call.id, call.name) for call in message.tool_calls]
             case Role.TOOL:
-                messages.append([_tool_result(message, unanswered, f"messages[{n}]")])
+                name = _answered(message, unanswered, f"messages[{n}]")
+                messages.append([_tool_result(message.content, name, built_in)])
             case Role.USER:
                 messages.append([Message(Role.USER, message.name, content=(message.content,))])
             case Role.SYSTEM | Role.DEVELOPER:
@@ -146,7 +158,7 @@ def _leading(chat: Chat) -> int:
     return next(spoken, len(chat.messages))
 
 
-def _reply(message: ChatMessage) -> list[Message]:
+def _reply(message: ChatMessage, built_in: Collection[str]) -> list[Message]:
     """A reply as the model writes it: analysis, then the answer, or a preamble and the calls."""
     replies = []
     if message.reasoning:
@@ -155,22 +167,37 @@ def _reply(message: ChatMessage) -> list[Message]:
         channel = "commentary" if message.tool_calls else "final"
         replies.append(Message(Role.ASSISTANT, channel=channel, content=(message.content,)))
     for call in message.tool_calls:
+        is_built_in = call.name in built_in
         replies.append(
             Message(
                 Role.ASSISTANT,
-                channel="commentary",
-                recipient=f"{FUNCTIONS}.{call.name}",
-                content_type=JSON_ARGUMENTS,
+                channel=_channel_of(call.name, built_in),
+                recipient=call.name if is_built_in else f"{FUNCTIONS}.{call.name}",
+                content_type=BUILT_IN_ARGUMENTS if is_built_in else JSON_ARGUMENTS,
                 content=(call.arguments,),
             )
         )
     return replies
 
 
-def _tool_result(
-    message: ChatMessage, unanswered: list[tuple[str | None, str]], where: str
-) -> Message:
-    """A tool's result, signed with its call's name: found by id, else by name, else the oldest."""
+def _channel_of(tool: str, built_in: Collection[str]) -> str:
+    """The channel of a tool's calls and results."""
+    return "analysis" if tool in built_in else "commentary"
+
+
+def _tool_result(content: str, tool: str, built_in: Collection[str]) -> Message:
+    """A tool's result, signed with its name."""
+    return Message(
+        Role.TOOL,
+        name=tool if tool in built_in else f"{FUNCTIONS}.{tool}",
+        channel=_channel_of(tool, built_in),
+        recipient=str(Role.ASSISTANT),
+        content=(content,),
+    )
+
+
+def _answered(message: ChatMessage, unanswered: list[tuple[str | None, str]], where: str) -> str:
+    """The name of the call that a result belongs to: found by id, else by name, else the oldest."""
     by_id = (
         call for call in unanswered if message.tool_call_id and call[0] == message.tool_call_id
     )
@@ -187,10 +214,4 @@ def _tool_result(
             f"{where}: answers no tool call: no open call before it has the id "
             f"{message.tool_call_id!r}"
         )
-    return Message(
-        Role.TOOL,
-        name=f"{FUNCTIONS}.{name}",
-        channel="commentary",
-        recipient=str(Role.ASSISTANT),
-        content=(message.content,),
-    )
+    return name
