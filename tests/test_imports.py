@@ -54,7 +54,7 @@ ALLOWED = {
         "train",
     },
     "api": {"checkpoint", "engine", "offload", "options", "text"},
-    "serve": {"api", "engine", "options", "system", "text"},
+    "serve": {"api", "engine", "options", "system", "text", "tools"},
 }
 FREE = {"cli", "__init__", "__main__"}  # cli may import anything, and nothing imports it
 

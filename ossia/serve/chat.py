@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from ossia.api import Ask, AsyncStream, Finished, ReplyBuilder
+from ossia.serve.chat_hosted import HostedCalls, HostedEvent, part, with_calls
 from ossia.serve.chat_wire import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -20,10 +21,19 @@ from ossia.serve.chat_wire import (
     ReplyCall,
 )
 from ossia.serve.logprobs import ShownTokens, written
+from ossia.serve.rounds import (
+    Dialogue,
+    HostedDelta,
+    HostedResult,
+    HostedStart,
+    Messages,
+    ReplyEvent,
+    Rounds,
+)
 from ossia.serve.service import Running, Service, unless_disconnected
 from ossia.serve.stream import event_stream
 from ossia.serve.wire import Usage
-from ossia.text import Channel, Event, TextDelta, Tokenizer, ToolCallDelta, ToolCallStart
+from ossia.text import Channel, TextDelta, Tokenizer, ToolCallDelta, ToolCallStart
 
 PARAMETERS = tuple(ChatRequest.model_fields)
 
@@ -46,8 +56,9 @@ def routes(service: Service) -> APIRouter:
         service.check_model(body.model)
         if body.tools:
             service.check_calls(body.parallel_tool_calls)
-        ask = await service.prepare(lambda: _ask(service, body), PARAMETERS)
-        running = service.start([ask], body.n, PARAMETERS)
+        dialogue = _dialogue(service, body)
+        ask = await service.prepare(lambda: dialogue.make(dialogue.messages, 0), PARAMETERS)
+        running = service.converse(dialogue, ask, body.n, PARAMETERS)
         answer = _Answer(service, body, running)
         if body.stream:
             return event_stream(running, answer.chunks())
@@ -60,18 +71,27 @@ def _chunk_schema() -> dict[str, Any]:
     return {"$ref": f"#/components/schemas/{ChatCompletionChunk.__name__}"}
 
 
-def _ask(service: Service, body: ChatRequest) -> Ask:
+def _dialogue(service: Service, body: ChatRequest) -> Dialogue:
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    tools = [tool.model_dump(exclude_unset=True) for tool in body.tools or ()]
+    functions = [tool.model_dump(exclude_unset=True) for tool in body.tools or ()]
     thinking = body.chat_template_kwargs.enable_thinking and body.reasoning_effort != "none"
-    return service.llm.prepare(
-        [message.model_dump(exclude_unset=True) for message in body.messages],
-        tools or None,
-        None if body.reasoning_effort == "none" else body.reasoning_effort,
-        thinking,
-        tool_choice=body.tool_choice if tools else None,
-        **body.sampling(body.max_tokens or body.max_completion_tokens, logprobs),
-    )
+    most = body.max_tokens or body.max_completion_tokens
+    offer = service.offer(functions)
+    tools = [*functions, *offer.functions]
+
+    def make(messages: Messages, used: int) -> Ask:
+        return service.llm.prepare(
+            messages,
+            tools or None,
+            None if body.reasoning_effort == "none" else body.reasoning_effort,
+            thinking,
+            tool_choice=body.tool_choice if tools or offer.built_in else None,
+            built_in=offer.built_in,
+            **body.sampling(most and most - used, logprobs),
+        )
+
+    sent = [message.model_dump(exclude_unset=True) for message in body.messages]
+    return Dialogue(offer, [part for message in sent for part in with_calls(message)], make, most)
 
 
 class _Answer:
@@ -86,10 +106,16 @@ class _Answer:
         streams, tokenizer = self._running.streams, self._service.llm.tokenizer
         replies = [ReplyBuilder() for _ in streams]
         shown = [ShownTokens(stream) for stream in streams]
+        hosted = [HostedCalls() for _ in streams]
+        paragraphs = [_Paragraphs() for _ in streams]
         logprobs: list[list[Any]] = [[] for _ in streams]
         async with self._running.held():
             async for n, event in self._running.events():
-                replies[n].add(event)
+                event = paragraphs[n].read(event)
+                if isinstance(event, HostedEvent):
+                    hosted[n].add(event)
+                else:
+                    replies[n].add(event)
                 if self._body.logprobs and _is_shown(event):
                     logprobs[n] += written(shown[n], tokenizer)
         answer = ChatCompletion(
@@ -97,7 +123,7 @@ class _Answer:
             created=self._created,
             model=self._service.name,
             choices=[
-                _choice(n, builder, logprobs[n] if self._body.logprobs else None)
+                _choice(n, builder, hosted[n], logprobs[n] if self._body.logprobs else None)
                 for n, builder in enumerate(replies)
             ],
             usage=Usage.of(self._running.ends, len(streams)),
@@ -110,8 +136,8 @@ class _Answer:
             for stream in self._running.streams
         ]
         async for n, event in self._running.events():
-            for part in deltas[n].read(event):
-                yield self._chunk([{"index": n, **part}])
+            for made in deltas[n].read(event):
+                yield self._chunk([{"index": n, **made}])
         if self._body.wants_usage:
             usage = Usage.of(self._running.ends, len(deltas))
             yield self._chunk([]) | {"usage": usage.model_dump()}
@@ -127,7 +153,9 @@ class _Answer:
         return chunk | {"usage": None} if self._body.wants_usage else chunk
 
 
-def _choice(index: int, builder: ReplyBuilder, logprobs: list[Any] | None) -> Choice:
+def _choice(
+    index: int, builder: ReplyBuilder, hosted: HostedCalls, logprobs: list[Any] | None
+) -> Choice:
     reply = builder.reply()
     shown = reply.message()["content"]
     calls = [ReplyCall.model_validate(call.to_dict()) for call in reply.tool_calls]
@@ -138,6 +166,7 @@ def _choice(index: int, builder: ReplyBuilder, logprobs: list[Any] | None) -> Ch
                 content=shown or (None if calls else ""),
                 reasoning_content=reply.reasoning or None,
                 tool_calls=calls or None,
+                server_tool_calls=hosted.calls(),
             ),
             "finish_reason": reply.finish_reason,
             "logprobs": None if logprobs is None else {"content": logprobs},
@@ -150,17 +179,18 @@ class _Deltas:
     are asked for.
     """
 
-    def __init__(self, stream: AsyncStream, tokenizer: Tokenizer | None) -> None:
+    def __init__(self, stream: AsyncStream | Rounds, tokenizer: Tokenizer | None) -> None:
         self._shown, self._tokenizer = ShownTokens(stream), tokenizer
+        self._paragraphs = _Paragraphs()
         self._began = False
         self._preamble = False  # was shown, and the answer has not begun
 
-    def read(self, event: Event | Finished) -> Iterator[dict[str, Any]]:
+    def read(self, event: ReplyEvent | Finished) -> Iterator[dict[str, Any]]:
         """The parts of a choice, without its index, that the event makes."""
         if not self._began:
             self._began = True
             yield _part({"role": "assistant", "content": ""})
-        match event:
+        match self._paragraphs.read(event):
             case TextDelta(Channel.REASONING, text):
                 yield _part({"reasoning_content": text})
             case TextDelta(channel, text):
@@ -178,13 +208,35 @@ class _Deltas:
             case ToolCallDelta(index, arguments):
                 function = {"arguments": arguments}
                 yield _part({"tool_calls": [{"index": index, "function": function}]})
+            case HostedStart() | HostedDelta() | HostedResult() as called:
+                yield _part({"server_tool_calls": [part(called)]})
             case Finished(reason):
                 yield {"delta": {}, "logprobs": None, "finish_reason": reason}
+
+
+class _Paragraphs:
+    """Begins a paragraph where a channel goes on after calls of the server's tools."""
+
+    def __init__(self) -> None:
+        self._spoken: set[Channel] = set()
+        self._due: set[Channel] = set()
+
+    def read(self, event: ReplyEvent | Finished) -> ReplyEvent | Finished:
+        """The event, of a text perhaps with a blank line before it."""
+        match event:
+            case HostedResult():
+                self._due |= self._spoken
+            case TextDelta(channel, text):
+                self._spoken.add(channel)
+                if channel in self._due:
+                    self._due.discard(channel)
+                    return TextDelta(channel, f"\n\n{text}")
+        return event
 
 
 def _part(delta: dict[str, Any], logprobs: dict[str, Any] | None = None) -> dict[str, Any]:
     return {"delta": delta, "logprobs": logprobs, "finish_reason": None}
 
 
-def _is_shown(event: Event | Finished) -> bool:
+def _is_shown(event: ReplyEvent | Finished) -> bool:
     return isinstance(event, TextDelta) and event.channel is not Channel.REASONING

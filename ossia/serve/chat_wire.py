@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ossia.serve.chat_hosted import HostedCall, PartOfHostedCall
 from ossia.serve.wire import Given, Sampled, Usage, Wire
 
 MAX_TOP_LOGPROBS = 20
@@ -30,7 +31,7 @@ class Call(Given):
 
 class Message(Given):
     """A message of the conversation. An assistant's may carry the reasoning of its reply under any
-    of the names that clients use.
+    of the names that clients use, and the calls that the server ran for it.
     """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -38,6 +39,7 @@ class Message(Given):
     name: str | None = None
     tool_calls: list[Call] | None = None
     tool_call_id: str | None = None
+    server_tool_calls: list[HostedCall] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     thinking: str | None = None
@@ -152,6 +154,7 @@ class Reply(Wire):
     content: str | None
     reasoning_content: str | None = None
     tool_calls: list[ReplyCall] | None = None
+    server_tool_calls: list[HostedCall] | None = None
     refusal: None = None
 
 
@@ -195,6 +198,7 @@ class Delta(Wire):
     content: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[PartOfCall] | None = None
+    server_tool_calls: list[PartOfHostedCall] | None = None
 
 
 class PartOfChoice(Wire):

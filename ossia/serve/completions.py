@@ -13,10 +13,11 @@ from starlette.responses import Response
 
 from ossia.api import Ask, AsyncStream, Finished
 from ossia.serve.logprobs import ShownTokens, finite
+from ossia.serve.rounds import ReplyEvent
 from ossia.serve.service import Running, Service, unless_disconnected
 from ossia.serve.stream import event_stream
 from ossia.serve.wire import Sampled, Usage, Wire
-from ossia.text import Event, TextDelta, Tokenizer
+from ossia.text import TextDelta, Tokenizer
 
 MAX_PROMPTS = 2048
 MAX_LOGPROBS = 20
@@ -155,6 +156,7 @@ class _Answer:
                 None if body.logprobs is None else tokenizer,
             )
             for n, stream in enumerate(running.streams)
+            if isinstance(stream, AsyncStream)
         ]
 
     async def whole(self) -> Response:
@@ -204,13 +206,17 @@ class _Text:
     """
 
     def __init__(
-        self, stream: AsyncStream, text: str, prompt: Sequence[int], tokenizer: Tokenizer | None
+        self,
+        stream: AsyncStream,
+        text: str,
+        prompt: Sequence[int],
+        tokenizer: Tokenizer | None,
     ) -> None:
         self._stream, self._shown = stream, ShownTokens(stream)
         self._begin, self._prompt = text, prompt
         self._logprobs = None if tokenizer is None else _Logprobs(tokenizer)
 
-    def read(self, event: Event | Finished) -> dict[str, Any]:
+    def read(self, event: ReplyEvent | Finished) -> dict[str, Any]:
         """The part of a choice, without its index, that the event makes."""
         reason = event.reason if isinstance(event, Finished) else None
         assert isinstance(event, Finished | TextDelta)  # a bare continuation calls nothing

@@ -7,6 +7,7 @@ from typing import Any
 
 from ossia.api import AsyncStream
 from ossia.engine import TokenOutput
+from ossia.serve.rounds import Rounds
 from ossia.text import Channel, Tokenizer
 
 SHOWN = (Channel.FINAL, Channel.PREAMBLE)
@@ -18,7 +19,7 @@ class ShownTokens:
     text, so that they are never given.
     """
 
-    def __init__(self, stream: AsyncStream) -> None:
+    def __init__(self, stream: AsyncStream | Rounds) -> None:
         self._stream, self._seen = stream, 0
 
     def take(self) -> Iterator[TokenOutput]:

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -17,19 +18,31 @@ from ossia.api import LLM, Ask, AsyncStream, Finished
 from ossia.engine.driver import QueueFull
 from ossia.errors import OssiaError
 from ossia.serve.errors import ApiError, failure, refusal
+from ossia.serve.hosted import Hosted, Offer
 from ossia.serve.metrics import Metrics
-from ossia.text import Event
+from ossia.serve.rounds import Dialogue, Messages, ReplyEvent, Rounds
 
 T = TypeVar("T")
+
+_RETRY_SECONDS = 0.05  # between looks whether the queue has room
 
 
 class Service:
     """name: what clients call the model. max_prompt: the most tokens of a prompt, None for what the
-    model's context holds. tasks: what runs without a connection that waits for it.
+    model's context holds. hosted: the tools that the server runs. tasks: what runs without a
+    connection that waits for it.
     """
 
-    def __init__(self, llm: LLM, name: str, *, max_prompt: int | None = None) -> None:
+    def __init__(
+        self,
+        llm: LLM,
+        name: str,
+        *,
+        max_prompt: int | None = None,
+        hosted: Hosted = Hosted(),
+    ) -> None:
         self.llm, self.name, self.max_prompt = llm, name, max_prompt
+        self.hosted = hosted
         self.created = int(time.time())
         self.metrics = Metrics(llm)
         self.tasks: set[asyncio.Task[Any]] = set()
@@ -80,10 +93,52 @@ class Service:
         """The most tokens of a prompt that leaves room for a reply of so many, if that is at most
         half of the context; for a quarter of the context if None.
         """
-        about = self.llm.about
-        context = about.max_length if about else self.llm.config.context_length
+        context = self._context
         room = context // 4 if reply is None else min(reply, context // 2)
         return min(context - room, self.max_prompt or context)
+
+    @property
+    def _context(self) -> int:
+        """The most tokens of a prompt and its reply."""
+        about = self.llm.about
+        return about.max_length if about else self.llm.config.context_length
+
+    def offer(self, tools: Sequence[Mapping[str, Any]], most_calls: int | None = None) -> Offer:
+        """The tools of the server's that the model is offered beside the client's functions, which
+        are given in Chat Completions' form. most_calls: what the client allows.
+        """
+        taken = {tool["function"]["name"] for tool in tools}
+        return self.hosted.offer(taken, self.llm.chat_format.name == "harmony", most_calls)
+
+    def converse(
+        self, dialogue: Dialogue, ask: Ask, choices: int, parameters: Sequence[str]
+    ) -> Running:
+        """As `start`, of replies in which the server's tools are called. ask: what `dialogue` makes
+        of its messages.
+        """
+        running = self.start([ask], choices, parameters)
+        if dialogue.offer.tools:
+            running.streams = [
+                Rounds(stream, dialogue.offer, partial(self._again, dialogue, n))
+                for n, stream in enumerate(running.streams)
+                if isinstance(stream, AsyncStream)
+            ]
+        return running
+
+    async def _again(
+        self, dialogue: Dialogue, choice: int, said: Messages, used: int
+    ) -> AsyncStream | None:
+        """The next round of a reply; None if there is no room for it."""
+        if dialogue.most_tokens is not None and used >= dialogue.most_tokens:
+            return None
+        ask = await asyncio.to_thread(dialogue.make, [*dialogue.messages, *said], used)
+        if len(ask.request.prompt) >= min(self._context, self.max_prompt or self._context):
+            return None
+        while True:
+            try:
+                return self.llm.start(_choice(ask, choice))
+            except QueueFull:  # the client was admitted: it waits
+                await asyncio.sleep(_RETRY_SECONDS)
 
     def start(self, asks: Sequence[Ask], choices: int, parameters: Sequence[str]) -> Running:
         """Queue `choices` answers to each of the asks, all or none. Raises ApiError."""
@@ -112,12 +167,12 @@ class Running:
     engine.
     """
 
-    def __init__(self, streams: list[AsyncStream], metrics: Metrics) -> None:
+    def __init__(self, streams: Sequence[AsyncStream | Rounds], metrics: Metrics) -> None:
         self.streams = streams
         self.finished: dict[int, Finished] = {}
         self._metrics = metrics
 
-    async def events(self) -> AsyncIterator[tuple[int, Event | Finished]]:
+    async def events(self) -> AsyncIterator[tuple[int, ReplyEvent | Finished]]:
         """The events of all streams as they are made, each with its stream's number. Raises what
         ends a stream before its Finished.
         """
@@ -127,7 +182,7 @@ class Running:
                 yield 0, event
                 await asyncio.sleep(0)  # others have their turn, though the next may be there
             return
-        arrived: asyncio.Queue[tuple[int, Event | Finished | Exception]] = asyncio.Queue(1)
+        arrived: asyncio.Queue[tuple[int, ReplyEvent | Finished | Exception]] = asyncio.Queue(1)
         tasks = [asyncio.create_task(_forward(n, s, arrived)) for n, s in enumerate(self.streams)]
         try:
             while len(self.finished) < len(self.streams):
@@ -141,7 +196,7 @@ class Running:
             for task in tasks:
                 task.cancel()
 
-    def _note(self, number: int, event: Event | Finished) -> None:
+    def _note(self, number: int, event: ReplyEvent | Finished) -> None:
         if isinstance(event, Finished):
             self.finished[number] = event
             self._metrics.finished(event)
@@ -168,8 +223,8 @@ class Running:
 
 async def _forward(
     number: int,
-    stream: AsyncStream,
-    arrived: asyncio.Queue[tuple[int, Event | Finished | Exception]],
+    stream: AsyncStream | Rounds,
+    arrived: asyncio.Queue[tuple[int, ReplyEvent | Finished | Exception]],
 ) -> None:
     try:
         async for event in stream:

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter
 from pydantic import Field, model_validator
 
+from ossia.serve.chat_hosted import with_calls
 from ossia.serve.chat_wire import Message, Tool
 from ossia.serve.errors import ApiError
 from ossia.serve.service import Service
@@ -60,10 +61,14 @@ def routes(service: Service) -> APIRouter:
         if body.prompt is not None:
             ids = await asyncio.to_thread(llm.tokenizer.encode, body.prompt)
         else:
-            messages = [message.model_dump(exclude_unset=True) for message in body.messages or ()]
+            sent = [message.model_dump(exclude_unset=True) for message in body.messages or ()]
+            messages = [part for message in sent for part in with_calls(message)]
             tools = [tool.model_dump(exclude_unset=True) for tool in body.tools or ()]
+            offer = service.offer(tools)
+            tools = [*tools, *offer.functions]
             ask = await service.prepare(
-                lambda: llm.prepare(messages, tools or None), ("messages", "tools")
+                lambda: llm.prepare(messages, tools or None, built_in=offer.built_in),
+                ("messages", "tools"),
             )
             ids = [*ask.request.prompt]
         return Tokens(tokens=ids, count=len(ids), max_model_len=llm.config.context_length)

@@ -98,6 +98,7 @@ def run(app: Any) -> tuple[int, Callable[[], None]]:
 def serve(bytes_folder) -> Iterator[Serve]:
     """serve(*scripts) starts a server that answers with them."""
     from ossia.serve.app import application
+    from ossia.serve.hosted import Hosted
     from ossia.serve.responses.store import ResponseStore
     from ossia.serve.service import Service
 
@@ -111,7 +112,8 @@ def serve(bytes_folder) -> Iterator[Serve]:
         engine = ScriptedEngine(encoded, small_config())
         chat_format = text.load_format(bytes_folder, tokenizer)
         llm = LLM.from_parts(Driver(engine, max_queue), tokenizer, chat_format)
-        service = Service(llm, "tiny", max_prompt=options.pop("max_prompt", None))
+        hosted = options.pop("hosted", Hosted())
+        service = Service(llm, "tiny", max_prompt=options.pop("max_prompt", None), hosted=hosted)
         store = options.pop("store", None) or ResponseStore()
         app = application(service, keys=keys, store=store, **options)
         port, close = run(app)

@@ -158,7 +158,6 @@ def test_a_response_is_kept_until_it_is_deleted(serve):
         ("tool_choice", {"tool_choice": "required"}),
         ("text.format.type", {"text": {"format": {"type": "json_object"}}}),
         ("conversation", {"conversation": "c"}),
-        ("max_tool_calls", {"max_tool_calls": 1}),
         ("include[0]", {"include": ["file_search_call.results"]}),
         ("input[0]", {"input": [{"type": "computer_call_output", "call_id": "x"}]}),
         ("reasoning.summary", {"reasoning": {"summary": "detailed"}}),

@@ -10,6 +10,7 @@ from typing import Any
 
 from ossia.api import Finished
 from ossia.serve.errors import failure
+from ossia.serve.hosted import Offer
 from ossia.serve.logprobs import ShownTokens, written
 from ossia.serve.responses.items import Items, OutputItems, Style
 from ossia.serve.responses.seal import Seal
@@ -23,6 +24,7 @@ _ECHOED = {
     "background",
     "instructions",
     "max_output_tokens",
+    "max_tool_calls",
     "metadata",
     "parallel_tool_calls",
     "previous_response_id",
@@ -42,13 +44,14 @@ _ECHOED = {
 @dataclass(frozen=True)
 class Asked:
     """A request as it was understood. id: of the response to it. items: all that it answers, those
-    of earlier responses too.
+    of earlier responses too. hosted: the tools of the server's.
     """
 
     body: ResponseRequest
     id: str
     items: Items
     offered: Offered
+    hosted: Offer
     seal: Seal
 
 
@@ -96,16 +99,21 @@ class Answer:
             yield self._told("queued")
         else:
             yield self._told("in_progress")
+        listed = False
         async for _, event in running.events():
             if self._response["status"] == "queued":
                 self._response["status"] = "in_progress"
                 yield self._told("in_progress")
+            if not listed:
+                listed = True
+                for told in output.lists(self.asked.hosted, _listed(self.asked.items)):
+                    yield self._numbered(told)
             if not isinstance(event, Finished):
                 for told in output.read(event):
                     yield self._numbered(told)
                 continue
             status = "incomplete" if event.reason == "length" else "completed"
-            for told in output.close(status):
+            for told in output.end(status):
                 yield self._numbered(told)
             self._end(status, event)
             last = self._told(status)
@@ -126,7 +134,7 @@ class Answer:
 
     def _stopped(self, status: str, kind: str) -> Event:
         if self._output is not None:
-            for _ in self._output.close("incomplete"):
+            for _ in self._output.end("incomplete"):
                 pass
             self._response["output"] = self._output.items
         self._response["status"] = status
@@ -163,3 +171,8 @@ class Answer:
     def _numbered(self, event: Event) -> Event:
         self._number += 1
         return {**event, "sequence_number": self._number - 1}
+
+
+def _listed(items: Items) -> set[str]:
+    """The sets of tools whose lists the conversation has."""
+    return {item["server_label"] for item in items if item["type"] == "mcp_list_tools"}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ossia.serve.hosted import Offer
+from ossia.serve.responses.hosted import HostedItems, called
 from ossia.serve.responses.tools import Offered, flat_name
-from ossia.text import Channel, Event, TextDelta, ToolCallDelta, ToolCallStart
+from ossia.serve.rounds import HostedDelta, HostedResult, HostedRun, HostedStart, ReplyEvent
+from ossia.text import Channel, TextDelta, ToolCallDelta, ToolCallStart
 
 Items = list[dict[str, Any]]
 
@@ -22,6 +25,8 @@ def messages(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     unmarked = False  # it has words that may be an answer, or go before a call
     for item in items:
         kind = item.get("type", "message")
+        if kind == "mcp_list_tools":
+            continue
         if kind == "reasoning":
             if turn is None or unmarked or turn.get("tool_calls"):
                 turn, unmarked = _turn(said), False
@@ -33,6 +38,14 @@ def messages(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             function = {"name": name, "arguments": item["arguments"]}
             call = {"id": item["call_id"], "type": "function", "function": function}
             turn.setdefault("tool_calls", []).append(call)
+        elif kind in ("mcp_call", "code_interpreter_call"):
+            turn = _turn(said) if turn is None else turn
+            name, arguments, output = called(item)
+            function = {"name": name, "arguments": arguments}
+            call = {"id": item["id"], "type": "function", "function": function}
+            turn.setdefault("tool_calls", []).append(call)
+            said.append({"role": "tool", "tool_call_id": item["id"], "content": output})
+            turn, unmarked = None, False
         elif kind == "function_call_output":
             result = {"tool_call_id": item["call_id"], "content": _text(item["output"])}
             said.append({"role": "tool", **result})
@@ -95,10 +108,18 @@ class OutputItems:
         self._kind: Channel | int | None = None  # of the item that is open: a channel, or a call
         self._text: list[str] = []
         self._logprobs: list[dict[str, Any]] = []
+        self._hosted = HostedItems(self.items, self._id)
 
-    def read(self, event: Event) -> Iterator[dict[str, Any]]:
+    def lists(self, offer: Offer, known: Collection[str]) -> Iterator[dict[str, Any]]:
+        """The tools of the server's that can be called, but those of the sets that are known."""
+        return self._hosted.lists(offer, known)
+
+    def read(self, event: ReplyEvent) -> Iterator[dict[str, Any]]:
         """What the event makes known."""
         match event:
+            case HostedStart() | HostedDelta() | HostedRun() | HostedResult():
+                yield from self.close()
+                yield from self._hosted.read(event)
             case TextDelta(channel, text):
                 if self._kind is not channel:
                     yield from self.close()
@@ -134,6 +155,11 @@ class OutputItems:
         item |= self._filled(status)
         self._kind, self._text, self._logprobs = None, [], []
         yield self._item("output_item.done")
+
+    def end(self, status: str) -> Iterator[dict[str, Any]]:
+        """End the item that is open, and calls that are not complete."""
+        yield from self.close(status)
+        yield from self._hosted.end()
 
     def so_far(self) -> Items:
         """The items as they are now, with what the open one holds."""

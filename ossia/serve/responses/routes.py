@@ -21,7 +21,15 @@ from ossia.serve.responses.listing import page
 from ossia.serve.responses.seal import Seal
 from ossia.serve.responses.store import Kept, ResponseStore
 from ossia.serve.responses.tools import Offered
-from ossia.serve.responses.wire import Includable, ResponseRequest, WebSearchTool
+from ossia.serve.responses.wire import (
+    CodeInterpreterTool,
+    FunctionTool,
+    Includable,
+    NamespaceTool,
+    ResponseRequest,
+    WebSearchTool,
+)
+from ossia.serve.rounds import Dialogue, Messages
 from ossia.serve.service import Running, Service, unless_disconnected
 
 PARAMETERS = (*ResponseRequest.model_fields, "messages")
@@ -55,9 +63,10 @@ class _Endpoints:
         service.check_model(body.model)
         _check_tools(service, body)
         asked = await self._read(body)
-        ask = await service.prepare(lambda: _ask(service, asked), PARAMETERS)
+        dialogue = _dialogue(service, asked)
+        ask = await service.prepare(lambda: dialogue.make(dialogue.messages, 0), PARAMETERS)
         answer = Answer(service, asked)
-        running = service.start([ask], 1, PARAMETERS)
+        running = service.converse(dialogue, ask, 1, PARAMETERS)
         if body.background:
             await self._background.start(answer, running)
             if body.stream:
@@ -147,9 +156,11 @@ class _Endpoints:
         for n, item in enumerate(_input(body, id)):
             items.append(await self._own(item, f"input[{n}]"))
         try:
-            return Asked(body, id, items, Offered(body.tools), self._seal)
+            offered = Offered(body.tools)
         except OssiaError as error:
             raise ApiError(400, str(error), param="tools") from error
+        hosted = self._service.offer(offered.functions, body.max_tool_calls)
+        return Asked(body, id, items, offered, hosted, self._seal)
 
     async def _own(self, item: dict[str, Any], where: str) -> dict[str, Any]:
         """An item of the input, with what only this server can read or has."""
@@ -198,7 +209,11 @@ def _check_tools(service: Service, body: ResponseRequest) -> None:
     """Log what the model is not offered. Raises ApiError as `Service.check_calls`."""
     if any(isinstance(tool, WebSearchTool) for tool in body.tools):
         _log.info("a request names the tool web_search, which the model is not offered")
-    if any(not isinstance(tool, WebSearchTool) for tool in body.tools):
+    runs_code = any(tool.is_python for tool in service.hosted.tools)
+    if not runs_code and any(isinstance(tool, CodeInterpreterTool) for tool in body.tools):
+        message = "tools: this server runs no code; it would with --tool python"
+        raise ApiError(400, message, param="tools")
+    if any(isinstance(tool, FunctionTool | NamespaceTool) for tool in body.tools):
         service.check_calls(body.parallel_tool_calls)
 
 
@@ -235,32 +250,38 @@ def _input(body: ResponseRequest, response: str) -> Items:
     ]
 
 
-def _ask(service: Service, asked: Asked) -> Ask:
-    body, tools = asked.body, asked.offered.functions
+def _dialogue(service: Service, asked: Asked) -> Dialogue:
+    body, hosted = asked.body, asked.hosted
+    tools = [*asked.offered.functions, *hosted.functions]
+    most = body.max_output_tokens
     effort = body.reasoning.effort
     logprobs = None
     if "message.output_text.logprobs" in body.include:
         logprobs = body.top_logprobs or 0
 
-    def make(said: Any) -> Ask:
+    def make(said: Any, used: int) -> Ask:
         return service.llm.prepare(
             said,
             tools or None,
             None if effort == "none" else effort,
             effort != "none",
             instructions=body.instructions,
-            tool_choice=body.tool_choice if tools else None,
-            max_tokens=body.max_output_tokens,
+            tool_choice=body.tool_choice if tools or hosted.built_in else None,
+            built_in=hosted.built_in,
+            max_tokens=most and most - used,
             temperature=body.temperature,
             top_p=body.top_p,
             logprobs=logprobs,
         )
 
-    said = messages(asked.items)
-    if body.truncation != "auto":
-        return make(said)
-    most = service.longest_prompt(body.max_output_tokens)
-    return fitted(said, make, lambda ask: len(ask.request.prompt) <= most)
+    def make_fit(said: Messages, used: int) -> Ask:
+        longest = service.longest_prompt(most)
+        return fitted(
+            said, lambda kept: make(kept, used), lambda ask: len(ask.request.prompt) <= longest
+        )
+
+    how = make_fit if body.truncation == "auto" else make
+    return Dialogue(hosted, messages(asked.items), how, most)
 
 
 def _event_stream(events: AsyncIterator[bytes]) -> Response:

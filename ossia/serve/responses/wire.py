@@ -79,12 +79,67 @@ class ItemReference(Given):
     id: str
 
 
+class ErrorText(Given):
+    type: Literal["text"]
+    text: str
+
+
+class McpError(Given):
+    """What a call gave that failed, as MCP writes it."""
+
+    type: Literal["mcp_tool_execution_error"]
+    content: list[ErrorText]
+
+
+class McpCallItem(Given):
+    """A call of a tool of the server's, as it was sent."""
+
+    type: Literal["mcp_call"]
+    id: str
+    server_label: str
+    name: str
+    arguments: str
+    output: str | None = None
+    error: McpError | None = None
+    approval_request_id: str | None = None
+    status: str | None = None
+
+
+class Logs(Given):
+    type: Literal["logs"]
+    logs: str
+
+
+class CodeItem(Given):
+    """Code that the server ran, as it was sent."""
+
+    type: Literal["code_interpreter_call"]
+    id: str
+    container_id: str
+    code: str | None = None
+    outputs: list[Logs] = Field(default_factory=list)
+    status: str | None = None
+
+
+class ListToolsItem(Given):
+    """The tools that the server offered, which it knows better than the client."""
+
+    type: Literal["mcp_list_tools"]
+    id: str
+    server_label: str
+    tools: list[dict[str, Any]]
+    error: str | None = None
+
+
 ITEMS = {
     "message": "MessageItem",
     "function_call": "CallItem",
     "function_call_output": "CallOutputItem",
     "reasoning": "ReasoningItem",
     "item_reference": "ItemReference",
+    "mcp_call": "McpCallItem",
+    "code_interpreter_call": "CodeItem",
+    "mcp_list_tools": "ListToolsItem",
 }
 
 
@@ -101,7 +156,10 @@ Item = Annotated[
     | Annotated[CallItem, Tag("CallItem")]
     | Annotated[CallOutputItem, Tag("CallOutputItem")]
     | Annotated[ReasoningItem, Tag("ReasoningItem")]
-    | Annotated[ItemReference, Tag("ItemReference")],
+    | Annotated[ItemReference, Tag("ItemReference")]
+    | Annotated[McpCallItem, Tag("McpCallItem")]
+    | Annotated[CodeItem, Tag("CodeItem")]
+    | Annotated[ListToolsItem, Tag("ListToolsItem")],
     Discriminator(
         _kind,
         custom_error_type="item_type",
@@ -135,7 +193,15 @@ class WebSearchTool(Given):
     type: Literal["web_search"]
 
 
-Tool = FunctionTool | NamespaceTool | WebSearchTool
+class CodeInterpreterTool(Given):
+    """The server's own tool, with any settings: it is offered anyway, if the server has it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["code_interpreter"]
+
+
+Tool = FunctionTool | NamespaceTool | WebSearchTool | CodeInterpreterTool
 
 
 class Reasoning(Given):
@@ -154,7 +220,11 @@ class StreamOptions(Given):
     include_obfuscation: Literal[False] = False
 
 
-Includable = Literal["reasoning.encrypted_content", "message.output_text.logprobs"]
+Includable = Literal[
+    "reasoning.encrypted_content",
+    "message.output_text.logprobs",
+    "code_interpreter_call.outputs",  # which are always there
+]
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
     Field(max_length=16),
@@ -176,6 +246,7 @@ class ResponseRequest(Given):
     tools: list[Tool] = Field(default_factory=list)
     tool_choice: Literal["none", "auto"] = "auto"
     parallel_tool_calls: bool = True
+    max_tool_calls: Annotated[int, Field(ge=1)] | None = None
     reasoning: Reasoning = Reasoning()
     include: list[Includable] = Field(default_factory=list)
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
