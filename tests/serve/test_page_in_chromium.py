@@ -32,7 +32,7 @@ def ask(tab: Tab, text: str, until: str = IDLE) -> None:
 
 
 def answers(tab: Tab) -> list[str]:
-    return tab.js("$$('article.assistant .body').map((e) => e.innerText.trim())")
+    return tab.js("$$('article.assistant .body').map((e) => e.textContent.trim())")
 
 
 class TestChat:
@@ -42,7 +42,7 @@ class TestChat:
         assert tab.js("$('article.assistant .prose p').textContent") == "Forty-two, é!"
         assert not tab.js("$('details.reasoning').open")
         tab.js("$('details.reasoning summary').click()")
-        tab.wait("$('details.reasoning .prose').textContent === 'Hm.'")
+        tab.wait("$('details.reasoning .thoughts').textContent === 'Hm.'")
         assert "tokens" in tab.js("$('.assistant .cost').textContent")
         ask(tab, "And then?")
         assert "What is it?" in served.prompt()
@@ -100,7 +100,9 @@ class TestChat:
     def test_settings_reach_the_model(self, visit):
         tab, served = visit(ANSWER)
         tab.press(",", "Control")
-        for name, value in {"system": "Be brief.", "temperature": "0.25", "seed": "7"}.items():
+        tools = json.dumps([{"name": "weather", "parameters": {"type": "object"}}])
+        values = {"system": "Be brief.", "temperature": "0.25", "seed": "7", "tools": tools}
+        for name, value in values.items():
             tab.js(f"$('[name={name}]').focus()")
             tab.type(value)
         tab.press("Escape")
@@ -109,6 +111,7 @@ class TestChat:
         sampling = served.engine.requests[0].sampling
         assert (sampling.temperature, sampling.seed) == (0.25, 7)
         assert "Be brief." in served.prompt()
+        assert "type weather = (" in served.prompt()
         assert "Reasoning: high" in served.prompt()
 
     def test_conversations_are_found_renamed_and_deleted(self, visit):
@@ -228,6 +231,16 @@ class TestTrouble:
         assert said == "the server is busy; try again in 7 s"
         tab.js("$('.assistant .problem button').click()")
         tab.wait(f"{IDLE} && $('.assistant .prose')?.innerText === 'Now.'")
+
+    def test_functions_that_are_no_json_are_told(self, visit):
+        tab, served = visit(ANSWER)
+        tab.press(",", "Control")
+        tab.js("$('[name=tools]').focus()")
+        tab.type("{not")
+        tab.press("Escape")
+        ask(tab, "Hello")
+        assert "the functions are not JSON" in tab.js("$('.assistant .problem').innerText")
+        assert served.engine.requests == []
 
     def test_what_is_no_api_is_told(self, canned):
         tab, _ = canned(Response("<h1>Bad gateway</h1>", 502), Response("data: {", 200))

@@ -1,8 +1,8 @@
 // The page: which conversation is shown, what its controls do, and what is being written.
 
-import { models } from "./api.js";
+import { Connection } from "./connection.js";
 import * as conversations from "./conversation.js";
-import { el, icon } from "./dom.js";
+import { answerOf, el, icon } from "./dom.js";
 import { Generation } from "./generation.js";
 import { explain, listen } from "./keys.js";
 import { Panel } from "./panels.js";
@@ -11,19 +11,26 @@ import * as store from "./store.js";
 import { Thread } from "./thread.js";
 
 const SAVE_EVERY = 1000; // milliseconds, while an answer grows
+const ICONS = {
+  "open-sidebar": "menu",
+  "open-menu": "more",
+  "open-settings": "sliders",
+  "close-settings": "close",
+  latest: "down",
+};
+
 const $ = (id) => document.getElementById(id);
 
 class Page {
   constructor() {
-    this.key = store.setting("key");
-    this.models = [];
+    this.server = new Connection(() => this.showState());
     this.generations = new Map(); // by the id of their conversation
     this.thread = new Thread($("scroller"), $("thread"), $("latest"), {
       edit: (node, text) => this.edit(node, text),
       again: (node) => this.again(node),
       turn: (node, step) => this.turn(node, step),
       answer: (node) => this.results(node),
-      key: () => this.askKey(),
+      key: () => this.server.askKey(),
     });
     this.sidebar = new Panel($("sidebar"), $("open-sidebar"), "(min-width: 60rem)", true);
     this.settings = new Panel($("settings"), $("open-settings"), "(min-width: 75rem)", false);
@@ -34,7 +41,7 @@ class Page {
     this.controls();
     this.open(await this.last());
     await this.listConversations();
-    await this.askModels();
+    await this.server.ask();
     $("message").focus();
   }
 
@@ -90,13 +97,13 @@ class Page {
     if (button.title !== label) button.replaceChildren(icon(running ? "stop" : "send"));
     button.title = label;
     button.setAttribute("aria-label", label);
-    button.disabled = !running && (!$("message").value.trim() || !this.models.length);
+    button.disabled = !running && (!$("message").value.trim() || !this.server.model);
     this.showContext();
   }
 
   // How much of the model's context the last answer's prompt and text fill.
   showContext() {
-    const most = this.models.find((model) => model.id === $("model").value)?.max_model_len;
+    const most = this.server.model?.max_model_len;
     const stats = conversations.path(this.conversation).at(-1)?.stats;
     const used = stats?.exact ? stats.prompt + stats.tokens : 0;
     const said = used && most ? `${used.toLocaleString()} of ${most.toLocaleString()} tokens` : "";
@@ -115,7 +122,7 @@ class Page {
 
   send() {
     const text = $("message").value.trim();
-    if (this.generation || !text || !this.models.length) return;
+    if (this.generation || !text || !this.server.model) return;
     $("message").value = "";
     this.fit();
     this.ask(conversations.leaf(this.conversation), text);
@@ -157,7 +164,7 @@ class Page {
     const { conversation } = this;
     const message = { role: "assistant", model: $("model").value, state: "running", parts: [] };
     const node = conversations.add(conversation, parent, message);
-    const generation = new Generation(conversation, node, this.key);
+    const generation = new Generation(conversation, node, this.server.key);
     this.generations.set(conversation.id, generation);
     this.thread.follows = true;
     this.show();
@@ -205,41 +212,6 @@ class Page {
     this.showState();
   }
 
-  // --- The server
-
-  async askModels() {
-    try {
-      this.models = await models(this.key);
-      this.notice(null);
-    } catch (error) {
-      this.models = [];
-      if (error.status === 401) this.notice("This server needs an API key.", "Enter the key", () => this.askKey());
-      else this.notice(error.message, "Try again", () => this.askModels());
-    }
-    $("model").replaceChildren(...this.models.map(({ id }) => el("option", { value: id }, id)));
-    $("model").hidden = !this.models.length;
-    const length = this.models[0]?.max_model_len;
-    $("welcome").replaceChildren(
-      el("p", {}, this.models[0]?.id ?? "ossia"),
-      el("small", {}, length ? `${length.toLocaleString()} tokens of context. Conversations stay in this browser.` : ""),
-    );
-    this.showState();
-  }
-
-  notice(text, label, action) {
-    $("notice").hidden = !text;
-    const button = text && el("button", { type: "button", click: action }, label);
-    $("notice").replaceChildren(...(text ? [el("span", {}, text), button] : []));
-  }
-
-  async askKey() {
-    $("key-value").value = this.key ?? "";
-    if ((await answerOf($("key"))) !== "save") return;
-    this.key = $("key-value").value.trim();
-    store.keep("key", this.key, $("key-kept").checked);
-    await this.askModels();
-  }
-
   // --- What is kept
 
   async save(conversation) {
@@ -252,7 +224,8 @@ class Page {
   }
 
   unkept(error) {
-    this.notice(`This browser keeps no conversations: ${error.message}`, "Close", () => this.notice(null));
+    const text = `This browser keeps no conversations: ${error.message}`;
+    this.server.notice(text, "Close", () => this.server.notice(null));
   }
 
   async listConversations() {
@@ -288,11 +261,20 @@ class Page {
   rename(title) {
     this.conversation.title = title;
     this.show();
-    if (this.conversation.nodes.root.chosen) this.save(this.conversation).then(() => this.listConversations());
+    if (!this.conversation.nodes.root.chosen) return;
+    this.save(this.conversation).then(() => this.listConversations());
+  }
+
+  exportAs(extension) {
+    const { conversation } = this;
+    const markdown = () => conversations.toMarkdown(conversation);
+    if (extension === "md") this.download(markdown(), "text/markdown", extension);
+    else this.download(JSON.stringify(conversation, null, 1), "application/json", extension);
   }
 
   download(text, type, extension) {
-    const name = this.conversation.title.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 50) || "conversation";
+    const plain = this.conversation.title.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 50);
+    const name = plain || "conversation";
     const address = URL.createObjectURL(new Blob([text], { type }));
     el("a", { href: address, download: `${name}.${extension}` }).click();
     setTimeout(() => URL.revokeObjectURL(address), 10_000);
@@ -301,8 +283,7 @@ class Page {
   // --- Listening
 
   controls() {
-    const icons = { "open-sidebar": "menu", "open-menu": "more", "open-settings": "sliders", "close-settings": "close", latest: "down" };
-    for (const [id, name] of Object.entries(icons)) $(id).append(icon(name));
+    for (const [id, name] of Object.entries(ICONS)) $(id).append(icon(name));
     $("new").prepend(icon("plus"));
     $("effort").append(...EFFORTS.map(([value, label]) => el("option", { value }, label)));
     $("effort").addEventListener("change", () => this.set("effort", $("effort").value));
@@ -347,9 +328,9 @@ class Page {
 
   menu() {
     const items = {
-      "export-markdown": () => this.download(conversations.toMarkdown(this.conversation), "text/markdown", "md"),
-      "export-json": () => this.download(JSON.stringify(this.conversation, null, 1), "application/json", "json"),
-      "enter-key": () => this.askKey(),
+      "export-markdown": () => this.exportAs("md"),
+      "export-json": () => this.exportAs("json"),
+      "enter-key": () => this.server.askKey(),
       "open-help": () => answerOf($("help")),
       delete: () => this.remove(),
     };
@@ -370,15 +351,6 @@ class Page {
     });
     show();
   }
-}
-
-// What a dialog was closed with; focus then returns to where it was.
-function answerOf(dialog) {
-  dialog.returnValue = "";
-  dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true });
-  });
 }
 
 new Page().start();

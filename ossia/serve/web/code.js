@@ -123,7 +123,8 @@ export function codeBlock(code, info) {
   const shown = el("code", {}, highlighted(code, name));
   const copy = copyButton("Copy this code", () => code);
   const bar = el("div", { class: "code-bar" }, el("span", {}, name || "text"), copy);
-  const scroller = el("pre", { tabindex: "0", role: "region", "aria-label": `${name} code`.trim() }, shown);
+  const label = `${name} code`.trim();
+  const scroller = el("pre", { tabindex: "0", role: "region", "aria-label": label }, shown);
   return el("div", { class: "code" }, bar, scroller);
 }
 
@@ -145,7 +146,8 @@ export function highlighted(code, name) {
 }
 
 function expressionOf(language) {
-  const number = String.raw`\b(?:0[xXbBoO][\da-fA-F_]+|\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?)[a-zA-Z]{0,3}\b`;
+  const decimal = String.raw`\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?`;
+  const number = String.raw`\b(?:0[xXbBoO][\da-fA-F_]+|${decimal})[a-zA-Z]{0,3}\b`;
   language.expression ??= new RegExp(
     `(?<comment>${language.comment})|(?<string>${language.string})|(?<number>${number})|` +
       `(?<name>${language.name ?? "(?!)"})|(?<call>[A-Za-z_$][\\w$]*(?=\\())|[A-Za-z_$][\\w$]*`,

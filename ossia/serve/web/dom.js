@@ -74,3 +74,12 @@ export function copyButton(label, text) {
   });
   return button;
 }
+
+// What a dialog was closed with; focus then returns to where it was.
+export function answerOf(dialog) {
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true });
+  });
+}

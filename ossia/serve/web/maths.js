@@ -1,16 +1,15 @@
 // TeX's maths -> MathML, for the part of TeX that answers use. What cannot be read is shown as source.
 
+import { COMMANDS } from "./commands.js";
 import { el } from "./dom.js";
+import { closing, fence, m, row, space, Unreadable } from "./mathml.js";
 import {
   ENVIRONMENTS, FONTS, FUNCTIONS, INTEGRALS, LETTERS, LIMITS, OPERATORS, OVER, SPACES, STRETCHED,
   SUMS, UNDER,
 } from "./symbols.js";
 
-const MATHML = "http://www.w3.org/1998/Math/MathML";
 const DEEPEST = 60;
 const TOKEN = /\\(operatorname\*|[a-zA-Z]+|[^])|\s+|(\d+(?:\.\d+)?)|%[^\n]*|([^])/gu;
-
-class Unreadable extends Error {}
 
 // A <math> element, or its source where that is not understood.
 export function maths(source, display) {
@@ -26,18 +25,6 @@ export function maths(source, display) {
     return el("code", { class: display ? "tex block" : "tex" }, `${mark}${source}${mark}`);
   }
 }
-
-function m(tag, attributes = {}, ...children) {
-  const node = document.createElementNS(MATHML, tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
-
-const row = (nodes) => (nodes.length === 1 ? nodes[0] : m("mrow", {}, ...nodes));
-const fence = (text) => m("mo", { fence: "true", stretchy: "true", form: "prefix" }, text);
-const closing = (text) => m("mo", { fence: "true", stretchy: "true", form: "postfix" }, text);
-const space = (width) => m("mspace", { width });
 
 // {kind, text, from, to}; kind: "command", "number" or "character".
 function tokens(source) {
@@ -109,7 +96,8 @@ class Parser {
     let under = null;
     let over = null;
     const primes = [];
-    let limits = this.display && token.kind === "command" && (SUMS.has(token.text) || LIMITS.has(token.text));
+    const sum = SUMS.has(token.text) || LIMITS.has(token.text);
+    let limits = this.display && token.kind === "command" && sum;
     limits ||= token.text.startsWith("operatorname*") || /^(over|under)brace/.test(token.text);
     for (;;) {
       if (this.take("limits", "command")) limits = true;
@@ -187,7 +175,9 @@ class Parser {
     if (SUMS.has(name)) return m("mo", { movablelimits: "false", largeop: "true" }, SUMS.get(name));
     if (INTEGRALS.has(name)) return m("mo", { largeop: "true" }, INTEGRALS.get(name));
     if (SPACES.has(name)) return space(SPACES.get(name));
-    if (FUNCTIONS.has(name) || LIMITS.has(name)) return m("mi", {}, name.replace(/^(arg|lim)(?=m|s|i)/, "$1 "));
+    if (FUNCTIONS.has(name) || LIMITS.has(name)) {
+      return m("mi", {}, name.replace(/^(arg|lim)(?=m|s|i)/, "$1 ")); // arg max, lim sup
+    }
     if (Object.hasOwn(FONTS, name)) return this.inFont(name);
     if (OVER.has(name)) return this.marked("mover", OVER.get(name), STRETCHED.has(name));
     if (UNDER.has(name)) return this.marked("munder", UNDER.get(name), STRETCHED.has(name));
@@ -266,7 +256,8 @@ class Parser {
   rows() {
     const rows = [];
     let cells = [];
-    const ends = () => this.peek("&") || ["\\", "end", "hline"].some((name) => this.peek(name, "command"));
+    const commands = ["\\", "end", "hline"];
+    const ends = () => this.peek("&") || commands.some((name) => this.peek(name, "command"));
     for (;;) {
       const nodes = this.row(ends);
       cells.push(m("mtd", {}, ...nodes));
@@ -293,73 +284,3 @@ function alignColumns(rows, columns) {
     }
   }
 }
-
-const fraction = (attributes) => (parser) => m("mfrac", attributes, parser.argument(), parser.argument());
-const style = (displaystyle, node) => m("mstyle", { displaystyle }, node);
-const text = (parser) => m("mtext", {}, parser.raw().replaceAll(" ", "\u00a0"));
-const sized = (parser) => m("mo", { stretchy: "true", minsize: "1.4em" }, parser.delimiter());
-const lined = (side) => (parser) => m("mrow", { class: side }, parser.argument());
-const nothing = () => m("mrow");
-
-function root(parser) {
-  if (!parser.take("[")) return m("msqrt", {}, parser.argument());
-  const index = row(parser.row(() => parser.peek("]")));
-  if (!parser.take("]")) throw new Unreadable();
-  return m("mroot", {}, parser.argument(), index);
-}
-
-function binomial(parser) {
-  const both = m("mfrac", { linethickness: "0" }, parser.argument(), parser.argument());
-  return m("mrow", {}, fence("("), both, closing(")"));
-}
-
-function stacked(parser) {
-  const over = parser.argument();
-  return m("mover", {}, parser.argument(), over);
-}
-
-function beneath(parser) {
-  const under = parser.argument();
-  return m("munder", {}, parser.argument(), under);
-}
-
-function negated(parser) {
-  const node = parser.atom();
-  node.append("\u0338");
-  return node;
-}
-
-function modulo(parser) {
-  const inner = [m("mi", {}, "mod"), space("0.3333em"), parser.argument()];
-  return m("mrow", {}, space("1em"), parser.operator("("), ...inner, parser.operator(")"));
-}
-
-const COMMANDS = {
-  frac: fraction({}),
-  tfrac: (parser) => style("false", fraction({})(parser)),
-  dfrac: (parser) => style("true", fraction({})(parser)),
-  cfrac: (parser) => style("true", fraction({})(parser)),
-  binom: binomial,
-  dbinom: binomial,
-  tbinom: binomial,
-  sqrt: root,
-  text, textrm: text, textnormal: text, textbf: text, textit: text, texttt: text, mbox: text,
-  operatorname: (parser) => m("mi", { mathvariant: "normal" }, parser.raw()),
-  "operatorname*": (parser) => m("mi", { mathvariant: "normal" }, parser.raw()),
-  left: (parser) => parser.left(),
-  begin: (parser) => parser.environment(),
-  big: sized, Big: sized, bigg: sized, Bigg: sized, bigl: sized, bigr: sized, Bigl: sized,
-  Bigr: sized, biggl: sized, biggr: sized, Biggl: sized, Biggr: sized, bigm: sized,
-  stackrel: stacked, overset: stacked, underset: beneath,
-  boxed: lined("boxed"),
-  overline: lined("overline"),
-  underline: lined("underline"),
-  not: negated,
-  pmod: modulo,
-  bmod: () => m("mo", { lspace: "0.2222em", rspace: "0.2222em" }, "mod"),
-  mod: () => m("mo", { lspace: "1em", rspace: "0.3333em" }, "mod"),
-  phantom: (parser) => m("mphantom", {}, parser.argument()),
-  displaystyle: nothing, textstyle: nothing, limits: nothing, nolimits: nothing, nonumber: nothing,
-  notag: nothing,
-  tag: (parser) => m("mtext", {}, `\u2003(${parser.raw()})`),
-};

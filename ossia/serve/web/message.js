@@ -63,18 +63,20 @@ export class MessageView {
       const answered = () => this.actions.answer(this.node);
       return (growing, running) => showCall(card, part, statusOf(part, growing, running), answered);
     }
-    const text = el("div", { class: "prose" });
     if (part.type === "text") {
-      this.body.append(text);
-      return once(part, () => renderMarkdown(text, part.text));
+      const prose = el("div", { class: "prose" });
+      this.body.append(prose);
+      return once(part, () => renderMarkdown(prose, part.text));
     }
+    // As it was written: a model thinks in formulas like 3*4*5, which are no Markdown.
     const title = el("span");
+    const text = el("div", { class: "thoughts" });
     const details = el("details", { class: "reasoning" }, el("summary", {}, title), text);
     this.body.append(details);
-    details.addEventListener("toggle", () => details.open && renderMarkdown(text, part.text));
+    details.addEventListener("toggle", () => (text.textContent = part.text));
     return (growing) => {
       title.textContent = growing ? "Thinking…" : `Thought${duration(part.seconds)}`;
-      if (details.open) renderMarkdown(text, part.text);
+      if (details.open) text.textContent = part.text;
     };
   }
 
@@ -87,8 +89,9 @@ export class MessageView {
     this.problem.hidden = !text;
     this.problem.classList.toggle("failed", Boolean(error));
     if (!text) return this.problem.replaceChildren();
-    const again = el("button", { type: "button", click: () => this.actions.again(this.node) }, "Try again");
-    const key = el("button", { type: "button", click: () => this.actions.key() }, "Enter the key");
+    const button = (label, click) => el("button", { type: "button", click }, label);
+    const again = button("Try again", () => this.actions.again(this.node));
+    const key = button("Enter the key", () => this.actions.key());
     this.problem.replaceChildren(el("span", {}, text), error ? (status === 401 ? key : again) : "");
   }
 
@@ -98,12 +101,13 @@ export class MessageView {
     const buttons = [];
     if (!this.running) {
       buttons.push(copyButton("Copy this message", () => textOf(node)));
-      if (node.role === "user") buttons.push(iconButton("Edit this message", "edit", () => this.edit()));
-      else buttons.push(iconButton("Answer again", "again", () => actions.again(node)));
+      const edit = () => iconButton("Edit this message", "edit", () => this.edit());
+      const again = () => iconButton("Answer again", "again", () => actions.again(node));
+      buttons.push(node.role === "user" ? edit() : again());
     }
     const versions = this.place.count > 1 ? [this.versions()] : [];
-    const cost = node.stats?.tokens ? [el("span", { class: "cost" }, costOf(node.stats, this.running))] : [];
-    this.foot.replaceChildren(...versions, ...buttons, ...cost);
+    const cost = node.stats?.tokens ? costOf(node.stats, this.running) : "";
+    this.foot.replaceChildren(...versions, ...buttons, el("span", { class: "cost" }, cost));
   }
 
   versions() {
@@ -240,7 +244,8 @@ function resultOf(part) {
 }
 
 function resultForm(part, answered) {
-  const area = el("textarea", { rows: "2", "aria-label": `Result of ${part.name}`, placeholder: "The result of this call" });
+  const label = { "aria-label": `Result of ${part.name}`, placeholder: "The result of this call" };
+  const area = el("textarea", { rows: "2", ...label });
   const send = () => {
     part.result = area.value;
     answered();

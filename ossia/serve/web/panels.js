@@ -8,9 +8,11 @@ export class Panel {
     this.wide = window.matchMedia(wide);
     opener.addEventListener("click", () => this.toggle());
     dialog.addEventListener("close", () => this.told());
-    dialog.addEventListener("click", (event) => event.target === dialog && !this.beside && this.close());
+    dialog.addEventListener("click", (event) => {
+      if (event.target === dialog && !this.beside) this.close(); // outside of what is in it
+    });
     dialog.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && this.beside && dialog !== document.querySelector("#sidebar")) this.close();
+      if (event.key === "Escape" && this.beside && !openAtFirst) this.close();
     });
     this.wide.addEventListener("change", () => {
       this.dialog.close();

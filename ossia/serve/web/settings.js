@@ -54,7 +54,7 @@ export function readTools(text) {
 export function settingsFields(settings, change) {
   const system = field("System prompt", area("system", 5, "How the model should answer"), "");
   const numbers = NUMBERS.map(([name, label, limits, help]) => {
-    const input = el("input", { type: "number", name, placeholder: "default", inputmode: "decimal", ...limits });
+    const input = el("input", { type: "number", name, placeholder: "default", ...limits });
     input.value = settings[name] ?? "";
     input.addEventListener("change", () => {
       const value = input.value === "" ? undefined : Number(input.value);
@@ -77,9 +77,10 @@ export function settingsFields(settings, change) {
     tools.reportValidity();
   });
   const help = "as JSON; you give the result of each call on its card";
+  const stops = field("Stop at", stop, "texts that end an answer");
   return [
     system,
-    el("fieldset", {}, el("legend", {}, "Sampling"), ...numbers, field("Stop at", stop, "texts that end an answer")),
+    el("fieldset", {}, el("legend", {}, "Sampling"), numbers, stops),
     field("Functions", tools, help),
   ];
 }

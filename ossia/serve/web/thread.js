@@ -35,6 +35,7 @@ export class Thread {
     });
     while (this.into.children.length > articles.length) this.into.lastElementChild.remove();
     this.keepUp();
+    requestAnimationFrame(() => this.keepUp()); // once what has come into view has its true height
   }
 
   // Show again the one message that has grown.
