@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import socket
 import sys
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +16,8 @@ from ossia.cli.options import ModelOption, open_llm
 from ossia.errors import OssiaError
 from ossia.options import EngineOptions, LoadOptions
 from ossia.serve.options import ServeOptions
+from ossia.tools.chosen import ChosenTools
+from ossia.tools.mcp import Address, McpServers
 
 if TYPE_CHECKING:
     from ossia.serve.service import Service
@@ -61,6 +64,7 @@ def serve(
     path = path or model
     try:
         from ossia.serve.app import application
+        from ossia.serve.hosted import Hosted
         from ossia.serve.responses.store import ResponseStore
         from ossia.serve.server import listen, log_to_stderr
         from ossia.serve.server import serve as run
@@ -69,9 +73,20 @@ def serve(
         raise OssiaError(
             f"the server's packages are not installed ({error}): pip install 'ossia[serve]'"
         ) from error
-    with listen(options) as server, open_llm(path, load, engine) as llm:
+    chosen = ChosenTools(options.tool)
+    addresses = [Address.of(text) for text in options.mcp]
+    with (
+        listen(options) as server,
+        McpServers(addresses) if addresses else nullcontext() as mcp,
+        open_llm(path, load, engine) as llm,
+    ):
+        tools = chosen.toolsets(lambda text: len(llm.tokenizer.encode(text)))
+        tools += mcp.toolsets if mcp else []
+        if tools and llm.chat_format.name == "plain":
+            raise OssiaError("this model has no chat format, so it cannot call tools")
         name = options.served_model_name or _name(path, llm.about.folder if llm.about else None)
-        service = Service(llm, name, max_prompt=options.max_prompt)
+        hosted = Hosted(tools, options.max_tool_calls)
+        service = Service(llm, name, max_prompt=options.max_prompt, hosted=hosted)
         app = application(
             service,
             keys=api_key or (),
@@ -96,11 +111,14 @@ def _announce(service: Service, server: socket.socket, keys: bool, as_json: bool
     from ossia.system.memory import format_size
 
     about, base = service.llm.about, url(server)
+    tools = [tool.name for tool in service.hosted.tools]
     if as_json:
-        record = {"url": f"{base}/v1", "page": f"{base}/", "model": service.name}
+        record: dict[str, Any] = {"url": f"{base}/v1", "page": f"{base}/", "model": service.name}
         if about is not None:
             record |= {"backend": about.backend, "device": about.device}
             record |= {"kv_bytes": about.kv_bytes, "max_batch": about.max_batch}
+        if tools:
+            record["tools"] = tools
         print(json.dumps(record), flush=True)
         return
     print(f"{service.name} on {base}/v1; chat with it at {base}/")
@@ -109,6 +127,8 @@ def _announce(service: Service, server: socket.socket, keys: bool, as_json: bool
             f"backend {about.backend} on {about.device}; {format_size(about.kv_bytes)} for keys "
             f"and values; up to {about.max_batch} requests together, {about.max_length} tokens each"
         )
+    if tools:
+        print(f"tools that run here when the model calls them: {', '.join(tools)}")
     if not is_loopback(server):
         note = "other machines can reach it" + ("" if keys else ", and no --api-key keeps them out")
         print(f"warning: {note}", file=sys.stderr)

@@ -55,7 +55,7 @@ def part(event: HostedStart | HostedDelta | HostedResult) -> dict[str, Any]:
             return {"index": index, **call, "function": {"name": tool.name, "arguments": ""}}
         case HostedDelta(index, arguments):
             return {"index": index, "function": {"arguments": arguments}}
-        case HostedResult(index, result):
+        case HostedResult(index, _, result):
             return {"index": index, "output": result.text, "is_error": result.is_error}
 
 

@@ -43,6 +43,12 @@ class Metrics:
             "Replies in which the model broke the rules of its chat format.",
             registry=registry,
         )
+        self._calls = Counter(
+            "ossia_tool_calls",
+            "Calls of tools that the server ran, by how they ended: ok or error.",
+            ["tool", "outcome"],
+            registry=registry,
+        )
         self._first = Histogram(
             "ossia_time_to_first_token_seconds",
             "From a request's submission to its first token.",
@@ -72,6 +78,10 @@ class Metrics:
         self._whole.observe(end.prefill_seconds + end.decode_seconds)
         if end.completion_tokens > 1:
             self._each.observe(end.decode_seconds / (end.completion_tokens - 1))
+
+    def called(self, tool: str, failed: bool) -> None:
+        """Count a call of a tool of the server's."""
+        self._calls.labels(tool, "error" if failed else "ok").inc()
 
     def cancelled(self, count: int) -> None:
         """Count generations whose client hung up."""

@@ -43,6 +43,27 @@ class ServeOptions(Options):
             default="in memory",
         ),
     ] = None
+    tool: Annotated[
+        tuple[str, ...],
+        Option(
+            "A tool that the server runs when the model calls it: python, browser=FOLDER, "
+            "calculate or documentation; may be repeated.",
+            metavar="TOOL",
+            default="none",
+        ),
+    ] = ()
+    mcp: Annotated[
+        tuple[str, ...],
+        Option(
+            "An MCP server whose tools the server calls for the model: a URL, or a command and "
+            "its arguments in one string; LABEL= before it names it. May be repeated.",
+            metavar="SERVER",
+            default="none",
+        ),
+    ] = ()
+    max_tool_calls: Annotated[int, Option("Most calls of these tools in one reply.", minimum=1)] = (
+        32
+    )
     json: Annotated[bool, Option("Log JSON lines, and print one when it listens.")] = False
 
     def __post_init__(self) -> None:

@@ -46,6 +46,7 @@ class HostedResult:
     """What it gave."""
 
     index: int
+    tool: HostedTool
     result: Result
 
 
@@ -116,7 +117,7 @@ class Rounds(AsyncIterator[ReplyEvent | Finished]):
                 yield HostedRun(start.index, call.arguments)
                 result = await self._calls.run(start.tool, call.arguments)
                 said.append({"role": "tool", "tool_call_id": call.id, "content": result.text})
-                yield HostedResult(start.index, result)
+                yield HostedResult(start.index, start.tool, result)
             if len(hosted) < len(reply.tool_calls) or self._calls.exhausted:
                 is_clients = len(hosted) < len(reply.tool_calls)
                 yield _whole(ends, "tool_calls" if is_clients else "stop")

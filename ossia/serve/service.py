@@ -20,7 +20,7 @@ from ossia.errors import OssiaError
 from ossia.serve.errors import ApiError, failure, refusal
 from ossia.serve.hosted import Hosted, Offer
 from ossia.serve.metrics import Metrics
-from ossia.serve.rounds import Dialogue, Messages, ReplyEvent, Rounds
+from ossia.serve.rounds import Dialogue, HostedResult, Messages, ReplyEvent, Rounds
 
 T = TypeVar("T")
 
@@ -200,6 +200,8 @@ class Running:
         if isinstance(event, Finished):
             self.finished[number] = event
             self._metrics.finished(event)
+        elif isinstance(event, HostedResult):
+            self._metrics.called(event.tool.name, event.result.is_error)
 
     @property
     def ends(self) -> list[Finished]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
@@ -12,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from ossia.errors import OssiaError
 from ossia.serve.responses.store import ResponseStore
+from ossia.tools.chosen import ChosenTools
+from ossia.tools.toolset import Result
 from tests.serve.conftest import openai
 
 
@@ -29,7 +33,7 @@ def kept(tmp_path) -> Path:
 @pytest.fixture
 def process(log, kept) -> Iterator[subprocess.Popen]:
     arguments = ["serve", "--port", "0", "--json", "--api-key", "key", "--kv-memory", "64MiB"]
-    arguments += ["--responses", str(kept)]
+    arguments += ["--responses", str(kept), "--tool", "calculate"]
     command = [sys.executable, "-m", "ossia", *arguments]
     with (
         log.open("w") as stderr,
@@ -53,6 +57,11 @@ def test_it_answers_until_it_is_told_to_end_and_then_ends_what_runs(process, log
     assert "4" in answer.choices[0].message.content
     details = answer.usage.prompt_tokens_details
     assert 0 < details.cached_tokens < answer.usage.prompt_tokens
+    large = [{"role": "user", "content": "What is 48213 * 977?"}]
+    answer = client.chat.completions.create(model=told["model"], messages=large, temperature=0)
+    (call,) = answer.choices[0].message.server_tool_calls
+    assert (call["function"]["name"], call["output"]) == ("calculate", "47104101")
+    assert "47104101" in answer.choices[0].message.content.replace(",", "")
     stream = client.completions.create(
         model=told["model"],
         prompt="def",
@@ -107,3 +116,42 @@ def test_without_its_packages_it_says_how_to_get_them(ossia_command, monkeypatch
     result = ossia_command("serve")
     assert result.code == 2
     assert "pip install 'ossia[serve]'" in result.err
+
+
+def test_a_tool_that_there_is_not_is_refused_before_the_model_is_loaded():
+    command = [sys.executable, "-m", "ossia", "serve", "--port", "0"]
+    command += ["--tool", "calculate", "--tool", "shell", "missing/model"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "must be one of python, browser=FOLDER, calculate, documentation" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    with pytest.raises(OssiaError, match="no such folder"):
+        ChosenTools(["browser=/missing"])
+
+
+def test_python_is_refused_where_it_cannot_be_locked_down(monkeypatch):
+    def refuse() -> None:
+        raise OssiaError("Python code cannot be run safely on this machine: no Landlock")
+
+    monkeypatch.setattr("ossia.tools.python.tool.check", refuse)
+    with pytest.raises(OssiaError, match="no Landlock"):
+        ChosenTools(["python"])
+
+
+def test_tools_are_chosen_by_name(tmp_path):
+    chosen = ChosenTools(["documentation", f"browser={tmp_path}", "calculate", "calculate"])
+    browser, functions = chosen.toolsets(len)
+    assert [f.name for f in browser.functions] == ["browser.search", "browser.open", "browser.find"]
+    assert [f.name for f in functions.functions] == ["calculate", "documentation"]
+    with pytest.raises(OssiaError, match="one browser"):
+        ChosenTools([f"browser={tmp_path}"] * 2)
+
+    async def results() -> list[Result]:
+        call = functions.begin()
+        return [
+            await call("calculate", '{"expression": "6*7"}'),
+            await call("calculate", "{}"),
+        ]
+
+    good, bad = asyncio.run(results())
+    assert (good.text, good.is_error, bad.is_error) == ("42", False, True)

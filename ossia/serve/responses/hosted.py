@@ -34,7 +34,7 @@ class HostedItems:
                 yield self._told(index, "mcp_call_arguments.delta", delta=arguments)
             case HostedRun(index, arguments):
                 yield from self._runs(index, arguments)
-            case HostedResult(index, result):
+            case HostedResult(index, _, result):
                 yield from self._ended(index, result.text, result.is_error)
 
     def end(self) -> Iterator[dict[str, Any]]:
