@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from operator import index
 from pathlib import Path
@@ -16,6 +16,7 @@ from ossia.api.reply import Completion, Finished, Reply, ReplyBuilder, TokenLogp
 from ossia.api.stream import AsyncStream, Stream, read_all
 from ossia.engine import Request, SamplingParams
 from ossia.engine.driver import Driver, DriverStats
+from ossia.engine.request import Constraint
 from ossia.engine.worker import Steps
 from ossia.errors import OssiaError
 from ossia.offload import ExpertReads
@@ -49,11 +50,18 @@ class Sampling(TypedDict, total=False):
     ignore_eos: bool
 
 
-class ChatOptions(Sampling, total=False):
+class TextOptions(Sampling, total=False):
+    """What a continuation may set: how tokens are drawn, and the form of the text."""
+
+    response_format: Mapping[str, Any] | None
+    structured_outputs: Mapping[str, Any] | None
+
+
+class ChatOptions(TextOptions, total=False):
     """What a chat may set beside its tools, effort, thinking and date; see `LLM.stream`."""
 
     tool_choice: str | Mapping[str, Any] | None
-    response_format: Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
     instructions: str | None
     built_in: Sequence[text.ToolNamespace]
 
@@ -84,6 +92,7 @@ class LLM:
         self.config = self._parts.driver.config
         self._driver = self._parts.driver
         self._eos_ids = frozenset(self.config.eos_ids) | self._parts.defaults.eos_ids
+        self._grammars = text.Grammars(self.tokenizer, self.config.vocab_size)
 
     @classmethod
     def load(
@@ -144,11 +153,15 @@ class LLM:
     def generate(
         self,
         prompts: str | Sequence[str] | Sequence[Sequence[int]],
-        **sampling: Unpack[Sampling],
+        **options: Unpack[TextOptions],
     ) -> list[Completion]:
-        """The continuation of each prompt (text, or token ids), all made in one batch."""
-        params, stop = self._sampling(sampling, self._eos_ids)
-        asks = [self._continue(prompt, params, stop) for prompt in _several(prompts)]
+        """The continuation of each prompt (text, or token ids), all made in one batch.
+
+        response_format, structured_outputs: the form of the whole text, as for `stream`.
+        """
+        constraint, ends = self._text_constraint(options)
+        params, stop = self._sampling(options, ends)
+        asks = [self._continue(prompt, params, stop, constraint) for prompt in _several(prompts)]
         read = read_all(self._driver, asks)
         return [_completion(answer, events, params) for answer, events in read]
 
@@ -182,16 +195,17 @@ class LLM:
         answers = [answer for answer, _ in read_all(self._driver, asks)]
         return [answer.prompt.logprobs if answer.prompt else () for answer in answers]
 
-    def stream_text(self, prompt: str | Sequence[int], **sampling: Unpack[Sampling]) -> Stream:
+    def stream_text(self, prompt: str | Sequence[int], **options: Unpack[TextOptions]) -> Stream:
         """The continuation of one prompt as it is made: TextDelta on the final channel, then
-        Finished.
+        Finished. Options as for `generate`.
         """
-        return Stream(self._driver, self.prepare_text(prompt, **sampling))
+        return Stream(self._driver, self.prepare_text(prompt, **options))
 
-    def prepare_text(self, prompt: str | Sequence[int], **sampling: Unpack[Sampling]) -> Ask:
+    def prepare_text(self, prompt: str | Sequence[int], **options: Unpack[TextOptions]) -> Ask:
         """What `stream_text` would ask of the engine, for `start`."""
-        params, stop = self._sampling(sampling, self._eos_ids)
-        return self._continue(prompt, params, stop)
+        constraint, ends = self._text_constraint(options)
+        params, stop = self._sampling(options, ends)
+        return self._continue(prompt, params, stop, constraint)
 
     def chat(
         self,
@@ -224,9 +238,13 @@ class LLM:
         "medium" or "high" for models that speak harmony. thinking: False for an answer without
         reasoning, from models that can. date: YYYY-MM-DD, for prompts that name the day; today if
         None. instructions: what the developer asks for, before all messages. built_in: tools that
-        gpt-oss was trained to call within its reasoning. Raises OssiaError for
-        what the model's chat format cannot express, or what could only be guaranteed by
-        constrained decoding: tool_choice "required" or a function, and a strict response_format.
+        gpt-oss was trained to call within its reasoning.
+
+        structured_outputs: the form of the answer by vLLM's parameter, instead of response_format:
+        one of json, regex, choice, grammar (Lark) and json_object. parallel_tool_calls: False for
+        one call at most. What they, tool_choice and functions with strict: true ask for is
+        enforced: other tokens are not sampled. Raises OssiaError for what the model's chat format
+        cannot express, and for a schema that cannot be enforced.
         """
         ask = self.prepare(messages, tools, reasoning_effort, thinking, date, **options)
         return Stream(self._driver, ask)
@@ -270,7 +288,9 @@ class LLM:
             messages,
             tools=tools,
             tool_choice=options.pop("tool_choice", None),
+            parallel_tool_calls=options.pop("parallel_tool_calls", None),
             response_format=options.pop("response_format", None),
+            structured_outputs=options.pop("structured_outputs", None),
             reasoning_effort=reasoning_effort,
             thinking=thinking,
             date=date,
@@ -280,11 +300,33 @@ class LLM:
         prompt = self.chat_format.render(chat)
         self._check_ids(prompt)
         params, stop = self._sampling(options, self._eos_ids | self.chat_format.stop_ids)
+        grammar = self.chat_format.grammar(chat, prompt)
+        constraint = None if grammar is None else self._grammars.constraint(grammar)
         parser = partial(self.chat_format.parser, prompt, chat.offered_tools)
-        return Ask(Request(prompt, params), parser, stop)
+        return Ask(Request(prompt, params, constraint), parser, stop)
+
+    def _text_constraint(
+        self, options: TextOptions
+    ) -> tuple[Callable[[], Constraint] | None, frozenset[int]]:
+        """What holds a continuation to the form that the options ask for, which are taken out, and
+        the ids that end it.
+        """
+        chat = Chat.of(
+            (),
+            response_format=options.pop("response_format", None),
+            structured_outputs=options.pop("structured_outputs", None),
+        )
+        if chat.structure is None:
+            return None, self._eos_ids
+        ends = self._eos_ids or self.chat_format.stop_ids  # it has to end
+        return self._grammars.constraint(text.plain_grammar(chat.structure, ends)), ends
 
     def _continue(
-        self, prompt: str | Sequence[int], params: SamplingParams, stop: tuple[str, ...]
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams,
+        stop: tuple[str, ...],
+        constraint: Callable[[], Constraint] | None = None,
     ) -> Ask:
         if isinstance(prompt, int):
             raise OssiaError("token ids are given as a list of lists, one list for each prompt")
@@ -296,7 +338,7 @@ class LLM:
         else:
             ids = [index(id) if hasattr(id, "__index__") else id for id in prompt]
         parser = partial(PlainText, self.tokenizer, params.stop_ids)
-        return Ask(Request(ids, params), parser, stop)
+        return Ask(Request(ids, params, constraint), parser, stop)
 
     def _check_ids(self, ids: Sequence[int]) -> None:
         """Raise OssiaError for an id of the tokenizer outside the model's vocabulary."""

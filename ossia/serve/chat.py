@@ -32,6 +32,7 @@ from ossia.serve.rounds import (
 )
 from ossia.serve.service import Running, Service, unless_disconnected
 from ossia.serve.stream import event_stream
+from ossia.serve.structure_wire import as_sent, later_choice
 from ossia.serve.wire import Usage
 from ossia.text import Channel, TextDelta, Tokenizer, ToolCallDelta, ToolCallStart
 
@@ -54,8 +55,6 @@ def routes(service: Service) -> APIRouter:
     )
     async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
         service.check_model(body.model)
-        if body.tools:
-            service.check_calls(body.parallel_tool_calls)
         dialogue = _dialogue(service, body)
         ask = await service.prepare(lambda: dialogue.make(dialogue.messages, 0), PARAMETERS)
         running = service.converse(dialogue, ask, body.n, PARAMETERS)
@@ -85,8 +84,10 @@ def _dialogue(service: Service, body: ChatRequest) -> Dialogue:
             tools or None,
             None if body.reasoning_effort == "none" else body.reasoning_effort,
             thinking,
-            tool_choice=body.tool_choice if tools or offer.built_in else None,
+            tool_choice=later_choice(body.tool_choice) if used else as_sent(body.tool_choice),
+            parallel_tool_calls=body.parallel_tool_calls,
             built_in=offer.built_in,
+            **body.structure(),
             **body.sampling(most and most - used, logprobs),
         )
 

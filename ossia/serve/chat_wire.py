@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from ossia.serve.chat_hosted import HostedCall, PartOfHostedCall
+from ossia.serve.structure_wire import Structured, ToolChoice
 from ossia.serve.wire import Given, Sampled, Usage, Wire
 
 MAX_TOP_LOGPROBS = 20
@@ -54,21 +55,17 @@ class Message(Given):
 
 
 class Function(Given):
-    """strict: only false, because no output is constrained."""
+    """strict: the arguments of each call follow the parameters."""
 
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: Literal[False] = False
+    strict: bool = False
 
 
 class Tool(Given):
     type: Literal["function"]
     function: Function
-
-
-class TextFormat(Given):
-    type: Literal["text"]
 
 
 class TemplateSettings(Given):
@@ -77,9 +74,9 @@ class TemplateSettings(Given):
     enable_thinking: bool = True
 
 
-class ChatRequest(Sampled):
-    """A request for the next message of a conversation. chat_template_kwargs is beyond OpenAI's
-    API.
+class ChatRequest(Sampled, Structured):
+    """A request for the next message of a conversation. chat_template_kwargs and
+    structured_outputs are beyond OpenAI's API.
     """
 
     messages: Annotated[list[Message], Field(min_length=1)]
@@ -88,12 +85,11 @@ class ChatRequest(Sampled):
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     tools: list[Tool] | None = None
-    tool_choice: Literal["none", "auto"] = "auto"
+    tool_choice: ToolChoice = "auto"
     parallel_tool_calls: bool = True
     reasoning_effort: Literal["none", "low", "medium", "high"] | None = None
     chat_template_kwargs: TemplateSettings = TemplateSettings()
     # Only the values that ask for nothing more than the server does.
-    response_format: TextFormat | None = None
     modalities: list[Literal["text"]] | None = None
     service_tier: Literal["auto", "default"] | None = None
     store: Literal[False] = False
@@ -102,20 +98,6 @@ class ChatRequest(Sampled):
     metadata: dict[str, str] | None = None
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
-
-    @field_validator("tool_choice", mode="before")
-    @classmethod
-    def _calls_cannot_be_forced(cls, value: Any) -> Any:
-        if value == "required" or isinstance(value, dict):
-            raise ValueError("a call cannot be enforced; use auto, and check the reply")
-        return value
-
-    @field_validator("response_format", mode="before")
-    @classmethod
-    def _formats_cannot_be_enforced(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("type") in ("json_object", "json_schema"):
-            raise ValueError("JSON cannot be enforced; ask for it in a message and check the reply")
-        return value
 
     @model_validator(mode="after")
     def _hang_together(self) -> ChatRequest:

@@ -16,6 +16,7 @@ from ossia.serve.logprobs import ShownTokens, finite
 from ossia.serve.rounds import ReplyEvent
 from ossia.serve.service import Running, Service, unless_disconnected
 from ossia.serve.stream import event_stream
+from ossia.serve.structure_wire import Structured
 from ossia.serve.wire import Sampled, Usage, Wire
 from ossia.text import TextDelta, Tokenizer
 
@@ -25,7 +26,7 @@ MAX_LOGPROBS = 20
 Id = Annotated[int, Field(ge=0)]
 
 
-class CompletionRequest(Sampled):
+class CompletionRequest(Sampled, Structured):
     """A request for the continuation of one or several prompts. echo: begin each text, and its
     logprobs, with the prompt. best_of: only n, because answers are not ranked.
     """
@@ -130,7 +131,7 @@ def _ask(service: Service, body: CompletionRequest, prompt: str | list[int]) -> 
     sampling = body.sampling(body.max_tokens, body.logprobs)
     if body.echo:
         sampling["prompt_logprobs"] = body.logprobs
-    return service.llm.prepare_text(prompt, **sampling)
+    return service.llm.prepare_text(prompt, **sampling, **body.structure())
 
 
 class _Answer:

@@ -57,15 +57,6 @@ class Service:
                 code="model_not_found",
             )
 
-    def check_calls(self, parallel: bool) -> None:
-        """Raise ApiError if one call at most is asked for, of a model that may write several."""
-        if not parallel and self.llm.chat_format.name != "harmony":  # whose calls end the reply
-            raise ApiError(
-                400,
-                "parallel_tool_calls: false cannot be enforced for this model's chat format",
-                param="parallel_tool_calls",
-            )
-
     async def prepare(self, make: Callable[[], Ask], parameters: Sequence[str]) -> Ask:
         """What `make` makes, in a thread of its own. Raises ApiError for an OssiaError, which may
         name one of the request's `parameters`, and for too long a prompt.

@@ -9,6 +9,8 @@ from ossia.text.chat import (
     ToolCall,
     ToolDescription,
 )
+from ossia.text.constrain import Grammars, read_structured_outputs
+from ossia.text.constrain.grammar import plain_grammar
 from ossia.text.events import Channel, Event, TextDelta, ToolCallDelta, ToolCallStart
 from ossia.text.formats import (
     UnusableFormat,
@@ -28,6 +30,7 @@ __all__ = [
     "ChatFormat",
     "Effort",
     "Event",
+    "Grammars",
     "Messages",
     "Parser",
     "StopStrings",
@@ -43,5 +46,7 @@ __all__ = [
     "end_of_text_ids",
     "load_format",
     "load_tokenizer",
+    "plain_grammar",
     "read_generation_config",
+    "read_structured_outputs",
 ]

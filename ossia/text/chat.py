@@ -10,6 +10,19 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
 from ossia.errors import OssiaError
+from ossia.text.asked import (
+    ANY_CHOICE,
+    Callee,
+    ResponseFormat,
+    ToolChoice,
+    ToolDescription,
+    ToolMode,
+    optional_string,
+    read_response_format,
+    read_tool_choice,
+    read_tools,
+)
+from ossia.text.constrain import Grammar, Structure, read_structured_outputs
 from ossia.text.events import Channel, Event
 
 if TYPE_CHECKING:
@@ -36,14 +49,6 @@ class Effort(StrEnum):
     LOW = "low"
     MEDIUM = "medium"
     HIGH = "high"
-
-
-class ToolMode(StrEnum):
-    """Whether a reply may call tools."""
-
-    AUTO = "auto"
-    NONE = "none"
-    REQUIRED = "required"
 
 
 @dataclass(frozen=True)
@@ -86,47 +91,6 @@ class ChatMessage:
         return self.role is Role.ASSISTANT and bool(self.content) and not self.tool_calls
 
 
-@dataclass(frozen=True)
-class ToolDescription:
-    """A function that the model may call, as the model sees it.
-
-    `parameters` is a JSON schema, None for a function without parameters. `source` is the
-    description in the form in which the user gave it, which chat templates print.
-    """
-
-    name: str
-    description: str = ""
-    parameters: Any = None
-    source: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
-
-    def to_dict(self) -> Mapping[str, Any]:
-        """The description in Chat Completions' form."""
-        if self.source is not None:
-            return self.source
-        function = {"name": self.name, "description": self.description}
-        if self.parameters is not None:
-            function["parameters"] = self.parameters
-        return {"type": "function", "function": function}
-
-
-@dataclass(frozen=True)
-class ToolChoice:
-    """Whether a reply may or must call tools; with `function`, it must call that one."""
-
-    mode: ToolMode = ToolMode.AUTO
-    function: str | None = None
-
-
-@dataclass(frozen=True)
-class ResponseFormat:
-    """The JSON schema that the answer is to follow. `strict`: the caller relies on it."""
-
-    name: str
-    schema: dict[str, Any]
-    description: str = ""
-    strict: bool = False
-
-
 Messages = Sequence[Mapping[str, Any]]
 
 
@@ -134,15 +98,19 @@ class ChatSettings(TypedDict, total=False):
     """What a chat may set beside its messages, in the form of Chat Completions; None is the
     default.
 
-    reasoning_effort: "low", "medium" or "high"; the model's own default if None. thinking: False
-    for an answer without reasoning, from models that can. date: YYYY-MM-DD, for prompts that name
-    the day; today if None. instructions: what the developer asks for, before all messages.
-    built_in: tools that a model was trained to call within its reasoning, which only harmony has.
+    structured_outputs: vLLM's parameter (`read_structured_outputs`), instead of a response_format.
+    parallel_tool_calls: False for one call at most. reasoning_effort: "low", "medium" or "high";
+    the model's own default if None. thinking: False for an answer without reasoning, from models
+    that can. date: YYYY-MM-DD, for prompts that name the day; today if None. instructions: what the
+    developer asks for, before all messages. built_in: tools that a model was trained to call within
+    its reasoning, which only harmony has.
     """
 
     tools: Sequence[Mapping[str, Any]] | None
     tool_choice: str | Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
     response_format: Mapping[str, Any] | None
+    structured_outputs: Mapping[str, Any] | None
     reasoning_effort: str | None
     thinking: bool
     date: str | None
@@ -158,13 +126,15 @@ class Chat:
 
     messages: tuple[ChatMessage, ...]
     tools: tuple[ToolDescription, ...] = ()
-    tool_choice: ToolChoice = ToolChoice()
+    tool_choice: ToolChoice = ANY_CHOICE
     response_format: ResponseFormat | None = None
     reasoning_effort: Effort | None = None
     thinking: bool = True
     date: datetime.date | None = None
     instructions: str | None = None
     built_in: tuple[ToolNamespace, ...] = ()
+    structured_outputs: Structure | None = None
+    parallel_tool_calls: bool = True
 
     @classmethod
     def of(cls, messages: Chat | Messages, **settings: Unpack[ChatSettings]) -> Chat:
@@ -183,21 +153,27 @@ class Chat:
             return messages
         if isinstance(messages, str | Mapping) or not isinstance(messages, Iterable):
             raise OssiaError(f"messages: must be a list of messages, not {messages!r}")
-        tools = _read_tools(settings.get("tools"))
+        tools = read_tools(settings.get("tools"))
         names = frozenset(tool.name for tool in tools)
+        response_format = read_response_format(settings.get("response_format"))
+        structured_outputs = read_structured_outputs(settings.get("structured_outputs"))
+        if response_format is not None and structured_outputs is not None:
+            raise OssiaError("structured_outputs: give it or response_format, not both")
         return cls(
             messages=tuple(
                 _read_message(message, names, f"messages[{n}]")
                 for n, message in enumerate(messages)
             ),
             tools=tools,
-            tool_choice=_read_tool_choice(settings.get("tool_choice"), tools),
-            response_format=_read_response_format(settings.get("response_format")),
+            tool_choice=read_tool_choice(settings.get("tool_choice"), tools),
+            response_format=response_format,
             reasoning_effort=read_effort(settings.get("reasoning_effort")),
             thinking=settings.get("thinking", True),
             date=_read_date(settings.get("date")),
-            instructions=_optional_string(settings.get("instructions"), "instructions"),
+            instructions=optional_string(settings.get("instructions"), "instructions"),
             built_in=tuple(settings.get("built_in", ())),
+            structured_outputs=structured_outputs,
+            parallel_tool_calls=settings.get("parallel_tool_calls") is not False,
         )
 
     @property
@@ -215,19 +191,39 @@ class Chat:
         """The names by which built-in tools are called."""
         return frozenset(name for namespace in self.built_in for name in namespace.names)
 
-    def refuse_unenforceable(self) -> None:
-        """Raise OssiaError for what the caller relies on and a prompt can only ask for."""
-        if self.tool_choice.function is not None:
-            asked = f"tool_choice: a call of {self.tool_choice.function!r}"
-        elif self.tool_choice.mode is ToolMode.REQUIRED:
-            asked = 'tool_choice "required": a call'
-        elif self.response_format is not None and self.response_format.strict:
-            asked = "response_format.json_schema.strict: the schema"
-        else:
-            return
-        raise OssiaError(
-            f"{asked} cannot be enforced: ossia has no constrained decoding yet; leave it out and "
-            "check the reply"
+    @property
+    def structure(self) -> Structure | None:
+        """The form of the answer; None for any text."""
+        if self.structured_outputs is not None or self.response_format is None:
+            return self.structured_outputs
+        return self.response_format.structure
+
+    @property
+    def must_call(self) -> bool:
+        """Whether the reply is to end with calls instead of an answer."""
+        return self.tool_choice.mode is ToolMode.REQUIRED
+
+    @property
+    def callees(self) -> tuple[Callee, ...]:
+        """The functions that the reply may call, with the form of their arguments."""
+        allowed = self.tool_choice.functions
+        return tuple(
+            tool.callee(f"tools[{n}].function", forced=self.must_call)
+            for n, tool in enumerate(self.offered_tools)
+            if allowed is None or tool.name in allowed
+        )
+
+    @property
+    def is_constrained(self) -> bool:
+        """Whether it asks for something of the reply that only a grammar can hold, apart from a
+        bound on the number of calls.
+        """
+        return (
+            self.structure is not None
+            or self.must_call
+            or (self.tool_choice.mode is ToolMode.NONE and bool(self.tools or self.built_in))
+            or self.tool_choice.functions is not None
+            or any(tool.strict for tool in self.offered_tools)
         )
 
 
@@ -289,6 +285,14 @@ class ChatFormat(Protocol):
         """
         ...
 
+    def grammar(self, chat: Chat, prompt: Sequence[int], /) -> Grammar | None:
+        """The form of the replies to `prompt`, which was rendered of `chat`; None if nothing is
+        asked of them that the prompt cannot ask for.
+
+        Raises OssiaError for what replies of this format cannot be held to.
+        """
+        ...
+
     def parser(
         self, prompt: Sequence[int] = (), tools: Sequence[ToolDescription] = (), /
     ) -> Parser:
@@ -307,14 +311,14 @@ def _read_message(message: Any, tools: Collection[str], where: str) -> ChatMessa
     if role not in list(Role):
         raise OssiaError(f"{where}: role must be one of {', '.join(Role)}, not {role!r}")
     reasoning = next((message[key] for key in REASONING_KEYS if message.get(key)), None)
-    name = _optional_string(message.get("name"), f"{where}.name")
+    name = optional_string(message.get("name"), f"{where}.name")
     return ChatMessage(
         role=Role(role),
         content=_read_content(message.get("content"), f"{where}.content"),
         name=bare_name(name, tools) if name and role == Role.TOOL else name,
-        reasoning=_optional_string(reasoning, f"{where}.reasoning"),
+        reasoning=optional_string(reasoning, f"{where}.reasoning"),
         tool_calls=_read_tool_calls(message, tools, where),
-        tool_call_id=_optional_string(message.get("tool_call_id"), f"{where}.tool_call_id"),
+        tool_call_id=optional_string(message.get("tool_call_id"), f"{where}.tool_call_id"),
     )
 
 
@@ -355,7 +359,7 @@ def _read_tool_call(call: Any, tools: Collection[str], where: str) -> ToolCall:
     source = arguments if isinstance(arguments, Mapping) else None
     if not isinstance(arguments, str):
         arguments = json.dumps({} if arguments is None else arguments, ensure_ascii=False)
-    id = _optional_string(call.get("id"), f"{where}.id")
+    id = optional_string(call.get("id"), f"{where}.id")
     return ToolCall(bare_name(name, tools), arguments, id, source)
 
 
@@ -376,76 +380,6 @@ def call_of(value: Any) -> tuple[str, Any] | None:
 def bare_name(name: str, tools: Collection[str]) -> str:
     """A function's name without the namespace that harmony puts before it."""
     return name if name in tools else name.removeprefix(_NAMESPACE) or name
-
-
-def _optional_string(value: Any, where: str) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise OssiaError(f"{where}: must be a string, not {value!r}")
-    return value
-
-
-def _read_tools(tools: Any) -> tuple[ToolDescription, ...]:
-    if tools is not None and (isinstance(tools, str | Mapping) or not isinstance(tools, Iterable)):
-        raise OssiaError(f"tools: must be a list of functions, not {tools!r}")
-    return tuple(_read_tool(tool, f"tools[{n}]") for n, tool in enumerate(tools or ()))
-
-
-def _read_tool(tool: Any, where: str) -> ToolDescription:
-    function = tool.get("function") if isinstance(tool, Mapping) else None
-    if function is None and isinstance(tool, Mapping) and isinstance(tool.get("name"), str):
-        function = {key: value for key, value in tool.items() if key != "type"}
-        tool = {"type": "function", "function": function}
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise OssiaError(f"{where}: needs type 'function' and a function with a name")
-    description = _optional_string(function.get("description"), f"{where}.function.description")
-    return ToolDescription(function["name"], description or "", function.get("parameters"), tool)
-
-
-def _read_tool_choice(choice: Any, tools: Sequence[ToolDescription]) -> ToolChoice:
-    if choice is None:
-        return ToolChoice()
-    if isinstance(choice, Mapping):
-        function = choice.get("function")
-        name = function.get("name") if isinstance(function, Mapping) else None
-        if choice.get("type") != "function" or not isinstance(name, str):
-            raise OssiaError(
-                "tool_choice: must be a string, or an object with type 'function' and the "
-                f"function's name, not {choice!r}"
-            )
-        if name not in [tool.name for tool in tools]:
-            raise OssiaError(f"tool_choice: there is no tool {name!r}")
-        return ToolChoice(ToolMode.REQUIRED, name)
-    if choice not in list(ToolMode):
-        raise OssiaError(
-            f"tool_choice: must be {', '.join(ToolMode)} or a function, not {choice!r}"
-        )
-    if choice == ToolMode.REQUIRED and not tools:
-        raise OssiaError('tool_choice "required": there are no tools to call')
-    return ToolChoice(ToolMode(choice))
-
-
-def _read_response_format(value: Any) -> ResponseFormat | None:
-    match value:
-        case None | {"type": "text"}:
-            return None
-        case {"type": "json_object"}:
-            return ResponseFormat("json_object", {"type": "object"})
-        case {"type": "json_schema", "json_schema": Mapping() as schema}:
-            return _read_json_schema(schema, "response_format.json_schema")
-    raise OssiaError(
-        "response_format: must be an object with type text, json_object, or json_schema and a "
-        f"json_schema, not {value!r}"
-    )
-
-
-def _read_json_schema(given: Mapping[str, Any], where: str) -> ResponseFormat:
-    name, schema = given.get("name"), given.get("schema", {})
-    if not isinstance(name, str):
-        raise OssiaError(f"{where}: needs a name")
-    if not isinstance(schema, dict):
-        raise OssiaError(f"{where}.schema: must be a JSON schema, not {schema!r}")
-    description = _optional_string(given.get("description"), f"{where}.description")
-    return ResponseFormat(name, schema, description or "", given.get("strict") is True)
 
 
 def read_effort(effort: Any) -> Effort | None:

@@ -17,6 +17,7 @@ from ossia.text.chat import (
     ToolDescription,
     Turn,
 )
+from ossia.text.constrain import Grammar
 from ossia.text.harmony.format import HarmonyFormat
 from ossia.text.harmony.grammar import ControlToken
 from ossia.text.plain import PlainFormat
@@ -71,6 +72,10 @@ class UnusableFormat:
 
     def render_turns(self, _chat: Chat, _only: Collection[int] | None = None) -> list[Turn]:
         """See ChatFormat.render_turns."""
+        raise OssiaError(str(self.error))
+
+    def grammar(self, _chat: Chat, _prompt: Sequence[int], /) -> Grammar | None:
+        """See ChatFormat.grammar."""
         raise OssiaError(str(self.error))
 
     def parser(

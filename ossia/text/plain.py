@@ -15,6 +15,8 @@ from ossia.text.chat import (
     ToolDescription,
     Turn,
 )
+from ossia.text.constrain import Grammar
+from ossia.text.constrain.grammar import plain_grammar
 from ossia.text.events import Channel, Event, TextDelta
 from ossia.text.tokenizer import Tokenizer
 
@@ -61,6 +63,10 @@ class PlainFormat:
             text = _joined(text, message)
         return turns
 
+    def grammar(self, chat: Chat, _prompt: Sequence[int] = (), /) -> Grammar | None:
+        """See ChatFormat.grammar. The model does not know of the answer's form."""
+        return None if chat.structure is None else plain_grammar(chat.structure, self.stop_ids)
+
     def parser(
         self, _prompt: Sequence[int] = (), _tools: Sequence[ToolDescription] = (), /
     ) -> PlainParser:
@@ -72,11 +78,6 @@ def _check(chat: Chat) -> None:
     """Raise OssiaError for what a text without structure cannot ask for."""
     if chat.offered_tools:
         raise OssiaError("tools: this model has no chat format, so it cannot call tools")
-    if chat.response_format is not None:
-        raise OssiaError(
-            "response_format: this model has no chat format, so it cannot be asked for one; "
-            "leave it out"
-        )
 
 
 def _joined(text: str, message: ChatMessage) -> str:

@@ -13,6 +13,15 @@ THINK, END_THINK = "<think>", "</think>"
 CALL, END_CALL = "<tool_call>", "</tool_call>"
 
 
+def begins_thinking(tokenizer: Tokenizer, prompt: Sequence[int]) -> bool:
+    """Whether the prompt ends with an open <think>, as the templates of Thinking-2507 do."""
+    control = {id: name for name, id in tokenizer.control.items()}
+    for id in reversed(prompt):
+        if id in control or tokenizer.token_bytes(id).strip():
+            return control.get(id) == THINK
+    return False
+
+
 class TagParser:
     """Turns a reply's ids into events. Tags are control tokens; the same characters in ordinary
     tokens are text.
@@ -51,15 +60,8 @@ class TagParser:
         self._calls = 0
         self._is_text = False  # the latest id
         self.malformed = False
-        if self._begins_thinking(tokenizer, prompt):
+        if begins_thinking(tokenizer, prompt):
             self._begin(Channel.REASONING)
-
-    def _begins_thinking(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> bool:
-        """Whether the prompt ends with an open <think>, as the templates of Thinking-2507 do."""
-        for id in reversed(prompt):
-            if id in self._control or tokenizer.token_bytes(id).strip():
-                return self._tag.get(id) == THINK
-        return False
 
     @property
     def channel(self) -> Channel | None:

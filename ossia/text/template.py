@@ -22,8 +22,10 @@ from ossia.text.chat import (
     Turn,
 )
 from ossia.text.chat_template import ChatTemplate, parts, reasoned
+from ossia.text.constrain import Grammar
 from ossia.text.jinja import clock
-from ossia.text.tags import END_THINK, THINK, TagParser
+from ossia.text.tag_grammar import TagGrammar
+from ossia.text.tags import END_THINK, THINK, TagParser, begins_thinking
 from ossia.text.tokenizer import Tokenizer
 
 _PRIVATE_USE = range(0xE000, 0xF900)
@@ -142,12 +144,6 @@ class TemplateFormat:
         )
 
     def _context(self, chat: Chat) -> _Context:
-        if chat.response_format is not None:
-            raise OssiaError(
-                "response_format: chat templates have no place for one; ask for the format in the "
-                "instructions"
-            )
-        chat.refuse_unenforceable()
         template = self._template_of(chat)
         messages = _with_instructions(chat)
         rendered = [
@@ -168,12 +164,33 @@ class TemplateFormat:
             variables,
         )
 
+    def grammar(self, chat: Chat, prompt: Sequence[int], /) -> Grammar | None:
+        """See ChatFormat.grammar. No template has a place for the answer's form, so the model does
+        not know of it unless a message says it.
+        """
+        single = not chat.parallel_tool_calls and bool(chat.callees)
+        if not (chat.is_constrained or single):
+            return None
+        template = self._template_of(chat)
+        begun = begins_thinking(self._tokenizer, prompt)
+        return TagGrammar(
+            self._tokenizer,
+            self.stop_ids,
+            thinks=chat.thinking and THINK in template.text,
+            begun=begun,
+            xml=self._writes_tags,
+        ).of(chat)
+
+    @property
+    def _writes_tags(self) -> bool:
+        """Whether calls are in tags, as Qwen3-Coder writes them."""
+        return any(FUNCTION in template.text for template in self._templates.values())
+
     def parser(
         self, prompt: Sequence[int] = (), tools: Sequence[ToolDescription] = (), /
     ) -> TagParser:
         """A parser of a reply to `prompt`, which may have begun the reply's reasoning already."""
-        writes_tags = any(FUNCTION in template.text for template in self._templates.values())
-        return TagParser(self._tokenizer, prompt, tools, bare_functions=writes_tags)
+        return TagParser(self._tokenizer, prompt, tools, bare_functions=self._writes_tags)
 
     def _break_message(self, message: dict[str, Any], breaker: str) -> dict[str, Any]:
         broken, content = self._break(message, breaker), message["content"]

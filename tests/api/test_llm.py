@@ -249,13 +249,6 @@ class TestChat:
         prompt = llm.tokenizer.decode(engine.requests[0].prompt)
         assert "# Instructions\n\nBe brief.\n\n# Response Formats" in prompt
 
-    def test_a_call_that_must_be_made_is_refused(self, llm_for):
-        llm, engine = llm_for(HARMONY)
-        tools = [{"type": "function", "function": {"name": "weather"}}]
-        with pytest.raises(ossia.OssiaError, match='tool_choice "required"'):
-            llm.chat(ASK, tools, tool_choice="required")
-        assert not engine.requests
-
     def test_the_end_counts_the_tokens_of_the_reasoning(self, llm_for):
         assert [*llm_for(HARMONY)[0].stream(ASK)][-1].reasoning_tokens == len("Hm.")
 

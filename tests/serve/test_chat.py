@@ -188,7 +188,7 @@ def test_effort_and_tool_choice_shape_the_prompt(serve):
 
 
 REFUSED = {
-    "response_format": {"type": "json_object"},
+    "response_format": {"type": "xml"},
     "tool_choice": "required",
     "top_logprobs": 2,
     "temperature": "0.7",
@@ -215,7 +215,7 @@ BODIES = {
     },
     "tools[0].type": {"tools": [{"type": "web_search"}]},
     "tools[0].function.strict": {
-        "tools": [{"type": "function", "function": {"name": "f", "strict": True}}]
+        "tools": [{"type": "function", "function": {"name": "f", "strict": "yes"}}]
     },
 }
 

@@ -156,7 +156,7 @@ def test_a_response_is_kept_until_it_is_deleted(serve):
         ("metadata.a", {"metadata": {"a": "x" * 513}}),
         ("tools", {"tools": [*TOOLS, *TOOLS]}),
         ("tool_choice", {"tool_choice": "required"}),
-        ("text.format.type", {"text": {"format": {"type": "json_object"}}}),
+        ("text.format", {"text": {"format": {"type": "xml"}}}),
         ("conversation", {"conversation": "c"}),
         ("include[0]", {"include": ["file_search_call.results"]}),
         ("input[0]", {"input": [{"type": "computer_call_output", "call_id": "x"}]}),

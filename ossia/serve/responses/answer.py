@@ -17,6 +17,7 @@ from ossia.serve.responses.seal import Seal
 from ossia.serve.responses.tools import Offered
 from ossia.serve.responses.wire import ResponseRequest
 from ossia.serve.service import Running, Service
+from ossia.serve.structure_wire import as_sent
 
 Event = dict[str, Any]
 
@@ -74,7 +75,7 @@ class Answer:
             "incomplete_details": None,
             "model": service.name,
             "output": [],
-            "text": {"format": {"type": "text"}},
+            "text": {"format": as_sent(body.text.format) or {"type": "text"}},
             "tools": [tool.model_dump() for tool in body.tools],
             "usage": None,
         }

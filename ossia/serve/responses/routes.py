@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal, get_args
 
@@ -20,17 +21,16 @@ from ossia.serve.responses.items import Items, item_id, messages, new_id, respon
 from ossia.serve.responses.listing import page
 from ossia.serve.responses.seal import Seal
 from ossia.serve.responses.store import Kept, ResponseStore
-from ossia.serve.responses.tools import Offered
+from ossia.serve.responses.tools import Offered, flat_name
 from ossia.serve.responses.wire import (
     CodeInterpreterTool,
-    FunctionTool,
     Includable,
-    NamespaceTool,
     ResponseRequest,
     WebSearchTool,
 )
 from ossia.serve.rounds import Dialogue, Messages
 from ossia.serve.service import Running, Service, unless_disconnected
+from ossia.serve.structure_wire import as_sent, later_choice
 
 PARAMETERS = (*ResponseRequest.model_fields, "messages")
 
@@ -206,15 +206,13 @@ def _missing(id: str, param: str | None = None) -> ApiError:
 
 
 def _check_tools(service: Service, body: ResponseRequest) -> None:
-    """Log what the model is not offered. Raises ApiError as `Service.check_calls`."""
+    """Log what the model is not offered. Raises ApiError for tools that the server lacks."""
     if any(isinstance(tool, WebSearchTool) for tool in body.tools):
         _log.info("a request names the tool web_search, which the model is not offered")
     runs_code = any(tool.is_python for tool in service.hosted.tools)
     if not runs_code and any(isinstance(tool, CodeInterpreterTool) for tool in body.tools):
         message = "tools: this server runs no code; it would with --tool python"
         raise ApiError(400, message, param="tools")
-    if any(isinstance(tool, FunctionTool | NamespaceTool) for tool in body.tools):
-        service.check_calls(body.parallel_tool_calls)
 
 
 def _check_query(request: Request, *known: str) -> list[str]:
@@ -260,19 +258,25 @@ def _dialogue(service: Service, asked: Asked) -> Dialogue:
         logprobs = body.top_logprobs or 0
 
     def make(said: Any, used: int) -> Ask:
-        return service.llm.prepare(
-            said,
-            tools or None,
-            None if effort == "none" else effort,
-            effort != "none",
-            instructions=body.instructions,
-            tool_choice=body.tool_choice if tools or hosted.built_in else None,
-            built_in=hosted.built_in,
-            max_tokens=most and most - used,
-            temperature=body.temperature,
-            top_p=body.top_p,
-            logprobs=logprobs,
-        )
+        try:
+            return service.llm.prepare(
+                said,
+                tools or None,
+                None if effort == "none" else effort,
+                effort != "none",
+                instructions=body.instructions,
+                tool_choice=_tool_choice(asked, used),
+                parallel_tool_calls=body.parallel_tool_calls,
+                response_format=_response_format(body),
+                built_in=hosted.built_in,
+                max_tokens=most and most - used,
+                temperature=body.temperature,
+                top_p=body.top_p,
+                logprobs=logprobs,
+            )
+        except OssiaError as error:
+            problem = re.sub(r"^response_format(\.json_schema)?", "text.format", str(error))
+            raise OssiaError(problem) from error
 
     def make_fit(said: Messages, used: int) -> Ask:
         longest = service.longest_prompt(most)
@@ -282,6 +286,26 @@ def _dialogue(service: Service, asked: Asked) -> Dialogue:
 
     how = make_fit if body.truncation == "auto" else make
     return Dialogue(hosted, messages(asked.items), how, most)
+
+
+def _tool_choice(asked: Asked, used: int) -> Any:
+    """The choice, with the names by which the model knows functions."""
+    sent = asked.body.tool_choice
+    choice = later_choice(sent) if used else as_sent(sent)
+    if isinstance(choice, str):
+        return choice
+    for chosen in choice.get("tools", [choice]):
+        chosen["name"] = flat_name(*asked.offered.origin(chosen["name"]))
+    return choice
+
+
+def _response_format(body: ResponseRequest) -> dict[str, Any] | None:
+    """The answer's form as Chat Completions' parameter."""
+    form = as_sent(body.text.format)
+    if form is None or form["type"] != "json_schema":
+        return form
+    kind = form.pop("type")
+    return {"type": kind, kind: form}
 
 
 def _event_stream(events: AsyncIterator[bytes]) -> Response:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
-from ossia.serve.chat_wire import MAX_TOP_LOGPROBS, Function, TextFormat
+from ossia.serve.chat_wire import MAX_TOP_LOGPROBS, Function
+from ossia.serve.structure_wire import JsonObjectFormat, JsonSchema, TextFormat, ToolMode
 from ossia.serve.wire import Given
 
 
@@ -204,6 +205,19 @@ class CodeInterpreterTool(Given):
 Tool = FunctionTool | NamespaceTool | WebSearchTool | CodeInterpreterTool
 
 
+class NamedTool(Given):
+    type: Literal["function"]
+    name: str
+
+
+class AllowedTools(Given):
+    """The functions that may be called; the model still sees all that are offered."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(min_length=1)]
+
+
 class Reasoning(Given):
     """summary: auto, which is none: the reasoning itself is in the items."""
 
@@ -211,8 +225,20 @@ class Reasoning(Given):
     summary: Literal["auto"] | None = None
 
 
+class JsonSchemaFormat(JsonSchema):
+    """Chat Completions' schema, beside its type."""
+
+    type: Literal["json_schema"]
+
+
 class TextSettings(Given):
-    format: TextFormat | None = None
+    format: (
+        Annotated[
+            TextFormat | JsonObjectFormat | JsonSchemaFormat,
+            Field(discriminator="type"),
+        ]
+        | None
+    ) = None
     verbosity: Literal["medium"] | None = None
 
 
@@ -244,7 +270,9 @@ class ResponseRequest(Given):
     temperature: Annotated[float, Field(ge=0)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     tools: list[Tool] = Field(default_factory=list)
-    tool_choice: Literal["none", "auto"] = "auto"
+    tool_choice: ToolMode | Annotated[NamedTool | AllowedTools, Field(discriminator="type")] = (
+        "auto"
+    )
     parallel_tool_calls: bool = True
     max_tool_calls: Annotated[int, Field(ge=1)] | None = None
     reasoning: Reasoning = Reasoning()
@@ -262,13 +290,6 @@ class ResponseRequest(Given):
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
     user: str | None = None
-
-    @field_validator("tool_choice", mode="before")
-    @classmethod
-    def _calls_cannot_be_forced(cls, value: Any) -> Any:
-        if value == "required" or isinstance(value, dict):
-            raise ValueError("a call cannot be enforced; use auto, and check the reply")
-        return value
 
     @model_validator(mode="after")
     def _hang_together(self) -> ResponseRequest:

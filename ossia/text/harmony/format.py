@@ -6,6 +6,8 @@ from collections.abc import Collection, Sequence
 from typing import Unpack
 
 from ossia.text.chat import Chat, ChatSettings, Messages, Role, ToolDescription, Turn
+from ossia.text.constrain import Grammar
+from ossia.text.harmony.constrain import reply_grammar
 from ossia.text.harmony.grammar import ControlToken
 from ossia.text.harmony.messages import Message, from_chat, is_kept, opening, translated
 from ossia.text.harmony.parse import ReplyParser
@@ -36,15 +38,13 @@ class HarmonyFormat:
 
     def render(self, chat: Chat | Messages, **settings: Unpack[ChatSettings]) -> list[int]:
         """See ChatFormat.render."""
-        chat = Chat.of(chat, **settings)
-        chat.refuse_unenforceable()
-        return render_for_completion(from_chat(chat), self._tokenizer, auto_drop_analysis=False)
+        messages = from_chat(Chat.of(chat, **settings))
+        return render_for_completion(messages, self._tokenizer, auto_drop_analysis=False)
 
     def render_turns(self, chat: Chat, only: Collection[int] | None = None) -> list[Turn]:
         """See ChatFormat.render_turns. The prompts share their parts, so that no message is encoded
         again for a later reply.
         """
-        chat.refuse_unenforceable()
         start = reply_start(self._tokenizer)
         answered = self._encode(opening(chat))  # up to the last answer
         since: list[tuple[Message, list[int]]] = []  # the messages after it, and their ids
@@ -74,6 +74,10 @@ class HarmonyFormat:
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
         return render(messages, self._tokenizer, auto_drop_analysis=False)
+
+    def grammar(self, chat: Chat, _prompt: Sequence[int] = (), /) -> Grammar | None:
+        """See ChatFormat.grammar. A reply has one call at most, because it ends the reply."""
+        return reply_grammar(chat, self._tokenizer) if chat.is_constrained else None
 
     def parser(
         self, _prompt: Sequence[int] = (), _tools: Sequence[ToolDescription] = (), /
