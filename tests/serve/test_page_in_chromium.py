@@ -11,9 +11,11 @@ from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
 from ossia.serve import page
+from ossia.serve.hosted import Hosted
 from tests.scripted import eventually
 from tests.serve.chromium import Tab
 from tests.serve.conftest import ANSWER, CALL, run
+from tests.serve.test_hosted import CODE, python
 
 ENDLESS = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>on"
 IDLE = "$('#send').title === 'Send'"
@@ -181,6 +183,17 @@ def served_call(**fields: Any) -> dict[str, Any]:
 
 
 class TestToolsOfTheServer:
+    def test_the_servers_own_stream_is_shown_and_taken_back(self, visit):
+        tab, served = visit(CODE, ANSWER, ANSWER, hosted=Hosted([python()]))
+        ask(tab, "Six times seven?")
+        assert tab.js("$('.call > pre').innerText") == "print(6 * 7)"
+        assert tab.js("$('.call .result pre').textContent") == "1:python:print(6 * 7)"
+        assert tab.js("$('.assistant .prose').innerText") == "Forty-two, é!"
+        ask(tab, "Sure?", f"{IDLE} && $$('article').length === 4")
+        assert tab.js("$('.failed')") is None
+        assert "Six times seven?" in served.prompt()
+        assert tab.js("$$('.assistant .prose').length") == 2
+
     def test_a_call_and_its_result_stand_where_they_happened(self, canned):
         named = {"id": "c1", "type": "function", "server_label": "python"}
         tab, served = canned(
@@ -213,6 +226,23 @@ class TestToolsOfTheServer:
                 "is_error": False,
             }
         ]
+
+    def test_tokens_per_second_leave_out_the_time_of_tools(self, canned):
+        tab, _ = canned()
+        chunks = [
+            (1000, {"content": "a"}),
+            (2000, served_call(id="c", server_label="x", function={"arguments": ""})),
+            (9000, served_call(output="")),
+            (11000, {"content": "b"}),
+            (12000, {"content": "c"}),
+        ]
+        assert tab.js(
+            "import('/page/reply.js').then(({Reply, speed}) => { let at = 0; const message = {};"
+            " const reply = new Reply(message, () => at);"
+            f" for (const [time, delta] of {json.dumps(chunks)}) {{ at = time;"
+            " reply.add({choices: [{delta}]}); } return [speed(message.stats), message.stats.wait];"
+            " })"
+        ) == [1.5, 1]
 
     def test_one_that_failed_says_so(self, canned):
         call = {"id": "c1", "server_label": "files", "function": {"name": "read", "arguments": "?"}}

@@ -104,8 +104,9 @@ class Page {
   // How much of the model's context the last answer's prompt and text fill.
   showContext() {
     const most = this.server.model?.max_model_len;
-    const stats = conversations.path(this.conversation).at(-1)?.stats;
-    const used = stats?.exact ? stats.prompt + stats.tokens : 0;
+    const { stats, parts = [] } = conversations.path(this.conversation).at(-1) ?? {};
+    const once = !parts.some((part) => part.server); // else the prompt was read more than once
+    const used = stats?.exact && once ? stats.prompt + stats.tokens : 0;
     const said = used && most ? `${used.toLocaleString()} of ${most.toLocaleString()} tokens` : "";
     $("context").textContent = said;
   }

@@ -169,10 +169,10 @@ function listItem(lines, at, [, indent, marker, space = "", rest = ""], depth) {
   return { end, task: task?.[1], parsed: blocks(inside, depth + 1) };
 }
 
-// Within an item is what is indented to its text. Models indent lists in numbered items by two.
+// Within an item is what is indented to its text. Models indent bullets in numbered items by two.
 function belongs(line, outer, width) {
   const indent = indentOf(line);
-  return indent >= width || (indent >= outer + 2 && ITEM.test(line.trimStart()));
+  return indent >= width || (indent >= outer + 2 && /^[-+*] /.test(line.trimStart()));
 }
 
 function listEntry(task, content) {

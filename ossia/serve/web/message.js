@@ -1,7 +1,7 @@
 // One message as an article: its parts, what it cost, and what can be done with it.
 
 import { renderMarkdown } from "./blocks.js";
-import { codeBlock } from "./code.js";
+import { highlighted } from "./code.js";
 import { callsOf, textOf } from "./conversation.js";
 import { copyButton, el, icon, iconButton } from "./dom.js";
 import { speed } from "./reply.js";
@@ -228,7 +228,8 @@ function argumentsOf(part, growing) {
     // Not finished, or not JSON: it is shown as it was written.
   }
   if (growing || value === null || typeof value !== "object" || Array.isArray(value)) {
-    return el("pre", {}, part.arguments);
+    const language = part.name === "python" ? "python" : ""; // whose calls are code, not JSON
+    return el("pre", {}, highlighted(part.arguments, language));
   }
   if (!Object.keys(value).length) return "";
   const rows = Object.entries(value).flatMap(([name, given]) => [

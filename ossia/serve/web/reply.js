@@ -11,6 +11,8 @@ export class Reply {
     this.now = now;
     this.began = now();
     this.first = this.last = null;
+    this.idle = 0; // milliseconds while the server's tools ran, and the model did not
+    this.waits = false;
     this.calls = new Map();
     message.parts = [];
     message.stats = { tokens: 0, exact: false, wait: null, seconds: 0 };
@@ -51,7 +53,10 @@ export class Reply {
       this.calls.set(key, part);
       this.message.parts.push(part);
     }
-    if (delta.output !== undefined) part.result = delta.output;
+    if (delta.output !== undefined) {
+      part.result = delta.output;
+      this.waits = true;
+    }
     if (delta.is_error) part.failed = true;
     part.name += delta.function?.name ?? "";
     part.arguments += delta.function?.arguments ?? "";
@@ -60,11 +65,14 @@ export class Reply {
   // A chunk with something of the model in it holds about one token.
   tick() {
     const { stats } = this.message;
-    this.last = this.now();
-    this.first ??= this.last;
+    const now = this.now();
+    if (this.waits) this.idle += now - this.last;
+    this.waits = false;
+    this.last = now;
+    this.first ??= now;
     stats.tokens += 1;
     stats.wait = (this.first - this.began) / 1000;
-    stats.seconds = (this.last - this.first) / 1000;
+    stats.seconds = (this.last - this.first - this.idle) / 1000;
   }
 
   count(usage) {
