@@ -8,9 +8,10 @@ import torch
 
 from ossia import checkpoint, load_model
 from ossia.engine import Engine, Request, TokenOutput
+from ossia.errors import OssiaError
 from ossia.families import PRESETS
 from ossia.measure import memory
-from ossia.measure.model import measure_run, weight_files
+from ossia.measure.model import measure_model, measure_run, weight_files
 from ossia.measure.random_weights import random_decoder
 from ossia.measure.speed import SAMPLED, SHORT_PROMPT, EngineModel, Spread, Workload, measure
 from ossia.options import EngineOptions
@@ -113,6 +114,12 @@ def test_a_request_that_fails_is_not_timed(monkeypatch):
     monkeypatch.setattr(engine.runner, "run", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         EngineModel(engine, max_tokens=4).prefill([[1, 2]])
+
+
+def test_drafts_are_not_measured():
+    options = EngineOptions(speculate="ngram")
+    with pytest.raises(OssiaError, match="--speculate ngram: each token is timed in a step"):
+        measure_model(PRESETS["gpt2"], Workload((8,), 4, (1,), 1), engine=options)
 
 
 def test_a_spread_is_of_what_was_measured():
