@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import socket
 import sys
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,8 @@ from ossia.tools.chosen import ChosenTools
 from ossia.tools.mcp import Address, McpServers
 
 if TYPE_CHECKING:
+    from ossia.api import LLM
+    from ossia.serve.hosted import Hosted
     from ossia.serve.service import Service
 
 
@@ -64,7 +67,6 @@ def serve(
     path = path or model
     try:
         from ossia.serve.app import application
-        from ossia.serve.hosted import Hosted
         from ossia.serve.responses.store import ResponseStore
         from ossia.serve.server import listen, log_to_stderr
         from ossia.serve.server import serve as run
@@ -73,20 +75,9 @@ def serve(
         raise OssiaError(
             f"the server's packages are not installed ({error}): pip install 'ossia[serve]'"
         ) from error
-    chosen = ChosenTools(options.tool)
-    addresses = [Address.of(text) for text in options.mcp]
-    with (
-        listen(options) as server,
-        McpServers(addresses) if addresses else nullcontext() as mcp,
-        open_llm(path, load, engine) as llm,
-    ):
-        tools = chosen.toolsets(lambda text: len(llm.tokenizer.encode(text)))
-        tools += mcp.toolsets if mcp else []
-        if tools and llm.chat_format.name == "plain":
-            raise OssiaError("this model has no chat format, so it cannot call tools")
+    with listen(options) as server, _tools(options) as tools, open_llm(path, load, engine) as llm:
         name = options.served_model_name or _name(path, llm.about.folder if llm.about else None)
-        hosted = Hosted(tools, options.max_tool_calls)
-        service = Service(llm, name, max_prompt=options.max_prompt, hosted=hosted)
+        service = Service(llm, name, max_prompt=options.max_prompt, hosted=tools(llm))
         app = application(
             service,
             keys=api_key or (),
@@ -96,6 +87,25 @@ def serve(
         log_to_stderr(options.json)
         _announce(service, server, bool(api_key), options.json)
         run(app, server, options.drain_seconds, service.tasks)
+
+
+@contextmanager
+def _tools(options: ServeOptions) -> Iterator[Callable[[LLM], Hosted]]:
+    """Makes the tools that the server runs for a model. What cannot be had is refused before."""
+    from ossia.serve.hosted import Hosted
+
+    chosen = ChosenTools(options.tool)
+    addresses = [Address.of(text) for text in options.mcp]
+    with McpServers(addresses) if addresses else nullcontext() as mcp:
+
+        def make(llm: LLM) -> Hosted:
+            tools = chosen.toolsets(lambda text: len(llm.tokenizer.encode(text)))
+            tools += mcp.toolsets if mcp else []
+            if tools and llm.chat_format.name == "plain":
+                raise OssiaError("this model has no chat format, so it cannot call tools")
+            return Hosted(tools, options.max_tool_calls)
+
+        yield make
 
 
 def _name(path: str | None, folder: Path | None) -> str:
