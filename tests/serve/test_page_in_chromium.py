@@ -211,7 +211,7 @@ class TestToolsOfTheServer:
         ask(tab, "Six times seven?")
         shown = tab.js("[...$('.assistant .body').children].map((e) => e.className)")
         assert shown == ["reasoning", "call", "reasoning", "prose"]
-        assert tab.js("$('.call header').innerText").split() == ["python", "·", "python", "done"]
+        assert tab.js("$('.call header').innerText").split() == ["python", "done"]
         assert tab.js("$('.call dd').innerText") == "print(6 * 7)"
         assert tab.js("$('.call .result pre').innerText") == "42\n"
         assert tab.js("$('.result-form')") is None
@@ -248,7 +248,7 @@ class TestToolsOfTheServer:
         call = {"id": "c1", "server_label": "files", "function": {"name": "read", "arguments": "?"}}
         tab, _ = canned(stream(served_call(**call), served_call(output="no", is_error=True)))
         ask(tab, "Read it")
-        assert tab.js("$('.call header').innerText").split()[-1] == "failed"
+        assert tab.js("$('.call header').innerText").split() == ["files", "·", "read", "failed"]
         assert tab.js("$('.call > pre').innerText") == "?"
 
 
@@ -431,6 +431,19 @@ class TestLooks:
         assert tab.js("$('#sidebar').matches(':modal')")
         tab.press("Escape")
         tab.wait("!$('#sidebar').open && document.activeElement === $('#open-sidebar')")
+
+    def test_what_grows_is_followed_unless_one_reads_above(self, visit):
+        tab, _ = visit(final("\n\n".join("abcdefghij" * 6)), final("short"))
+        ask(tab, "Hello")
+        below = "$('#scroller').scrollHeight - $('#scroller').clientHeight"
+        assert tab.js(f"{below} > 300")
+        tab.wait(f"{below} - $('#scroller').scrollTop < 60")
+        assert tab.js("$('#latest').hidden")
+        tab.js("$('#scroller').scrollTop = 0")
+        tab.wait("!$('#latest').hidden")
+        tab.js("$('[aria-label=\"Answer again\"]').click()")
+        tab.wait(f"{IDLE} && $('.assistant').innerText.includes('short')")
+        assert tab.js("$('#latest').hidden")
 
     def test_the_schemes_differ_and_can_be_chosen(self, visit):
         tab, _ = visit()

@@ -203,7 +203,8 @@ function showCall(card, part, status, answered) {
   const state = `${status} ${part.arguments.length}`;
   if (card.state === state) return;
   card.state = state;
-  const name = part.server ? `${part.server} · ${part.name}` : part.name;
+  const labelled = part.server && part.server !== part.name;
+  const name = labelled ? `${part.server} · ${part.name}` : part.name;
   const head = el("header", {}, icon("tool"), el("strong", {}, name), el("span", {}, status));
   const rest = [argumentsOf(part, status === WRITING)];
   if (part.result !== null) rest.push(resultOf(part));

@@ -76,6 +76,7 @@ export class Thread {
 
   toEnd() {
     this.follows = true;
+    this.latest.hidden = true; // also where nothing scrolls, and so no event says it
     this.scroller.scrollTop = this.scroller.scrollHeight;
   }
 }
