@@ -15,6 +15,8 @@ import pytest
 from ossia import text
 from ossia.api import LLM
 from ossia.engine import Driver
+from tests.babble import Babbler
+from tests.engine.engines import engine as build_engine
 from tests.scripted import ScriptedEngine, eventually, small_config
 from tests.serve import chromium
 
@@ -96,7 +98,9 @@ def run(app: Any) -> tuple[int, Callable[[], None]]:
 
 @pytest.fixture
 def serve(bytes_folder) -> Iterator[Serve]:
-    """serve(*scripts) starts a server that answers with them."""
+    """serve(*scripts) starts a server that answers with them; serve(babbling=True) one whose model
+    writes any token.
+    """
     from ossia.serve.app import application
     from ossia.serve.hosted import Hosted
     from ossia.serve.responses.store import ResponseStore
@@ -109,7 +113,9 @@ def serve(bytes_folder) -> Iterator[Serve]:
     ) -> Served:
         tokenizer = text.load_tokenizer(bytes_folder)
         encoded = [tokenizer.encode_control(script) for script in scripts]
-        engine = ScriptedEngine(encoded, small_config())
+        engine: Any = ScriptedEngine(encoded, small_config())
+        if options.pop("babbling", False):
+            engine = build_engine(Babbler(tokenizer))
         chat_format = text.load_format(bytes_folder, tokenizer)
         llm = LLM.from_parts(Driver(engine, max_queue), tokenizer, chat_format)
         hosted = options.pop("hosted", Hosted())
@@ -119,7 +125,8 @@ def serve(bytes_folder) -> Iterator[Serve]:
         port, close = run(app)
 
         def stop() -> None:
-            engine.may_step.set()
+            if isinstance(engine, ScriptedEngine):
+                engine.may_step.set()
             llm.close()
             close()
 

@@ -129,6 +129,8 @@ def test_harmony_is_well_formed_and_as_asked(asked: str, harmony, reference) -> 
         if ids[-1] in chat_format.stop_ids:
             whole += 1
             check_reply(parts, asked)
+            called = any(what.startswith("call ") for what, _ in parts)
+            assert called or chat.structure is None or "preamble" not in dict(parts)
             messages = parse(ids, tokenizer, Role.ASSISTANT)
             theirs = reference.parse_messages_from_completion_tokens(
                 ids, openai_harmony.Role.ASSISTANT, strict=True

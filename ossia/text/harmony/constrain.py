@@ -35,19 +35,35 @@ def reply_grammar(chat: Chat, tokenizer: Tokenizer) -> Grammar:
     """The replies to a prompt that ends with <|start|>assistant: any number of messages to think
     and to say what comes, then the one that ends the reply. That is an answer, in the form that the
     chat asks for, or a call that it allows, with the arguments that the function takes. What a
-    built-in tool is given is free.
+    built-in tool is given is free. Nothing is said before an answer that has a form: to clients it
+    would be part of the answer.
 
     Raises OssiaError for a function whose name no header can hold.
     """
     control = tokenizer.control
     grammar = Grammar(frozenset((control[ControlToken.RETURN], control[ControlToken.CALL])))
     messages = _Messages(grammar, tokenizer)
-    grammar.rule("start", "before* last")
-    again = (*_START, Role.ASSISTANT)
+    again = messages.written((*_START, Role.ASSISTANT))
     thought = messages.rule("thought", Header(Role.ASSISTANT, channel=_CHANNEL[Channel.REASONING]))
-    preamble = messages.rule("preamble", Header(Role.ASSISTANT, channel=_CHANNEL[Channel.PREAMBLE]))
-    grammar.rule("before", f"({thought} | {preamble}) {messages.written(again)}")
-    last = []
+    said = messages.rule("preamble", Header(Role.ASSISTANT, channel=_CHANNEL[Channel.PREAMBLE]))
+    grammar.rule("thinking", f"{thought} {again}")
+    grammar.rule("talking", f"({thought} | {said}) {again}")
+    replies = []
+    if calls := _calls(chat, messages):
+        grammar.rule("call", *calls)
+        replies.append("talking* call")
+    if not chat.must_call:
+        # No type of the content: without a recipient before it openai_harmony reads it as one.
+        header = Header(Role.ASSISTANT, channel=_CHANNEL[Channel.FINAL])
+        answer = messages.rule("answer", header, grammar.text_of(chat.structure))
+        replies.append(f"{'talking' if chat.structure is None else 'thinking'}* {answer}")
+    grammar.rule("start", *replies)
+    return grammar
+
+
+def _calls(chat: Chat, messages: _Messages) -> list[str]:
+    """A rule for each function and each built-in tool that may be called."""
+    calls = []
     for n, callee in enumerate(chat.callees):
         if not _NAME.fullmatch(callee.name):
             raise OssiaError(f"{callee.where}.name: {callee.name!r} is no name in harmony")
@@ -57,8 +73,7 @@ def reply_grammar(chat: Chat, tokenizer: Tokenizer) -> Grammar:
             recipient=f"{FUNCTIONS}.{callee.name}",
             content_type=JSON_ARGUMENTS,
         )
-        content = grammar.text_of(callee.arguments)
-        last.append(messages.rule(f"call_{n}", header, content))
+        calls.append(messages.rule(f"call_{n}", header, messages.text_of(callee.arguments)))
     if chat.tool_choice.functions is None:
         for n, name in enumerate(name for space in chat.offered_built_in for name in space.names):
             header = Header(
@@ -67,13 +82,8 @@ def reply_grammar(chat: Chat, tokenizer: Tokenizer) -> Grammar:
                 recipient=name,
                 content_type=BUILT_IN_ARGUMENTS,
             )
-            last.append(messages.rule(f"built_in_{n}", header))
-    if not chat.must_call:
-        # No type of the content: without a recipient before it openai_harmony reads it as one.
-        header = Header(Role.ASSISTANT, channel=_CHANNEL[Channel.FINAL])
-        last.append(messages.rule("answer", header, grammar.text_of(chat.structure)))
-    grammar.rule("last", *last)
-    return grammar
+            calls.append(messages.rule(f"built_in_{n}", header))
+    return calls
 
 
 _START = tuple(token for token, state in NEXT[State.EXPECT_START].items() if state is State.HEADER)
@@ -84,12 +94,13 @@ class _Messages:
 
     def __init__(self, grammar: Grammar, tokenizer: Tokenizer) -> None:
         self._grammar, self._tokenizer = grammar, tokenizer
+        self.text_of = grammar.text_of
 
     def rule(self, name: str, header: Header, content: str | None = None) -> str:
         """The rule of a message after its author, in each order that its header can have, and
         without the type of its content too.
         """
-        content = self._grammar.text_of(None) if content is None else content
+        content = self.text_of(None) if content is None else content
         begin = next(t for t, state in NEXT[State.HEADER].items() if state is State.CONTENT)
         end = self.written((header.end,))
         headers = self._grammar.rule(f"{name}_header", *self._headers(header))
