@@ -116,7 +116,7 @@ class Parts:
             folder,
             decoder.ops.name,
             str(decoder.device),
-            engine.runner.pool.nbytes,
+            engine.kv_bytes,
             engine.max_batch,
             engine.max_length,
         )

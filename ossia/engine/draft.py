@@ -48,7 +48,9 @@ class Lookahead:
 
 
 class Drafter(Protocol):
-    """Where drafts come from."""
+    """Where drafts come from. kv_bytes: the memory of its keys and values."""
+
+    kv_bytes: int
 
     def draft(self, ahead: SequenceOf[Lookahead]) -> None:
         """Push tokens to each of these, which are in the batch."""
@@ -98,6 +100,7 @@ class Speculation:
 
     def __init__(self, drafter: Drafter, *, most: int, rows: int, vocab_size: int) -> None:
         self.drafted = self.accepted = 0
+        self.kv_bytes = drafter.kv_bytes
         self._drafter: Drafter | None = drafter
         self._most, self._rows, self._vocab_size = most, rows, vocab_size
         self._paces: dict[int, Pace] = {}  # by the sequences' ids
@@ -160,6 +163,8 @@ class Repetition:
     """Drafts what followed the last tokens where they stood before (prompt look-up,
     https://github.com/apoorvumang/prompt-lookup-decoding).
     """
+
+    kv_bytes = 0
 
     def __init__(self) -> None:
         self._texts: dict[int, bytearray] = {}  # ids of 4 bytes, by the sequences' ids

@@ -66,6 +66,7 @@ class ModelDrafter:
         pool = PagePool(
             decoder.layer_kinds, num_pages, page_size=limits.page_size, dtype=dtype, device=device
         )
+        self.kv_bytes = pool.nbytes
         self._kv = KVCache(num_pages, limits, prefix_cache=prefix_cache)
         self._runner = Runner(decoder, pool, self._kv)
         self._sampler = Sampler(decoder.ops)

@@ -127,6 +127,13 @@ class Engine:
         return bool(self.scheduler.running or self.scheduler.waiting)
 
     @property
+    def kv_bytes(self) -> int:
+        """The memory that keys and values take once all pages are written, those of a draft model
+        included.
+        """
+        return self.runner.pool.nbytes + (self.speculation.kv_bytes if self.speculation else 0)
+
+    @property
     def max_length(self) -> int:
         """The most tokens, prompt and output, of any text: the model's context, or if less the
         longest text that the cache can hold on its own, plus the last token, which is not stored.

@@ -39,6 +39,8 @@ class Guesses:
     what a greedy FakeDecoder writes.
     """
 
+    kv_bytes = 0
+
     def __init__(self, skill: int, texts: SequenceOf[SequenceOf[int]] = ()) -> None:
         self.skill, self.texts, self.count, self.kept = skill, texts, 0, set[int]()
 
@@ -223,8 +225,19 @@ def test_native_kernels_give_the_same_bits(config, dtype, sampling):
         assert tokens_of(engine, **sampling) == expected
         stats = engine.stats()
         assert stats.drafted_tokens > 0
+        assert (engine.kv_bytes > engine.runner.pool.nbytes) == (draft is not None)
         if draft is model and dtype is torch.float32:  # the same numbers, and so the same tokens
             assert stats.accepted_tokens == stats.drafted_tokens
+
+
+def test_int8_weights_and_pages_give_the_same_bits():
+    pytest.importorskip("ossia.ops._native")
+    model = decoder(gpt_oss_like()).to(torch.bfloat16)
+    model.to_int8()
+    expected = tokens_of(build(model, prefill_chunk=512, kv="int8"), temperature=0.7)
+    engine = build(model, None, model, prefill_chunk=512, kv="int8")
+    assert tokens_of(engine, temperature=0.7) == expected
+    assert engine.stats().accepted_tokens > 0
 
 
 @pytest.mark.parametrize("config", FAMILIES)
