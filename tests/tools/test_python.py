@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ossia.errors import OssiaError
-from ossia.tools.python import Limits, Python, check, run, sandbox
+from ossia.tools.python import Limits, Python, Ran, check, run, sandbox
 from ossia.tools.toolset import Result
 from tests.scripted import eventually
 
@@ -456,3 +456,22 @@ def test_a_call_that_is_cancelled_ends_its_process(monkeypatch):
 
     asyncio.run(cancel())
     assert processes[0].wait(60) == -9
+
+
+def test_runs_leave_the_threads_free_that_others_share(monkeypatch):
+    free, running = threading.Event(), threading.Event()
+
+    def hold(*_: Any) -> Ran:
+        running.set()
+        assert free.wait(60)
+        return Ran("ran", None, 0)
+
+    async def others() -> list[str]:
+        call = Python().begin()
+        monkeypatch.setattr("ossia.tools.python.tool.run", hold)
+        calls = [asyncio.ensure_future(call("python", "1")) for _ in range(64)]
+        assert await asyncio.to_thread(running.wait, 60)
+        await asyncio.to_thread(free.set)  # which none of the calls keeps from running
+        return [(await one).text for one in calls]
+
+    assert asyncio.run(others()) == ["ran"] * 64

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 from ossia.errors import OssiaError
 from ossia.tools.python.sandbox import Limits, check, run
@@ -30,7 +31,8 @@ class Python:
     def __init__(self, limits: Limits = Limits()) -> None:
         check()
         self._limits = limits
-        self._turns = threading.BoundedSemaphore(_MOST_AT_ONCE)
+        # Threads of its own: those that asyncio shares must stay free for other work.
+        self._threads = ThreadPoolExecutor(_MOST_AT_ONCE, "python")
         description = _DESCRIPTION.format(seconds=limits.seconds)
         self.namespace = Namespace("python", description)
         code = {"type": "string", "description": "Python source code"}
@@ -43,7 +45,9 @@ class Python:
         async def call(_name: str, arguments: str) -> Result:
             stop = threading.Event()
             try:
-                return await asyncio.to_thread(self._run, code_of(arguments), stop)
+                loop = asyncio.get_running_loop()
+                code = code_of(arguments)
+                return await loop.run_in_executor(self._threads, self._run, code, stop)
             except OssiaError as error:
                 return Result(f"error: {error}", is_error=True)
             finally:
@@ -52,8 +56,7 @@ class Python:
         return call
 
     def _run(self, code: str, stop: threading.Event) -> Result:
-        with self._turns:
-            ran = run(code, self._limits, stop)
+        ran = run(code, self._limits, stop)
         output = ran.output
         if ran.end is not None:
             output += f"\n[The run was ended: {ran.end}.]"
