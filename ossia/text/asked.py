@@ -123,10 +123,12 @@ def _read_tool(tool: Any, where: str) -> ToolDescription:
     return ToolDescription(function["name"], description or "", parameters, strict, tool)
 
 
-def read_tool_choice(choice: Any, tools: Sequence[ToolDescription]) -> ToolChoice:
+def read_tool_choice(
+    choice: Any, tools: Sequence[ToolDescription], *, others: bool = False
+) -> ToolChoice:
     """What the reply may call: a mode by name, or an object that names one function, or several
     with a mode, in the form of Chat Completions or of Responses. Raises OssiaError for others, and
-    for functions that are not among `tools`.
+    for functions that are not among `tools`. others: there are tools besides.
     """
     if isinstance(choice, Mapping):
         return _choice_of_functions(choice, tools)
@@ -136,7 +138,7 @@ def read_tool_choice(choice: Any, tools: Sequence[ToolDescription]) -> ToolChoic
             f"tool_choice: must be {', '.join(ToolMode)} or an object with type 'function' and the "
             f"function's name, not {choice!r}"
         )
-    if mode == ToolMode.REQUIRED and not tools:
+    if mode == ToolMode.REQUIRED and not (tools or others):
         raise OssiaError('tool_choice "required": there are no tools to call')
     return ToolChoice(ToolMode(mode))
 

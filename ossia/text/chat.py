@@ -165,7 +165,9 @@ class Chat:
                 for n, message in enumerate(messages)
             ),
             tools=tools,
-            tool_choice=read_tool_choice(settings.get("tool_choice"), tools),
+            tool_choice=read_tool_choice(
+                settings.get("tool_choice"), tools, others=bool(settings.get("built_in"))
+            ),
             response_format=response_format,
             reasoning_effort=read_effort(settings.get("reasoning_effort")),
             thinking=settings.get("thinking", True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ossia.errors import OssiaError
 from ossia.text import Chat, ToolDescription, ToolNamespace, load_format
 from ossia.text.harmony.messages import IDENTITY
 from ossia.tools.browser import Browser
@@ -85,3 +86,10 @@ def test_the_browser_is_described_as_openai_harmony_describes_it(case):
     for function, tool in zip(described.functions, expected["tools"], strict=True):
         assert (function.name, function.description) == (tool["name"], tool["description"])
         assert function.parameters == tool["parameters"]
+
+
+def test_a_call_of_them_can_be_required():
+    chat = Chat.of([QUESTION], built_in=[ToolNamespace("python")], tool_choice="required")
+    assert chat.must_call
+    with pytest.raises(OssiaError, match="no tools to call"):
+        Chat.of([QUESTION], tool_choice="required")
