@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from ossia.errors import OssiaError
+from ossia.tools.browser import Browser, Folder
+from ossia.tools.python import Python
 from ossia.tools.toolset import Caller, Function, Namespace, Result
 from tests.scripted import eventually
 from tests.serve.conftest import ANSWER, CALL, Served
@@ -304,3 +307,17 @@ def test_a_code_interpreter_is_offered_by_a_server_that_has_one(serve):
     body = {"model": "tiny", "input": "?", "tools": [tool]}
     status, error = serve(ANSWER).post("/v1/responses", body)
     assert (status, error["error"]["param"]) == (400, "tools")
+
+
+def test_the_code_of_a_model_runs_in_the_sandbox(serve, tmp_path):
+    try:
+        code = Python()
+    except OssiaError as error:
+        pytest.skip(str(error))
+    (tmp_path / "rivers.md").write_text("The Danube ends in a delta.")
+    search = '<|channel|>analysis to=browser.search code<|message|>{"query": "delta"}<|call|>'
+    served = serve(CODE, search, ANSWER, hosted=Hosted([code, Browser(Folder(tmp_path), len)]))
+    ran, found = served.chat().choices[0].message.server_tool_calls
+    assert (ran["output"], ran["is_error"]) == ("42\n", False)
+    assert "【0†rivers.md】 The Danube ends in a delta." in found["output"]
+    assert found["output"] in served.prompt()
