@@ -10,6 +10,7 @@ from ossia.text.chat import Callee, Chat
 from ossia.text.constrain.grammar import Grammar, ids, literal
 from ossia.text.tags import CALL, END_CALL, END_THINK, THINK
 from ossia.text.tokenizer import Tokenizer
+from ossia.text.xml_calls import call_rule, text_rule
 
 
 class TagGrammar:
@@ -45,7 +46,7 @@ class TagGrammar:
         elif chat.structure is not None:
             grammar.rule("body", grammar.text_of(chat.structure), *([calls] if calls else []))
         elif calls:
-            text = grammar.text_of(None)
+            text = text_rule(grammar) if self._xml else grammar.text_of(None)
             more = f"({text} call)*" if chat.parallel_tool_calls else ""
             grammar.rule("body", text, f"{text} call {more} GAP")
         else:
@@ -76,7 +77,7 @@ class TagGrammar:
 
     def _body(self, n: int, callee: Callee) -> str:
         if self._xml:
-            raise OssiaError(f"{callee.where}: calls in this model's tags cannot be enforced yet")
+            return call_rule(self._grammar, n, callee)
         name = json.dumps(callee.name, ensure_ascii=False)
         head = literal(f'\n{{"name": {name}, "arguments": ')
         arguments = self._grammar.text_of(callee.arguments)

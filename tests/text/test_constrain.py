@@ -216,6 +216,82 @@ def test_a_vocabulary_without_tags_has_no_calls_to_enforce(bytes_folder) -> None
         chat_format.grammar(chat, [])
 
 
+# What Qwen3-Coder's form can hold, and what it cannot.
+TYPED = {
+    "type": "object",
+    "properties": {
+        "kind": {"type": "string", "enum": ["a b", "null", "1"]},
+        "count": {"type": "integer", "minimum": -5, "maximum": 30},
+        "on": {"type": "boolean"},
+        "list": {"type": "array", "items": {"enum": [1, "x"]}, "maxItems": 3},
+    },
+    "required": ["kind", "count", "list"],
+    "additionalProperties": False,
+}
+
+
+def coder(tokenizer: Tokenizer) -> TemplateFormat:
+    template = "{% if tools %}<function={% endif %}{{ messages[0].content }}"
+    return TemplateFormat(template, tokenizer, stop_ids=[tokenizer.control["<|im_end|>"]])
+
+
+def test_calls_in_qwen3_coder_s_tags_are_as_asked(qwen3) -> None:
+    _, tokenizer, grammars = qwen3
+    chat_format, called = coder(tokenizer), 0
+    chat = Chat.of(HELLO, tools=[tool("f", TYPED, strict=True)], tool_choice="required")
+    make = grammars.constraint(chat_format.grammar(chat, []))
+    for seed in range(6):
+        ids = write(make(), tokenizer, 151_936, seed, 300)
+        if ids[-1] in chat_format.stop_ids:
+            parts = read(chat_format.parser([], chat.offered_tools), ids)
+            calls = [json.loads(text) for what, text in parts if what == "call f"]
+            assert len(calls) == len(parts) > 0
+            for arguments in calls:
+                jsonschema.validate(arguments, TYPED)
+            called += len(calls)
+    assert called
+
+
+def test_a_text_in_tags_ends_with_its_parameter(qwen3) -> None:
+    _, tokenizer, grammars = qwen3
+    properties = {"a": {"type": "string"}, "b": {"type": "number"}}
+    parameters = {"type": "object", "properties": properties, "required": ["a"]}
+    chat = Chat.of(HELLO, tools=[tool("f", parameters, strict=True), tool("g")])
+    make = grammars.constraint(coder(tokenizer).grammar(chat, []))
+    text = "<parameter=a>\nx <b>\n</parameter\n</parameter>\n"
+    number = "<parameter=b>\n-1.5\n</parameter>\n"
+    call = f"<tool_call>\n<function=f>\n{text}{number}</function>\n</tool_call>"
+    loose = "<tool_call>\n<function=g>\n<parameter=k>\nv\n</parameter>\n</function>\n</tool_call>"
+    make().accept(tokenizer.encode_control(f"Look.\n{call}\n{loose}<|im_end|>"))
+    for wrong in (
+        call.replace("-1.5", "1e5"),
+        call.replace("=a>", "=c>"),
+        call.replace(text, ""),
+        call.replace("x <b>", "x</parameter>"),
+        call.replace("=f>", "=h>"),
+        "<function=f>",
+    ):
+        with pytest.raises(OssiaError):
+            make().accept(tokenizer.encode_control(f"{wrong}<|im_end|>"))
+
+
+@pytest.mark.parametrize(
+    ("schema", "complaint"),
+    [
+        ({"type": "string", "pattern": "a"}, "properties.a: pattern cannot be enforced"),
+        ({"type": ["string", "integer"]}, "properties.a: needs a type"),
+        ({"enum": ["a"]}, "properties.a: enum cannot be enforced"),
+    ],
+)
+def test_what_tags_cannot_hold_is_refused_by_name(schema: Any, complaint: str, qwen3) -> None:
+    template = "<function={{ messages[0].content }}"
+    chat_format = TemplateFormat(template, qwen3[1], stop_ids=[1])
+    parameters = {"type": "object", "properties": {"a": schema}}
+    chat = Chat.of(HELLO, tools=[tool("f", parameters, strict=True)])
+    with pytest.raises(OssiaError, match=rf"^tools\[0\]\.function\.parameters\.{complaint}"):
+        chat_format.grammar(chat, [])
+
+
 # ------------------------------------------------------------------ texts
 
 
