@@ -40,6 +40,11 @@ class UntilStop:
         self._stop = text.StopStrings(stop)
         self.stopped = False
 
+    @property
+    def found(self) -> str | None:
+        """The stop string that ended the answer."""
+        return self._stop.found
+
     def push(self, id: int) -> list[Event]:
         return self._until_stop(self._parser.push(id))
 
@@ -142,6 +147,7 @@ class Answer:
             cached_tokens=read.cached_tokens if read else 0,
             reasoning_tokens=self.channels.count(Channel.REASONING),
             malformed=malformed,
+            stop_string=self._parser.found,
             prefill_seconds=first - clock.start,
             decode_seconds=last - first,
         )

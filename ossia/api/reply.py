@@ -31,8 +31,8 @@ class Completion:
 class Finished:
     """The last event of every stream. cached_tokens: those of the prompt that the prefix cache had.
     reasoning_tokens: those of the completion that are text of the reasoning. malformed: the model
-    broke the rules of its chat format. Seconds are this stream's wall time up to its first token,
-    and from there to its end.
+    broke the rules of its chat format. stop_string: the one that ended the answer, if one did.
+    Seconds are this stream's wall time up to its first token, and from there to its end.
     """
 
     reason: FinishReason
@@ -41,6 +41,7 @@ class Finished:
     cached_tokens: int = field(default=0, compare=False)
     reasoning_tokens: int = field(default=0, compare=False)
     malformed: bool = field(default=False, compare=False)
+    stop_string: str | None = field(default=None, compare=False)
     prefill_seconds: float = field(default=0.0, compare=False)
     decode_seconds: float = field(default=0.0, compare=False)
 

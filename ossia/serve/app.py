@@ -15,6 +15,7 @@ import ossia
 from ossia.serve import chat, completions, errors, page, status, tokens
 from ossia.serve.chat_wire import ChatCompletionChunk
 from ossia.serve.gate import AccessLog, Asgi, Gate
+from ossia.serve.messages import routes as messages
 from ossia.serve.responses import routes as responses
 from ossia.serve.responses.store import ResponseStore
 from ossia.serve.service import Disconnected, Service
@@ -48,7 +49,7 @@ def application(
     async def _nobody_listens(_request: Request, _error: Exception) -> Response:
         return Response(status_code=499)
 
-    routers = [module.routes(service) for module in (chat, completions, tokens, status)]
+    routers = [module.routes(service) for module in (chat, completions, messages, tokens, status)]
     routers.append(responses.routes(service, store or ResponseStore()))
     for router in routers:
         app.include_router(router, responses=ERRORS)

@@ -17,6 +17,17 @@ from starlette.routing import BaseRoute, Route
 from ossia.engine.driver import QueueFull
 from ossia.errors import OssiaError
 
+MESSAGES = "/v1/messages"  # the paths of Anthropic's API
+_ANTHROPIC = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 RETRY_SECONDS = 1  # until a client whose request found the queue full should try again
 
 _log = logging.getLogger(__name__)
@@ -46,8 +57,15 @@ class ApiError(Exception):
         error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         return {"error": error}
 
-    def response(self) -> Response:
-        """The HTTP response that carries it."""
+    def anthropic_body(self) -> dict[str, Any]:
+        """The error as Anthropic's API writes it."""
+        kind = _ANTHROPIC.get(self.status)
+        if kind is None:
+            kind = "api_error" if self.status >= 500 else "invalid_request_error"
+        return {"type": "error", "error": {"type": kind, "message": self.message}}
+
+    def response(self, path: str) -> Response:
+        """The HTTP response that carries it, to a request of that path."""
         headers = {**self.headers}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
@@ -55,7 +73,8 @@ class ApiError(Exception):
             headers["Retry-After"] = str(RETRY_SECONDS)
         if self.status == 415:
             headers["Accept-Encoding"] = "gzip, deflate, zstd"
-        return json_response(self.body(), self.status, headers)
+        body = self.anthropic_body() if path.startswith(MESSAGES) else self.body()
+        return json_response(body, self.status, headers)
 
 
 def json_response(
@@ -89,25 +108,26 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
     """Have `app`, which has these routes, answer every error in this shape."""
 
     @app.exception_handler(ApiError)
-    async def _api_error(_: Request, error: ApiError) -> Response:
-        return error.response()
+    async def _api_error(request: Request, error: ApiError) -> Response:
+        return error.response(request.url.path)
 
     @app.exception_handler(RequestValidationError)
-    async def _invalid(_: Request, error: RequestValidationError) -> Response:
-        return _validation(error.errors()).response()
+    async def _invalid(request: Request, error: RequestValidationError) -> Response:
+        return _validation(error.errors()).response(request.url.path)
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
         message, headers = str(error.detail), dict(error.headers or {})
         if error.status_code in (404, 405):
             message = f"there is no {request.method} {request.url.path}; see /openapi.json"
+        path = request.url.path
         if error.status_code == 405:
-            headers["Allow"] = ", ".join(_methods(routes, request.url.path))
-        return ApiError(error.status_code, message, headers=headers).response()
+            headers["Allow"] = ", ".join(_methods(routes, path))
+        return ApiError(error.status_code, message, headers=headers).response(path)
 
     @app.exception_handler(Exception)
-    async def _bug(_: Request, error: Exception) -> Response:
-        return failure(error).response()
+    async def _bug(request: Request, error: Exception) -> Response:
+        return failure(error).response(request.url.path)
 
 
 def _methods(routes: Sequence[BaseRoute], path: str) -> list[str]:

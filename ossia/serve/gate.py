@@ -48,7 +48,7 @@ class Gate:
             if (coding := encoding(headers.get(b"content-encoding", b""))) is not None:
                 receive = decoded(receive, coding, self._max_body)
         except ApiError as error:
-            return await error.response()(scope, receive, send)
+            return await error.response(scope["path"])(scope, receive, send)
         return await self._app(scope, receive, send)
 
     def _check(self, path: str, headers: dict[bytes, bytes]) -> None:
@@ -56,7 +56,7 @@ class Gate:
         if self._keys and path not in OPEN and not self._knows(headers):
             raise ApiError(
                 401,
-                "a valid API key is needed, sent as 'Authorization: Bearer KEY'",
+                "a valid API key is needed, as 'Authorization: Bearer KEY' or 'x-api-key: KEY'",
                 code="invalid_api_key",
             )
         length = headers.get(b"content-length", b"")
@@ -65,11 +65,9 @@ class Gate:
 
     def _knows(self, headers: dict[bytes, bytes]) -> bool:
         """Whether the key is one of the server's, in a time that depends on neither."""
-        given = headers.get(b"authorization", b"")
-        scheme, _, key = given.partition(b" ")
-        digest = _digest(key.strip())
+        digest = _digest(_key(headers))
         matches = [hmac.compare_digest(digest, known) for known in self._keys]
-        return scheme.lower() == b"bearer" and any(matches)
+        return any(matches)
 
     def _bounded(self, receive: Receive) -> Receive:
         """`receive`, which refuses a body that turns out too large."""
@@ -87,6 +85,14 @@ class Gate:
 
     def _too_large(self) -> str:
         return f"the body is larger than the {format_size(self._max_body)} that this server takes"
+
+
+def _key(headers: dict[bytes, bytes]) -> bytes:
+    """The key that a request brings, as OpenAI's clients send it or as Anthropic's do."""
+    scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() == b"bearer":
+        return key.strip()
+    return headers.get(b"x-api-key", b"").strip()
 
 
 def _digest(key: bytes) -> bytes:
@@ -110,7 +116,9 @@ class AccessLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", id.encode())]
+                names = (b"x-request-id", b"request-id")  # OpenAI's and Anthropic's
+                ids = [(name, id.encode()) for name in names]
+                message["headers"] = [*message.get("headers", ()), *ids]
             await send(message)
 
         try:

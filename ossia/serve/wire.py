@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, model_validator
 
 from ossia.api import Sampling
 from ossia.api.reply import Finished
@@ -29,6 +29,20 @@ class Given(Wire):
         if isinstance(data, dict):
             return {key: value for key, value in data.items() if value is not None}
         return data
+
+
+def kind(field: str, *values: str, default: str | None = None) -> Discriminator:
+    """Chooses the member of a union by the value of a field: that with the Tag "field=value". Such
+    a tag is no name, so that it is left out of the path of an error.
+    """
+
+    def tag(value: Any) -> str | None:
+        found = value.get(field) if isinstance(value, dict) else getattr(value, field, None)
+        found = default if found is None and isinstance(value, dict) else found
+        return f"{field}={found}" if found in values else None
+
+    message = f"{field} must be one of {', '.join(values)}"
+    return Discriminator(tag, custom_error_type="kind", custom_error_message=message)
 
 
 class StreamOptions(Given):

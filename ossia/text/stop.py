@@ -11,7 +11,7 @@ class StopStrings:
     """Ends a text before the first stop string to be completed, however the text arrives in pieces.
 
     If several are completed by the same character, the longest one counts. The stop string itself
-    is not shown.
+    is not shown; `found` is the one that ended the text.
     """
 
     def __init__(self, strings: Iterable[str]):
@@ -19,19 +19,20 @@ class StopStrings:
         if not all(self._strings):
             raise OssiaError("a stop string is empty: it would stop before the first character")
         self._held = ""
-        self._stopped = False
+        self.found: str | None = None
 
     def push(self, text: str) -> tuple[str, bool]:
         """The text that may be shown, and whether a stop string ended it; then no more follows."""
-        if self._stopped:
+        if self.found is not None:
             return "", True
         text = self._held + text
         matches = [
             (start + len(stop), start) for stop in self._strings if (start := text.find(stop)) >= 0
         ]
         if matches:
-            self._stopped, self._held = True, ""
-            return text[: min(matches)[1]], True
+            end, start = min(matches)
+            self.found, self._held = text[start:end], ""
+            return text[:start], True
         safe = len(text) - self._longest_beginning(text)
         self._held = text[safe:]
         return text[:safe], False

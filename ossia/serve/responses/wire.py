@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Field, Tag, model_validator
 
 from ossia.serve.chat_wire import MAX_TOP_LOGPROBS, Function
 from ossia.serve.structure_wire import JsonObjectFormat, JsonSchema, TextFormat, ToolMode
-from ossia.serve.wire import Given
+from ossia.serve.wire import Given, kind
 
 
 class Text(Given):
@@ -132,40 +132,21 @@ class ListToolsItem(Given):
     error: str | None = None
 
 
-ITEMS = {
-    "message": "MessageItem",
-    "function_call": "CallItem",
-    "function_call_output": "CallOutputItem",
-    "reasoning": "ReasoningItem",
-    "item_reference": "ItemReference",
-    "mcp_call": "McpCallItem",
-    "code_interpreter_call": "CodeItem",
-    "mcp_list_tools": "ListToolsItem",
-}
-
-
-def _kind(item: Any) -> str | None:
-    """The class that reads an item; one without a type is a message."""
-    if isinstance(item, Given):
-        return type(item).__name__
-    kind = (item.get("type") or "message") if isinstance(item, dict) else None
-    return ITEMS.get(kind) if isinstance(kind, str) else None
-
+_KINDS = (
+    *("message", "function_call", "function_call_output", "reasoning", "item_reference"),
+    *("mcp_call", "code_interpreter_call", "mcp_list_tools"),
+)
 
 Item = Annotated[
-    Annotated[MessageItem, Tag("MessageItem")]
-    | Annotated[CallItem, Tag("CallItem")]
-    | Annotated[CallOutputItem, Tag("CallOutputItem")]
-    | Annotated[ReasoningItem, Tag("ReasoningItem")]
-    | Annotated[ItemReference, Tag("ItemReference")]
-    | Annotated[McpCallItem, Tag("McpCallItem")]
-    | Annotated[CodeItem, Tag("CodeItem")]
-    | Annotated[ListToolsItem, Tag("ListToolsItem")],
-    Discriminator(
-        _kind,
-        custom_error_type="item_type",
-        custom_error_message=f"the type of an item must be one of {', '.join(ITEMS)}",
-    ),
+    Annotated[MessageItem, Tag("type=message")]
+    | Annotated[CallItem, Tag("type=function_call")]
+    | Annotated[CallOutputItem, Tag("type=function_call_output")]
+    | Annotated[ReasoningItem, Tag("type=reasoning")]
+    | Annotated[ItemReference, Tag("type=item_reference")]
+    | Annotated[McpCallItem, Tag("type=mcp_call")]
+    | Annotated[CodeItem, Tag("type=code_interpreter_call")]
+    | Annotated[ListToolsItem, Tag("type=mcp_list_tools")],
+    kind("type", *_KINDS, default="message"),
 ]
 
 

@@ -1,0 +1,87 @@
+"""POST /v1/messages and /v1/messages/count_tokens: Anthropic's API."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response, StreamingResponse
+
+from ossia.serve.errors import MESSAGES, failure, json_response
+from ossia.serve.messages.answer import PING, Answer, Told
+from ossia.serve.messages.chat import prepared
+from ossia.serve.messages.wire import CountRequest, MessagesRequest
+from ossia.serve.service import Running, Service, unless_disconnected
+
+PARAMETERS = tuple(MessagesRequest.model_fields)
+PING_SECONDS = 10.0  # of silence, after which a stream says that it goes on
+
+
+def routes(service: Service) -> APIRouter:
+    """The endpoints over a service."""
+    router = APIRouter(prefix=MESSAGES)
+
+    @router.post("", response_model=dict[str, Any])
+    async def create_message(body: MessagesRequest, request: Request) -> Response:
+        service.check_model(body.model)
+        ask = await service.prepare(lambda: prepared(service.llm, body), PARAMETERS)
+        answer = Answer(body, service.name, len(ask.request.prompt))
+        running = service.start([ask], 1, PARAMETERS)
+        if body.stream:
+            headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+            written = _written(answer, running)
+            return StreamingResponse(written, media_type="text/event-stream", headers=headers)
+        return await unless_disconnected(request, _whole(answer, running))
+
+    @router.post("/count_tokens", response_model=dict[str, Any])
+    async def count_tokens(body: CountRequest) -> Response:
+        """The tokens of the prompt that a request would make."""
+        service.check_model(body.model)
+        ask = await service.prepare(lambda: prepared(service.llm, body), PARAMETERS)
+        return json_response({"input_tokens": len(ask.request.prompt)})
+
+    return router
+
+
+async def _whole(answer: Answer, running: Running) -> Response:
+    async with running.held():
+        async for _ in answer.events(running):
+            pass
+    return json_response(answer.message)
+
+
+async def _written(answer: Answer, running: Running) -> AsyncIterator[bytes]:
+    try:
+        async with running.held():
+            async for event in _with_pings(answer.events(running)):
+                yield _event(event)
+    except Exception as error:  # the status was sent long ago
+        yield _event(failure(error).anthropic_body())
+
+
+def _event(event: Told) -> bytes:
+    data = json.dumps(event, separators=(",", ":"))
+    return f"event: {event['type']}\ndata: {data}\n\n".encode()
+
+
+async def _with_pings(events: AsyncIterator[Told]) -> AsyncIterator[Told]:
+    """The events, and a ping after each silence: while a request waits, and while a model thinks
+    or writes a call.
+    """
+    following = asyncio.ensure_future(anext(events, None))
+    try:
+        while True:
+            done, _ = await asyncio.wait((following,), timeout=PING_SECONDS)
+            if not done:
+                yield PING
+                continue
+            event = following.result()
+            if event is None:
+                return
+            yield event
+            following = asyncio.ensure_future(anext(events, None))
+    finally:
+        following.cancel()
