@@ -208,6 +208,18 @@ class AsyncStream(AsyncIterator[Event | Finished]):
             self._driver.cancel(self._ticket)
             self._mailbox.notify()
 
+    def interrupt(self) -> None:
+        """End the reply with what was made so far, as `Finished` "interrupted"; in the loop's
+        thread.
+        """
+        for _ in range(len(self._mailbox.outputs)):  # while the engine may be adding more
+            if not self._answer.ended:
+                self._read(self._mailbox.outputs.popleft())
+        if self._ticket is not None and not (self._closed or self._answer.ended):
+            self._ready += self._answer.end("interrupted")
+            self._driver.cancel(self._ticket)
+            self._mailbox.notify()
+
     async def aclose(self) -> None:
         self.close()
 

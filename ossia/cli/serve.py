@@ -17,6 +17,7 @@ from ossia.cli.options import ModelOption, open_llm
 from ossia.errors import OssiaError
 from ossia.options import EngineOptions, LoadOptions
 from ossia.serve.options import ServeOptions
+from ossia.system.memory import parse_size
 from ossia.tools.chosen import ChosenTools
 from ossia.tools.mcp import Address, McpServers
 
@@ -64,6 +65,8 @@ def serve(
         raise OssiaError("the model was named twice, as an argument and with --model")
     if not all(api_key or ()):
         raise OssiaError("--api-key: a key is empty")
+    if options.max_per_key is not None and not api_key:
+        raise OssiaError("--max-per-key needs --api-key: without keys all requests are one's own")
     path = path or model
     try:
         from ossia.serve.app import application
@@ -77,12 +80,12 @@ def serve(
         ) from error
     with listen(options) as server, _tools(options) as tools, open_llm(path, load, engine) as llm:
         name = options.served_model_name or _name(path, llm.about.folder if llm.about else None)
-        service = Service(llm, name, max_prompt=options.max_prompt, hosted=tools(llm))
+        service = Service(llm, name, hosted=tools(llm), **_limits(options))
         app = application(
             service,
             keys=api_key or (),
             max_body=options.max_body_bytes,
-            store=ResponseStore(options.responses),
+            store=ResponseStore(options.responses, **_bounds(options)),
         )
         log_to_stderr(options.json)
         _announce(service, server, bool(api_key), options.json)
@@ -106,6 +109,17 @@ def _tools(options: ServeOptions) -> Iterator[Callable[[LLM], Hosted]]:
             return Hosted(tools, options.max_tool_calls)
 
         yield make
+
+
+def _limits(options: ServeOptions) -> dict[str, Any]:
+    """What bounds a request."""
+    return {name: getattr(options, name) for name in ("max_prompt", "timeout", "max_per_key")}
+
+
+def _bounds(options: ServeOptions) -> dict[str, Any]:
+    """What bounds the responses that are kept."""
+    size, days = parse_size(options.responses_size), options.responses_days
+    return {"most_bytes": size, "seconds": days * 86400}
 
 
 def _name(path: str | None, folder: Path | None) -> str:

@@ -9,7 +9,6 @@ from fastapi import FastAPI, Request, Security
 from fastapi.openapi.utils import get_openapi
 from fastapi.security import HTTPBearer
 from starlette.responses import Response
-from starlette.routing import Route
 
 import ossia
 from ossia.serve import chat, completions, errors, page, status, tokens
@@ -56,10 +55,8 @@ def application(
     routers.append(page.routes())
     app.include_router(routers[-1])
     app.openapi = lambda: _document(app, service.name)
-    every = [route for router in routers for route in router.routes]
-    errors.install(app, every)
-    paths = {route.path for route in every if isinstance(route, Route)}
-    return AccessLog(Gate(app, keys, max_body), service.metrics, paths)
+    errors.install(app, [route for router in routers for route in router.routes])
+    return AccessLog(Gate(app, keys, max_body, service.timeout), service.metrics)
 
 
 def _document(app: FastAPI, model: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Plain ASGI, so that a refused request's body is never read, and streams pass as 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import logging
@@ -17,6 +18,7 @@ from starlette.exceptions import HTTPException
 
 from ossia.serve.compressed import decoded, encoding
 from ossia.serve.errors import ApiError
+from ossia.serve.limits import OWNER
 from ossia.serve.metrics import Metrics
 from ossia.serve.page import FILES as PAGE
 from ossia.system.memory import format_size
@@ -33,10 +35,14 @@ _log = logging.getLogger(__name__)
 
 
 class Gate:
-    """An ASGI application around another. Without keys everybody may come in."""
+    """An ASGI application around another. Without keys everybody may come in. max_body: the most
+    bytes of a body. seconds: within which it must have arrived.
+    """
 
-    def __init__(self, app: Asgi, keys: Collection[str], max_body: int) -> None:
-        self._app, self._max_body = app, max_body
+    def __init__(
+        self, app: Asgi, keys: Collection[str], max_body: int, seconds: float | None = None
+    ) -> None:
+        self._app, self._max_body, self._seconds = app, max_body, seconds
         self._keys = [_digest(key.encode()) for key in keys]
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -52,8 +58,10 @@ class Gate:
         return await self._app(scope, receive, send)
 
     def _check(self, path: str, headers: dict[bytes, bytes]) -> None:
-        """Raise ApiError for a request that may not come in."""
-        if self._keys and path not in OPEN and not self._knows(headers):
+        """Note whose request it is. Raises ApiError for one that may not come in."""
+        owner = self._owner(headers)
+        OWNER.set(owner)
+        if self._keys and path not in OPEN and owner is None:
             raise ApiError(
                 401,
                 "a valid API key is needed, as 'Authorization: Bearer KEY' or 'x-api-key: KEY'",
@@ -63,20 +71,30 @@ class Gate:
         if length.isdigit() and int(length[:20]) > self._max_body:
             raise ApiError(413, self._too_large())
 
-    def _knows(self, headers: dict[bytes, bytes]) -> bool:
-        """Whether the key is one of the server's, in a time that depends on neither."""
+    def _owner(self, headers: dict[bytes, bytes]) -> int | None:
+        """The place of the request's key among the server's, found in a time that depends on
+        neither; None for no such key.
+        """
         digest = _digest(_key(headers))
         matches = [hmac.compare_digest(digest, known) for known in self._keys]
-        return any(matches)
+        return matches.index(True) if any(matches) else None
 
     def _bounded(self, receive: Receive) -> Receive:
-        """`receive`, which refuses a body that turns out too large."""
-        read = 0
+        """`receive`, which refuses a body that turns out too large, or takes too long."""
+        read, whole = 0, False
+        end = None if self._seconds is None else asyncio.get_running_loop().time() + self._seconds
 
         async def bounded() -> Message:
-            nonlocal read
-            message = await receive()
+            nonlocal read, whole
+            try:
+                async with asyncio.timeout_at(None if whole else end):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(
+                    408, f"the body did not arrive within {self._seconds:g} s"
+                ) from None
             read += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
             if read > self._max_body:
                 raise HTTPException(413, self._too_large())
             return message
@@ -104,8 +122,8 @@ class AccessLog:
     content, nor that of requests.
     """
 
-    def __init__(self, app: Asgi, metrics: Metrics, paths: Collection[str]) -> None:
-        self._app, self._metrics, self._paths = app, metrics, paths
+    def __init__(self, app: Asgi, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -124,10 +142,10 @@ class AccessLog:
         try:
             await self._app(scope, receive, noted)
         finally:
-            path = scope["path"]
-            self._metrics.responded(path if path in self._paths else "other", status)
-            path = path[:200].encode("unicode_escape").decode()  # one line, whatever was asked
             seconds = time.perf_counter() - began
+            known = getattr(scope.get("route"), "path", "other")  # with {id} for an id
+            self._metrics.responded(known, status, seconds)
+            path = scope["path"][:200].encode("unicode_escape").decode()  # one line, whatever it is
             _log.info(
                 "%s %s %d %.3f s %s",
                 scope["method"],

@@ -4,10 +4,10 @@ since the start.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _FIRST = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _EACH = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
-_WHOLE = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_WHOLE = (0.01, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
 class Metrics:
@@ -27,12 +27,19 @@ class Metrics:
         registry.register(_EngineFigures(llm))
         self._requests = Counter(
             "ossia_requests",
-            "Generations that ended, by how: a finish reason, cancelled or failed.",
+            "Generations that ended, by how: a finish reason, timeout, cancelled or failed.",
             ["outcome"],
             registry=registry,
         )
         self._http = Counter(
             "ossia_http_responses", "HTTP responses.", ["path", "status"], registry=registry
+        )
+        self._http_seconds = Histogram(
+            "ossia_http_response_seconds",
+            "From a request's first byte to its response's last.",
+            ["path"],
+            buckets=_WHOLE,
+            registry=registry,
         )
         self._prompt = Counter("ossia_prompt_tokens", "Tokens of prompts.", registry=registry)
         self._reasoning = Counter(
@@ -70,7 +77,7 @@ class Metrics:
 
     def finished(self, end: Finished) -> None:
         """Count a generation that came to its end."""
-        self._requests.labels(end.reason).inc()
+        self._requests.labels("timeout" if end.reason == "interrupted" else end.reason).inc()
         self._prompt.inc(end.prompt_tokens)
         self._reasoning.inc(end.reasoning_tokens)
         self._malformed.inc(end.malformed)
@@ -91,9 +98,14 @@ class Metrics:
         """Count generations that an error ended."""
         self._requests.labels("failed").inc(count)
 
-    def responded(self, path: str, status: int) -> None:
-        """Count an HTTP response; `path` is one of the server's own, or "other"."""
+    def responded(self, path: str, status: int, seconds: float) -> None:
+        """Count an HTTP response and its time; `path` is one of the server's own, or "other"."""
         self._http.labels(path, str(status)).inc()
+        self._http_seconds.labels(path).observe(seconds)
+
+    def gauge(self, name: str, what: str, value: Callable[[], float]) -> None:
+        """Have a figure read from `value` at each look."""
+        Gauge(f"ossia_{name}", what, registry=self._registry).set_function(value)
 
     def text(self) -> bytes:
         """All figures in Prometheus' text format."""

@@ -12,7 +12,9 @@ from ossia.system.memory import parse_size
 
 @dataclass(frozen=True)
 class ServeOptions(Options):
-    """Where the server listens, and what it takes. max_body is a size such as "16MiB"."""
+    """Where the server listens, and what it takes. max_body and responses_size are sizes such as
+    "16MiB".
+    """
 
     host: Annotated[
         str, Option("Address to listen on; 0.0.0.0 is every network.", metavar="ADDRESS")
@@ -31,6 +33,18 @@ class ServeOptions(Options):
         int | None,
         Option("Most tokens of a prompt.", minimum=1, default="what the model's context holds"),
     ] = None
+    max_per_key: Annotated[
+        int | None,
+        Option("Most requests of one key that run together.", minimum=1, default="no limit"),
+    ] = None
+    timeout: Annotated[
+        float | None,
+        Option(
+            "Seconds that a request may take; what there is by then is its answer.",
+            minimum=0.001,
+            default="no limit",
+        ),
+    ] = None
     drain_seconds: Annotated[
         float,
         Option("After SIGTERM, how long running answers may take to end.", minimum=0),
@@ -43,6 +57,12 @@ class ServeOptions(Options):
             default="in memory",
         ),
     ] = None
+    responses_size: Annotated[
+        str, Option("Most bytes of responses that are kept; the oldest go.", metavar="SIZE")
+    ] = "1GiB"
+    responses_days: Annotated[
+        float, Option("How long responses are kept.", minimum=0.001, metavar="DAYS")
+    ] = 30.0
     tool: Annotated[
         tuple[str, ...],
         Option(
@@ -69,6 +89,7 @@ class ServeOptions(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_size(self.max_body)
+        parse_size(self.responses_size)
 
     @property
     def max_body_bytes(self) -> int:

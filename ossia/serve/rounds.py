@@ -83,6 +83,7 @@ class Rounds(AsyncIterator[ReplyEvent | Finished]):
         self._events = self._made()
         self._indices: dict[int, ToolCallStart | HostedStart] = {}  # of the calls of this round
         self._clients = self._hosted = 0  # calls so far
+        self._interrupted = False
         self.outputs: list[TokenOutput] = []
         self.channels: list[Channel | None] = []
 
@@ -92,6 +93,11 @@ class Rounds(AsyncIterator[ReplyEvent | Finished]):
     def close(self) -> None:
         """Take what runs out of the engine."""
         self._stream.close()
+
+    def interrupt(self) -> None:
+        """End the reply with what was made so far, after the call that runs, if one does."""
+        self._interrupted = True
+        self._stream.interrupt()
 
     async def _made(self) -> AsyncGenerator[ReplyEvent | Finished]:
         said: Messages = []
@@ -118,6 +124,9 @@ class Rounds(AsyncIterator[ReplyEvent | Finished]):
                 result = await self._calls.run(start.tool, call.arguments)
                 said.append({"role": "tool", "tool_call_id": call.id, "content": result.text})
                 yield HostedResult(start.index, start.tool, result)
+                if self._interrupted:
+                    yield _whole(ends, "interrupted")
+                    return
             if len(hosted) < len(reply.tool_calls) or self._calls.exhausted:
                 is_clients = len(hosted) < len(reply.tool_calls)
                 yield _whole(ends, "tool_calls" if is_clients else "stop")
@@ -126,6 +135,8 @@ class Rounds(AsyncIterator[ReplyEvent | Finished]):
             if stream is None:
                 yield _whole(ends, "length")
                 return
+            if self._interrupted:
+                stream.interrupt()
             self._stream = stream
 
     def _told(self, event: Event) -> ReplyEvent:
@@ -164,6 +175,7 @@ def _whole(ends: Sequence[Finished], reason: FinishReason) -> Finished:
         cached_tokens=sum(end.cached_tokens for end in ends),
         reasoning_tokens=sum(end.reasoning_tokens for end in ends),
         malformed=any(end.malformed for end in ends),
+        stop_string=ends[-1].stop_string,
         prefill_seconds=first.prefill_seconds,
         decode_seconds=seconds - first.prefill_seconds,
     )

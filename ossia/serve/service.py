@@ -1,26 +1,27 @@
-"""One LLM behind the server: asks are prepared away from the event loop, started together, read as
-one sequence of events, and taken out of the engine when nobody waits for them any more.
+"""One LLM behind the server: asks are prepared away from the event loop, started together, and
+taken out of the engine when nobody waits for them any more.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request
 
-from ossia.api import LLM, Ask, AsyncStream, Finished
+from ossia.api import LLM, Ask, AsyncStream
 from ossia.engine.driver import QueueFull
 from ossia.errors import OssiaError
-from ossia.serve.errors import ApiError, failure, refusal
+from ossia.serve.errors import ApiError, refusal
 from ossia.serve.hosted import Hosted, Offer
+from ossia.serve.limits import Permits
 from ossia.serve.metrics import Metrics
-from ossia.serve.rounds import Dialogue, HostedResult, Messages, ReplyEvent, Rounds
+from ossia.serve.rounds import Dialogue, Messages, Rounds
+from ossia.serve.running import Running
 
 T = TypeVar("T")
 
@@ -29,8 +30,9 @@ _RETRY_SECONDS = 0.05  # between looks whether the queue has room
 
 class Service:
     """name: what clients call the model. max_prompt: the most tokens of a prompt, None for what the
-    model's context holds. hosted: the tools that the server runs. tasks: what runs without a
-    connection that waits for it.
+    model's context holds. timeout: the seconds that a request may take. max_per_key: the most
+    requests of one key that run at a time. hosted: the tools that the server runs. tasks: what runs
+    without a connection that waits for it.
     """
 
     def __init__(
@@ -39,10 +41,13 @@ class Service:
         name: str,
         *,
         max_prompt: int | None = None,
+        timeout: float | None = None,
+        max_per_key: int | None = None,
         hosted: Hosted = Hosted(),
     ) -> None:
-        self.llm, self.name, self.max_prompt = llm, name, max_prompt
+        self.llm, self.name, self.max_prompt, self.timeout = llm, name, max_prompt, timeout
         self.hosted = hosted
+        self._permits = Permits(max_per_key)
         self.created = int(time.time())
         self.metrics = Metrics(llm)
         self.tasks: set[asyncio.Task[Any]] = set()
@@ -61,8 +66,9 @@ class Service:
         """What `make` makes, in a thread of its own. Raises ApiError for an OssiaError, which may
         name one of the request's `parameters`, and for too long a prompt.
         """
+        self._permits.check()  # before the work, not only after it
         stats = self.llm.stats()
-        if stats.unfinished >= stats.max_queue:  # before the work, not only after it
+        if stats.unfinished >= stats.max_queue:
             raise refusal(QueueFull(f"{stats.max_queue} requests are unfinished"), parameters)
         try:
             ask = await asyncio.to_thread(make)
@@ -133,6 +139,7 @@ class Service:
 
     def start(self, asks: Sequence[Ask], choices: int, parameters: Sequence[str]) -> Running:
         """Queue `choices` answers to each of the asks, all or none. Raises ApiError."""
+        end = self._permits.take()
         streams: list[AsyncStream] = []
         try:
             for ask in asks:
@@ -140,8 +147,9 @@ class Service:
         except OssiaError as error:
             for stream in streams:
                 stream.close()
+            end()
             raise refusal(error, parameters) from error
-        return Running(streams, self.metrics)
+        return Running(streams, self.metrics, self.timeout, end)
 
 
 def _choice(ask: Ask, n: int) -> Ask:
@@ -151,79 +159,6 @@ def _choice(ask: Ask, n: int) -> Ask:
         return ask
     seed = sampling.seed + n if sampling.seed + n < 2**63 else sampling.seed - n
     return replace(ask, request=replace(ask.request, sampling=replace(sampling, seed=seed)))
-
-
-class Running:
-    """The streams of one HTTP request. Leaving the block takes those that run on out of the
-    engine.
-    """
-
-    def __init__(self, streams: Sequence[AsyncStream | Rounds], metrics: Metrics) -> None:
-        self.streams = streams
-        self.finished: dict[int, Finished] = {}
-        self._metrics = metrics
-
-    async def events(self) -> AsyncIterator[tuple[int, ReplyEvent | Finished]]:
-        """The events of all streams as they are made, each with its stream's number. Raises what
-        ends a stream before its Finished.
-        """
-        if len(self.streams) == 1:
-            async for event in self.streams[0]:
-                self._note(0, event)
-                yield 0, event
-                await asyncio.sleep(0)  # others have their turn, though the next may be there
-            return
-        arrived: asyncio.Queue[tuple[int, ReplyEvent | Finished | Exception]] = asyncio.Queue(1)
-        tasks = [asyncio.create_task(_forward(n, s, arrived)) for n, s in enumerate(self.streams)]
-        try:
-            while len(self.finished) < len(self.streams):
-                number, event = await arrived.get()
-                if isinstance(event, Exception):
-                    raise event
-                self._note(number, event)
-                yield number, event
-                await asyncio.sleep(0)
-        finally:
-            for task in tasks:
-                task.cancel()
-
-    def _note(self, number: int, event: ReplyEvent | Finished) -> None:
-        if isinstance(event, Finished):
-            self.finished[number] = event
-            self._metrics.finished(event)
-        elif isinstance(event, HostedResult):
-            self._metrics.called(event.tool.name, event.result.is_error)
-
-    @property
-    def ends(self) -> list[Finished]:
-        """How each stream ended, in the order of the streams."""
-        return [self.finished[n] for n in range(len(self.streams))]
-
-    @asynccontextmanager
-    async def held(self) -> AsyncIterator[Running]:
-        try:
-            yield self
-        except (asyncio.CancelledError, GeneratorExit):
-            self._metrics.cancelled(len(self.streams) - len(self.finished))
-            raise
-        except Exception as error:
-            self._metrics.failed(len(self.streams) - len(self.finished))
-            raise failure(error) from error
-        finally:
-            for stream in self.streams:
-                stream.close()
-
-
-async def _forward(
-    number: int,
-    stream: AsyncStream | Rounds,
-    arrived: asyncio.Queue[tuple[int, ReplyEvent | Finished | Exception]],
-) -> None:
-    try:
-        async for event in stream:
-            await arrived.put((number, event))  # which waits until this one is read
-    except Exception as error:
-        await arrived.put((number, error))
 
 
 class Disconnected(Exception):

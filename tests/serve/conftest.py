@@ -102,7 +102,6 @@ def serve(bytes_folder) -> Iterator[Serve]:
     writes any token.
     """
     from ossia.serve.app import application
-    from ossia.serve.hosted import Hosted
     from ossia.serve.responses.store import ResponseStore
     from ossia.serve.service import Service
 
@@ -118,8 +117,12 @@ def serve(bytes_folder) -> Iterator[Serve]:
             engine = build_engine(Babbler(tokenizer))
         chat_format = text.load_format(bytes_folder, tokenizer)
         llm = LLM.from_parts(Driver(engine, max_queue), tokenizer, chat_format)
-        hosted = options.pop("hosted", Hosted())
-        service = Service(llm, "tiny", max_prompt=options.pop("max_prompt", None), hosted=hosted)
+        limits = {
+            name: options.pop(name)
+            for name in ("max_prompt", "timeout", "max_per_key", "hosted")
+            if name in options
+        }
+        service = Service(llm, "tiny", **limits)
         store = options.pop("store", None) or ResponseStore()
         app = application(service, keys=keys, store=store, **options)
         port, close = run(app)

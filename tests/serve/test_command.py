@@ -99,6 +99,9 @@ def test_a_port_that_is_taken_is_one_line(ossia_command):
         (["one", "--model", "two"], "named twice"),
         (["--api-key", ""], "a key is empty"),
         (["--max-body", "much"], "much"),
+        (["--responses-size", "much"], "much"),
+        (["--max-per-key", "2"], "--max-per-key needs --api-key"),
+        (["--timeout", "0"], "--timeout must be at least 0.001"),
         (["--port", "70000"], "--port must be at least 0 and at most 65535"),
     ],
 )

@@ -53,7 +53,7 @@ class Answer:
                 continue
             for told in self._close():
                 yield told
-            self._end(event)
+            self._end(event, running.timed_out)
             why = ("stop_reason", "stop_sequence", "stop_details")
             delta = {key: self.message[key] for key in why}
             yield {"type": "message_delta", "delta": delta, "usage": self.message["usage"]}
@@ -105,10 +105,10 @@ class Answer:
     def _delta(self, delta: dict[str, Any]) -> Told:
         return {"type": "content_block_delta", "index": len(self._blocks) - 1, "delta": delta}
 
-    def _end(self, end: Finished) -> None:
+    def _end(self, end: Finished, timed_out: bool) -> None:
         reason = "tool_use" if end.reason == "tool_calls" else "end_turn"
         if end.reason == "length":
-            full = end.completion_tokens < self._body.max_tokens
+            full = end.completion_tokens < self._body.max_tokens and not timed_out
             reason = "model_context_window_exceeded" if full else "max_tokens"
         elif end.stop_string is not None:
             reason = "stop_sequence"

@@ -47,6 +47,10 @@ class Background:
 
         task.add_done_callback(ended)
 
+    def count(self) -> int:
+        """How many run."""
+        return len(self._runs)
+
     async def find(self, id: str) -> Kept | None:
         """A response as it is now, running or kept."""
         run = self._runs.get(id)

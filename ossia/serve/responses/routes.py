@@ -57,6 +57,12 @@ class _Endpoints:
         self._service, self._store = service, store
         self._seal = Seal(store.key)
         self._background = Background(store, service.tasks)
+        gauge = service.metrics.gauge
+        gauge(
+            "background_responses", "Responses that run in the background.", self._background.count
+        )
+        gauge("kept_responses", "Responses that are kept.", lambda: store.size()[0])
+        gauge("kept_bytes", "Bytes of the responses that are kept.", lambda: store.size()[1])
 
     async def create_response(self, body: ResponseRequest, request: Request) -> Response:
         service = self._service
