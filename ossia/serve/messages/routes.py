@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from ossia.serve.errors import MESSAGES, failure, json_response
 from ossia.serve.messages.answer import PING, Answer, Told
 from ossia.serve.messages.chat import prepared
-from ossia.serve.messages.wire import CountRequest, MessagesRequest
+from ossia.serve.messages.wire import AnthropicError, CountRequest, MessagesRequest
 from ossia.serve.service import Running, Service, unless_disconnected
 
 PARAMETERS = tuple(MessagesRequest.model_fields)
@@ -22,7 +22,8 @@ PING_SECONDS = 10.0  # of silence, after which a stream says that it goes on
 
 def routes(service: Service) -> APIRouter:
     """The endpoints over a service."""
-    router = APIRouter(prefix=MESSAGES)
+    error = {"model": AnthropicError, "description": "What is wrong, in Anthropic's shape."}
+    router = APIRouter(prefix=MESSAGES, responses={"default": error})
 
     @router.post("", response_model=dict[str, Any])
     async def create_message(body: MessagesRequest, request: Request) -> Response:

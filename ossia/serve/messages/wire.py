@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Tag, model_validator
 
-from ossia.serve.wire import Given, kind
+from ossia.serve.wire import Given, Wire, kind
 
 LEAST_BUDGET = 1024
 
@@ -89,7 +89,7 @@ Message = Annotated[
 ]
 
 
-class Tool(Given):
+class ToolDefinition(Given):
     """A function of the client's. eager_input_streaming is accepted either way: the input of a
     call comes once it is whole, so that it is JSON whatever the model wrote.
     """
@@ -180,7 +180,7 @@ class CountRequest(Given):
     model: str
     messages: Annotated[list[Message], Field(min_length=1)]
     system: str | list[TextBlock] = ""
-    tools: list[Tool] = Field(default_factory=list)
+    tools: list[ToolDefinition] = Field(default_factory=list)
     tool_choice: Choice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig = OutputConfig()
@@ -220,3 +220,13 @@ class MessagesRequest(CountRequest):
         if isinstance(self.thinking, Enabled) and self.thinking.budget_tokens >= self.max_tokens:
             raise ValueError("thinking.budget_tokens must be less than max_tokens")
         return self
+
+
+class AnthropicErrorDetails(Wire):
+    type: str
+    message: str
+
+
+class AnthropicError(Wire):
+    type: Literal["error"]
+    error: AnthropicErrorDetails

@@ -223,7 +223,7 @@ class TextSettings(Given):
     verbosity: Literal["medium"] | None = None
 
 
-class StreamOptions(Given):
+class ResponseStreamOptions(Given):
     include_obfuscation: Literal[False] = False
 
 
@@ -263,7 +263,7 @@ class ResponseRequest(Given):
     background: bool = False
     # Only the values that ask for nothing more than the server does.
     text: TextSettings = TextSettings()
-    stream_options: StreamOptions | None = None
+    stream_options: ResponseStreamOptions | None = None
     service_tier: Literal["auto", "default"] | None = None
     # Labels, which change nothing.
     metadata: Metadata = Field(default_factory=dict)
