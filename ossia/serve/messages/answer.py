@@ -11,8 +11,9 @@ from typing import Any
 
 from ossia.api import Finished
 from ossia.serve.messages.wire import MessagesRequest
-from ossia.serve.service import Running
-from ossia.text import Channel, Event, TextDelta, ToolCallDelta, ToolCallStart
+from ossia.serve.rounds import ReplyEvent
+from ossia.serve.running import Running
+from ossia.text import Channel, TextDelta, ToolCallDelta, ToolCallStart
 
 Told = dict[str, Any]
 
@@ -59,7 +60,7 @@ class Answer:
             yield {"type": "message_delta", "delta": delta, "usage": self.message["usage"]}
             yield {"type": "message_stop"}
 
-    def _read(self, event: Event) -> Iterator[Told]:
+    def _read(self, event: ReplyEvent) -> Iterator[Told]:
         match event:
             case TextDelta(Channel.REASONING, _) if not self._body.shows_thinking:
                 yield from self._close()
