@@ -33,7 +33,7 @@ def kept(tmp_path) -> Path:
 @pytest.fixture
 def process(log, kept) -> Iterator[subprocess.Popen]:
     arguments = ["serve", "--port", "0", "--json", "--api-key", "key", "--kv-memory", "64MiB"]
-    arguments += ["--responses", str(kept), "--tool", "calculate"]
+    arguments += ["--responses", str(kept), "--tool", "calculate", "--drain-seconds", "600"]
     command = [sys.executable, "-m", "ossia", *arguments]
     with (
         log.open("w") as stderr,
@@ -77,7 +77,7 @@ def test_it_answers_until_it_is_told_to_end_and_then_ends_what_runs(process, log
     process.send_signal(signal.SIGTERM)
     chunks += stream
     assert chunks[-1].choices[0].finish_reason == "length"
-    assert process.wait(60) == 0
+    assert process.wait(600) == 0
     found = ResponseStore(kept).get(background.id)
     assert found is not None
     assert found.response["status"] in ("completed", "incomplete")

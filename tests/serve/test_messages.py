@@ -213,6 +213,25 @@ def test_tokens_are_counted_as_they_are_read(serve):
     assert len(served.engine.requests) == 1
 
 
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "enforced"),
+    [
+        ({"tools": TOOLS, "tool_choice": {"type": "any"}}, True),
+        ({"tools": TOOLS, "tool_choice": {"type": "tool", "name": "weather"}}, True),
+        ({"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}}, True),
+        ({"tools": TOOLS, "tool_choice": {"type": "auto"}}, False),
+        ({"tools": TOOLS, "tool_choice": {"type": "none"}}, True),
+    ],
+)
+def test_calls_and_forms_are_enforced(serve, changes, enforced):
+    served = serve(CALL)
+    create(served, **changes)
+    assert (served.engine.requests[0].constraint is not None) == enforced
+
+
 REFUSED = {
     "max_tokens": {"max_tokens": 0},
     "messages": {"messages": [{"role": "assistant", "content": "The"}]},
