@@ -63,10 +63,7 @@ def serve(
     """
     if None not in (path, model):
         raise OssiaError("the model was named twice, as an argument and with --model")
-    if not all(api_key or ()):
-        raise OssiaError("--api-key: a key is empty")
-    if options.max_per_key is not None and not api_key:
-        raise OssiaError("--max-per-key needs --api-key: without keys all requests are one's own")
+    _check_keys(api_key or [], options)
     path = path or model
     try:
         from ossia.serve.app import application
@@ -109,6 +106,14 @@ def _tools(options: ServeOptions) -> Iterator[Callable[[LLM], Hosted]]:
             return Hosted(tools, options.max_tool_calls)
 
         yield make
+
+
+def _check_keys(keys: list[str], options: ServeOptions) -> None:
+    """Raise OssiaError for keys that cannot be meant."""
+    if not all(keys):
+        raise OssiaError("--api-key: a key is empty")
+    if options.max_per_key is not None and not keys:
+        raise OssiaError("--max-per-key needs --api-key: without keys all requests are one's own")
 
 
 def _limits(options: ServeOptions) -> dict[str, Any]:
