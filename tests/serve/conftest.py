@@ -43,6 +43,7 @@ class Served:
     port: int
     key: str
     store: Any  # of its responses
+    service: Any
     app: Any
 
     @property
@@ -134,7 +135,7 @@ def serve(bytes_folder) -> Iterator[Serve]:
             close()
 
         stops.append(stop)
-        return Served(llm, engine, port, keys[0] if keys else "none", store, app)
+        return Served(llm, engine, port, keys[0] if keys else "none", store, service, app)
 
     yield start
     for stop in stops:
