@@ -12,14 +12,18 @@ run: .venv/ossia.installed
 test: lint
 	OSSIA_TEST_BUILD=1 $(BIN)/pytest -q -n 2 --durations=20
 
-# The server with real clients (docs/clients.md), which are in an environment of their own. One that cannot be installed is skipped.
-clients: .venv/test.installed .venv-clients/node/installed .venv-clients/shared/installed
-	.venv-clients/shared/bin/pytest -q -rs --confcutdir tests/clients tests/clients
+# The server with real clients (docs/clients.md). Some cannot be installed beside others, so they have environments of their own;
+# one that cannot be installed at all is skipped.
+APART := instructor
+CLIENT_TESTS := pytest -q -rs --confcutdir tests/clients
+clients: .venv/test.installed .venv-clients/node/installed $(patsubst %,.venv-clients/%/installed,shared $(APART))
+	.venv-clients/shared/bin/$(CLIENT_TESTS) tests/clients $(patsubst %,--ignore tests/clients/test_%.py,$(APART))
+	for name in $(APART); do .venv-clients/$$name/bin/$(CLIENT_TESTS) tests/clients/test_$$name.py || exit 1; done
 
 .venv-clients/%/installed: tests/clients/requirements/%.txt
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/pip install --quiet --constraint $< pytest
-	-$(@D)/bin/pip install --quiet --requirement $<
+	-$(@D)/bin/pip install --quiet --requirement $< # whose tests are skipped if it fails
 	touch $@
 
 .venv-clients/node/installed: tests/clients/package.json

@@ -1,4 +1,4 @@
-"""Replies as gpt-oss writes them."""
+"""Replies as gpt-oss writes them, and what they are replies to."""
 
 ANSWER = (
     "<|channel|>analysis<|message|>Hm.<|end|>"
@@ -17,3 +17,9 @@ def call(name: str, arguments: str) -> str:
 def final(text: str) -> str:
     """An answer without thoughts."""
     return f"<|channel|>final<|message|>{text}<|return|>"
+
+
+QUESTION = [{"role": "user", "content": "What is the weather in Oslo?"}]
+CITY = '{"city": "Oslo"}'
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}

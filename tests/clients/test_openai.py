@@ -6,13 +6,9 @@ import json
 
 import pytest
 
-from tests.clients.scripts import ANSWER, call, final
+from tests.clients.scripts import ANSWER, CITY, PARAMETERS, QUESTION, WEATHER, call, final
 
 openai = pytest.importorskip("openai")
-
-QUESTION = [{"role": "user", "content": "What is the weather in Oslo?"}]
-PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-WEATHER = {"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}
 
 
 def client_of(server):
@@ -52,7 +48,7 @@ def test_a_chat_whole_and_streamed(scripted):
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_call_and_its_result(scripted, streamed):
-    client = client_of(scripted(call("weather", '{"city": "Oslo"}'), final("Rain.")))
+    client = client_of(scripted(call("weather", CITY), final("Rain.")))
     options = {"model": "scripted", "tools": [WEATHER]}
     if streamed:
         with client.chat.completions.stream(messages=QUESTION, **options) as stream:
@@ -73,7 +69,7 @@ def test_a_call_and_its_result(scripted, streamed):
 
 
 def test_responses_with_a_call_and_state(scripted):
-    client = client_of(scripted(call("weather", '{"city": "Oslo"}'), final("Rain."), final("Yes.")))
+    client = client_of(scripted(call("weather", CITY), final("Rain."), final("Yes.")))
     tool = {"type": "function", "name": "weather", "parameters": PARAMETERS, "strict": False}
     with client.responses.stream(
         model="scripted", input="What is the weather in Oslo?", tools=[tool]
