@@ -14,7 +14,7 @@ test: lint
 
 # The server with real clients (docs/clients.md). Some cannot be installed beside others, so they have environments of their own;
 # one that cannot be installed at all is skipped.
-APART := instructor
+APART := instructor schemathesis
 CLIENT_TESTS := pytest -q -rs --confcutdir tests/clients
 clients: .venv/test.installed .venv-clients/node/installed $(patsubst %,.venv-clients/%/installed,shared $(APART))
 	.venv-clients/shared/bin/$(CLIENT_TESTS) tests/clients $(patsubst %,--ignore tests/clients/test_%.py,$(APART))

@@ -166,7 +166,7 @@ def _path(steps: Sequence[Any]) -> str:
     for step in steps:
         if isinstance(step, int):
             path += f"[{step}]"
-        elif re.fullmatch(r"[A-Za-z_]\w*", step) and step not in ("str", "int", "float", "bool"):
+        elif re.fullmatch(r"[a-z_]\w*", step) and step not in ("str", "int", "float", "bool"):
             path += f".{step}" if path else step
         elif not path:
             path = str(step)

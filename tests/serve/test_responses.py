@@ -161,6 +161,7 @@ def test_a_response_is_kept_until_it_is_deleted(serve):
         ("include[0]", {"include": ["file_search_call.results"]}),
         ("input[0]", {"input": [{"type": "computer_call_output", "call_id": "x"}]}),
         ("reasoning.summary", {"reasoning": {"summary": "detailed"}}),
+        ("tools[0].strict", {"tools": [{**TOOLS[0], "strict": "yes"}]}),
     ],
 )
 def test_what_cannot_be_had_is_refused_by_name(serve, param, options):
