@@ -113,7 +113,9 @@ def test_qwens_mixtures_are_as_active_as_their_names_say(name, active, with_embe
     assert (counts.active_parameters + counts.lookup_parameters) // 10**8 == with_embedding
 
 
-@pytest.mark.parametrize("file", ["base.json", "first.json", "second.json", "record.json"])
+@pytest.mark.parametrize(
+    "file", ["base.json", "first.json", "second.json", "third.json", "fourth.json", "record.json"]
+)
 def test_the_packaged_models_records_have_its_counts(file):
     folder = Path(ossia.__file__).parent / "models" / "ossia-stdlib"
     found = json.loads((folder / file).read_text(encoding="utf-8"))["parameters"]

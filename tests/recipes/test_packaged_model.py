@@ -54,6 +54,18 @@ def second() -> dict:
 
 
 @pytest.fixture(scope="module")
+def third() -> dict:
+    """The record of more of them."""
+    return json.loads((MODEL / "third.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def fourth() -> dict:
+    """The record of the long run at a constant learning rate."""
+    return json.loads((MODEL / "fourth.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
 def base() -> dict:
     return json.loads((MODEL / "base.json").read_text(encoding="utf-8"))
 
@@ -86,34 +98,29 @@ def test_its_held_out_loss_is_what_the_record_says(
         for conversation in conversations.read(str(chats), "--eval-data")
         for example in conversations.render(conversation, chat_format, "2026-01-01")
     ]
-    examples = examples[4::8]
+    examples = examples[5::8]
     rows = packing.batches(examples, max(map(len, examples)))
     loss = packing.nats_per_token(loss_of(decoder), rows)
     # Sums of bfloat16 products differ in their last digits from one processor to another.
     assert loss == pytest.approx(record["held_out_loss"]["as_saved"], rel=0.02)
 
 
-def test_its_records_are_of_whole_runs(base: dict, first: dict, second: dict, record: dict) -> None:
-    for run, loss in (
-        (base, base["held_out_bits_per_byte"]["as_trained"]),
-        (first, first["held_out_loss"]["as_trained"]),
-        (second, second["held_out_loss"]["as_trained"]),
-        (record, record["held_out_loss"]["as_trained"]),
-    ):
-        *_, last = run["curve"]
-        assert last["step"] == run["steps"] == run["settings"]["steps"]
-        assert loss in last.values()
+RUNS = {
+    "base": Settings,
+    **dict.fromkeys(("first", "second", "third", "fourth", "record"), FineTuneSettings),
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("base", Settings),
-        ("first", FineTuneSettings),
-        ("second", FineTuneSettings),
-        ("record", FineTuneSettings),
-    ],
-)
+@pytest.mark.parametrize("name", RUNS)
+def test_its_records_are_of_whole_runs(name: str, request: pytest.FixtureRequest) -> None:
+    run = request.getfixturevalue(name)
+    losses = run["held_out_bits_per_byte" if name == "base" else "held_out_loss"]
+    *_, last = run["curve"]
+    assert last["step"] == run["steps"] == run["settings"]["steps"]
+    assert losses["as_trained"] in last.values()
+
+
+@pytest.mark.parametrize(("name", "kind"), RUNS.items())
 def test_the_documented_commands_are_those_of_the_recorded_settings(
     name: str, kind: type[Training], request: pytest.FixtureRequest
 ) -> None:
@@ -155,12 +162,13 @@ def test_its_card_has_the_shares_of_its_scores(scores: dict) -> None:
 
 
 def test_its_card_has_the_losses_of_its_records(
-    base: dict, first: dict, second: dict, record: dict
+    base: dict, first: dict, second: dict, fourth: dict, record: dict
 ) -> None:
     card = (MODEL / "README.md").read_text(encoding="utf-8")
     rows = table_of(card)
     curves = rows[next(n for n, row in enumerate(rows) if row[0] == "pretraining, step") + 2 :]
-    runs = {"held_out_bits_per_byte": (base,), "held_out_loss": (first, second)}
+    chats = (first, second, fourth, record)
+    runs = {"held_out_bits_per_byte": (base,), "held_out_loss": chats}
     for column, (key, run) in enumerate((key, run) for key, of in runs.items() for run in of):
         known = {f"{point['step']:,}": f"{point[key]:.3f}" for point in run["curve"]}
         cells = [(row[2 * column], row[2 * column + 1]) for row in curves]
@@ -194,7 +202,7 @@ def test_it_answers_as_well_as_its_scores_say(scores: dict, results: list[scorin
     # Of 105 chats at each effort, where the score is of 840; rounding may tip a few.
     assert found["mean_accuracy"] == pytest.approx(scores["mean_accuracy"], abs=0.08)
     expected = scores["mean_reasoning_tokens"]
-    assert found["mean_reasoning_tokens"] == pytest.approx(expected, rel=0.1)
+    assert found["mean_reasoning_tokens"] == pytest.approx(expected, rel=0.1, abs=0.5)
     assert sum(result.well_formed for result in results) >= 0.97 * len(results)
 
 

@@ -193,7 +193,7 @@ def _unsorted(random: Random) -> list[int]:
     count = random.choice((3, 3, 4, 4, 4, 5, 5, 6))
     [most] = random.choices((10, 100, 1000), (3, 5, 1))
     numbers = random.sample(range(most), count)
-    if random.random() < 0.25:  # of several lengths
+    if random.random() < 0.4:  # of several lengths
         numbers = list({whole(random, 3) for _ in range(count)} | set(numbers[:2]))[:6]
         random.shuffle(numbers)
     return numbers
@@ -282,7 +282,14 @@ def _number(random: Random) -> int:
 
 
 def _whole_pair(random: Random) -> tuple[str, str]:
-    """Two numbers, often of the same length and beginning, so that it takes a look."""
+    """Two numbers, often of the same length and beginning, so that it takes a look, or a few apart
+    with a digit more, such as 99 and 101.
+    """
+    if random.random() < 0.15:
+        power = 10 ** random.randint(1, 4)
+        pair = [str(power - random.randint(1, 9)), str(power + random.randint(0, 20))]
+        random.shuffle(pair)
+        return pair[0], pair[1]
     a = str(whole(random, 5))
     while True:
         kept = random.randrange(len(a))

@@ -244,7 +244,7 @@ def _expression(random: Random) -> str:
         return _sum_of_a_repeated_digit(random)
     if draw < 0.22:
         return _power(random)
-    most = random.choice((2, 2, 3, 5, 8))
+    most = random.choice((2, 2, 3, 5, 8, 12))
     a, b, c = (whole(random, most) for _ in range(3))
     one, other = random.choices("+-*/%", (6, 6, 6, 3, 1), k=2)
     if draw < 0.85:

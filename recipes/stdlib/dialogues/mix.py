@@ -20,16 +20,16 @@ Task = Callable[[Random], Item]
 
 # Every task, and how often it occurs.
 _TASKS: dict[Task, int] = {
-    arithmetic.addition: 5,
-    arithmetic.subtraction: 6,
+    arithmetic.addition: 7,
+    arithmetic.subtraction: 7,
     arithmetic.multiplication: 7,
-    arithmetic.comparison: 7,
-    arithmetic.sorting: 9,
+    arithmetic.comparison: 9,
+    arithmetic.sorting: 10,
     strings.reverse: 9,
     strings.count: 8,
     strings.length: 5,
-    strings.letter: 5,
-    strings.spelling: 4,
+    strings.letter: 7,
+    strings.spelling: 7,
     strings.uppercase: 5,
     library.by_heart: 7,
     library.looked_up: 11,
@@ -38,8 +38,8 @@ _TASKS: dict[Task, int] = {
     calls.calculated: 14,
     calls.calculated_twice: 2,
     calls.own_tool: 45,  # in a seventh of the chats
-    talk.small_talk: 4,
-    talk.unknown: 5,
+    talk.small_talk: 11,
+    talk.unknown: 7,
     talk.repeated: 4,
 }
 # Whoever has a tool uses it; without it, the model works a sum out and knows some names by heart.

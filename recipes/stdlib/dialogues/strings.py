@@ -240,7 +240,9 @@ def _word(random: Random) -> str:
         made = begins[: random.randint(2, 6)] + ends[-random.randint(2, 6) :]
         return made[:_LONGEST]
     made = "".join(
-        random.choice(_CONSONANTS) + random.choice(_VOWELS) + random.choice(("", "", "n", "r", "t"))
+        random.choice(_CONSONANTS) * random.choice((1, 1, 2))
+        + random.choice(_VOWELS)
+        + random.choice(("", "", "n", "r", "t"))
         for _ in range(random.randint(2, 4))
     )
     return made[:_LONGEST]

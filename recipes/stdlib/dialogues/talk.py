@@ -37,7 +37,8 @@ _SMALL_TALK: tuple[tuple[tuple[str, ...], str], ...] = (
          "Can you help me?", "I need help.", "What can I do here?", "What do you do?",
          "How do you work?", "What should I ask?", "Please help me", "What are you for?",
          "What are your abilities?", "Show me what you can do.", "What can you help me with?",
-         "Tell me what you can do.", "What questions can you answer?"),
+         "Tell me what you can do.", "What questions can you answer?",
+         "help?", "HELP", "Help please", "I need some help.", "Can I get some help?"),
         ABILITIES,
     ),
     (
