@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from ossia.engine import Driver, Failure, QueueFull, Request, SamplingParams, TokenOutput
+from ossia.engine.request import Output
 from ossia.errors import OssiaError
 from tests.engine.engines import engine as build
 from tests.engine.fake_decoder import FakeDecoder, continuation
@@ -37,10 +38,10 @@ class Receiver:
     """Keeps what it is delivered."""
 
     def __init__(self) -> None:
-        self.queue: SimpleQueue[TokenOutput | Failure] = SimpleQueue()
+        self.queue: SimpleQueue[Output] = SimpleQueue()
         self.threads: set[str] = set()
 
-    def __call__(self, output: TokenOutput | Failure) -> None:
+    def __call__(self, output: Output) -> None:
         self.threads.add(threading.current_thread().name)
         self.queue.put(output)
 
@@ -51,6 +52,7 @@ class Receiver:
             output = self.queue.get(timeout=60)
             if isinstance(output, Failure):
                 raise output.error
+            assert isinstance(output, TokenOutput)
             tokens.append(output.token)
             if output.finish_reason:
                 return tokens

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ossia.config import ModelConfig
-from ossia.engine import Engine, Failure, Request, SamplingParams
+from ossia.engine import Engine, Request, SamplingParams, TokenOutput
 from ossia.model import Decoder
 from ossia.ops import select
 from tests.engine.engines import engine as build
@@ -140,7 +140,7 @@ class Run:
         outputs = self.engine.step()
         check(self.engine)
         for output in outputs:
-            assert not isinstance(output, Failure), output
+            assert isinstance(output, TokenOutput), output
             self.outputs[output.request_id].append(output.token)
             if output.finish_reason:
                 self.compare(output.request_id, whole=True)

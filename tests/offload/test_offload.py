@@ -19,6 +19,7 @@ from ossia import load_model as load
 from ossia.checkpoint import save
 from ossia.checkpoint.files import read_tensors
 from ossia.engine import Driver, Engine, Failure, Request, SamplingParams, TokenOutput
+from ossia.engine.request import Output
 from ossia.model import Decoder
 from ossia.offload import plan as planning
 from ossia.offload import store_of
@@ -212,8 +213,8 @@ def test_threads_and_files_go_with_the_model(folder: Path) -> None:
 def test_a_forked_child_is_told_that_nobody_reads_for_it(folder: Path) -> None:
     driver = Driver(Engine(with_slots(folder, 4), EngineOptions(prefix_cache=False)))
 
-    def run() -> Failure | TokenOutput:
-        outputs: SimpleQueue[Failure | TokenOutput] = SimpleQueue()
+    def run() -> Output:
+        outputs: SimpleQueue[Output] = SimpleQueue()
         params = SamplingParams(temperature=0, max_tokens=5)
         driver.submit(Request([1, 2, 3], params), outputs.put)
         while (output := outputs.get(timeout=60)) and isinstance(output, TokenOutput):

@@ -16,8 +16,9 @@ from tests.engine.constraints import Allows
 
 def table_of(params: list[SamplingParams], vocab: int, **states) -> SamplingTable:
     """A table for rows of these parameters; prompts are [0]."""
-    batch = Batch([SamplerState(i, p, [0], **states) for i, p in enumerate(params)], vocab, CPU)
-    batch.prepare()
+    rows = [SamplerState(i, p, [0], **states) for i, p in enumerate(params)]
+    batch = Batch(rows, vocab, CPU)
+    batch.prepare(rows)
     return batch.table
 
 

@@ -133,8 +133,9 @@ def test_a_row_does_not_depend_on_its_batch():
     logits, states = random_logits(draw, 60, 700), random_states(draw, 60, 700)
 
     def ids(rows):
-        batch = Batch([states[row] for row in rows], 700, CPU)
-        batch.prepare()
+        chosen = [states[row] for row in rows]
+        batch = Batch(chosen, 700, CPU)
+        batch.prepare(chosen)
         return sample(logits[rows], batch.table).tolist()
 
     together = ids(list(range(60)))
@@ -151,6 +152,6 @@ def test_a_gpu_samples_the_same_ids():
         found = []
         for device in (CPU, torch.device("cuda")):
             batch = Batch(states, vocab, device)
-            batch.prepare()
+            batch.prepare(states)
             found.append(sample(logits.to(device), batch.table).tolist())
         assert found[0] == found[1]

@@ -95,11 +95,12 @@ class Grammars:
 
     def _index(self) -> LLTokenizer:
         with self._turn_of_index:
-            if self._made is None:
+            index = self._made
+            if index is None:
                 make = _llguidance().LLTokenizer
                 words = _Vocabulary(self._tokenizer, self._vocab_size)
-                self._made = make(words, slices=make.json_slices())
-            return self._made
+                index = self._made = make(words, slices=make.json_slices())
+            return index
 
     def _in_turn(self, work: Callable[[], T]) -> T:
         """The result of work in a thread with a deep stack, after that of others."""

@@ -25,7 +25,7 @@ def test_the_ids_are_those_of_the_definition(form, vocab):
     before = logits.clone()
     batch = Batch(states, vocab, CPU)
     for _ in range(3):
-        batch.prepare()
+        batch.prepare(states)
         found = form(NATIVE.sample, logits, batch.table)
         expected = sampling.sample(logits, batch.table)
         assert found.tolist() == expected.tolist()
