@@ -15,9 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from rich.table import Table
 
 from bench.peers_cpu.files import make_checkpoint, make_gguf
 from bench.peers_cpu.turn import Job
+from bench.setting import available_threads, files_folder
 from ossia.checkpoint import read_config
 from ossia.errors import OssiaError
 from ossia.measure.machine import describe
@@ -116,7 +115,7 @@ def main() -> int:
     console = Console(stderr=True, highlight=False)
     record: dict[str, Any] = {"machine": asdict(describe()), "turns": options.turns, "models": {}}
     record["machine"]["threads"] = options.threads
-    with _folder(options.folder) as folder:
+    with files_folder(options.folder, "ossia-peers-") as folder:
         for name in options.models:
             entries = _prepare(name, folder, options, console)
             _measure(name, entries, options, console)
@@ -170,24 +169,6 @@ def _options() -> argparse.Namespace:
     if unknown := [name for name in options.checkpoint if name not in PROGRAMS]:
         parser.error(f"--checkpoint {unknown[0]}: must be MODEL=FOLDER, of {', '.join(PROGRAMS)}")
     return options
-
-
-def available_threads() -> int:
-    """Processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-@contextmanager
-def _folder(given: Path | None) -> Iterator[Path]:
-    """The folder for files; a temporary one is removed at the end."""
-    if given is not None:
-        given.mkdir(parents=True, exist_ok=True)
-        yield given.resolve()
-        return
-    with tempfile.TemporaryDirectory(prefix="ossia-peers-") as folder:
-        yield Path(folder)
 
 
 def _remove(folder: Path) -> None:

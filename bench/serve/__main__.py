@@ -13,18 +13,15 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.peers_cpu.__main__ import available_threads
 from bench.serve import files
 from bench.serve.process import Server, ossia, peer
 from bench.serve.soak import soak
 from bench.serve.speed import Load, Reading, measure, turns
+from bench.setting import available_threads, files_folder
 from ossia.families import PRESETS
 from ossia.measure.machine import describe
 
@@ -73,24 +70,13 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@contextmanager
-def _folder(given: Path | None) -> Iterator[Path]:
-    """The folder for files; a temporary one is removed at the end."""
-    if given is not None:
-        given.mkdir(parents=True, exist_ok=True)
-        yield given.resolve()
-        return
-    with tempfile.TemporaryDirectory(prefix="ossia-serve-") as folder:
-        yield Path(folder)
-
-
 def _speed(options: argparse.Namespace) -> dict[str, Any]:
     """The server, its engine alone and the peer, by turns."""
     loads = [Load(int(n), tokens=options.tokens) for n in options.clients.split(",")]
     size = PRESETS[options.model].vocab_size - 1  # not the end of a text
     found: dict[str, dict[int, list[Reading]]] = {}
     alone: dict[int, list[float]] = {load.clients: [] for load in loads}
-    with _folder(options.folder) as folder:
+    with files_folder(options.folder, "ossia-serve-") as folder:
         source = files.make_served(options.model, folder)
         command = None
         if options.llama_server is not None:
@@ -175,7 +161,7 @@ def _print_speed(found: dict[str, dict[int, list[Reading]]], alone: dict[int, li
 
 def _turns(options: argparse.Namespace) -> dict[str, Any]:
     size = PRESETS[options.model].vocab_size - 1
-    with _folder(options.folder) as folder:
+    with files_folder(options.folder, "ossia-serve-") as folder:
         source = files.make_served(options.model, folder)
         with ossia([str(source)], options.threads) as server:
             alone, *each = turns(

@@ -31,7 +31,7 @@ from ossia.serve.rounds import (
     Rounds,
 )
 from ossia.serve.service import Running, Service, unless_disconnected
-from ossia.serve.stream import event_stream
+from ossia.serve.stream import chunk_stream
 from ossia.serve.structure_wire import as_sent, later_choice
 from ossia.serve.wire import Usage
 from ossia.text import Channel, TextDelta, Tokenizer, ToolCallDelta, ToolCallStart
@@ -60,7 +60,7 @@ def routes(service: Service) -> APIRouter:
         running = service.converse(dialogue, ask, body.n, PARAMETERS)
         answer = _Answer(service, body, running)
         if body.stream:
-            return event_stream(running, answer.chunks())
+            return chunk_stream(running, answer.chunks())
         return await unless_disconnected(request, answer.whole())
 
     return router

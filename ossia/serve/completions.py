@@ -15,7 +15,7 @@ from ossia.api import Ask, AsyncStream, Finished
 from ossia.serve.logprobs import ShownTokens, finite
 from ossia.serve.rounds import ReplyEvent
 from ossia.serve.service import Running, Service, unless_disconnected
-from ossia.serve.stream import event_stream
+from ossia.serve.stream import chunk_stream
 from ossia.serve.structure_wire import Structured
 from ossia.serve.wire import Sampled, Usage, Wire
 from ossia.text import TextDelta, Tokenizer
@@ -121,7 +121,7 @@ def routes(service: Service) -> APIRouter:
         prompts = [ask.request.prompt for ask in asks]
         answer = _Answer(service, body, running, prompts)
         if body.stream:
-            return event_stream(running, answer.chunks())
+            return chunk_stream(running, answer.chunks())
         return await unless_disconnected(request, answer.whole())
 
     return router

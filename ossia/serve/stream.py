@@ -1,9 +1,11 @@
-"""Server-sent events: chunks as they are made, then [DONE]; an error in between ends them."""
+"""Server-sent events: chunks as they are made, then [DONE], or events by their names; an error in
+between ends them.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from starlette.responses import StreamingResponse
@@ -12,12 +14,20 @@ from ossia.serve.errors import failure
 from ossia.serve.service import Running
 
 
-def event_stream(running: Running, chunks: AsyncIterator[dict[str, Any]]) -> StreamingResponse:
-    """The response that sends each chunk as it is made; ended with the client's connection."""
+def event_stream(events: AsyncIterator[bytes]) -> StreamingResponse:
+    """The response that sends each event as it is made; ended with the client's connection."""
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # for proxies
-    return StreamingResponse(
-        _written(running, chunks), media_type="text/event-stream", headers=headers
-    )
+    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+
+
+def chunk_stream(running: Running, chunks: AsyncIterator[dict[str, Any]]) -> StreamingResponse:
+    """The response that sends each chunk, and an error in OpenAI's shape."""
+    return event_stream(_written(running, chunks))
+
+
+def named_event(event: Mapping[str, Any]) -> bytes:
+    """An event under the name that is its type."""
+    return f"event: {event['type']}\n".encode() + _event(event)
 
 
 async def _written(running: Running, chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
@@ -30,5 +40,5 @@ async def _written(running: Running, chunks: AsyncIterator[dict[str, Any]]) -> A
         yield _event(failure(error).body())
 
 
-def _event(data: dict[str, Any]) -> bytes:
+def _event(data: Mapping[str, Any]) -> bytes:
     return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from ossia.serve.errors import MESSAGES, failure, json_response
 from ossia.serve.messages.answer import PING, Answer, Told
 from ossia.serve.messages.chat import prepared
 from ossia.serve.messages.wire import AnthropicError, CountRequest, MessagesRequest
 from ossia.serve.service import Running, Service, unless_disconnected
+from ossia.serve.stream import event_stream, named_event
 
 PARAMETERS = tuple(MessagesRequest.model_fields)
 PING_SECONDS = 10.0  # of silence, after which a stream says that it goes on
@@ -32,9 +32,7 @@ def routes(service: Service) -> APIRouter:
         answer = Answer(body, service.name, len(ask.request.prompt))
         running = service.start([ask], 1, PARAMETERS)
         if body.stream:
-            headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-            written = _written(answer, running)
-            return StreamingResponse(written, media_type="text/event-stream", headers=headers)
+            return event_stream(_written(answer, running))
         return await unless_disconnected(request, _whole(answer, running))
 
     @router.post("/count_tokens", response_model=dict[str, Any])
@@ -58,14 +56,9 @@ async def _written(answer: Answer, running: Running) -> AsyncIterator[bytes]:
     try:
         async with running.held():
             async for event in _with_pings(answer.events(running)):
-                yield _event(event)
+                yield named_event(event)
     except Exception as error:  # the status was sent long ago
-        yield _event(failure(error).anthropic_body())
-
-
-def _event(event: Told) -> bytes:
-    data = json.dumps(event, separators=(",", ":"))
-    return f"event: {event['type']}\ndata: {data}\n\n".encode()
+        yield named_event(failure(error).anthropic_body())
 
 
 async def _with_pings(events: AsyncIterator[Told]) -> AsyncIterator[Told]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -12,14 +11,9 @@ from ossia.serve.errors import ApiError
 from ossia.serve.responses.answer import Answer, Event
 from ossia.serve.responses.store import Kept, ResponseStore
 from ossia.serve.service import Running
+from ossia.serve.stream import named_event
 
 _STOPPED = ApiError(500, "the server stopped before the response was complete")
-
-
-def encoded(event: Event) -> bytes:
-    """The event as it is sent."""
-    data = json.dumps(event, separators=(",", ":"))
-    return f"event: {event['type']}\ndata: {data}\n\n".encode()
 
 
 class Background:
@@ -83,7 +77,7 @@ class Background:
             return None
         if kept.events is None:  # whose process died
             last = {"type": "response.failed", "response": kept.response}
-            return _replayed(encoded(last | {"sequence_number": after + 1}), 0)
+            return _replayed(named_event(last | {"sequence_number": after + 1}), 0)
         return _replayed(kept.events, after + 1)
 
 
@@ -100,7 +94,7 @@ class _Run:
 
     async def keep(self, last: Event | None = None) -> None:
         """Keep the response as it is; with its last event, as it will stay."""
-        events = b"".join([*self._log, encoded(last)]) if last is not None else None
+        events = b"".join([*self._log, named_event(last)]) if last is not None else None
         kept = Kept(self.answer.response(), self.answer.asked.items, events)
         await asyncio.to_thread(self._store.put, kept, running=last is None)
 
@@ -125,7 +119,7 @@ class _Run:
             self._more.set()
 
     def _note(self, event: Event) -> None:
-        self._log.append(encoded(event))
+        self._log.append(named_event(event))
         self._more.set()
         self._more = asyncio.Event()
 

@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal, get_args
 
 from fastapi import APIRouter, Query, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from ossia.api import Ask
 from ossia.errors import OssiaError
 from ossia.serve.errors import ApiError, json_response
 from ossia.serve.responses.answer import Answer, Asked, Event
-from ossia.serve.responses.background import Background, encoded
+from ossia.serve.responses.background import Background
 from ossia.serve.responses.fitting import fitted
 from ossia.serve.responses.items import Items, item_id, messages, new_id, response_of
 from ossia.serve.responses.listing import page
@@ -30,6 +30,7 @@ from ossia.serve.responses.wire import (
 )
 from ossia.serve.rounds import Dialogue, Messages
 from ossia.serve.service import Running, Service, unless_disconnected
+from ossia.serve.stream import event_stream, named_event
 from ossia.serve.structure_wire import as_sent, later_choice
 
 PARAMETERS = (*ResponseRequest.model_fields, "messages")
@@ -79,7 +80,7 @@ class _Endpoints:
                 return await self._followed(asked.id, -1)
             return json_response(answer.response())
         if body.stream:
-            return _event_stream(self._written(answer, running))
+            return event_stream(self._written(answer, running))
         return await unless_disconnected(request, self._whole(answer, running))
 
     async def retrieve_response(
@@ -148,7 +149,7 @@ class _Endpoints:
         if events is None:
             why = "it was not made in the background"
             raise ApiError(400, f"stream: the events of '{id}' are not kept: {why}", param="stream")
-        return _event_stream(events)
+        return event_stream(events)
 
     async def _read(self, body: ResponseRequest) -> Asked:
         id = new_id("resp")
@@ -202,9 +203,9 @@ class _Endpoints:
         try:
             async with running.held():
                 async for event in answer.events(running, lambda last: self._keep(answer, last)):
-                    yield encoded(event)
+                    yield named_event(event)
         except Exception as error:  # the status was sent long ago
-            yield encoded(answer.failed(error))
+            yield named_event(answer.failed(error))
 
 
 def _missing(id: str, param: str | None = None) -> ApiError:
@@ -312,8 +313,3 @@ def _response_format(body: ResponseRequest) -> dict[str, Any] | None:
         return form
     kind = form.pop("type")
     return {"type": kind, kind: form}
-
-
-def _event_stream(events: AsyncIterator[bytes]) -> Response:
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # for proxies
-    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
