@@ -1,4 +1,4 @@
-"""The cost of a config: parameters, FLOPs, checkpoint bytes, bytes read per token, KV cache.
+"""The cost of a config: parameters, FLOPs, checkpoint bytes, bytes read per step, KV cache.
 
 The only counter: records, estimates, reports and measurements take their figures from here.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from fractions import Fraction
 from math import prod
 
@@ -29,6 +30,19 @@ _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "uint8": 1}
 _MXFP4_BLOCK = 32  # elements that share a scale; two elements to a byte
 
 
+class Part(StrEnum):
+    """What parameters, bytes and FLOPs are spent on."""
+
+    LOOKUP = "embedding"  # tables whose rows are picked by index
+    ATTENTION = "attention"
+    SCORES = "attention scores"  # no parameters: products of queries, keys and values
+    MLP = "feed-forward"
+    ROUTER = "router"
+    EXPERTS = "experts"
+    NORM = "norms"
+    UNEMBEDDING = "unembedding"  # a tied one is the embedding too
+
+
 @dataclass(frozen=True)
 class Tensor:
     """A tensor under its name in `Decoder.state_dict()`.
@@ -41,13 +55,27 @@ class Tensor:
     shape: tuple[int, ...]
     dtype: str
     parameters: int
+    part: Part
     role: Role | None = None  # of a matrix; None of biases, norms, sinks and lookup tables
     share: Fraction = Fraction(1)  # of its bytes that are read to decode one token
-    is_lookup: bool = False  # a table whose rows are picked by index
 
     @property
     def num_bytes(self) -> int:
         return prod(self.shape) * _DTYPE_BYTES[self.dtype]
+
+    @property
+    def is_lookup(self) -> bool:
+        return self.part is Part.LOOKUP
+
+    def share_read(self, batch: int) -> float:
+        """The share of its bytes that a step of `batch` tokens reads: the expected one for experts,
+        if each token chooses its own at random, independently of the others.
+        """
+        if self.share == 1:
+            return 1.0
+        if self.is_lookup:
+            return min(1.0, float(batch * self.share))
+        return 1.0 - (1.0 - float(self.share)) ** batch
 
 
 @dataclass(frozen=True)
@@ -88,25 +116,47 @@ def count(config: ModelConfig) -> Counts:
     )
 
 
+def parameters_by_part(config: ModelConfig) -> dict[Part, tuple[int, int]]:
+    """Parameters in all, and those that one token uses, of each part that has any. Of lookup tables
+    a token uses a row.
+    """
+    found: dict[Part, tuple[int, int]] = {}
+    for tensor in tensors(config):
+        total, used = found.get(tensor.part, (0, 0))
+        used += int(tensor.parameters * tensor.share)
+        found[tensor.part] = total + tensor.parameters, used
+    return found
+
+
 def expert_parameters(config: ModelConfig) -> int:
     """Parameters of the experts' matrices, without biases: what MXFP4 can hold."""
     return sum(t.parameters for t in tensors(config) if t.role in EXPERT_ROLES)
 
 
 def bytes_per_token(config: ModelConfig, element_bytes: float | None = None) -> int:
-    """Bytes of weights read to decode one token of one sequence.
+    """Bytes of weights read to decode one token of one sequence; see `bytes_by_part`."""
+    return int(sum(bytes_by_part(config, element_bytes=element_bytes).values()))
+
+
+def bytes_by_part(
+    config: ModelConfig, batch: int = 1, *, element_bytes: float | None = None
+) -> dict[Part, float]:
+    """Bytes of weights read by a step that decodes one token of each of `batch` sequences. Which
+    experts those tokens choose is an expectation (`Tensor.share_read`).
 
     element_bytes: size of an element of the matrices that can be quantized at load: those of
     attention and MLPs and the unembedding. Default: that of the config's dtype.
     """
     quantizable = {*ATTENTION_ROLES, *MLP_ROLES, Role.UNEMBEDDING}
-    total = 0
+    found: dict[Part, float] = {}
     for tensor in tensors(config):
         size: float = tensor.num_bytes
         if element_bytes is not None and tensor.role in quantizable:
             size = tensor.parameters * element_bytes
-        total += int(size * tensor.share)
-    return total
+        # Exact for one token, so that the sums are whole numbers.
+        read = int(size * tensor.share) if batch == 1 else size * tensor.share_read(batch)
+        found[tensor.part] = found.get(tensor.part, 0) + read
+    return found
 
 
 def kv_bytes(config: ModelConfig, length: int, *, int8: bool = False) -> int:
@@ -124,20 +174,41 @@ def kv_bytes(config: ModelConfig, length: int, *, int8: bool = False) -> int:
 
 
 def forward_flops(config: ModelConfig, length: int) -> int:
-    """FLOPs of a forward pass over one text of `length` tokens; a multiplication and an addition
-    count as two.
+    """FLOPs of a forward pass over one text of `length` tokens; see `flops_by_part`."""
+    return sum(flops_by_part(config, length, tokens=length).values())
 
-    Two for each active parameter and token, and four times head_dim for each attention score: two
-    for the score, two for its share of the output. Only visible scores count: those of a query's
-    own and earlier keys, within the window.
+
+def flops_by_part(
+    config: ModelConfig, length: int, *, tokens: int = 1, logits: int | None = None
+) -> dict[Part, int]:
+    """FLOPs of all matrix products for the last `tokens` of a text of `length` tokens, the keys and
+    values of the others being cached; a multiplication and an addition count as two.
+
+    Two for each weight of a matrix that a token is multiplied by, and four times head_dim for each
+    attention score: two for the score, two for its share of the output. Only visible scores count:
+    those of a query's own and earlier keys, within the window. logits: positions that are
+    unembedded; default: all `tokens`.
     """
-    scores = 0
-    for layer in config.layers:
-        attention = layer.attention
-        width = length if attention.window is None else min(length, attention.window)
-        pairs = width * (width + 1) // 2 + (length - width) * width
-        scores += 4 * pairs * attention.num_heads * attention.head_dim
-    return 2 * count(config).active_parameters * length + scores
+    found: dict[Part, int] = {}
+    for tensor in tensors(config):
+        if tensor.role is not None:
+            rows = tokens if tensor.role is not Role.UNEMBEDDING or logits is None else logits
+            weights = int(tensor.parameters * tensor.share)
+            found[tensor.part] = found.get(tensor.part, 0) + 2 * rows * weights
+    found[Part.SCORES] = sum(
+        4
+        * (_visible(layer.attention, length) - _visible(layer.attention, length - tokens))
+        * layer.attention.num_heads
+        * layer.attention.head_dim
+        for layer in config.layers
+    )
+    return found
+
+
+def _visible(attention: AttentionConfig, length: int) -> int:
+    """Pairs of a query and a key that it sees, in a text of `length` tokens."""
+    width = length if attention.window is None else min(length, attention.window)
+    return width * (width + 1) // 2 + (length - width) * width
 
 
 def training_flops(config: ModelConfig, length: int) -> float:
@@ -170,18 +241,26 @@ def tensors(config: ModelConfig) -> Iterator[Tensor]:
         yield _matrix(config, "unembedding", embedding, Role.UNEMBEDDING)
 
 
-def _vector(config: ModelConfig, name: str, size: int) -> Tensor:
-    return Tensor(name, (size,), config.dtype, size)
+_PARTS = {
+    **dict.fromkeys(ATTENTION_ROLES, Part.ATTENTION),
+    **dict.fromkeys(MLP_ROLES, Part.MLP),
+    **dict.fromkeys(EXPERT_ROLES, Part.EXPERTS),
+    Role.ROUTER: Part.ROUTER,
+    Role.UNEMBEDDING: Part.UNEMBEDDING,
+}
+
+
+def _vector(config: ModelConfig, name: str, size: int, part: Part) -> Tensor:
+    return Tensor(name, (size,), config.dtype, size, part)
 
 
 def _matrix(config: ModelConfig, name: str, shape: tuple[int, int], role: Role) -> Tensor:
-    return Tensor(f"{name}.weight", shape, config.dtype, prod(shape), role)
+    return Tensor(f"{name}.weight", shape, config.dtype, prod(shape), _PARTS[role], role)
 
 
 def _lookup(config: ModelConfig, name: str, shape: tuple[int, int]) -> Tensor:
-    share = Fraction(1, shape[0])
-    table = Tensor(f"{name}.weight", shape, config.dtype, prod(shape))
-    return replace(table, share=share, is_lookup=True)
+    table = Tensor(f"{name}.weight", shape, config.dtype, prod(shape), Part.LOOKUP)
+    return replace(table, share=Fraction(1, shape[0]))
 
 
 def _linear(
@@ -189,13 +268,13 @@ def _linear(
 ) -> Iterator[Tensor]:
     yield _matrix(config, name, shape, role)
     if bias:
-        yield _vector(config, f"{name}.bias", shape[0])
+        yield _vector(config, f"{name}.bias", shape[0], _PARTS[role])
 
 
-def _norm(config: ModelConfig, name: str, size: int) -> Iterator[Tensor]:
-    yield _vector(config, f"{name}.weight", size)
+def _norm(config: ModelConfig, name: str, size: int, part: Part = Part.NORM) -> Iterator[Tensor]:
+    yield _vector(config, f"{name}.weight", size, part)
     if isinstance(config.norm, LayerNorm):
-        yield _vector(config, f"{name}.bias", size)
+        yield _vector(config, f"{name}.bias", size, part)
 
 
 def _attention(config: ModelConfig, name: str, attention: AttentionConfig) -> Iterator[Tensor]:
@@ -206,10 +285,10 @@ def _attention(config: ModelConfig, name: str, attention: AttentionConfig) -> It
     yield from _linear(config, f"{name}.v", (kv, hidden), Role.VALUE, bias)
     yield from _linear(config, f"{name}.o", (hidden, q), Role.ATTENTION_OUTPUT, bias)
     if attention.qk_norm:
-        yield from _norm(config, f"{name}.q_norm", head_dim)
-        yield from _norm(config, f"{name}.k_norm", head_dim)
+        yield from _norm(config, f"{name}.q_norm", head_dim, Part.ATTENTION)
+        yield from _norm(config, f"{name}.k_norm", head_dim, Part.ATTENTION)
     if attention.sinks:
-        yield _vector(config, f"{name}.sinks", attention.num_heads)
+        yield _vector(config, f"{name}.sinks", attention.num_heads, Part.ATTENTION)
 
 
 def _mlp(config: ModelConfig, name: str, mlp: MLPConfig) -> Iterator[Tensor]:
@@ -242,6 +321,7 @@ def _experts(
             (moe.num_experts, *shape),
             dtype,
             moe.num_experts * parameters,
+            Part.EXPERTS,
             None if kind == "bias" else role,
             share,
         )

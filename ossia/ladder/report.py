@@ -372,9 +372,9 @@ def _method(results: Results) -> str:
             "steps, then a cosine to zero. It was tuned for none of the rungs, which disadvantages "
             "those that need another one.",
             f"Dropout prevents overfitting to text that is read repeatedly. {_passes(results)}",
-            "Training FLOPs are three times those of a forward pass: two per active parameter and "
-            "token, four times head_dim per attention score that a query sees. Document boundaries "
-            "within a batch are ignored.",
+            "Training FLOPs are three times those of a forward pass: two per weight that a "
+            "token is multiplied by, four times head_dim per attention score that a query sees. "
+            "Document boundaries within a batch are ignored.",
             "The chosen experts together are as large as the dense network that they replace; "
             "SwiGLU's three matrices are as large as GELU's two.",
         ]
