@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from tests.text.harmony_reference import write_o200k
 
 collect_ignore = ["clients"]  # in environments of their own: make clients
 pytest_plugins = ("tests.commands", "tests.training")
+
+# Without a card Triton interprets its kernels on the CPU, if told so before its first import.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # Tiny models gain nothing from threads, and with several test processes they fight over the cores.
 torch.set_num_threads(1)

@@ -1,0 +1,145 @@
+"""How kernels are launched: on a card, by Triton's interpreter on the CPU, or recorded so that they
+can be compiled without a card.
+
+Triton decides when a kernel is defined whether it is interpreted, by TRITON_INTERPRET=1 in the
+environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from triton import knobs
+
+INTERPRETED: bool = knobs.runtime.interpret
+DTYPES = frozenset({torch.bfloat16, torch.float16, torch.float32})
+
+
+@dataclass(frozen=True)
+class Card:
+    """What block shapes and grids depend on.
+
+    architecture: 10 * major + minor of the compute capability. processors: streaming
+    multiprocessors, each of which should have work.
+    """
+
+    architecture: int
+    processors: int
+
+
+# The cards that kernels are compiled for without one at hand: A100, H100 and H200, B200.
+CARDS = {80: Card(80, 108), 90: Card(90, 132), 100: Card(100, 148)}
+_INTERPRETER = Card(90, 4)  # few programs, because the interpreter runs one after another
+
+
+class Launch(NamedTuple):
+    """A recorded launch."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+class _Recording:
+    """Launches that were recorded for a card instead of run."""
+
+    def __init__(self, card: Card) -> None:
+        self.card = card
+        self.launches: list[Launch] = []
+
+
+_recording: _Recording | None = None
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
+    """Run a kernel over a grid of up to three dimensions, none of them zero.
+
+    options: its constexpr parameters, and Triton's own, such as num_warps.
+    """
+    if _recording is not None:
+        _recording.launches.append(Launch(kernel, grid, arguments, options))
+    else:
+        kernel[grid](*arguments, **options)
+
+
+@contextmanager
+def recording(card: Card) -> Iterator[list[Launch]]:
+    """Record the launches of operations on meta tensors, as they would run on that card.
+
+    A meta tensor has no numbers, so an operation that waits for the device fails here.
+    """
+    global _recording
+    _recording = _Recording(card)
+    try:
+        yield _recording.launches
+    finally:
+        _recording = None
+
+
+def runs(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether kernels can compute with all of these: on one device that launches them, x of a
+    floating type that they support, and no gradient needed.
+    """
+    device = x.device
+    if x.dtype not in DTYPES or not launches_on(device):
+        return False
+    grad = torch.is_grad_enabled()
+    for tensor in (x, *others):
+        if tensor is not None and (tensor.device != device or (grad and tensor.requires_grad)):
+            return False
+    return True
+
+
+def launches_on(device: torch.device) -> bool:
+    """Whether kernels can be launched on a device."""
+    if _recording is not None:
+        return device.type == "meta"
+    return device.type == ("cpu" if INTERPRETED else "cuda")
+
+
+def card(device: torch.device) -> Card:
+    """The card behind a device."""
+    if _recording is not None:
+        return _recording.card
+    return _INTERPRETER if device.type == "cpu" else _card(device.index or 0)
+
+
+@lru_cache(maxsize=16)
+def _card(index: int) -> Card:
+    found = torch.cuda.get_device_properties(index)
+    return Card(10 * found.major + found.minor, found.multi_processor_count)
+
+
+_zeros: dict[torch.device, Tensor] = {}
+
+
+def counters(count: int, device: torch.device) -> Tensor:
+    """int32 zeros, at least `count` of them, that kernels count in and leave at zero.
+
+    They are shared by all kernels of a stream, and keep their address so that graphs can use them.
+    """
+    if device.type == "meta":
+        return torch.zeros(count, dtype=torch.int32, device=device)
+    zeros = _zeros.get(device)
+    if zeros is None or len(zeros) < count:
+        # Graphs hold the address of the old ones, which are therefore never freed.
+        zeros = torch.zeros(max(_COUNTERS, 2 * count), dtype=torch.int32, device=device)
+        _kept.append(zeros)
+        _zeros[device] = zeros
+    return zeros
+
+
+_COUNTERS = 1 << 16
+_kept: list[Tensor] = []
+
+
+def power_of_2(count: int) -> int:
+    """The least power of two that is not below a positive count."""
+    return 1 << (count - 1).bit_length()

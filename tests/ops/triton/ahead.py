@@ -1,0 +1,81 @@
+"""Compiles, without a card, every kernel that the operations of `true_shapes` launch.
+
+    python -m tests.ops.triton.ahead 90 [name]
+
+prints one JSON line per kernel for compute capability 9.0: registers, bytes that spilled to the
+stack, and shared memory. `name` restricts it to the operations whose names contain it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton.backends.nvidia
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+from ossia.ops.triton import TRITON, recording
+from ossia.ops.triton.launch import CARDS, Launch
+from tests.ops.triton.true_shapes import CASES, Inputs
+
+
+class _NoCard:
+    """Triton's driver where there is no card: it only names the target."""
+
+    def __init__(self, architecture: int) -> None:
+        self._target = GPUTarget("cuda", architecture, 32)
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, _device: int = 0) -> int:
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+
+def compile_all(architecture: int, part: str) -> None:
+    driver.set_active(_NoCard(architecture))  # type: ignore[arg-type]
+    seen: set[str] = set()
+    for name, case in CASES.items():
+        if part not in name:
+            continue
+        with recording(CARDS[architecture]) as launches, torch.no_grad():
+            case(TRITON, Inputs(torch.device("meta")))
+        assert launches, f"{name} launches no kernel"
+        for found in launches:
+            compiled = found.kernel.warmup(*found.arguments, grid=found.grid, **found.options)
+            if compiled.hash not in seen:
+                seen.add(compiled.hash)
+                print(json.dumps({"case": name, **_usage(found, compiled)}), flush=True)
+
+
+def _usage(found: Launch, compiled: Any) -> dict[str, Any]:
+    tool = Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        command = [tool, "--dump-resource-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    used = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text))
+    return {
+        "kernel": found.kernel.__name__,
+        "registers": int(used["REG"]),
+        "spilled": int(used["STACK"]) + int(used["LOCAL"]),
+        "shared": compiled.metadata.shared,
+    }
+
+
+if __name__ == "__main__":
+    compile_all(int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "")
