@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ossia import ops
 from ossia.engine import SamplingParams
-from ossia.engine.sampler import Sampler, SamplerState
+from ossia.engine.sampler import Sampler
+from ossia.engine.sampler_state import SamplerState
 from ossia.measure.machine import describe
 
 TOP_P = 0.95

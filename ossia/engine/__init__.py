@@ -15,7 +15,8 @@ from ossia.engine.request import (
     TokenLogprob,
     TokenOutput,
 )
-from ossia.engine.sampler import ConstraintError, LogitsError
+from ossia.engine.sampler import LogitsError
+from ossia.engine.sampler_state import ConstraintError
 from ossia.engine.worker import Ticket
 
 __all__ = [

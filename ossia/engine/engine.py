@@ -20,13 +20,15 @@ from ossia.engine.request import (
     Output,
     PromptOutput,
     Request,
+    RequestError,
     Result,
     TokenOutput,
     check_prompt,
     check_vocabulary,
 )
 from ossia.engine.runner import Computed, Runner
-from ossia.engine.sampler import LogitsError, RequestError, Sample, Sampler, SamplerState
+from ossia.engine.sampler import LogitsError, Sample, Sampler
+from ossia.engine.sampler_state import SamplerState
 from ossia.engine.scheduler import Chunk, Scheduler, Sequence
 from ossia.errors import OssiaError
 from ossia.ops.paged import LayerKind, PagePool

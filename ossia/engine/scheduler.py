@@ -12,7 +12,8 @@ from typing import Protocol
 from ossia.engine.kv import KVCache, PagedText
 from ossia.engine.logprobs import PromptScores
 from ossia.engine.request import FinishReason, PromptOutput, TokenLogprob, TokenOutput
-from ossia.engine.sampler import Sample, SamplerState
+from ossia.engine.sampler import Sample
+from ossia.engine.sampler_state import SamplerState
 
 
 @dataclass(eq=False)

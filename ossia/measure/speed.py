@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 
 from ossia.engine import Engine, Failure, Request, SamplingParams, TokenOutput
-from ossia.engine.sampler import SamplerState
+from ossia.engine.sampler_state import SamplerState
 
 SAMPLED = SamplingParams(temperature=1.0, top_p=0.95, seed=0)
 SHORT_PROMPT = 32  # tokens of the prompt before decoding is timed

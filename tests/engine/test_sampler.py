@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ossia.engine import ConstraintError, LogitsError, SamplingParams
-from ossia.engine.sampler import SPARE, Batch, RandomStream, Sampler, SamplerState, split_mix
+from ossia.engine.sampler import SPARE, Batch, Sampler
+from ossia.engine.sampler_state import RandomStream, SamplerState, split_mix
 from ossia.ops import REFERENCE, sampling
 from ossia.ops.sampling import PART, adjust
 from tests.engine.constraints import Allows

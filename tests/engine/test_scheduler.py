@@ -8,7 +8,8 @@ import pytest
 
 from ossia.engine.kv import PagedText
 from ossia.engine.request import PromptOutput, SamplingParams, TokenOutput
-from ossia.engine.sampler import Sample, SamplerState
+from ossia.engine.sampler import Sample
+from ossia.engine.sampler_state import SamplerState
 from ossia.engine.scheduler import Chunk, Scheduler, Sequence
 from tests.engine.engines import engine as build
 from tests.engine.fake_decoder import FakeDecoder, continuation

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ossia.engine.request import SamplingParams
-from ossia.engine.sampler import Batch, SamplerState
+from ossia.engine.sampler import Batch
+from ossia.engine.sampler_state import SamplerState
 from ossia.ops.sampling import SamplingTable
 from tests.engine.constraints import Allows
 
