@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ossia.api import LLM, Completion, Finished, Reply, Stream, ToolCall
     from ossia.checkpoint import save as save_model
+    from ossia.insight.xray import Trace, xray
     from ossia.model import Decoder
     from ossia.text import Channel, Event, TextDelta, ToolCallDelta, ToolCallStart
 
@@ -37,9 +38,11 @@ __all__ = [
     "ToolCall",
     "ToolCallDelta",
     "ToolCallStart",
+    "Trace",
     "config",
     "load_model",
     "save_model",
+    "xray",
 ]
 
 # Public name -> the module that defines it, and its name there.
@@ -51,6 +54,8 @@ _HOMES = {
     "Stream": ("ossia.api", "Stream"),
     "ToolCall": ("ossia.api", "ToolCall"),
     "save_model": ("ossia.checkpoint", "save"),
+    "Trace": ("ossia.insight.xray", "Trace"),
+    "xray": ("ossia.insight.xray", "xray"),
     "Channel": ("ossia.text.events", "Channel"),
     "Event": ("ossia.text.events", "Event"),
     "TextDelta": ("ossia.text.events", "TextDelta"),

@@ -27,7 +27,7 @@ ALLOWED = {
     "text": {"system"},
     "tools": set(),
     "engine": {"config", "model", "ops", "options", "system"},
-    "insight": {"config", "families"},
+    "insight": {"config", "families", "model", "ops", "options"},
     "measure": {"checkpoint", "config", "engine", "insight", "model", "ops", "options", "system"},
     "adapt": {"checkpoint", "config", "families", "model", "ops", "options", "system"},
     "train": {

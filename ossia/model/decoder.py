@@ -122,6 +122,26 @@ class Decoder(nn.Module):
                 if placed is not weight:
                     module.replace(placed)
 
+    def on(self, ops: Backend, config: ModelConfig | None = None) -> Self:
+        """A decoder over the same weights that runs on another backend; nothing is copied.
+
+        config: one that differs from this one's only where no weight is added, such as in windows,
+        or in sinks that it lacks.
+        """
+        with torch.device("meta"):
+            other = type(self)(config or self.config, ops)
+            if self.is_int8 and other.unembedding is None:
+                other.unembedding = other._unembedding()
+        for name, module in other.named_modules():
+            source = self.get_submodule(name)
+            if isinstance(module, Weighted) and isinstance(source, Weighted):
+                module.replace(source.value)
+            for key, parameter in source.named_parameters(recurse=False):
+                if key in dict(module.named_parameters(recurse=False)):
+                    module.register_parameter(key, parameter)
+        other.origin = self.origin
+        return other.train(self.training)
+
     def recompute_layers(self) -> None:
         """Trade time for memory in training; see Layer."""
         for layer in self.layers:
