@@ -169,8 +169,8 @@ class _Weights:
             expert, *rest = index
             assert isinstance(expert, int)
             return dense(value, expert)[tuple(rest)]
-        if isinstance(value, MXFP4):
-            return value.tensors()[kind][index]
+        if isinstance(value, MatrixKind) and isinstance(stored := value.stored(), MXFP4):
+            return stored.tensors()[kind][index]
         expert, *rest = index
         assert isinstance(expert, int)
         return self._packed(module, value, expert)[kind][tuple(rest)]

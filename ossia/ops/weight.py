@@ -59,6 +59,10 @@ class MatrixKind(WeightKind):
     def unbind(self) -> Matrices:
         """The matrices of a stack."""
 
+    def stored(self) -> MatrixKind:
+        """In the layout of a checkpoint, if a backend's `place` gave it another."""
+        return self
+
 
 class ExpertsKind(WeightKind):
     """A stack of experts of which this process holds only a part, the others being on disk or on

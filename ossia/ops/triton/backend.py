@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from ossia.ops.triton.experts import Experts
 from ossia.ops.triton.norm import Norms
 
 
-class Triton(Norms):
+class Triton(Experts, Norms):
     """Every operation that has a kernel; the reference computes the rest."""
 
     name = "triton"

@@ -140,6 +140,11 @@ _COUNTERS = 1 << 16
 _kept: list[Tensor] = []
 
 
+def ceil_div(count: int, size: int) -> int:
+    """How many blocks of a size cover a count."""
+    return -(-count // size)
+
+
 def power_of_2(count: int) -> int:
     """The least power of two that is not below a positive count."""
     return 1 << (count - 1).bit_length()

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ossia.config import ClampedSwiGLU, Router, SwiGLU
 from ossia.ops import Backend
+from ossia.ops.triton.paired import PairedMXFP4
+from ossia.ops.values import ExpertWeights
 
 
 @dataclass(frozen=True)
@@ -58,3 +61,56 @@ def rms_norm(ops: Backend, inputs: Inputs) -> Tensor:
 def layer_norm(ops: Backend, inputs: Inputs) -> Tensor:
     x, weight, bias = inputs.normal(8, 768), inputs.normal(768), inputs.normal(768)
     return ops.layer_norm(x, weight, bias, 1e-5)
+
+
+def _packed(inputs: Inputs, *shape: int) -> PairedMXFP4:
+    """A stack in the layout of the kernels; the reference reads it too."""
+    *rows, cols = shape
+    pairs = inputs.integers(256, *rows, cols // 64, 32, dtype=torch.uint8)
+    scales = inputs.integers(122, *rows, cols // 32, dtype=torch.uint8, low=116)
+    return PairedMXFP4(pairs, scales, cols)
+
+
+def _experts(inputs: Inputs, dtype: torch.dtype = torch.bfloat16) -> ExpertWeights:
+    """gpt-oss-20b's."""
+    return ExpertWeights(
+        _packed(inputs, 32, 5760, 2880), inputs.normal(32, 5760, dtype=dtype),
+        _packed(inputs, 32, 2880, 2880), inputs.normal(32, 2880, dtype=dtype),
+        ClampedSwiGLU(),
+    )  # fmt: skip
+
+
+def _moe(tokens: int, dtype: torch.dtype) -> Case:
+    def run(ops: Backend, inputs: Inputs) -> Tensor:
+        logits = inputs.normal(tokens, 32, dtype=dtype)
+        routing = ops.route(logits, 4, Router.TOP_K_THEN_SOFTMAX)
+        x = inputs.normal(tokens, 2880, dtype=dtype)
+        return ops.moe(x, routing, _experts(inputs, dtype), residual=x)
+
+    return run
+
+
+def _qwen3_moe(tokens: int, dtype: torch.dtype) -> Case:
+    def run(ops: Backend, inputs: Inputs) -> Tensor:
+        logits = inputs.normal(tokens, 128, dtype=dtype)
+        routing = ops.route(logits, 8, Router.SOFTMAX_THEN_TOP_K_RENORMALIZED)
+        x = inputs.normal(tokens, 2048, dtype=dtype)
+        gate_up = inputs.normal(128, 1536, 2048, dtype=dtype, scale=2048**-0.5)
+        down = inputs.normal(128, 2048, 768, dtype=dtype, scale=768**-0.5)
+        return ops.moe(x, routing, ExpertWeights(gate_up, None, down, None, SwiGLU()))
+
+    return run
+
+
+# Each of the block shapes in bfloat16, and what other types change.
+_FORMS = [
+    (_moe, "moe", (1, 16, 256, 512, 2048), torch.bfloat16),
+    (_moe, "moe", (1, 16), torch.float16),
+    (_moe, "moe", (16, 2048), torch.float32),
+    (_qwen3_moe, "qwen3_moe", (1, 2048), torch.bfloat16),
+    (_qwen3_moe, "qwen3_moe", (2048,), torch.float32),
+]
+for _make, _name, _sizes, _dtype in _FORMS:
+    for _tokens in _sizes:
+        _title = f"{_name}_{_tokens}_{str(_dtype).removeprefix('torch.')}"
+        CASES[_title] = _make(_tokens, _dtype)
