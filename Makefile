@@ -14,14 +14,20 @@ test: lint
 
 # The server with real clients (docs/clients.md). Some cannot be installed beside others, so they have environments of their own;
 # one that cannot be installed at all is skipped.
-APART := instructor schemathesis
+APART := gpt_oss instructor lm_eval schemathesis
 CLIENT_TESTS := pytest -q -rs --confcutdir tests/clients
 clients: .venv/test.installed .venv-clients/node/installed $(patsubst %,.venv-clients/%/installed,shared $(APART))
 	.venv-clients/shared/bin/$(CLIENT_TESTS) tests/clients $(patsubst %,--ignore tests/clients/test_%.py,$(APART))
 	for name in $(APART); do .venv-clients/$$name/bin/$(CLIENT_TESTS) tests/clients/test_$$name.py || exit 1; done
 
+# gpt-oss needs Python 3.12. That a program of that name is found is not enough: it may be a shim of pyenv's.
+CLIENT_PYTHON = $(PYTHON)
+CANDIDATES = $(PYTHON) python3.12 python3.13 python3.14 $(wildcard $(HOME)/.pyenv/versions/3.1[2-4].*/bin/python3)
+.venv-clients/gpt_oss/installed: private CLIENT_PYTHON = $(or $(shell for python in $(CANDIDATES); do \
+  $$python -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2> /dev/null && echo $$python && break; done),$(PYTHON))
+
 .venv-clients/%/installed: tests/clients/requirements/%.txt
-	$(PYTHON) -m venv --clear $(@D)
+	$(CLIENT_PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/pip install --quiet --constraint $< pytest
 	-$(@D)/bin/pip install --quiet --requirement $< # whose tests are skipped if it fails
 	touch $@

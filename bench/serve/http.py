@@ -1,5 +1,5 @@
-"""A client that costs little beside a server on the same processors: streams over one connection
-each, and when their parts came.
+"""A client that costs little beside a server on the same processors: a connection for each request,
+and when the parts of a stream came.
 """
 
 from __future__ import annotations
@@ -40,13 +40,8 @@ async def stream(
     ends before the stream.
     """
     timed, began = Timed(), time.perf_counter()
-    async with _answer(port, path, body) as lines:
-        async for line in lines:
-            if not line.startswith(_DATA):
-                continue
-            data = line[len(_DATA) :].strip()
-            if data == b"[DONE]":
-                break
+    async with events(port, path, body) as told:
+        async for data in told:
             timed.arrivals.append(time.perf_counter() - began)
             if keep:
                 timed.events.append(json.loads(data))
@@ -54,6 +49,36 @@ async def stream(
                 timed.hung_up = True
                 break
     return timed
+
+
+@asynccontextmanager
+async def events(port: int, path: str, body: dict[str, Any]) -> AsyncIterator[AsyncIterator[bytes]]:
+    """POST a body, and read the data of each event of the stream that answers it, as JSON. Raises
+    as `stream` does.
+    """
+    async with _answer(port, path, body) as lines:
+        yield _data(lines)
+
+
+async def _data(lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for line in lines:
+        if line.startswith(_DATA):
+            data = line[len(_DATA) :].strip()
+            if data == b"[DONE]":
+                return
+            yield data
+
+
+async def post(port: int, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """POST a body, and return the JSON object that answers it. Raises Refused, and OSError if the
+    connection ends before its end.
+    """
+    async with _answer(port, path, body) as lines:
+        whole = b"\n".join([line async for line in lines])
+    try:
+        return json.loads(whole)
+    except ValueError as error:
+        raise ConnectionError("the answer was cut short") from error
 
 
 @asynccontextmanager
@@ -68,15 +93,23 @@ async def _answer(
             f"Content-Length: {len(data)}\r\nConnection: close\r\n\r\n"
         )
         writer.write(head.encode() + data)
-        status = int((await reader.readline()).split()[1])
+        status = int((await _line(reader)).split()[1])
         chunked = False
-        while (line := await reader.readline()).strip():
+        while (line := await _line(reader)).strip():
             chunked |= line.lower().startswith(b"transfer-encoding: chunked")
         if status != 200:
             raise Refused(status, await reader.read(4096))
         yield _lines(reader, chunked)
     finally:
         writer.close()
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    """The next line. Raises ConnectionError where it is cut short."""
+    line = await reader.readline()
+    if not line.endswith(b"\n"):
+        raise ConnectionError("the connection ended before the answer")
+    return line
 
 
 async def _lines(reader: asyncio.StreamReader, chunked: bool) -> AsyncIterator[bytes]:
@@ -92,9 +125,7 @@ async def _lines(reader: asyncio.StreamReader, chunked: bool) -> AsyncIterator[b
 
 async def _chunk(reader: asyncio.StreamReader) -> bytes:
     """The next chunk; empty at the end. Raises ConnectionError where it is cut short."""
-    size = await reader.readline()
-    if not size.strip():
-        raise ConnectionError("the stream was cut short")
+    size = await _line(reader)
     piece = await reader.readexactly(int(size, 16))
     await reader.readline()
     return piece

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from ossia.engine import ConstraintError
 from ossia.engine.driver import QueueFull
 from ossia.errors import OssiaError
 
@@ -62,7 +63,10 @@ class ApiError(Exception):
         kind = _ANTHROPIC.get(self.status)
         if kind is None:
             kind = "api_error" if self.status >= 500 else "invalid_request_error"
-        return {"type": "error", "error": {"type": kind, "message": self.message}}
+        error: dict[str, Any] = {"type": kind, "message": self.message}
+        if self.code is not None:
+            error["details"] = {"error_code": self.code}
+        return {"type": "error", "error": error}
 
     def response(self, path: str) -> Response:
         """The HTTP response that carries it, to a request of that path."""
@@ -98,6 +102,9 @@ def failure(error: Exception) -> ApiError:
     """What went wrong while an answer was made."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, ConstraintError) and isinstance(error.__cause__, OssiaError | None):
+        # The form is the client's. A 5xx would have clients try again, to fail again as late.
+        return ApiError(400, str(error), code="constraint_failed")
     if isinstance(error, OssiaError):
         return ApiError(500, str(error), code="generation_failed")
     _log.error("a request failed", exc_info=error)

@@ -30,6 +30,8 @@ Asgi = Callable[[Message, Receive, Send], Awaitable[None]]
 
 # Without a key: what load balancers ask, and the page, which asks its user for one.
 OPEN = frozenset(("/health", "/ready", *PAGE))
+# What browsers and probes fetch by themselves, dozens at a time or every few seconds.
+ROUTINE = OPEN | {"/metrics"}
 
 _log = logging.getLogger(__name__)
 
@@ -119,7 +121,7 @@ def _digest(key: bytes) -> bytes:
 
 class AccessLog:
     """An ASGI application around another, which logs and counts its responses: never their
-    content, nor that of requests.
+    content, nor that of requests. Of `ROUTINE` requests only those that fail stand in the log.
     """
 
     def __init__(self, app: Asgi, metrics: Metrics) -> None:
@@ -146,7 +148,8 @@ class AccessLog:
             known = getattr(scope.get("route"), "path", "other")  # with {id} for an id
             self._metrics.responded(known, status, seconds)
             path = scope["path"][:200].encode("unicode_escape").decode()  # one line, whatever it is
-            _log.info(
+            _log.log(
+                logging.DEBUG if path in ROUTINE and status < 400 else logging.INFO,
                 "%s %s %d %.3f s %s",
                 scope["method"],
                 path,

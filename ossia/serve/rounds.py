@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ossia.api import Ask, AsyncStream, Finished, FinishReason, Reply, ReplyBuilder, ToolCall
 from ossia.engine import TokenOutput
@@ -14,6 +15,7 @@ from ossia.text import Channel, Event, ToolCallDelta, ToolCallStart
 from ossia.tools.toolset import Result
 
 Messages = list[dict[str, Any]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Rounds(AsyncIterator[ReplyEvent | Finished]):
         self._indices: dict[int, ToolCallStart | HostedStart] = {}  # of the calls of this round
         self._clients = self._hosted = 0  # calls so far
         self._interrupted = False
+        self._work: asyncio.Future[Any] | None = None  # a call, or what begins the next round
         self.outputs: list[TokenOutput] = []
         self.channels: list[Channel | None] = []
 
@@ -95,9 +98,13 @@ class Rounds(AsyncIterator[ReplyEvent | Finished]):
         self._stream.close()
 
     def interrupt(self) -> None:
-        """End the reply with what was made so far, after the call that runs, if one does."""
+        """End the reply with what was made so far; a call that runs is cancelled, without a result.
+        In the loop's thread.
+        """
         self._interrupted = True
         self._stream.interrupt()
+        if self._work is not None:
+            self._work.cancel()
 
     async def _made(self) -> AsyncGenerator[ReplyEvent | Finished]:
         said: Messages = []
@@ -121,23 +128,41 @@ class Rounds(AsyncIterator[ReplyEvent | Finished]):
             said.append(reply.message())
             for start, call in hosted:
                 yield HostedRun(start.index, call.arguments)
-                result = await self._calls.run(start.tool, call.arguments)
-                said.append({"role": "tool", "tool_call_id": call.id, "content": result.text})
-                yield HostedResult(start.index, start.tool, result)
-                if self._interrupted:
+                result = await self._unless_interrupted(
+                    lambda start=start, call=call: self._calls.run(start.tool, call.arguments)
+                )
+                if result is None:
                     yield _whole(ends, "interrupted")
                     return
+                said.append({"role": "tool", "tool_call_id": call.id, "content": result.text})
+                yield HostedResult(start.index, start.tool, result)
             if len(hosted) < len(reply.tool_calls) or self._calls.exhausted:
                 is_clients = len(hosted) < len(reply.tool_calls)
                 yield _whole(ends, "tool_calls" if is_clients else "stop")
                 return
-            stream = await self._again(said, sum(end.completion_tokens for end in ends))
-            if stream is None:
-                yield _whole(ends, "length")
+            used = sum(end.completion_tokens for end in ends)
+            stream = await self._unless_interrupted(lambda used=used: self._again(said, used))
+            if stream is not None:
+                self._stream = stream
+            if stream is None or self._interrupted:
+                self.close()
+                yield _whole(ends, "interrupted" if self._interrupted else "length")
                 return
-            if self._interrupted:
-                stream.interrupt()
-            self._stream = stream
+
+    async def _unless_interrupted(self, work: Callable[[], Awaitable[T]]) -> T | None:
+        """What the work gives; None if the reply is interrupted before."""
+        if self._interrupted:
+            return None
+        self._work = asyncio.ensure_future(work())
+        try:
+            return await self._work
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self._interrupted or (task is not None and task.cancelling()):
+                raise
+            return None
+        finally:
+            self._work = None
 
     def _told(self, event: Event) -> ReplyEvent:
         """The event with the index of its call in the whole reply."""

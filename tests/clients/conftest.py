@@ -75,10 +75,17 @@ def _running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str,
             process.terminate()
 
 
+@contextmanager
+def scripted_server(*mcp_servers: str) -> Iterator[Scripted]:
+    """A server, which runs the tools of MCP servers."""
+    with _running("tests.clients.server", *mcp_servers) as (process, told):
+        yield Scripted(told["url"], told["model"], process)
+
+
 @pytest.fixture(scope="session")
 def _scripted() -> Iterator[Scripted]:
-    with _running("tests.clients.server") as (process, told):
-        yield Scripted(told["url"], told["model"], process)
+    with scripted_server() as server:
+        yield server
 
 
 @pytest.fixture
@@ -87,12 +94,19 @@ def scripted(_scripted: Scripted) -> Scripted:
     return _scripted()
 
 
+@contextmanager
+def stdlib_server(*options: str) -> Iterator[Server]:
+    """`ossia serve` over the model inside the package, with these options."""
+    arguments = ["serve", "--port", "0", "--json", "--kv-memory", "256MiB", *options]
+    with _running("ossia", *arguments) as (_, told):
+        yield Server(told["url"], told["model"])
+
+
 @pytest.fixture(scope="session")
 def stdlib() -> Iterator[Server]:
     """`ossia serve` over the model inside the package."""
-    arguments = ["serve", "--port", "0", "--json", "--kv-memory", "256MiB"]
-    with _running("ossia", *arguments) as (_, told):
-        yield Server(told["url"], told["model"])
+    with stdlib_server() as server:
+        yield server
 
 
 @pytest.fixture

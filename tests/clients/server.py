@@ -1,9 +1,12 @@
 """A server over a scripted engine, as a process: for clients of other environments and languages.
 
-It says on stdout where it listens, as `ossia serve --json` does, and then answers each line of its
-stdin, which is a JSON object, with a line. {"scripts": [...]} is what the next requests are
-answered, control tokens by name; {"prompts": true} are the prompts since then, as text. It ends
-with its stdin.
+    python -m tests.clients.server [MCP_SERVER ...]
+
+Its model is offered the tools of MCP servers, which are named as for `ossia serve --mcp`. It says
+on stdout where it listens, as `ossia serve --json` does, and then answers each line of its stdin,
+which is a JSON object, with a line. {"scripts": [...]} is what the next requests are answered,
+control tokens by name; {"prompts": true} are the prompts since then, as text. It ends with its
+stdin.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import sys
 import tempfile
 import threading
 from collections import deque
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +26,11 @@ from ossia import text
 from ossia.api import LLM
 from ossia.engine import Driver
 from ossia.serve.app import application
+from ossia.serve.hosted import Hosted
 from ossia.serve.options import ServeOptions
 from ossia.serve.server import listen, serve, url
 from ossia.serve.service import Service
+from ossia.tools.mcp import Address, McpServers
 from tests.scripted import ScriptedEngine, small_config, write_byte_tokenizer
 
 CONTEXT = 2**18  # a token is a byte, and what agents send is long
@@ -56,8 +62,14 @@ def main() -> None:
     """Serve until stdin ends."""
     with tempfile.TemporaryDirectory() as folder:
         script = Script(write_byte_tokenizer(Path(folder)))
+    addresses = [Address.of(text) for text in sys.argv[1:]]
+    with McpServers(addresses) if addresses else nullcontext() as mcp:
+        _serve(script, Hosted(mcp.toolsets if mcp else ()))
+
+
+def _serve(script: Script, hosted: Hosted) -> None:
     server = listen(ServeOptions(port=0))
-    service = Service(script.llm, "scripted")
+    service = Service(script.llm, "scripted", hosted=hosted)
     print(json.dumps({"url": f"{url(server)}/v1", "model": service.name}), flush=True)
 
     def follow() -> None:

@@ -263,6 +263,12 @@ def test_what_cannot_be_had_is_refused_by_name(serve, name):
     assert not served.engine.requests
 
 
+def test_a_thread_is_refused_by_the_code_after_which_clients_go_on_without(serve):
+    status, answer = serve().post(PATH, options(thread={"type": "create"}))
+    assert status == 400
+    assert answer["error"]["details"] == {"error_code": "thread_unsupported_request"}
+
+
 class TestErrors:
     def test_each_has_its_type(self, serve):
         served = serve(ANSWER, keys=("one",), max_body=1000)

@@ -254,3 +254,17 @@ class TestWhatItTells:
         assert eventually(lambda: "POST /v1/chat/completions 200" in caplog.text)
         assert "secret" not in caplog.text
         assert "Forty" not in caplog.text
+
+    def test_what_browsers_and_probes_fetch_is_logged_if_it_fails(self, serve, caplog):
+        caplog.set_level(logging.INFO, "ossia")
+        served = serve()
+        for path in ("/", "/page/app.js", "/health", "/ready", "/metrics"):
+            assert served.get(path)[0] == 200
+        served.post("/health", {})
+        served.get("/v1/models")
+        assert eventually(lambda: "GET /v1/models 200" in caplog.text)
+        lines = [r.getMessage() for r in caplog.records if r.name == "ossia.serve.gate"]
+        assert [line.rsplit(maxsplit=3)[0] for line in lines] == [
+            "POST /health 405",
+            "GET /v1/models 200",
+        ]

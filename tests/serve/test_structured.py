@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from ossia.serve.structure_wire import AllowedToolsChoice, FunctionChoice, later_choice
+from ossia.text.constrain.compile import _LIMITS
 
 jsonschema = pytest.importorskip("jsonschema")
 openai = pytest.importorskip("openai")
@@ -190,3 +191,23 @@ def test_what_had_to_be_called_is_free_after_calls_of_the_server_s_tools():
         "type": "allowed_tools",
         "allowed_tools": {"mode": "auto", "tools": [NAMED]},
     }
+
+
+AMBIGUOUS = 'start: text "."\ntext: LETTER | text text\nLETTER: /[a-z]/'
+
+
+def test_a_grammar_that_gets_beyond_its_limits_midway_is_the_client_s_fault(serve, monkeypatch):
+    monkeypatch.setitem(_LIMITS, "max_items_in_row", 30)  # some 14 letters
+    served = serve(babbling=True)
+    (end,) = served.llm.tokenizer.encode(".")
+    form = {"structured_outputs": {"grammar": AMBIGUOUS}}
+    asked: dict[str, Any] = {"extra_body": form, "logit_bias": {end: -100}}
+    with pytest.raises(openai.BadRequestError, match="row has 31 items") as error:
+        served.chat(**asked)
+    assert error.value.code == "constraint_failed"
+    chunks = []
+    with pytest.raises(openai.APIError, match="row has 31 items"):
+        chunks.extend(served.chat(stream=True, **asked))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert re.fullmatch("[a-z]{10,20}", text)
+    assert served.chat(response_format=STRICT, seed=1, max_tokens=MOST).choices[0].message.content

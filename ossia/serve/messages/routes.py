@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from ossia.serve.errors import MESSAGES, failure, json_response
+from ossia.serve.errors import MESSAGES, ApiError, failure, json_response
 from ossia.serve.messages.answer import PING, Answer, Told
 from ossia.serve.messages.chat import prepared
 from ossia.serve.messages.wire import AnthropicError, CountRequest, MessagesRequest
@@ -28,6 +28,7 @@ def routes(service: Service) -> APIRouter:
     @router.post("", response_model=dict[str, Any])
     async def create_message(body: MessagesRequest, request: Request) -> Response:
         service.check_model(body.model)
+        _check_thread(body)
         ask = await service.prepare(lambda: prepared(service.llm, body), PARAMETERS)
         answer = Answer(body, service.name, len(ask.request.prompt))
         running = service.start([ask], 1, PARAMETERS)
@@ -43,6 +44,15 @@ def routes(service: Service) -> APIRouter:
         return json_response({"input_tokens": len(ask.request.prompt)})
 
     return router
+
+
+def _check_thread(body: MessagesRequest) -> None:
+    """Refuse to hold a conversation between requests, by the code after which Anthropic's client
+    sends whole conversations.
+    """
+    if body.thread is not None:
+        message = "thread: this server holds no conversations; send all messages"
+        raise ApiError(400, message, param="thread", code="thread_unsupported_request")
 
 
 async def _whole(answer: Answer, running: Running) -> Response:

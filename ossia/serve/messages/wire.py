@@ -212,6 +212,7 @@ class MessagesRequest(CountRequest):
     # Only the values that ask for nothing more than the server does.
     service_tier: Literal["auto", "standard_only"] | None = None
     speed: Literal["standard"] | None = None
+    thread: dict[str, Any] | None = None  # which no server holds but Anthropic's
     # A label, which changes nothing.
     metadata: Metadata | None = None
 
@@ -222,9 +223,14 @@ class MessagesRequest(CountRequest):
         return self
 
 
+class AnthropicCode(Wire):
+    error_code: str
+
+
 class AnthropicErrorDetails(Wire):
     type: str
     message: str
+    details: AnthropicCode | None = None
 
 
 class AnthropicError(Wire):

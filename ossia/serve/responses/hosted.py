@@ -45,7 +45,7 @@ class HostedItems:
     def lists(self, offer: Offer, known: Collection[str]) -> Iterator[dict[str, Any]]:
         """The tools that can be called, of each set but those whose lists are known."""
         labels = dict.fromkeys(tool.label for tool in offer.tools if not tool.is_python)
-        for label in labels.keys() - known:
+        for label in (label for label in labels if label not in known):
             tools = [_described(tool) for tool in offer.tools if tool.label == label]
             item = {"id": self._id("mcpl"), "type": "mcp_list_tools", "server_label": label}
             place = len(self._items)
