@@ -164,7 +164,7 @@ class DecodeStep:
         self._texts: list[PagedText | None] = [None] * rows
         self._versions = [0] * rows
         self._tokens, self._positions, lengths, counts = self._numbers
-        self._where = PagedKV(pool, self._tables, lengths, counts)
+        self._where = PagedKV(pool, self._tables, lengths, counts, one_query=True)
 
     def fill(self, spans: Sequence[Span]) -> None:
         """Make these spans, of one token each, what `compute` reads."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -78,7 +79,8 @@ class StepTables:
     on, or anything if no query of the step sees them. lengths: int64 (sequences,), the positions
     of each sequence after this step. query_lengths: int64 (sequences,), how many of them, at the
     end, are this step's packed tokens. spans: both numbers of each sequence on the host, if they
-    are known there; reading them from the tensors waits for the device.
+    are known there; reading them from the tensors waits for the device. one_query: whether it is
+    known without them that each sequence has one query.
 
     A slot is the place of a position in the pool: page * page_size + position % page_size. The
     slots are on the tables' device, and computed once for all layers.
@@ -90,6 +92,19 @@ class StepTables:
     lengths: Tensor
     query_lengths: Tensor
     spans: Sequence[tuple[int, int]] | None = None
+    one_query: bool = False
+
+    @cached_property
+    def single(self) -> bool:
+        """Whether the host knows that each sequence has one query."""
+        return self.one_query or (
+            self.spans is not None and all(count == 1 for _, count in self.spans)
+        )
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """int64 (sequences + 1,): the first packed token of each sequence, and their number."""
+        return F.pad(self.query_lengths.cumsum(0), (1, 0))
 
     @cached_property
     def _spans(self) -> Sequence[tuple[int, int]]:
@@ -181,6 +196,7 @@ class PagedKV:
     lengths: Tensor
     query_lengths: Tensor
     spans: Sequence[tuple[int, int]] | None = None
+    one_query: bool = False
 
     def layer(self, index: int) -> LayerKV:
         """The view of layer `index`."""
@@ -197,8 +213,8 @@ class PagedKV:
 
     @cached_property
     def _tables(self) -> dict[LayerKind, StepTables]:
-        size = self.pool.page_size
+        size, counts = self.pool.page_size, (self.lengths, self.query_lengths)
         return {
-            kind: StepTables(kind.window, size, table, self.lengths, self.query_lengths, self.spans)
+            kind: StepTables(kind.window, size, table, *counts, self.spans, self.one_query)
             for kind, table in self.page_tables.items()
         }

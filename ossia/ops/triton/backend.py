@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ossia.ops.triton.attention import PagedAttention
 from ossia.ops.triton.experts import Experts
 from ossia.ops.triton.norm import Norms
 
 
-class Triton(Experts, Norms):
+class Triton(PagedAttention, Experts, Norms):
     """Every operation that has a kernel; the reference computes the rest."""
 
     name = "triton"

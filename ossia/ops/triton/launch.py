@@ -7,17 +7,18 @@ environment.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from triton import knobs
 
 INTERPRETED: bool = knobs.runtime.interpret
+T = TypeVar("T")
 DTYPES = frozenset({torch.bfloat16, torch.float16, torch.float32})
 
 
@@ -115,6 +116,13 @@ def card(device: torch.device) -> Card:
 def _card(index: int) -> Card:
     found = torch.cuda.get_device_properties(index)
     return Card(10 * found.major + found.minor, found.multi_processor_count)
+
+
+def for_card(table: Mapping[int, T], device: torch.device) -> T:
+    """The entry of a table by architecture that holds for a device's card: the one of the highest
+    architecture that is not above the card's. The first must be for 80.
+    """
+    return table[max(least for least in table if least <= max(80, card(device).architecture))]
 
 
 _zeros: dict[torch.device, Tensor] = {}

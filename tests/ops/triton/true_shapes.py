@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ossia.config import ClampedSwiGLU, Router, SwiGLU
-from ossia.ops import Backend
+from ossia.ops import AttentionSpec, Backend, ExpertWeights, RopeTable
+from ossia.ops.paged import LayerKV, StepTables
 from ossia.ops.triton.paired import PairedMXFP4
-from ossia.ops.values import ExpertWeights
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Inputs:
         if self.device.type == "meta":
             return torch.empty(shape, dtype=dtype, device=self.device)
         generator = torch.Generator(self.device).manual_seed(sum(shape))
+        high = min(high, torch.iinfo(dtype).max + 1)
         options = {"generator": generator, "device": self.device, "dtype": dtype}
         return torch.randint(low, high, shape, **options)
 
@@ -114,3 +115,54 @@ for _make, _name, _sizes, _dtype in _FORMS:
     for _tokens in _sizes:
         _title = f"{_name}_{_tokens}_{str(_dtype).removeprefix('torch.')}"
         CASES[_title] = _make(_tokens, _dtype)
+
+
+@dataclass(frozen=True)
+class _Attention:
+    """Sequences of one length and number of queries over pages, with gpt-oss's heads or Qwen3's."""
+
+    sequences: int
+    length: int
+    count: int
+    window: int | None = None
+    int8: bool = False
+    kv_heads: int = 8
+    group: int = 8
+    size: int = 64
+
+    def __call__(self, ops: Backend, inputs: Inputs) -> Tensor:
+        heads, tokens = self.kv_heads * self.group, self.sequences * self.count
+        q, k, v = (inputs.normal(tokens, n, self.size) for n in (heads, *(self.kv_heads,) * 2))
+        angles = inputs.normal(tokens, self.size // 2, dtype=torch.float32)
+        rope = RopeTable(angles.cos(), angles.sin())
+        spec = AttentionSpec(self.window, inputs.normal(heads) if self.window else None)
+        return ops.attention(q, k, v, spec, self._pages(inputs), rope)
+
+    def _pages(self, inputs: Inputs) -> LayerKV:
+        page, columns = 16, self.length // 16
+        shape = (self.sequences * columns, page, self.kv_heads)
+        table = torch.arange(shape[0], dtype=torch.int32, device=inputs.device)
+        lengths, counts = (
+            torch.full((self.sequences,), number, device=inputs.device)
+            for number in (self.length, self.count)
+        )
+        spans = [(self.length, self.count)] * self.sequences
+        table = table.view(self.sequences, columns)
+        tables = StepTables(self.window, page, table, lengths, counts, spans)
+        if not self.int8:
+            keys, values = (inputs.normal(*shape, self.size) for _ in range(2))
+            return LayerKV(keys, values, tables)
+        codes = [inputs.integers(255, *shape, self.size, dtype=torch.int8) for _ in range(2)]
+        scales = [inputs.normal(*shape, dtype=torch.float32, scale=0.02).abs() for _ in range(2)]
+        return LayerKV(codes[0], codes[1], tables, *scales)
+
+
+CASES |= {
+    "attention decode": _Attention(1, 8192, 1),
+    "attention decode, window": _Attention(64, 1024, 1, window=128),
+    "attention decode, int8": _Attention(64, 1024, 1, int8=True),
+    "attention prefill": _Attention(2, 1024, 512),
+    "attention prefill, window": _Attention(2, 1024, 512, window=128),
+    "attention prefill, int8": _Attention(2, 1024, 512, int8=True),
+    "attention prefill, Qwen3": _Attention(2, 1024, 512, group=2, size=128),
+}

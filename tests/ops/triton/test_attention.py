@@ -1,0 +1,208 @@
+"""Attention over pages and whole rows."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ossia.ops import REFERENCE, AttentionSpec, RopeTable
+from ossia.ops.paged import LayerKind, quantize
+from ossia.ops.triton import TRITON
+from tests.ops.flat import reference
+from tests.ops.triton.common import (
+    DTYPES,
+    FEW,
+    RESULT_ERROR,
+    normal,
+    relative_error,
+    same_kinds,
+    triton,
+)
+from tests.ops.triton.pages import Pages
+
+
+@FEW
+@given(
+    lengths=st.lists(st.integers(1, 100), min_size=1, max_size=3),
+    counts=st.lists(st.sampled_from([0, 1, 2, 7, 100]), min_size=3, max_size=3)
+    | st.just([1, 1, 1]),
+    kv_heads=st.integers(1, 2),
+    group=st.sampled_from([1, 2, 3, 8, 13]),
+    head_dim=st.sampled_from([2, 10, 16, 64, 72]),
+    page_size=st.sampled_from([1, 5, 16]),
+    window=st.none() | st.integers(1, 80),
+    sinks=st.booleans(),
+    rotated=st.booleans(),
+    quantized=st.booleans(),
+    known=st.booleans(),
+    dtype=DTYPES,
+)
+def test_paged_attention(
+    device,
+    lengths,
+    counts,
+    kv_heads,
+    group,
+    head_dim,
+    page_size,
+    window,
+    sinks,
+    rotated,
+    quantized,
+    known,
+    dtype,
+):
+    counts = [min(count, length) for count, length in zip(counts, lengths, strict=False)]
+    kind = LayerKind(window, kv_heads, head_dim)
+    stored_type = torch.int8 if quantized else dtype
+    pages = Pages(kind, lengths, stored_type, device, page_size=page_size)
+    q, k, v = pages.inputs(sum(counts), group, dtype)
+    sink = normal(kv_heads * group, seed=3, dtype=dtype, device=device) if sinks else None
+    angles = normal(len(q), head_dim // 2, seed=4, device=device)
+    rotation = (angles.cos(), angles.sin()) if rotated else None
+    found = triton.paged_attention(
+        q, k, v, pages.step(counts, known=known), sinks=sink, rotation=rotation
+    )
+    stored = pages.stored
+    assert found.shape == q.shape
+    assert found.dtype is dtype
+    if not len(q):
+        return
+    expected = reference.paged_attention(q, k, v, pages.step(counts), sinks=sink, rotation=rotation)
+    # The reference rounds rotated queries and unpacked keys to the type, the kernel its weights.
+    assert relative_error(found, expected) <= 4 * RESULT_ERROR[dtype]
+    for ours, theirs in zip(stored, pages.stored, strict=True):
+        assert relative_error(ours, theirs) <= 2 * RESULT_ERROR[dtype]
+
+
+@pytest.mark.parametrize("window", [None, 300])
+@pytest.mark.parametrize("sinks", [False, True])
+def test_a_long_text_is_cut_into_parts_and_joined(device, window, sinks):
+    pages = Pages(LayerKind(window, 1, 16), [700], torch.float32, device)
+    q, k, v = pages.inputs(1, 3, torch.float32)
+    sink = normal(3, seed=3, device=device) + 4 if sinks else None
+    for _ in range(2):  # the counters are at zero again
+        found = triton.paged_attention(q, k, v, pages.step([1]), sinks=sink)
+        expected = reference.paged_attention(q, k, v, pages.step([1]), sinks=sink)
+        assert relative_error(found, expected) <= 1e-6
+
+
+@pytest.mark.parametrize("window", [None, 20])
+def test_what_no_query_sees_may_be_anything(device, window):
+    """NaN before the window and behind the end, and page tables that are out of date."""
+    size, length = 16, 70
+    found = []
+    for filling in (0.0, torch.nan):
+        kind = LayerKind(window, 2, 8)
+        pages = Pages(kind, [length, 3], torch.float32, device, page_size=size)
+        oldest = 0 if window is None else length - 2 - window + 1
+        others = pages.step([2, 1]).tables.seen[1]
+        slots = pages.step([2, 1]).tables.seen[0]
+        slots = torch.cat([slots, others])
+        for store in (pages.pool.keys[kind], pages.pool.values[kind]):
+            kept = store.flatten(0, 2).index_select(0, slots).clone()
+            store.fill_(filling)
+            store.flatten(0, 2).index_copy_(0, slots, kept)
+        pages.table[0, : oldest // size] = 2**30
+        q, k, v = pages.inputs(3, 2, torch.float32)
+        found.append(triton.paged_attention(q, k, v, pages.step([2, 1])))
+        assert found[-1].isfinite().all()
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("counts", [[1], [5]])
+@pytest.mark.parametrize("tensor", [0, 1, 2])
+def test_numbers_at_the_edge(device, number, counts, tensor):
+    """In the last query, and in the keys and values of a token that only it sees."""
+    pages = Pages(LayerKind(None, 1, 16), [90], torch.float32, device)
+    inputs = pages.inputs(counts[0], 2, torch.float32)
+    inputs[tensor][-1, :, 3] = number
+    sinks = normal(2, seed=3, device=device)
+    found = triton.paged_attention(*inputs, pages.step(counts), sinks=sinks)
+    expected = reference.paged_attention(*inputs, pages.step(counts), sinks=sinks)
+    assert same_kinds(found[-1], expected[-1])
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf, 0.0, 0.25, 1e-42])
+def test_int8_pages_hold_the_codes_of_the_reference(device, number):
+    """To the bit; NaN and infinity become NaN."""
+    pages = Pages(LayerKind(None, 2, 10), [9], torch.int8, device)
+    q, k, v = pages.inputs(2, 1, torch.float32)
+    k[0, 1, 4] = number
+    v[1, 0] = number
+    triton.paged_attention(q, k, v, pages.step([2]))
+    keys, values, *scales = pages.stored
+    slots = pages.step([2]).tables.written
+    for stored, of, x in ((keys, scales[0], k), (values, scales[1], v)):
+        codes, expected = quantize(x)
+        assert torch.equal(stored.flatten(0, 2)[slots], codes)
+        assert torch.equal(of.flatten(0, 2)[slots].nan_to_num(-1), expected.nan_to_num(-1))
+
+
+def test_tokens_of_one_text_on_their_own_see_each_other(device):
+    """As when drafted tokens are verified: rows that share pages, and grow by one."""
+    kind = LayerKind(None, 2, 16)
+    pages = Pages(kind, [40, 41, 42], torch.float32, device)
+    pages.table[1:] = pages.table[0]
+    q, k, v = pages.inputs(3, 2, torch.float32)
+    found = triton.paged_attention(q, k, v, pages.step([1, 1, 1]))
+    pages.lengths = [42]
+    expected = reference.paged_attention(q, k, v, pages.step([3]))
+    assert relative_error(found, expected) <= 1e-6
+
+
+def test_a_prompt_read_in_chunks_gets_what_it_gets_whole(device):
+    pages = Pages(LayerKind(33, 2, 16), [150], torch.float32, device)
+    q, k, v = pages.inputs(150, 2, torch.float32)
+    sinks = normal(4, seed=3, device=device)
+    whole = triton.paged_attention(q, k, v, pages.step([150]), sinks=sinks)
+    parts, start = [], 0
+    for end in (1, 2, 34, 99, 150):
+        pages.lengths = [end]
+        chunk, step = slice(start, end), pages.step([end - start])
+        parts.append(triton.paged_attention(q[chunk], k[chunk], v[chunk], step, sinks=sinks))
+        start = end
+    assert relative_error(torch.cat(parts), whole) <= 1e-6
+
+
+@FEW
+@given(
+    batch=st.integers(1, 2),
+    length=st.integers(0, 70),
+    group=st.sampled_from([1, 3]),
+    head_dim=st.sampled_from([6, 16]),
+    window=st.none() | st.integers(1, 70),
+    sinks=st.booleans(),
+    dtype=DTYPES,
+)
+def test_whole_rows(device, batch, length, group, head_dim, window, sinks, dtype):
+    shapes = ((batch, length, heads, head_dim) for heads in (2 * group, 2, 2))
+    q, k, v = (
+        normal(*shape, seed=seed, dtype=dtype, device=device) for seed, shape in enumerate(shapes)
+    )
+    sink = normal(2 * group, seed=3, dtype=dtype, device=device) if sinks else None
+    found = triton.attention(q, k, v, window=window, sinks=sink)
+    expected = reference.attention(q, k, v, window=window, sinks=sink)
+    assert found.shape == q.shape
+    assert found.dtype is dtype
+    assert relative_error(found, expected) <= 4 * RESULT_ERROR[dtype]
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_whole_rows_are_rotated(device, each):
+    """By the angles of all rows, or of each."""
+    q, k, v = (normal(2, 9, 2, 8, seed=seed, device=device) for seed in range(3))
+    angles = normal(*((2, 9, 4) if each else (9, 4)), seed=4, device=device)
+    rope = RopeTable(angles.cos(), angles.sin())
+    found = TRITON.attention(q, k, v, AttentionSpec(), rope=rope)
+    assert relative_error(found, REFERENCE.attention(q, k, v, AttentionSpec(), rope=rope)) <= 1e-6
+
+
+def test_documents_and_foreign_types_are_left_to_the_reference(device):
+    q, k, v = (normal(1, 9, 2, 8, seed=seed, device=device) for seed in range(3))
+    documents = torch.tensor([[0] * 4 + [1] * 5], device=device)
+    found = triton.attention(q, k, v, documents=documents)
+    assert torch.equal(found, reference.attention(q, k, v, documents=documents))
+    wide = [x.double() for x in (q, k, v)]
+    assert torch.equal(triton.attention(*wide), reference.attention(*wide))
