@@ -54,6 +54,7 @@ ALLOWED = {
         "train",
     },
     "api": {"checkpoint", "engine", "offload", "options", "text"},
+    "eval": {"api", "insight", "options", "system", "text", "tools"},
     "serve": {"api", "engine", "options", "system", "text", "tools"},
 }
 FREE = {"cli", "__init__", "__main__"}  # cli may import anything, and nothing imports it
@@ -66,6 +67,7 @@ WITHOUT = {
     "text": {"torch"},
     "tools": {"torch"},
     "serve": {"torch"},
+    "eval": {"torch"},
     "engine": {"tokenizers"},
 }
 

@@ -41,13 +41,16 @@ class Given(Generic[T]):
 
 def derived(command: Callable[..., None]) -> Callable[..., None]:
     """The command as typer reads it: with an option for each field of its dataclass parameters,
-    whose types are `D` or `Given[D]` with a subclass D of `Options`.
+    whose types are `D` or `Given[D]` with a subclass D of `Options`. A parameter `context` is
+    typer's.
     """
     hints = get_type_hints(command, include_extras=True)
     own = inspect.signature(command).parameters
     groups = {name: kind for name in own if (kind := _options_type(hints[name])) is not None}
     parameters = [_keyword("context", typer.Context)]
     for name, parameter in own.items():
+        if name == "context":
+            continue
         if name in groups:
             parameters += [_option(setting) for setting in settings(groups[name])]
         else:
@@ -60,6 +63,8 @@ def derived(command: Callable[..., None]) -> Callable[..., None]:
             asked = {key: value for key, value in given.items() if _was_typed(context, key)}
             group = Given(kind, given, asked)
             values[name] = group if get_origin(hints[name]) is Given else group.build()
+        if "context" in own:
+            values["context"] = context
         command(**values)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

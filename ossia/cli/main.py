@@ -20,6 +20,7 @@ from ossia.cli.ablate import ablate
 from ossia.cli.bench import bench
 from ossia.cli.chat import chat
 from ossia.cli.convert import merge, quantize
+from ossia.cli.eval import evaluate
 from ossia.cli.finetune import finetune
 from ossia.cli.generate import generate
 from ossia.cli.help import Command, width
@@ -74,6 +75,7 @@ for command, example in (
     (ablate, "ossia ablate --data book.txt --rungs rope,swiglu --seeds 2 --out ladder"),
 ):
     app.command(epilog=f"Example: {example}", cls=Command)(command)
+app.add_typer(evaluate, name="eval")
 app.add_typer(bench, name="bench")
 
 

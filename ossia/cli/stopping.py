@@ -49,9 +49,9 @@ def _takes_interrupts() -> bool:
 
 
 @contextmanager
-def until_interrupted() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether a signal has arrived, which is announced at once; a
-    second signal takes effect at once.
+def until_interrupted(when: str = "after this step") -> Iterator[Callable[[], bool]]:
+    """Yields a function that says whether a signal has arrived, which is announced at once with
+    when the work stops; a second signal takes effect at once.
     """
     interrupted = []
     previous = {}
@@ -59,7 +59,7 @@ def until_interrupted() -> Iterator[Callable[[], bool]]:
     def stop(number: int, _frame: FrameType | None) -> None:
         interrupted.append(number)
         signal.signal(number, previous[number])
-        os.write(2, b"\nstopping after this step; a second Ctrl-C does not wait for it\n")
+        os.write(2, f"\nstopping {when}; a second Ctrl-C does not wait for it\n".encode())
 
     for number in (signal.SIGINT, signal.SIGTERM):
         previous[number] = signal.signal(number, stop)

@@ -59,14 +59,23 @@ class Interval:
     mean: float
     half: float | None  # None if unknown
     values: Sequence[float] = ()
+    ends: tuple[float, float] | None = None  # of an error bar that is not symmetric
+
+    @property
+    def bar(self) -> tuple[float, float] | None:
+        """Where the error bar begins and ends; None without one."""
+        if self.ends is not None or self.half is None:
+            return self.ends
+        return self.mean - self.half, self.mean + self.half
 
 
 @dataclass(frozen=True)
 class Line:
-    """A named line through points (x, y); at most three in a plot."""
+    """A named line through points (x, y), which `dots` marks; at most three in a plot."""
 
     name: str
     points: Sequence[tuple[float, float]]
+    dots: bool = False
 
 
 class _Scale:
@@ -111,7 +120,7 @@ def intervals(heading: Heading, rows: Sequence[Interval], axis: str, *, zero: bo
     """Rows of means (dots) with error bars and values (rings); `zero` adds a line at zero."""
     height = _ROW * len(rows) + 3 * _LINE
     bottom = _ROW * len(rows)
-    ends = [r.mean + side * (r.half or 0) for r in rows for side in (-1, 1)]
+    ends = [end for row in rows for end in (row.mean, *(row.bar or ()))]
     values = [value for row in rows for value in row.values]
     x = _Scale([*ends, *values, *([0.0] if zero else [])], _LABELS, WIDTH - 14)
     parts = [
@@ -126,8 +135,8 @@ def intervals(heading: Heading, rows: Sequence[Interval], axis: str, *, zero: bo
     for i, row in enumerate(rows):
         y = _ROW * i + _ROW / 2
         parts.append(_text(_LABELS - 10, y + 4, row.name, "", "end"))
-        if row.half is not None:
-            left, right = x(row.mean - row.half), x(row.mean + row.half)
+        if row.bar is not None:
+            left, right = map(x, row.bar)
             parts.append(_line(left, y, right, y, "error"))
             parts += [_line(end, y - 4, end, y + 4, "error") for end in (left, right)]
         parts += [f'<circle class="seed" cx="{x(v)}" cy="{y}" r="3"/>' for v in row.values]
@@ -169,6 +178,10 @@ def lines(
     for i, (one, end) in enumerate(zip(series, ends, strict=True)):
         points = " ".join(f"{x(a)},{y(b)}" for a, b in one.points)
         parts.append(f'<polyline class="line s{i}" points="{points}"/>')
+        if one.dots:
+            parts += [
+                f'<circle class="dot s{i}" cx="{x(a)}" cy="{y(b)}" r="4"/>' for a, b in one.points
+            ]
         parts.append(_text(right + 6, end + 4, one.name, f"s{i}", "start"))
     return _plot(heading, height, parts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import sys
 import time
 from collections.abc import Iterable
@@ -94,6 +95,25 @@ def extend(
 
     extended(checkpoint.find(model), out, context)
     print(f"{out}: a context of {context:,} tokens")
+
+
+@app.command(
+    epilog="Example: python -m recipes.stdlib tasks --data held_out.jsonl --out tasks.jsonl.xz"
+)
+def tasks(
+    data: Annotated[
+        Path, typer.Option(metavar="FILE", help="The held-out chats that `write` wrote.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="A new file.")],
+) -> None:
+    """Write the held-out chats as questions, which `ossia eval` asks."""
+    from recipes.stdlib.tasks import questions
+
+    if out.exists() or not out.parent.is_dir():
+        raise OssiaError(f"--out {out}: not a new file in an existing folder")
+    lines = [json.dumps(question) for question in questions(scoring.read(data))]
+    out.write_bytes(lzma.compress("".join(f"{line}\n" for line in lines).encode()))
+    print(f"{out}: {len(lines):,} questions")
 
 
 @app.command(

@@ -10,6 +10,7 @@ from itertools import product
 import pytest
 
 from ossia.cli.generate import GenerateSampling
+from ossia.eval.options import EvalOptions
 from ossia.ladder.plan import Plan
 from ossia.options import EngineOptions, LoadOptions, SamplingOptions
 from ossia.serve.options import ServeOptions
@@ -25,9 +26,10 @@ COMMANDS = (
     "quantize",
     "merge",
     "ablate",
+    "eval",
     "bench",
 )
-SUBCOMMANDS = ("bench machine", "bench cpu")
+SUBCOMMANDS = ("eval compare", "bench machine", "bench cpu")
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *SUBCOMMANDS])
@@ -68,6 +70,7 @@ def test_the_list_of_commands_describes_each_in_one_whole_sentence(ossia_command
         *product(("generate", "chat", "serve", "bench cpu"), (LoadOptions, EngineOptions)),
         ("serve", ServeOptions),
         ("chat", SamplingOptions),
+        *product(("eval",), (EvalOptions, SamplingOptions, LoadOptions, EngineOptions)),
         ("generate", GenerateSampling),
     ],
 )
