@@ -108,7 +108,7 @@ class Machine {
     static constexpr long kFewTokens = 16;
     void linear_of(const std::vector<Product>& products, const void* x, Type type, long tokens);
     void linear_few(const std::vector<Product>& products, const void* x, Type type, long tokens);
-    void linear_few_transposed(const std::vector<Product>& products, const float* x, long tokens);
+    void linear_few_transposed(const std::vector<Product>& products, const Floats& x, long tokens);
     void linear_many(const std::vector<Product>& products, const void* x, Type type, long tokens);
     void moe_few(const Array& x, const Array& ids, const Array& weights, const Experts& experts, const Array& y,
                  const Array& residual);

@@ -13,8 +13,11 @@ inline std::uint64_t sum_words(const std::uint64_t* words, long count) {
     return sum;
 }
 
-template <int kRows, int kTokens, class Weight>
-inline void dense_block(const Dense<Weight>& w, const float* x, long row, float* y, long y_stride) {
+// Prefetches kAhead of the rows of the next block, from `ahead` on, while it multiplies: the hardware prefetcher stops at
+// page boundaries.
+template <int kRows, int kTokens, int kAhead, class Weight>
+inline void dense_block(const Dense<Weight>& w, const Floats& x, long row, const Weight* ahead, float* y,
+                        long y_stride) {
     Vec sums[kRows][kTokens];
     for (auto& of_row : sums)
         for (Vec& sum : of_row) sum = Vec::zero();
@@ -23,36 +26,49 @@ inline void dense_block(const Dense<Weight>& w, const float* x, long row, float*
     const long whole = w.cols / Vec::kWidth * Vec::kWidth;
     for (long c = 0; c < whole; c += Vec::kWidth) {
         Vec xs[kTokens];
-        for (int t = 0; t < kTokens; ++t) xs[t] = Vec::load(x + t * w.cols + c);
+        for (int t = 0; t < kTokens; ++t) xs[t] = Vec::load(x.data + t * x.stride + c);
+        for (int r = 0; r < kAhead; ++r) __builtin_prefetch(ahead + r * w.stride + c, 0, 2);
         for (int r = 0; r < kRows; ++r) {
             const Vec weights = Vec::load(rows[r] + c);
-            // The hardware prefetcher stops at page boundaries, so prefetch the same columns of the next block of rows.
-            __builtin_prefetch(rows[r] + kRows * w.stride + c, 0, 2);
             for (int t = 0; t < kTokens; ++t) sums[r][t] = Vec::fma(weights, xs[t], sums[r][t]);
         }
     }
     for (int r = 0; r < kRows; ++r)
         for (int t = 0; t < kTokens; ++t) {
             float sum = sums[r][t].sum();
-            for (long c = whole; c < w.cols; ++c) sum += widen(rows[r][c]) * x[t * w.cols + c];
+            for (long c = whole; c < w.cols; ++c) sum += widen(rows[r][c]) * x.data[t * x.stride + c];
             y[t * y_stride + row + r] = sum;
         }
 }
 
-template <int kRows, class Weight>
-inline void dense_rows(const Dense<Weight>& w, const float* x, long tokens, float* y, long y_stride, long row) {
-    long t = 0;
-    // The rows stay in the first-level cache while the tokens pass. Half as many rows leave registers for twice the
-    // tokens, so a weight is widened half as often; that pays as long as eight tokens fit that cache too.
-    constexpr long kFirstCache = 1L << 15;
-    if constexpr (kRows > 1) {
-        for (; t + 8 <= tokens && 8 * w.cols * static_cast<long>(sizeof(float)) <= kFirstCache; t += 8)
-            for (long half = row; half < row + kRows; half += kRows / 2)
-                dense_block<kRows / 2, 8>(w, x + t * w.cols, half, y + t * y_stride, y_stride);
+// A block of rows times the next kTokens tokens. The passes share the prefetches, so that memory is read throughout.
+template <int kRows, int kTokens, class Weight>
+inline void dense_pass(const Dense<Weight>& w, const Floats& x, long row, long pass, long passes, float* y,
+                       long y_stride) {
+    const long some = (kRows + passes - 1) / passes, from = pass * some;
+    const Weight* const ahead = w.data + (row + kRows + from) * w.stride;
+    if (from >= kRows) {
+        dense_block<kRows, kTokens, 0>(w, x, row, ahead, y, y_stride);
+    } else if (some == kRows) {
+        dense_block<kRows, kTokens, kRows>(w, x, row, ahead, y, y_stride);
+    } else if (some == 1) {
+        dense_block<kRows, kTokens, 1>(w, x, row, ahead, y, y_stride);
+    } else {
+        dense_block<kRows, kTokens, (kRows + 1) / 2>(w, x, row, ahead, y, y_stride);
     }
-    for (; t + 4 <= tokens; t += 4) dense_block<kRows, 4>(w, x + t * w.cols, row, y + t * y_stride, y_stride);
-    for (; t + 2 <= tokens; t += 2) dense_block<kRows, 2>(w, x + t * w.cols, row, y + t * y_stride, y_stride);
-    if (t < tokens) dense_block<kRows, 1>(w, x + t * w.cols, row, y + t * y_stride, y_stride);
+}
+
+// The rows stay in the first-level cache while the tokens pass.
+template <int kRows, class Weight>
+inline void dense_rows(const Dense<Weight>& w, const Floats& x, long tokens, float* y, long y_stride, long row) {
+    const long passes = tokens / 4 + tokens % 4 / 2 + tokens % 2;
+    long t = 0, pass = 0;
+    const auto from = [&](long token) { return Floats{x.data + token * x.stride, x.stride}; };
+    for (; t + 4 <= tokens; t += 4)
+        dense_pass<kRows, 4>(w, from(t), row, pass++, passes, y + t * y_stride, y_stride);
+    for (; t + 2 <= tokens; t += 2)
+        dense_pass<kRows, 2>(w, from(t), row, pass++, passes, y + t * y_stride, y_stride);
+    if (t < tokens) dense_pass<kRows, 1>(w, from(t), row, pass, passes, y + t * y_stride, y_stride);
 }
 
 // Adds kColumns columns of a transposed matrix, each contiguous, to y.
@@ -78,19 +94,19 @@ inline void add_columns(const Dense<Weight>& w, const float* x, long column, flo
 }
 
 template <class Weight>
-void transposed(const Dense<Weight>& w, const float* x, long tokens, float* y, long y_stride, long begin, long end) {
+void transposed(const Dense<Weight>& w, const Floats& x, long tokens, float* y, long y_stride, long begin, long end) {
     for (long t = 0; t < tokens; ++t) std::memset(y + t * y_stride + begin, 0, (end - begin) * sizeof(float));
     constexpr int kColumns = 4;
     const long whole = w.cols / kColumns * kColumns;
     // The columns stay in the first-level cache while the tokens pass.
     for (long c = 0; c < whole; c += kColumns)
-        for (long t = 0; t < tokens; ++t) add_columns<kColumns>(w, x + t * w.cols, c, y + t * y_stride, begin, end);
+        for (long t = 0; t < tokens; ++t) add_columns<kColumns>(w, x.data + t * x.stride, c, y + t * y_stride, begin, end);
     for (long c = whole; c < w.cols; ++c)
-        for (long t = 0; t < tokens; ++t) add_columns<1>(w, x + t * w.cols, c, y + t * y_stride, begin, end);
+        for (long t = 0; t < tokens; ++t) add_columns<1>(w, x.data + t * x.stride, c, y + t * y_stride, begin, end);
 }
 
 template <class Weight>
-void dense(const Dense<Weight>& w, const float* x, long tokens, float* y, long y_stride, long begin, long end) {
+void dense(const Dense<Weight>& w, const Floats& x, long tokens, float* y, long y_stride, long begin, long end) {
     if (w.transposed) return transposed(w, x, tokens, y, y_stride, begin, end);
     long row = begin;
     for (; row + Vec::kRows <= end; row += Vec::kRows) dense_rows<Vec::kRows>(w, x, tokens, y, y_stride, row);

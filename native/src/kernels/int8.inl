@@ -54,8 +54,19 @@ inline void to_words(const Element* x, long cols, long group, std::int16_t* word
     for (long c = cols; c % kWordsAtOnce != 0; ++c) words[c] = 0;
 }
 
+constexpr long kPanel = 4;  // rows, which stay in the first-level cache while the tokens pass
+
+// One of the passes of tokens over a panel. They share the prefetches of the next panel, so that memory is read
+// throughout: the hardware prefetcher stops at page boundaries.
+struct Pass {
+    long index, count;
+
+    bool prefetches(long row) const { return row % kPanel % count == index; }
+};
+
 template <int kRows, int kTokens>
-inline void int8_block(const Int8& w, const Words& x, long token, bool add, float* y, long y_stride, long row) {
+inline void int8_block(const Int8& w, const Words& x, long token, Pass pass, bool add, float* y, long y_stride,
+                       long row) {
     Vec sums[kRows][kTokens];
     for (auto& of_row : sums)
         for (Vec& sum : of_row) sum = Vec::zero();
@@ -82,8 +93,9 @@ inline void int8_block(const Int8& w, const Words& x, long token, bool add, floa
                 for (int t = 0; t < kTokens; ++t) dots[r][t].add(codes, words[t] + c);
             }
         for (int r = 0; r < kRows; ++r) {
-            // The hardware prefetcher stops at page boundaries, so prefetch the same columns of the next block of rows.
-            for (long line = begin; line < end; line += 64) __builtin_prefetch(rows[r] + kRows * w.cols + line, 0, 2);
+            if (pass.prefetches(row + r))
+                for (long line = begin; line < end; line += 64)
+                    __builtin_prefetch(rows[r] + kPanel * w.cols + line, 0, 2);
             const Vec scale = Vec::fill(w.scales[(row + r) * w.groups + g]);
             for (int t = 0; t < kTokens; ++t)
                 sums[r][t] =
@@ -99,24 +111,26 @@ inline void int8_block(const Int8& w, const Words& x, long token, bool add, floa
 
 // Rows at a time: the registers hold the sums of these rows and tokens twice, as integers and as floats.
 template <int kTokens>
-inline void int8_tokens(const Int8& w, const Words& x, long token, bool add, float* y, long y_stride, long begin,
-                        long end) {
+inline void int8_tokens(const Int8& w, const Words& x, long token, Pass pass, bool add, float* y, long y_stride,
+                        long begin, long end) {
     constexpr int kRows = Dots::kSums / kTokens < 4 ? Dots::kSums / kTokens : 4;
     long row = begin;
-    for (; row + kRows <= end; row += kRows) int8_block<kRows, kTokens>(w, x, token, add, y, y_stride, row);
-    for (; row < end; ++row) int8_block<1, kTokens>(w, x, token, add, y, y_stride, row);
+    for (; row + kRows <= end; row += kRows) int8_block<kRows, kTokens>(w, x, token, pass, add, y, y_stride, row);
+    for (; row < end; ++row) int8_block<1, kTokens>(w, x, token, pass, add, y, y_stride, row);
 }
 
 inline void dense_int8(const Int8& w, const Words& x, long tokens, bool add, float* y, long y_stride, long begin,
                        long end) {
-    constexpr long kPanel = 4;  // rows, which stay in the first-level cache while the tokens pass
+    const long most = Dots::kSums, rest = tokens % most;
+    const long passes = tokens / most + rest / 4 + rest % 4 / 2 + rest % 2;
     for (long row = begin; row < end; row += kPanel) {
         const long last = end - row < kPanel ? end : row + kPanel;
-        long t = 0;
-        for (; t + Dots::kSums <= tokens; t += Dots::kSums)
-            int8_tokens<Dots::kSums>(w, x, t, add, y, y_stride, row, last);
-        for (; t + 4 <= tokens; t += 4) int8_tokens<4>(w, x, t, add, y, y_stride, row, last);
-        for (; t + 2 <= tokens; t += 2) int8_tokens<2>(w, x, t, add, y, y_stride, row, last);
-        if (t < tokens) int8_tokens<1>(w, x, t, add, y, y_stride, row, last);
+        long t = 0, pass = 0;
+        const auto next = [&] { return Pass{pass++, passes}; };
+        for (; t + most <= tokens; t += most)
+            int8_tokens<Dots::kSums>(w, x, t, next(), add, y, y_stride, row, last);
+        for (; t + 4 <= tokens; t += 4) int8_tokens<4>(w, x, t, next(), add, y, y_stride, row, last);
+        for (; t + 2 <= tokens; t += 2) int8_tokens<2>(w, x, t, next(), add, y, y_stride, row, last);
+        if (t < tokens) int8_tokens<1>(w, x, t, next(), add, y, y_stride, row, last);
     }
 }

@@ -38,6 +38,15 @@ struct Dense {
     bool transposed;
 };
 
+// Tokens as floats, `stride` apart.
+struct Floats {
+    const float* data;
+    long stride;
+};
+
+// Tokens that are a multiple of 4 KB apart would share the lines of the first-level cache, so there is a line between.
+constexpr long padded(long cols, long line) { return (cols + line - 1) / line * line + line; }
+
 // A matrix of int8 codes: `groups` scales per row, each for `group` columns, the last for what is left.
 struct Int8 {
     const std::int8_t* codes;
@@ -122,9 +131,9 @@ struct Weighing {
 struct Kernels {
     const char* name;
 
-    // y[t * y_stride + r] = sum_c w[r][c] * x[t * cols + c]
-    void (*dense_bf16)(const Dense<bf16>&, const float* x, long tokens, float* y, long y_stride, long begin, long end);
-    void (*dense_f32)(const Dense<float>&, const float* x, long tokens, float* y, long y_stride, long begin, long end);
+    // y[t * y_stride + r] = sum_c w[r][c] * x[t][c]
+    void (*dense_bf16)(const Dense<bf16>&, const Floats& x, long tokens, float* y, long y_stride, long begin, long end);
+    void (*dense_f32)(const Dense<float>&, const Floats& x, long tokens, float* y, long y_stride, long begin, long end);
 
     // The same for words in the groups of the matrix; if `add`, it is added to y.
     void (*dense_int8)(const Int8&, const Words& x, long tokens, bool add, float* y, long y_stride, long begin,

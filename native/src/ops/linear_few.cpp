@@ -27,10 +27,10 @@ class Inputs {
   public:
     Inputs(const Kernels& kernels, const Product& w, const void* x, Type type, long tokens) {
         if (w.weight_type != Type::int8) {
-            floats_ = floats(x, type, tokens * w.cols, storage_);
+            set_floats(x, type, tokens, w.cols);
             return;
         }
-        const long groups = w.int8().groups, stride = (w.cols + kWordsAtOnce - 1) / kWordsAtOnce * kWordsAtOnce;
+        const long groups = w.int8().groups, stride = padded(w.cols, kWordsAtOnce);
         const int parts = type == Type::f32 ? 2 : 1;
         words_ = lines<std::int16_t>(parts * tokens * stride);
         scales_.reset(new float[parts * tokens * groups]);
@@ -52,12 +52,26 @@ class Inputs {
         }
     }
 
-    const float* as_floats() const { return floats_; }
+    const Floats& as_floats() const { return floats_; }
     const std::vector<Words>& words() const { return words_of_; }
 
   private:
+    void set_floats(const void* x, Type type, long tokens, long cols) {
+        if (tokens == 1 && type == Type::f32) {
+            floats_ = {static_cast<const float*>(x), cols};
+            return;
+        }
+        constexpr long kLineFloats = 16;
+        const long stride = padded(cols, kLineFloats);
+        copy_ = lines<float>(tokens * stride);
+        for (long t = 0; t < tokens; ++t)
+            for (long c = 0; c < cols; ++c) copy_[t * stride + c] = read(x, type, t * cols + c);
+        floats_ = {copy_.get(), stride};
+    }
+
+    Floats floats_{};
+    Lines<float> copy_;
     std::vector<float> storage_;
-    const float* floats_ = nullptr;
     Lines<std::int16_t> words_;
     std::unique_ptr<float[]> scales_;
     std::vector<Words> words_of_;
@@ -65,7 +79,7 @@ class Inputs {
 
 void products_of(const Kernels& kernels, const Product& w, const Inputs& inputs, float* products, long tokens,
                  Share rows) {
-    const float* x = inputs.as_floats();
+    const Floats& x = inputs.as_floats();
     if (w.weight_type == Type::int8) {
         bool add = false;
         for (const Words& words : inputs.words()) {
@@ -118,9 +132,9 @@ void add_columns(const Kernels& kernels, const std::vector<Product>& matrices, c
         const long rows = rows_together<Weight>(matrices, i, &last);
         const Dense<Weight> part{static_cast<const Weight*>(w.weight) + first * w.stride, w.stride, count, true};
         if constexpr (sizeof(Weight) == sizeof(bf16)) {
-            kernels.dense_bf16(part, x + first, 1, sums, rows, 0, rows);
+            kernels.dense_bf16(part, {x + first, count}, 1, sums, rows, 0, rows);
         } else {
-            kernels.dense_f32(part, x + first, 1, sums, rows, 0, rows);
+            kernels.dense_f32(part, {x + first, count}, 1, sums, rows, 0, rows);
         }
         sums += rows;
     }
@@ -130,7 +144,7 @@ void add_columns(const Kernels& kernels, const std::vector<Product>& matrices, c
 
 // A transposed matrix has contiguous columns: threads take a fixed number of columns at a time, and the partial sums
 // are added in the order of the columns, whichever thread computed them.
-void Machine::linear_few_transposed(const std::vector<Product>& matrices, const float* x, long tokens) {
+void Machine::linear_few_transposed(const std::vector<Product>& matrices, const Floats& x, long tokens) {
     const long cols = matrices.front().cols, parts = (cols + kColumns - 1) / kColumns;
     long rows = 0;
     for (const Product& w : matrices) rows += w.rows;
@@ -141,10 +155,11 @@ void Machine::linear_few_transposed(const std::vector<Product>& matrices, const 
             const long first = part * kColumns, count = std::min(kColumns, cols - first);
             for (long t = 0; t < tokens; ++t) {
                 float* to = sums.get() + (part * tokens + t) * rows;
+                const float* const token = x.data + t * x.stride;
                 if (matrices.front().weight_type == Type::bf16) {
-                    add_columns<bf16>(kernels_, matrices, x + t * cols, first, count, to);
+                    add_columns<bf16>(kernels_, matrices, token, first, count, to);
                 } else {
-                    add_columns<float>(kernels_, matrices, x + t * cols, first, count, to);
+                    add_columns<float>(kernels_, matrices, token, first, count, to);
                 }
             }
         });
