@@ -1,7 +1,9 @@
 """Makes Triton's interpreter compute with bfloat16 as a card does.
 
 numpy has no bfloat16, so the interpreter keeps its bits as integers. As of Triton 3.7 it truncates
-where a card rounds to nearest even, and multiplies the bits in `tl.dot`.
+where a card rounds to nearest even, and multiplies the bits in `tl.dot`. It also patches the whole
+language again each time that a kernel calls a function, `tl.sum` among them, which takes more time
+than most of these functions do.
 """
 
 from __future__ import annotations
@@ -46,3 +48,24 @@ def correct() -> None:
         return dot(self, a, b, *rest)
 
     builder.cast_impl, builder.create_dot = cast_impl, create_dot
+    _patch_once()
+
+
+def _patch_once() -> None:
+    """Let functions that a kernel calls rely on what was patched since its launch."""
+    patch: Any = interpreter._patch_lang
+    launch = interpreter.GridExecutor.__call__
+    patched: set[int] = set()
+
+    def patch_new(function: Any) -> Any:
+        module = id(function.__globals__)
+        if module in patched:
+            return None
+        patched.add(module)
+        return patch(function)
+
+    def call(self: Any, *arguments: Any, **options: Any) -> None:
+        patched.clear()
+        launch(self, *arguments, **options)
+
+    interpreter._patch_lang, interpreter.GridExecutor.__call__ = patch_new, call

@@ -15,6 +15,7 @@ from torch import Tensor
 from ossia.config import ClampedSwiGLU, Router, SwiGLU
 from ossia.ops import AttentionSpec, Backend, ExpertWeights, RopeTable
 from ossia.ops.paged import LayerKV, StepTables
+from ossia.ops.sampling import SamplingTable
 from ossia.ops.triton.paired import PairedMXFP4
 
 
@@ -166,3 +167,21 @@ CASES |= {
     "attention prefill, int8": _Attention(2, 1024, 512, int8=True),
     "attention prefill, Qwen3": _Attention(2, 1024, 512, group=2, size=128),
 }
+
+
+@case
+def sample(ops: Backend, inputs: Inputs) -> Tensor:
+    """Four rows that are greedy and four with all that narrows the choice."""
+    rows, vocab = 8, 201_088
+    logits = inputs.normal(rows, vocab, dtype=torch.float32, scale=3.0)
+    ones = inputs.normal(rows, 1, dtype=torch.float32, scale=0.0) + 1
+    sampled = torch.arange(4, rows, device=inputs.device)
+    return ops.sample(
+        logits,
+        SamplingTable(
+            scale=ones, top_k=(50 * ones).long(), top_p=0.9 * ones.double(),
+            log2_min_p=-8 * ones, uniforms=0.7 * ones.double(),
+            sampled=sampled, ranked=sampled - 4, largest_k=50,
+            bits=inputs.integers((1 << 31) - 1, rows, vocab // 32, dtype=torch.int32),
+        ),
+    )  # fmt: skip
