@@ -31,6 +31,7 @@ from ossia.cli.start import INTERRUPTED
 from ossia.cli.stopping import USER_ERROR
 from ossia.cli.text import wrapped
 from ossia.cli.train import train
+from ossia.cli.xray import xray
 from ossia.errors import OssiaError
 
 # The base of all errors in the use of options. typer carried click's at first and its own copy
@@ -68,6 +69,7 @@ for command, example in (
     (chat, 'ossia chat "What is 48213 * 977?"'),
     (serve, "ossia serve path/to/gpt-oss-20b --port 8000"),
     (inspect, "ossia inspect gpt-oss-20b"),
+    (xray, 'ossia xray "The quick brown fox jumps over the lazy dog."'),
     (train, "ossia train --steps 60 --batch-size 8 --out my-model"),
     (finetune, "ossia finetune --model Qwen/Qwen3-0.6B --data chats.jsonl --out my-chat"),
     (quantize, "ossia quantize my-bf16-model my-mxfp4-model --data chats.jsonl"),

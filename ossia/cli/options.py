@@ -78,7 +78,7 @@ def open_llm(
     `quiet`.
     """
     with leaving_at_once(), ExitStack() as stack:
-        status = None if quiet else stack.enter_context(_loading(model))
+        status = None if quiet else stack.enter_context(loading(model))
         from ossia import checkpoint  # torch comes with it, a second or two
         from ossia.api import LLM
 
@@ -92,7 +92,7 @@ def open_llm(
 
 
 @contextmanager
-def _loading(model: str | None) -> Iterator[Status | None]:
+def loading(model: str | None) -> Iterator[Status | None]:
     """Shows log records; on a terminal above a spinner, which is yielded."""
     logger = logging.getLogger("ossia")
     handler, status = _Notes(), None

@@ -1,7 +1,9 @@
-"""The frame of a page: one self-contained HTML file, light or dark, without scripts or requests."""
+"""The frame of a page: one HTML file, light or dark, that asks no host for anything."""
 
 from __future__ import annotations
 
+import hashlib
+from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -36,13 +38,20 @@ th { font-weight: 600; white-space: normal; }
 )
 
 
-def page(title: str, parts: Iterable[str], style: str = "") -> str:
-    """A whole page around parts of HTML; `style` is CSS of its own."""
+def page(title: str, parts: Iterable[str], style: str = "", script: str = "") -> str:
+    """A whole page around parts of HTML; `style` is CSS of its own, `script` JavaScript that runs
+    once the parts are there. The page's policy lets the browser fetch nothing and run no other
+    script.
+    """
+    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    allowed = f"script-src 'sha256-{digest}'; " if script else ""
+    policy = f"default-src 'none'; {allowed}style-src 'unsafe-inline'; base-uri 'none'"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_STYLE}{style}</style></head>"
-        f"<body>{''.join(parts)}</body></html>\n"
+        f"<body>{''.join(parts)}{f'<script>{script}</script>' if script else ''}</body></html>\n"
     )
 
 

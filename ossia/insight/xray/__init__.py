@@ -3,8 +3,9 @@
 from ossia.insight.xray.attention import Look
 from ossia.insight.xray.effects import Difference
 from ossia.insight.xray.observed import Observed, Observer
-from ossia.insight.xray.run import Xray, XrayOptions, examine, xray
+from ossia.insight.xray.run import Xray, examine, xray
 from ossia.insight.xray.trace import Trace
+from ossia.insight.xray_options import XrayOptions
 
 __all__ = [
     "Difference",

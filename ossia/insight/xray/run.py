@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,41 +20,12 @@ from ossia.insight.xray.observed import Observed
 from ossia.insight.xray.predict import lens, predictions
 from ossia.insight.xray.reader import CHUNK, Reader
 from ossia.insight.xray.trace import Trace
+from ossia.insight.xray_options import XrayOptions
 from ossia.model import Decoder
-from ossia.options import Option, Options, split
+from ossia.options import split
 
 _LENS_FLOPS = 2e12  # of unembedding, by default: some forty seconds on two cores
 _THUMBNAIL = 128  # cells a side
-
-
-@dataclass(frozen=True)
-class XrayOptions(Options):
-    """What an x-ray looks for."""
-
-    top: Annotated[int, Option("Alternatives of each token.", minimum=1, maximum=100)] = 8
-    lens: Annotated[
-        int | None,
-        Option(
-            "Positions of the logit lens, spread over the text; 0 leaves it out.",
-            minimum=0,
-            default="all, or as many as cost 2 TFLOP",
-        ),
-    ] = None
-    maps: Annotated[
-        tuple[str, ...],
-        Option(
-            "Keep the attention map of a head in full, such as 3.0 for head 0 of layer 3, of all "
-            "heads of layer 3, or all; may be repeated.",
-            metavar="LAYER.HEAD",
-            default="none",
-        ),
-    ] = ()
-    clamp: Annotated[bool, Option("Measure what SwiGLU's clamp cuts, in models that have one.")] = (
-        True
-    )
-    effects: Annotated[
-        bool, Option("Measure what int8 and MXFP4 change, each by another pass over the text.")
-    ] = True
 
 
 Progress = Callable[[str], None]
