@@ -16,7 +16,7 @@ from ossia.text import Tokenizer, load_tokenizer
 from tests.text.harmony_reference import write_o200k
 
 collect_ignore = ["clients"]  # in environments of their own: make clients
-pytest_plugins = ("tests.commands", "tests.training")
+pytest_plugins = ("tests.browsing", "tests.commands", "tests.training")
 
 # Without a card Triton interprets its kernels on the CPU, if told so before its first import.
 if not torch.cuda.is_available():

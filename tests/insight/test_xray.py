@@ -13,6 +13,7 @@ from ossia.config import ClampedSwiGLU
 from ossia.errors import OssiaError
 from ossia.insight.xray import Look, Observed, Trace, XrayOptions, examine, run, xray
 from ossia.insight.xray.reader import Reader
+from ossia.ops import Backend
 from ossia.ops.mxfp4 import quantize, unpack
 from tests.models import build, gpt2_like, gpt_oss_like, moe_of, qwen3_like, qwen3_moe_like
 from tests.transformers_models import CONFIGS, random_model
@@ -177,6 +178,11 @@ def test_an_observed_pass_computes_the_same_bits(dtype):
             plain, observed = (reader.read(part) for reader in readers)
             assert torch.equal(observed, plain)
         assert seen.ops.recorder() is None
+
+
+def test_every_operation_of_a_backend_is_the_wrapped_ones():
+    operations = {name for name in vars(Backend) if not name.startswith("_")} - {"name"}
+    assert operations - {"recorder"} <= vars(Observed).keys()
 
 
 def test_a_model_on_another_backend_shares_its_weights():

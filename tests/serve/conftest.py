@@ -142,17 +142,6 @@ def serve(bytes_folder) -> Iterator[Serve]:
         stop()
 
 
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory) -> Iterator[chromium.Browser]:
-    """Headless Chromium. Skips the test where that is not installed."""
-    program = chromium.find()
-    if program is None:
-        pytest.skip("Chromium is not installed")
-    browser = chromium.Browser(program, tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
-
-
 @pytest.fixture
 def visit(browser, serve) -> Iterator[Callable[..., tuple[chromium.Tab, Served]]]:
     """visit(*scripts) opens the page of a server that answers with them."""
