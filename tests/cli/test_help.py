@@ -21,6 +21,7 @@ COMMANDS = (
     "chat",
     "serve",
     "inspect",
+    "xray",
     "train",
     "finetune",
     "quantize",

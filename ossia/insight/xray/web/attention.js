@@ -4,9 +4,10 @@ function attentionSection(into) {
   const some = LOOKS.map((name, look) => [look, name]).filter(([look]) => look > 0 || traces.some((trace) => trace.hasSinks));
   let look = some[0][0];
   let head = null;
+  let largest = 1;
   const bodies = traces.map((trace) => {
     const view = heat(trace.layers, trace.heads,
-      (layer, h) => trace.head(layer, h, look),
+      (layer, h) => trace.head(layer, h, look) / largest,
       (layer, h) => `layer ${layer}, head ${h}: ${percent(trace.head(layer, h, look))} of its attention on ${LOOKS[look]}`,
       {
         ratio: 0.5, cell: [5, 16], label: `Heads of ${trace.name} by what they look at: rows are layers, columns are heads`,
@@ -26,11 +27,10 @@ function attentionSection(into) {
 
   function update() {
     explain.textContent = EXPLAINED[look];
+    largest = Math.max(0.01, ...traces.map((trace) => headsBy(trace, look)[0][2]));
     for (const { trace, view, list } of bodies) {
       view.draw();
-      const heads = range(trace.layers).flatMap((layer) => range(trace.heads).map((h) => [layer, h, trace.head(layer, h, look)]));
-      heads.sort((one, other) => other[2] - one[2]);
-      list.replaceChildren(...heads.slice(0, 8).map(([layer, h, mass]) => el("li", {},
+      list.replaceChildren(...headsBy(trace, look).slice(0, 8).map(([layer, h, mass]) => el("li", {},
         el("button", { type: "button", click: () => pick(layer, h) }, `${layer}.${h}`),
         stack(LOOKS.map((_, n) => trace.head(layer, h, n))), el("span", { class: "share" }, percent(mass)))));
     }
@@ -58,6 +58,12 @@ function attentionSection(into) {
   const kept = traces[0].mapHeads.map(([layer, h]) => [layer, h, traces[0].head(layer, h, 3)]);
   kept.sort((one, other) => other[2] - one[2]);
   pick(kept[0][0], kept[0][1]); // a head that looks at the previous token: a map to read at once
+}
+
+// [layer, head, mass] of every head, the largest mass first.
+function headsBy(trace, look) {
+  const heads = range(trace.layers).flatMap((layer) => range(trace.heads).map((h) => [layer, h, trace.head(layer, h, look)]));
+  return heads.sort((one, other) => other[2] - one[2]);
 }
 
 const EXPLAINED = [
@@ -89,9 +95,10 @@ function mapView(trace, layer, h) {
     const words = trace.pieces.slice(n * size, Math.min((n + 1) * size, n * size + 4)).map(visible).join("");
     return size > 1 ? `“${words}…” (${n * size} to ${Math.min(trace.tokens, (n + 1) * size) - 1})` : `“${words}” (${n})`;
   };
-  const view = heat(trace.mapCells, trace.mapCells, (row, column) => (column > row ? null : Math.sqrt(cell(row, column))),
+  const most = Math.max(...range(trace.mapCells).flatMap((row) => range(row + 1).map((column) => cell(row, column)))) || 1;
+  const view = heat(trace.mapCells, trace.mapCells, (row, column) => (column > row ? null : Math.sqrt(cell(row, column) / most)),
     (row, column) => (column > row ? "later tokens cannot be seen" : `${names(row)} looks at ${names(column)}: ${small(cell(row, column))}`),
     { square: true, label: `Attention map of layer ${layer}, head ${h}: rows are queries, columns are keys`,
-      hint: size > 1 ? `rows: queries · columns: keys · a cell is the largest share among ${size} × ${size} tokens` : "rows: queries · columns: keys" });
+      hint: `rows: queries · columns: keys · strongest: ${percent(most)}${size > 1 ? ` · a cell is the largest share among ${size} × ${size} tokens` : ""}` });
   return el("div", { class: "map" }, title, ...bar, view);
 }

@@ -12,7 +12,7 @@ function expertsSection(into) {
         return `layer ${trace.routed[n]}, expert ${expert}: ${uses.toLocaleString()} tokens, ${(uses / fair).toFixed(1)} times a fair share`;
       },
       { ratio: 0.35, cell: [6, 18], label: `Load of the experts of ${trace.name}: rows are layers, columns are experts`,
-        hint: `rows: layers · columns: experts · darkest: four times a fair share of ${Math.round(fair).toLocaleString()} tokens` });
+        hint: `rows: layers · columns: experts · strongest: four times a fair share of ${Math.round(fair).toLocaleString()} tokens` });
   };
   into.append(el("h3", {}, "Load"), sides(routed, load));
   into.append(el("h3", {}, "Imbalance"), sides(routed, imbalance));
@@ -50,7 +50,7 @@ function layerOfExperts(trace, layer) {
       return `“${visible(trace.pieces[t])}” (${t}) ${place < 0 ? "does not choose" : "chooses"} expert ${expert}${place < 0 ? "" : `, as number ${place + 1}`}`;
     },
     { ratio: 0.3, cell: [2, 12], label: `Routing along the text in layer ${layer}: rows are experts, columns are tokens`,
-      hint: "rows: experts · columns: tokens of the text · darkest: the first choice" });
+      hint: "rows: experts · columns: tokens of the text · strongest: the first choice" });
   const kept = mean(range(trace.shown - 1).map((t) => {
     const here = new Set(trace.chosenBy(layer, t));
     return [...trace.chosenBy(layer, t + 1)].filter((expert) => here.has(expert)).length / trace.chosen;
@@ -59,7 +59,7 @@ function layerOfExperts(trace, layer) {
   const square = heat(trace.experts, trace.experts,
     (one, other) => (one === other ? null : Math.min(1, pairs.lift(one, other) / 4)),
     (one, other) => (one === other ? `expert ${one}` : `experts ${one} and ${other}: together ${pairs.count(one, other)} times, ${pairs.lift(one, other).toFixed(1)} times chance`),
-    { square: true, label: `Which experts of layer ${layer} fire together`, hint: "darkest: four times as often as by chance" });
+    { square: true, label: `Which experts of layer ${layer} fire together`, hint: "strongest: four times as often as by chance" });
   const list = el("ol", { class: "pairs" }, ...pairs.top.map(([one, other, count, lift]) =>
     el("li", {}, el("b", {}, `${one} + ${other}`), ` ${count} times, ${lift.toFixed(1)} × chance`)));
   const change = trace.shown > 1 ? el("p", { class: "note" }, `From one token to the next, ${percent(kept)} of the experts stay; by chance it would be ${percent(trace.chosen / trace.experts)}.`) : null;

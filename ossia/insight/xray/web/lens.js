@@ -11,7 +11,7 @@ function lensSection(into) {
     (row, n) => shade(trace.lensRank[trace.layers - row][n]),
     (row, n) => lensReading(trace, trace.layers - row, n),
     { ratio: 0.3, cell: [6, 18], label: "The place that each layer gives to the model's prediction",
-      hint: "rows: layers, the last on top · columns: positions · darkest: first place, lightest: 1,000th", pick: (_, n) => fill(trace, n) });
+      hint: "rows: layers, the last on top · columns: positions · strongest: first place, palest: 1,000th", pick: (_, n) => fill(trace, n) });
   function fill(trace, n) {
     tables.get(trace).replaceChildren(lensTable(trace, n, shade));
   }

@@ -7,32 +7,32 @@ function colourings(trace) {
   const before = (values, t) => (t > 0 ? values[t - 1] : null);
   const layers = range(trace.layers);
   const found = {
-    surprise: ["surprise", "dark: the model did not expect it (−log p, up to 8 nats)", (t) => {
+    surprise: ["surprise", "stronger: the model did not expect it (−log p, up to 8 nats)", (t) => {
       const logprob = before(trace.logprob, t);
       return logprob === null ? null : -logprob / 8;
     }],
-    entropy: ["entropy", "dark: the model was unsure what comes here (up to 6 nats)", (t) => {
+    entropy: ["entropy", "stronger: the model was unsure what comes here (up to 6 nats)", (t) => {
       const entropy = before(trace.entropy, t);
       return entropy === null ? null : entropy / 6;
     }],
-    rank: ["rank", "dark: far down the list of likely tokens (log scale, to 10,000)", (t) => {
+    rank: ["rank", "stronger: far down the list of likely tokens (log scale, to 10,000)", (t) => {
       const rank = before(trace.rank, t);
       return rank ? Math.log10(rank) / 4 : null;
     }],
   };
   const mass = (look) => (t) => mean(layers.map((layer) => trace.at(layer, t, look)));
-  if (trace.hasSinks) found.sink = ["sink", "dark: its attention goes to the sinks", mass(0)];
-  found.first = ["first token", "dark: its attention goes to the first token", mass(1)];
-  found.far = ["beyond", `dark: its attention goes ${trace.near} tokens back or further`, mass(5)];
+  if (trace.hasSinks) found.sink = ["sink", "stronger: its attention goes to the sinks", mass(0)];
+  found.first = ["first token", "stronger: its attention goes to the first token", mass(1)];
+  found.far = ["beyond", `stronger: its attention goes ${trace.near} tokens back or further`, mass(5)];
   if (trace.lensAt.length) {
     const decided = new Map(trace.lensAt.map((at, n) => [at, decidedAt(trace, n)]));
-    found.decided = ["decided late", "dark: the model's choice came first only in the last layers", (t) => {
+    found.decided = ["decided late", "stronger: the model's choice came first only in the last layers", (t) => {
       const layer = decided.get(t - 1);
       return layer === undefined ? null : layer / trace.layers;
     }];
   }
   for (const [name, kl] of Object.entries(trace.differences)) {
-    found[name] = [name, `dark: ${name} change what the model expects here (KL up to 0.1 nats)`, (t) => {
+    found[name] = [name, `stronger: ${name} change what the model expects here (KL up to 0.1 nats)`, (t) => {
       const value = before(kl, t);
       return value === null ? null : value / 0.1;
     }];
@@ -87,18 +87,17 @@ function textSection(into) {
   into.append(chooser, hint, el("div", { class: "reader" }, texts, detail));
   paint();
   redraws.push(paint);
-  show(traces[0], Math.min(traces[0].shown - 1, firstSurprise(traces[0])));
+  show(traces[0], firstShown(traces[0]));
 }
 
 const chosen = { token: 0, trace: traces[0], changed: [] };
 
-// The token worth showing first: the one that the model expected least.
-function firstSurprise(trace) {
-  let place = 0;
-  trace.logprob.forEach((value, t) => {
-    if (value !== null && (trace.logprob[place] === null || value < trace.logprob[place])) place = t;
-  });
-  return place + 1;
+// The token worth showing first: in the second half, where the model was least sure what comes.
+function firstShown(trace) {
+  const half = Math.floor(trace.shown / 2);
+  let place = half;
+  for (let t = half; t < trace.shown - 1; t += 1) if (trace.entropy[t] > trace.entropy[place]) place = t;
+  return Math.min(trace.shown - 1, place + 1);
 }
 
 function textView(trace) {
