@@ -27,6 +27,7 @@ HUB_NAMES = {
     "gpt-oss-120b": "openai/gpt-oss-120b",
 }
 
+CONFIG_FILE = "config.json"
 # Subfolders of hub repositories hold duplicates of the weights (original/, metal/, onnx/). Pickles
 # are never downloaded.
 WANTED = ["*.json", "*.jinja", "*.safetensors", "merges.txt"]
@@ -54,13 +55,14 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PATH_LIKE = re.compile(r"[./~\\]|[A-Za-z]:")
 
 
-def find(path_or_hub_name: str | os.PathLike[str] | None) -> Path:
+def find(path_or_hub_name: str | os.PathLike[str] | None, *, config_only: bool = False) -> Path:
     """The folder of a checkpoint: an existing folder, that of a model inside the package (by its
     name; None is the only one), or that of a hub model, downloaded unless it is cached.
 
     A hub name may end with @ and a branch, tag or commit. If only the `original/` subfolder
     (gpt-oss's own layout) holds weights, it is returned. A name that looks like a path is never
-    looked up on the hub. Raises OssiaError if there is no such checkpoint.
+    looked up on the hub. config_only: of a hub model only config.json is downloaded. Raises
+    OssiaError if there is no such checkpoint.
     """
     if path_or_hub_name is None:
         return packaged_model()
@@ -94,7 +96,7 @@ def find(path_or_hub_name: str | os.PathLike[str] | None) -> Path:
             f"{name!r} is neither a folder nor a model's name on the hub (owner/name, "
             f"owner/name@revision, or one of {', '.join([*_packaged(), *HUB_NAMES])})"
         )
-    return _download(hub_name, revision or None)
+    return _download(hub_name, revision or None, [CONFIG_FILE] if config_only else WANTED)
 
 
 def packaged_model() -> Path:
@@ -113,7 +115,7 @@ def is_packaged(name: str) -> bool:
 
 
 def _packaged() -> list[str]:
-    return sorted(path.parent.name for path in PACKAGED_MODELS.glob("*/config.json"))
+    return sorted(path.parent.name for path in PACKAGED_MODELS.glob(f"*/{CONFIG_FILE}"))
 
 
 def text_folder(folder: Path) -> Path:
@@ -135,20 +137,22 @@ def _checkpoint_folder(folder: Path) -> Path:
     """The folder itself, or its `original/` if only that holds weights."""
 
     def complete(place: Path) -> bool:
-        return (place / "config.json").exists() and any(place.glob("*.safetensors"))
+        return (place / CONFIG_FILE).exists() and any(place.glob("*.safetensors"))
 
     os.listdir(folder)  # raises for an unreadable folder, where glob is silent
     original = folder / "original"
     if not complete(folder) and complete(original):
         return original
-    if not (folder / "config.json").exists():
-        raise OssiaError(f"{folder} holds no config.json: not a checkpoint folder{remedy(folder)}")
+    if not (folder / CONFIG_FILE).exists():
+        raise OssiaError(
+            f"{folder} holds no {CONFIG_FILE}: not a checkpoint folder{remedy(folder)}"
+        )
     if not any(folder.glob("*.safetensors")) and (hint := kind(folder)):
         raise OssiaError(f"{folder} holds no weights (*.safetensors){hint}")
     return folder
 
 
-def _download(name: str, revision: str | None) -> Path:
+def _download(name: str, revision: str | None, wanted: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -160,7 +164,7 @@ def _download(name: str, revision: str | None) -> Path:
 
     try:
         folder = snapshot_download(
-            name, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED
+            name, revision=revision, allow_patterns=wanted, ignore_patterns=UNWANTED
         )
     except GatedRepoError as error:
         raise OssiaError(
@@ -182,6 +186,6 @@ def _download(name: str, revision: str | None) -> Path:
     except OSError as error:
         reason = str(error).strip().partition("\n")[0]
         raise OssiaError(f"cannot download {name} from the hub: {reason}") from error
-    if "gguf" in name.lower() and not (Path(folder) / "config.json").is_file():
+    if "gguf" in name.lower() and not (Path(folder) / CONFIG_FILE).is_file():
         raise OssiaError(f"{name}: {FOREIGN['.gguf']}, under the name that it was made from")
     return _checkpoint_folder(Path(folder))

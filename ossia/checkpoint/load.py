@@ -18,6 +18,7 @@ from torch import Tensor
 from ossia import families, ops
 from ossia.checkpoint import regions
 from ossia.checkpoint.files import StoredTensor, in_memory, read_tensors, refuse_cut
+from ossia.checkpoint.find import CONFIG_FILE
 from ossia.checkpoint.match import match, tied_differ
 from ossia.config import ModelConfig
 from ossia.errors import OssiaError
@@ -30,7 +31,6 @@ from ossia.ops.mxfp4 import NAN_SCALE
 from ossia.options import Load, LoadOptions
 from ossia.system.files import read_json
 
-CONFIG_FILE = "config.json"
 DENSE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FLOATS = (*DENSE_DTYPES.values(), torch.float64)
 

@@ -76,11 +76,7 @@ def machine(
         products = measuring.matrix_rates(kernels.backend, turns)
         advance()
     if as_json:
-        rates = {
-            "read_bytes_per_second": {name: asdict(s) for name, s in reads.items()},
-            "operations_per_second": {name: asdict(s) for name, s in products.items()},
-        }
-        print(json.dumps(asdict(found) | rates))
+        print(json.dumps(measuring.record(found, reads, products)))
         return
     table = _table("", "median", "least", "most")
     for name, spread in reads.items():

@@ -19,6 +19,7 @@ from ossia import __version__
 from ossia.cli.ablate import ablate
 from ossia.cli.bench import bench
 from ossia.cli.chat import chat
+from ossia.cli.compare import compare
 from ossia.cli.convert import merge, quantize
 from ossia.cli.eval import evaluate
 from ossia.cli.finetune import finetune
@@ -69,6 +70,7 @@ for command, example in (
     (chat, 'ossia chat "What is 48213 * 977?"'),
     (serve, "ossia serve path/to/gpt-oss-20b --port 8000"),
     (inspect, "ossia inspect gpt-oss-20b"),
+    (compare, "ossia compare gpt2-xl gpt-oss-20b --html compare.html"),
     (xray, 'ossia xray "The quick brown fox jumps over the lazy dog."'),
     (train, "ossia train --steps 60 --batch-size 8 --out my-model"),
     (finetune, "ossia finetune --model Qwen/Qwen3-0.6B --data chats.jsonl --out my-chat"),

@@ -5,10 +5,12 @@ The only counter: records, estimates, reports and measurements take their figure
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
+from functools import lru_cache
 from math import prod
 
 from ossia.config import (
@@ -26,14 +28,15 @@ from ossia.config import (
     Role,
 )
 
-_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "uint8": 1}
+PACKED = "uint8"  # the dtype of MXFP4's blocks and scales
+_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, PACKED: 1}
 _MXFP4_BLOCK = 32  # elements that share a scale; two elements to a byte
 
 
 class Part(StrEnum):
     """What parameters, bytes and FLOPs are spent on."""
 
-    LOOKUP = "embedding"  # tables whose rows are picked by index
+    LOOKUP = "lookup tables"  # an untied embedding, learned positions: rows are picked by index
     ATTENTION = "attention"
     SCORES = "attention scores"  # no parameters: products of queries, keys and values
     MLP = "feed-forward"
@@ -67,16 +70,6 @@ class Tensor:
     def is_lookup(self) -> bool:
         return self.part is Part.LOOKUP
 
-    def share_read(self, batch: int) -> float:
-        """The share of its bytes that a step of `batch` tokens reads: the expected one for experts,
-        if each token chooses its own at random, independently of the others.
-        """
-        if self.share == 1:
-            return 1.0
-        if self.is_lookup:
-            return min(1.0, float(batch * self.share))
-        return 1.0 - (1.0 - float(self.share)) ** batch
-
 
 @dataclass(frozen=True)
 class Counts:
@@ -102,6 +95,7 @@ class Counts:
     kv_bytes_per_token: int
 
 
+@lru_cache(maxsize=64)
 def count(config: ModelConfig) -> Counts:
     everything = list(tensors(config))
     tables = [t for t in everything if t.is_lookup]
@@ -141,21 +135,36 @@ def bytes_per_token(config: ModelConfig, element_bytes: float | None = None) -> 
 def bytes_by_part(
     config: ModelConfig, batch: int = 1, *, element_bytes: float | None = None
 ) -> dict[Part, float]:
-    """Bytes of weights read by a step that decodes one token of each of `batch` sequences. Which
-    experts those tokens choose is an expectation (`Tensor.share_read`).
+    """Bytes of weights read by a step that decodes one token of each of `batch` sequences. Of
+    experts it is the expected number, if each token chooses its own at random, independently of the
+    others.
 
     element_bytes: size of an element of the matrices that can be quantized at load: those of
     attention and MLPs and the unembedding. Default: that of the config's dtype.
     """
-    quantizable = {*ATTENTION_ROLES, *MLP_ROLES, Role.UNEMBEDDING}
     found: dict[Part, float] = {}
+    for (part, share), size in _sizes(config, element_bytes).items():
+        if part is Part.LOOKUP:
+            read = min(Fraction(1), batch * share)
+        else:  # each of the tokens passes it by with probability 1 - share
+            read = share if batch == 1 else 1 - float(1 - share) ** batch
+        found[part] = found.get(part, 0) + float(size * read)
+    return found
+
+
+@lru_cache(maxsize=64)
+def _sizes(
+    config: ModelConfig, element_bytes: float | None
+) -> dict[tuple[Part, Fraction], Fraction]:
+    """Bytes of the tensors of each part, by the share of them that one token reads."""
+    quantizable = {*ATTENTION_ROLES, *MLP_ROLES, Role.UNEMBEDDING}
+    found: dict[tuple[Part, Fraction], Fraction] = {}
     for tensor in tensors(config):
-        size: float = tensor.num_bytes
+        size = Fraction(tensor.num_bytes)
         if element_bytes is not None and tensor.role in quantizable:
-            size = tensor.parameters * element_bytes
-        # Exact for one token, so that the sums are whole numbers.
-        read = int(size * tensor.share) if batch == 1 else size * tensor.share_read(batch)
-        found[tensor.part] = found.get(tensor.part, 0) + read
+            size = tensor.parameters * Fraction(element_bytes)
+        key = tensor.part, tensor.share
+        found[key] = found.get(key, Fraction(0)) + size
     return found
 
 
@@ -165,11 +174,10 @@ def kv_bytes(config: ModelConfig, length: int, *, int8: bool = False) -> int:
     In the checkpoint's precision, or as int8 with a float32 scale for each head and position.
     """
     total = 0
-    for layer in config.layers:
-        attention = layer.attention
+    for attention, count in _attentions(config).items():
         held = length if attention.window is None else min(length, attention.window)
         size = attention.head_dim * (1 if int8 else _DTYPE_BYTES[config.dtype]) + (4 if int8 else 0)
-        total += 2 * held * attention.num_kv_heads * size
+        total += count * 2 * held * attention.num_kv_heads * size
     return total
 
 
@@ -189,20 +197,36 @@ def flops_by_part(
     those of a query's own and earlier keys, within the window. logits: positions that are
     unembedded; default: all `tokens`.
     """
+    found = {
+        part: 2 * weights * (tokens if part is not Part.UNEMBEDDING or logits is None else logits)
+        for part, weights in _products(config).items()
+    }
+    found[Part.SCORES] = sum(
+        4
+        * count
+        * (_visible(attention, length) - _visible(attention, length - tokens))
+        * attention.num_heads
+        * attention.head_dim
+        for attention, count in _attentions(config).items()
+    )
+    return found
+
+
+@lru_cache(maxsize=64)
+def _products(config: ModelConfig) -> dict[Part, int]:
+    """Weights of matrices that one token is multiplied by."""
     found: dict[Part, int] = {}
     for tensor in tensors(config):
         if tensor.role is not None:
-            rows = tokens if tensor.role is not Role.UNEMBEDDING or logits is None else logits
             weights = int(tensor.parameters * tensor.share)
-            found[tensor.part] = found.get(tensor.part, 0) + 2 * rows * weights
-    found[Part.SCORES] = sum(
-        4
-        * (_visible(layer.attention, length) - _visible(layer.attention, length - tokens))
-        * layer.attention.num_heads
-        * layer.attention.head_dim
-        for layer in config.layers
-    )
+            found[tensor.part] = found.get(tensor.part, 0) + weights
     return found
+
+
+@lru_cache(maxsize=64)
+def _attentions(config: ModelConfig) -> Counter[AttentionConfig]:
+    """Each kind of attention, and the number of layers that have it."""
+    return Counter(layer.attention for layer in config.layers)
 
 
 def _visible(attention: AttentionConfig, length: int) -> int:
@@ -328,8 +352,8 @@ def _experts(
 
     if moe.format is ExpertFormat.MXFP4:
         blocks = cols // _MXFP4_BLOCK
-        yield stack("blocks", (rows, blocks, _MXFP4_BLOCK // 2), "uint8", rows * cols)
-        yield stack("scales", (rows, blocks), "uint8", 0)
+        yield stack("blocks", (rows, blocks, _MXFP4_BLOCK // 2), PACKED, rows * cols)
+        yield stack("scales", (rows, blocks), PACKED, 0)
     else:
         yield stack("weight", (rows, cols), config.dtype, rows * cols)
     if moe.bias:

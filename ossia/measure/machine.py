@@ -7,9 +7,9 @@ import platform
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -169,6 +169,17 @@ def describe() -> Description:
         reserved_huge_pages=int(_field("/proc/meminfo", r"HugePages_Total:\s+(\d+)") or 0),
         torch=torch.__version__,
     )
+
+
+def record(
+    found: Description, reads: dict[str, Spread], products: dict[str, Spread]
+) -> dict[str, Any]:
+    """The machine and its limits as JSON."""
+    return {
+        **asdict(found),
+        "read_bytes_per_second": {name: asdict(spread) for name, spread in reads.items()},
+        "operations_per_second": {name: asdict(spread) for name, spread in products.items()},
+    }
 
 
 def _instruction_sets() -> list[str]:

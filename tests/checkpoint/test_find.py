@@ -222,3 +222,18 @@ def test_offline_a_cached_model_is_found(offline_cache: Path) -> None:
     (repository / "refs" / "main").write_text(revision)
     snapshot = folder(repository / "snapshots" / revision, "config.json", "model.safetensors")
     assert find("owner/name") == snapshot
+
+
+def test_of_a_hub_model_the_config_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def download(
+        name: str, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]
+    ) -> str:
+        published = ["config.json", "original/config.json", "model.safetensors", "tokenizer.json"]
+        wanted = filter_repo_objects(
+            published, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
+        )
+        return str(folder(tmp_path / "snapshot", *wanted))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    found = find("owner/name@v1", config_only=True)
+    assert [path.name for path in found.iterdir()] == ["config.json"]

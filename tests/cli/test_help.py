@@ -21,6 +21,7 @@ COMMANDS = (
     "chat",
     "serve",
     "inspect",
+    "compare",
     "xray",
     "train",
     "finetune",
