@@ -47,7 +47,7 @@ def files(
     models = [Model(name, PRESETS[name]) for name in dict.fromkeys(n for p in PAIRS for n in p)]
     pictures = {"shape": diagrams.shape(models), "experts": diagrams.experts(models)}
     found |= {f"{name}.svg": drawing.standalone(drawn) for name, drawn in pictures.items()}
-    found["index.html"] = _index(links, pictures)
+    found["index.html"] = _index(links, pictures, compare_page.style(len(models)))
     return found
 
 
@@ -57,7 +57,7 @@ def _sentence(comparison: Comparison) -> str:
     return f"{names}: {' and '.join(amount(value) for value in total.values)} parameters"
 
 
-def _index(links: Sequence[str], pictures: Mapping[str, str]) -> str:
+def _index(links: Sequence[str], pictures: Mapping[str, str], style: str) -> str:
     parts = [
         f"<h1>{_TITLE}</h1>",
         "<p>Three comparisons, each drawn and counted from the configs of its two models.</p>",
@@ -74,4 +74,4 @@ def _index(links: Sequence[str], pictures: Mapping[str, str]) -> str:
             "uses.",
         ),
     ]
-    return page.page(_TITLE, parts, compare_page.STYLE)
+    return page.page(_TITLE, parts, style)

@@ -267,10 +267,10 @@ def _fits(config: ModelConfig, room: float, context: int) -> str:
 
 
 def _words(hardware: Hardware) -> str:
-    parts = [f"reads {units.size(hardware.read_bytes_per_second)}/s"]
+    text = f"Reads {units.size(hardware.read_bytes_per_second)}/s"
     if hardware.flops is not None:
-        parts.append(f"multiplies at {units.rate(hardware.flops)} in bfloat16")
-    return "; ".join([*parts, hardware.note] if hardware.note else parts)
+        text += f", multiplies at {units.rate(hardware.flops)} in bfloat16"
+    return f"{text} ({hardware.note})" if hardware.note else text
 
 
 def _share(value: float) -> str:

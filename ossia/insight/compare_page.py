@@ -12,11 +12,12 @@ from ossia.insight.compare import (
     Comparison,
     Group,
 )
+from ossia.insight.diagrams.columns import COLUMN
 from ossia.insight.lineage import Finding
 from ossia.insight.measured import Point
 from ossia.insight.units import amount, digits, whole
 
-STYLE = (
+_STYLE = (
     f":root {{ {drawing.LIGHT} }} "
     f"@media (prefers-color-scheme: dark) {{ :root {{ {drawing.DARK} }} }}"
     + drawing.STYLE
@@ -34,6 +35,11 @@ table.words td:first-child { max-width: 13em; min-width: 6.5em; }
 @media (max-width: 480px) { table.words td:first-child { min-width: 5.6em; } }
 """
 )
+
+
+def style(models: int) -> str:
+    """The CSS of a page whose drawings have so many columns."""
+    return _STYLE + f"body {{ max-width: {max(900, round(models * COLUMN * 1.12) + 32)}px; }}"
 
 
 def pictures(comparison: Comparison) -> dict[str, str]:
@@ -86,7 +92,7 @@ def render(
     parts = [f"<h1>{escape(_title(comparison))}</h1>", _summary(comparison), f"<nav>{links}</nav>"]
     for title, body in sections:
         parts.append(f'<h2 id="{_anchor(title)}">{title}</h2>{body}')
-    return page.page(_title(comparison), parts, STYLE)
+    return page.page(_title(comparison), parts, style(len(comparison.models)))
 
 
 def _title(comparison: Comparison) -> str:
@@ -267,8 +273,9 @@ def _measured(measured: Sequence[Point]) -> str:
         "<h3>Measured by this project</h3>"
         + page.table(head, rows)
         + page.note(
-            "By <code>ossia bench cpu</code>. The bound is by the memory bandwidth that was "
-            "measured beside the model in the same run, which on a shared machine varies."
+            "By <code>ossia bench cpu</code>. The bound is by the highest memory bandwidth "
+            "measured in the same run. On a shared machine bandwidth varies, so a model may see "
+            "more of it than the probe did."
         )
     )
 

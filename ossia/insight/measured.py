@@ -33,7 +33,7 @@ class Point:
 
 def points(models: Sequence[Model], record: Mapping[str, Any], source: str) -> list[Point]:
     """What a record of `ossia bench cpu --json` says of any of the models; `source` names it in
-    messages. Its machine's bandwidth is the one measured beside the model, in the same run.
+    messages. The bound is by the highest bandwidth that was measured beside the model in that run.
 
     Raises OssiaError for anything else.
     """
@@ -43,7 +43,7 @@ def points(models: Sequence[Model], record: Mapping[str, Any], source: str) -> l
         if model is None:
             return []
         speed = record["run"]["speed"]
-        bandwidth = float(speed["read_bytes_per_second"]["median"])
+        bandwidth = float(speed["read_bytes_per_second"]["most"])
         config = replace(model.config, dtype=record["dtype"])
         dense = record["dense"] is not None
         return [

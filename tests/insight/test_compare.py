@@ -158,7 +158,7 @@ def test_measured_points_stand_beside_their_bounds() -> None:
     one, eight = points(models("gpt2", "gpt-oss-20b"), record(), "bench.json")
     assert (one.model, one.batch, one.tokens_per_second) == ("gpt-oss-20b", 1, 6.0)
     kv = 24 * 2 * 8 * 64 * 2 * 48
-    assert one.bound == pytest.approx(2e10 / (3.71e9 + kv), rel=0.002)
+    assert one.bound == pytest.approx(3e10 / (3.71e9 + kv), rel=0.002)
     assert one.share == pytest.approx(6.0 / one.bound)
     assert 1 < eight.bound / one.bound < 8
     quantized = points(models("gpt-oss-20b"), record(dense="int8"), "bench.json")[0]

@@ -157,6 +157,14 @@ def test_areas_are_parameters() -> None:
     assert (width / side) ** 2 == pytest.approx(20_914_757_184 / 1_557_611_200, rel=0.02)
 
 
+def test_a_knee_lies_on_its_line() -> None:
+    root = parse(diagrams.bounds(models("gpt2-xl", "gpt-oss-20b"), HARDWARE["rtx-5090"], 1024))
+    (dot,) = root.iter(f"{SVG}circle")
+    (line,) = (x for x in root.iter(f"{SVG}polyline") if x.get("class") == "series m1")
+    points = (line.get("points") or "").split()
+    assert f"{dot.get('cx')},{dot.get('cy')}" in points
+
+
 def test_what_differs_is_marked_in_blocks() -> None:
     def marked(*names: str) -> set[str]:
         root = parse(diagrams.blocks(models(*names)))

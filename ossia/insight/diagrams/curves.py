@@ -18,7 +18,7 @@ from ossia.insight.units import digits, flops, size, whole
 _WIDTH, _HEIGHT = 486.0, 270.0
 _LABEL = 150.0  # room for the names at the ends of lines, at most
 _TOP, _BOTTOM = 24.0, 44.0
-_BATCHES = [2**i for i in range(11)]
+_BATCHES = sorted({round(2 ** (i / 2)) for i in range(21)})
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,7 @@ def bounds(models: Sequence[Model], hardware: Hardware, context: int, name: str 
     """Tokens per second of all sequences together, at most, by batch; a dot where compute takes
     over from memory as what bounds.
     """
-    curves = []
-    for model in models:
-
-        def speed(batch: float, model: Model = model) -> float:
-            return decoding(model.config, hardware, int(batch), context).tokens_per_second
-
-        found = knee(model.config, hardware, context)
-        seen = None if found is None or found > _BATCHES[-1] else (found, speed(found))
-        curves.append(_Curve(model.name, [(b, speed(b)) for b in _BATCHES], seen))
+    curves = [_bound(model, hardware, context) for model in models]
     title = f"Decoding on {hardware.name}: tokens per second, at most"
     ends = "; ".join(
         f"{c.name} {whole(c.points[0][1])} alone, {whole(c.points[-1][1])} at {_BATCHES[-1]:,}"
@@ -48,6 +40,17 @@ def bounds(models: Sequence[Model], hardware: Hardware, context: int, name: str 
     )
     axes = ("sequences decoded together", "tokens per second, at most")
     return _plot(Heading(name, title, f"{ends}."), curves, axes, digits)
+
+
+def _bound(model: Model, hardware: Hardware, context: int) -> _Curve:
+    def speed(batch: int) -> float:
+        return decoding(model.config, hardware, batch, context).tokens_per_second
+
+    found = knee(model.config, hardware, context)
+    if found is None or found > _BATCHES[-1]:
+        return _Curve(model.name, [(b, speed(b)) for b in _BATCHES])
+    batches = sorted({*_BATCHES, found})
+    return _Curve(model.name, [(b, speed(b)) for b in batches], (found, speed(found)))
 
 
 def context(models: Sequence[Model], name: str = "context") -> str:
