@@ -1,9 +1,10 @@
 """schemathesis asks every endpoint what its OpenAPI document allows and forbids: nothing is a 5xx,
-and the answers are as documented.
+and the answers are as documented. OSSIA_EXAMPLES is how many of each endpoint.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from tests.clients.conftest import Scripted
 
 ST = Path(sys.executable).with_name("st")
-EXAMPLES = 200  # of each endpoint
+EXAMPLES = os.environ.get("OSSIA_EXAMPLES", "25")
 ANSWER = "<|channel|>final<|message|>Yes.<|return|>"
 CHECKS = (
     "not_a_server_error",
@@ -33,7 +34,7 @@ def test_no_endpoint_fails_or_answers_what_is_not_documented(
     scripted(*[ANSWER] * 60_000)
     command = [
         *(str(ST), "run", f"{scripted.root}/openapi.json", "--mode", "all"),
-        *("--phases", "examples,coverage,fuzzing", "--max-examples", str(EXAMPLES)),
+        *("--phases", "examples,coverage,fuzzing", "--max-examples", EXAMPLES),
         *("--checks", ",".join(CHECKS), "--suppress-health-check", "all"),
         *("--continue-on-failure", "--warnings", "off", "--no-color"),
     ]
