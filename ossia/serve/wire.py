@@ -6,7 +6,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetJsonSchemaHandler,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from ossia.api import Sampling
 from ossia.api.reply import Finished
@@ -29,6 +38,23 @@ class Given(Wire):
         if isinstance(data, dict):
             return {key: value for key, value in data.items() if value is not None}
         return data
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """The schema, by which null too stands for what may be absent."""
+        schema = handler(core_schema)
+        own = handler.resolve_ref_schema(schema)
+        for name, value in own.get("properties", {}).items():
+            if name not in own.get("required", ()) and not _takes_null(value):
+                shown = {key: value.pop(key) for key in ("default", "title") if key in value}
+                own["properties"][name] = {"anyOf": [value, {"type": "null"}], **shown}
+        return schema
+
+
+def _takes_null(schema: dict[str, Any]) -> bool:
+    return {"type": "null"} in schema.get("anyOf", ()) or schema == {}
 
 
 def kind(field: str, *values: str, default: str | None = None) -> Discriminator:

@@ -37,6 +37,7 @@ def test_no_endpoint_fails_or_answers_what_is_not_documented(
         *("--phases", "examples,coverage,fuzzing", "--max-examples", EXAMPLES),
         *("--checks", ",".join(CHECKS), "--suppress-health-check", "all"),
         *("--continue-on-failure", "--warnings", "off", "--no-color"),
+        *("--request-timeout", "300"),  # of a machine that others use too
     ]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout[-20_000:]

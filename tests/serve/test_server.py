@@ -233,6 +233,25 @@ class TestWhatItTells:
         assert "422" not in document["paths"][CHAT]["post"]["responses"]
         assert schemas["ChatRequest"]["properties"]["model"]["enum"] == ["tiny"]
 
+    @pytest.mark.parametrize(
+        ("path", "name", "required"),
+        [
+            (CHAT, "ChatRequest", BODY),
+            ("/v1/completions", "CompletionRequest", {"model": "tiny", "prompt": "?"}),
+            ("/v1/responses", "ResponseRequest", {"model": "tiny", "input": "?"}),
+            ("/v1/messages", "MessagesRequest", BODY | {"max_tokens": 99}),
+        ],
+    )
+    def test_null_is_taken_and_documented_for_what_may_be_absent(self, serve, path, name, required):
+        served = serve(ANSWER)
+        schema = json.loads(served.get("/openapi.json")[1])["components"]["schemas"][name]
+        assert {*schema["required"]} == required.keys()
+        optional = schema["properties"].keys() - required.keys()
+        for each in optional:
+            value = schema["properties"][each]
+            assert {"type": "null"} in value.get("anyOf", [{"type": "null"}]), each
+        assert served.post(path, required | dict.fromkeys(optional))[0] == 200
+
     def test_another_method_is_405_with_those_that_there_are(self, serve):
         connection = serve().connect()
         for path, methods in ((CHAT, "POST"), ("/v1/responses/resp_1", "DELETE, GET")):
