@@ -85,7 +85,8 @@ Serve = Callable[..., Served]
 def run(app: Any) -> tuple[int, Callable[[], None]]:
     """Serve an ASGI application. Returns its port and what stops it."""
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="error"))
+    config = uvicorn.Config(app, lifespan="off", log_level="error", timeout_keep_alive=300)
+    server = uvicorn.Server(config)  # a test may be held up for longer than uvicorn's 5 seconds
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     assert eventually(lambda: server.started)
