@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EMULATE := -C cmake.define.OSSIA_EMULATE_AMX=ON
 
-.PHONY: run test clients lint format sanitize wheel test-wheel test-lowest clean
+.PHONY: run test clients docs lint format sanitize wheel test-wheel test-lowest clean
 
 run: .venv/ossia.installed
 	printf '%s\n' "How many r in strawberry?" "What is 48213 * 977?" "What does os.path.exists do?" | \
@@ -35,6 +35,14 @@ CANDIDATES = $(PYTHON) python3.12 python3.13 python3.14 $(wildcard $(HOME)/.pyen
 .venv-clients/node/installed: tests/clients/package.json
 	mkdir -p $(@D)
 	-cp $< $(@D) && npm install --prefix $(@D) --no-audit --no-fund
+	touch $@
+
+# docs/ as a book, in build/docs. A broken link, or a page that the navigation leaves out, is an error.
+docs: .venv/docs.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+.venv/docs.installed: .venv/ossia.installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 lint: .venv/test.installed

@@ -56,3 +56,11 @@ def test_costs_and_effects_are_those_of_the_article() -> None:
             assert " ".join(cost.split()) in text, f"{finding.title}: {cost}"
         if finding.effect is not None:
             assert finding.effect in text, f"{finding.title}: {finding.effect}"
+
+
+def test_the_book_has_every_page() -> None:
+    """`make docs` would refuse a page that is missing; here without MkDocs."""
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    listed = re.findall(r"- ([\w/-]+\.md)$", nav, re.MULTILINE)
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    assert sorted(listed) == sorted(pages)
