@@ -23,16 +23,22 @@ inline void dense_block(const Dense<Weight>& w, const Floats& x, long row, const
         for (Vec& sum : of_row) sum = Vec::zero();
     const Weight* rows[kRows];
     for (int r = 0; r < kRows; ++r) rows[r] = w.data + (row + r) * w.stride;
-    const long whole = w.cols / Vec::kWidth * Vec::kWidth;
-    for (long c = 0; c < whole; c += Vec::kWidth) {
+    const auto add = [&](long c) {
         Vec xs[kTokens];
         for (int t = 0; t < kTokens; ++t) xs[t] = Vec::load(x.data + t * x.stride + c);
-        for (int r = 0; r < kAhead; ++r) __builtin_prefetch(ahead + r * w.stride + c, 0, 2);
         for (int r = 0; r < kRows; ++r) {
             const Vec weights = Vec::load(rows[r] + c);
             for (int t = 0; t < kTokens; ++t) sums[r][t] = Vec::fma(weights, xs[t], sums[r][t]);
         }
+    };
+    constexpr long kLine = 64 / sizeof(Weight);
+    const long lines = w.cols / kLine * kLine, whole = w.cols / Vec::kWidth * Vec::kWidth;
+    for (long c = 0; c < lines; c += kLine) {
+        for (int r = 0; r < kAhead; ++r) __builtin_prefetch(ahead + r * w.stride + c, 0, 2);
+#pragma GCC unroll 8
+        for (long v = 0; v < kLine; v += Vec::kWidth) add(c + v);
     }
+    for (long c = lines; c < whole; c += Vec::kWidth) add(c);
     for (int r = 0; r < kRows; ++r)
         for (int t = 0; t < kTokens; ++t) {
             float sum = sums[r][t].sum();
