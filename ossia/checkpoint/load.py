@@ -30,9 +30,11 @@ from ossia.offload.store import StoredStack
 from ossia.ops.mxfp4 import NAN_SCALE
 from ossia.options import Load, LoadOptions
 from ossia.system.files import read_json
+from ossia.system.memory import format_size, free_memory
 
 DENSE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FLOATS = (*DENSE_DTYPES.values(), torch.float64)
+_WORKSPACE = 1 << 30  # what a GPU needs at least beside weights: keys and values, activations
 
 _log = logging.getLogger(__name__)
 
@@ -104,9 +106,11 @@ def load(folder: str | os.PathLike[str], options: LoadOptions = LoadOptions()) -
     every = every or read_tensors(folder)  # which says what is missing
     found = match(families.layouts(config), every, folder, options.ignore_unknown_keys)
     layout, stored = found.layout, found.stored
+    whole = sum(tensor.nbytes for tensor in stored.values())
+    size = sum(_loaded_bytes(tensor, DENSE_DTYPES[config.dtype]) for tensor in stored.values())
+    target = _with_room(target, size, folder, options.device)
     decoder = without_weights(config, folder, ops.select(options.backend, target))
     check_headers(decoder, layout, stored)
-    whole = sum(tensor.nbytes for tensor in stored.values())
     plan = planning.plan(options.expert_memory, _packed_layers(stored, layout), whole, target)
     if options.load is Load.copy and target.type == "cpu":
         if plan is not None:
@@ -117,12 +121,7 @@ def load(folder: str | os.PathLike[str], options: LoadOptions = LoadOptions()) -
     for row in layout.rows:
         if row.ours.endswith(".scales") and plan is None:  # otherwise they are checked when read
             _check_scales(stored[row.theirs])
-    empty = decoder.state_dict()
-    dtypes = parameter_dtypes(empty, DENSE_DTYPES[config.dtype])
-    weights = {
-        name: _assemble(rows, stored, empty[name].shape, dtypes[name], target)
-        for name, rows in regions.grouped(layout.rows, "ours").items()
-    }
+    weights = _assembled(decoder, layout, stored, target)
     refuse_cut(stored)
     if plan is not None:
         planning.hold(weights)
@@ -191,6 +190,51 @@ def _choose_device(name: str) -> torch.device:
     if name == "auto":
         _log.info("device %s: the first available of cuda, mps, cpu", device)
     return device
+
+
+def _assembled(
+    decoder: Decoder, layout: Layout, stored: Mapping[str, StoredTensor], target: torch.device
+) -> dict[str, Tensor]:
+    """Each parameter on the device. Raises OssiaError if its memory runs out."""
+    empty = decoder.state_dict()
+    dtypes = parameter_dtypes(empty, DENSE_DTYPES[decoder.config.dtype])
+    try:
+        return {
+            name: _assemble(rows, stored, empty[name].shape, dtypes[name], target)
+            for name, rows in regions.grouped(layout.rows, "ours").items()
+        }
+    except torch.OutOfMemoryError as error:
+        raise OssiaError(
+            f"the memory of {target} ran out while weights were loaded; does another program use "
+            "it?"
+        ) from error
+
+
+def _loaded_bytes(tensor: StoredTensor, dense: torch.dtype) -> int:
+    """What a tensor takes once its numbers have the dense dtype."""
+    if tensor.dtype not in _FLOATS:
+        return tensor.nbytes
+    return tensor.nbytes // tensor.dtype.itemsize * dense.itemsize
+
+
+def _with_room(target: torch.device, size: int, folder: Path, asked: str) -> torch.device:
+    """The device for weights of a size: the CPU in place of a GPU that was not asked for by name
+    and has too little free memory. Raises OssiaError for one that was.
+    """
+    if target.type != "cuda":
+        return target
+    free = free_memory(target)
+    missing = size + _WORKSPACE - free
+    if missing <= 0:
+        return target
+    lacking = (
+        f"{format_size(size)} of weights and {format_size(_WORKSPACE)} to compute in, but "
+        f"{format_size(free)} are free on {target}: {format_size(missing)} are missing"
+    )
+    if asked != "auto":
+        raise OssiaError(f"{folder}: {lacking}; free some of its memory, or use --device cpu")
+    _log.warning("device cpu: %s", lacking)
+    return torch.device("cpu")
 
 
 def _device(name: str) -> torch.device:

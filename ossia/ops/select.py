@@ -9,7 +9,7 @@ import torch
 from ossia.errors import OssiaError
 from ossia.ops.backend import REFERENCE, Backend
 
-NAMES = ("reference", "cpu")
+NAMES = ("reference", "cpu", "triton")
 
 _log = logging.getLogger(__name__)
 
@@ -20,6 +20,11 @@ def check(name: str, device: torch.device | str) -> None:
         raise OssiaError(f"unknown backend {name!r}; there are: auto, {', '.join(NAMES)}")
     if name == "cpu" and torch.device(device).type != "cpu":
         raise OssiaError(f"backend cpu runs on the CPU, not on {device}: leave --backend at auto")
+    if name == "triton" and torch.device(device).type != "cuda":
+        raise OssiaError(
+            f"backend triton runs on a CUDA card, not on {device}: use --device cuda, or leave "
+            "--backend at auto"
+        )
 
 
 def select(name: str = "auto", device: torch.device | str = "cpu") -> Backend:
@@ -29,13 +34,39 @@ def select(name: str = "auto", device: torch.device | str = "cpu") -> Backend:
     """
     check(name, device)
     kind = torch.device(device).type
+    if name != "reference" and kind == "cuda":
+        return _triton(torch.device(device), required=name == "triton")
     if name == "reference" or kind != "cpu":
         _log.info("backend: reference, plain PyTorch (%s)", device)
         return REFERENCE
+    return _cpu(required=name == "cpu")
+
+
+def _triton(device: torch.device, *, required: bool) -> Backend:
+    """The kernels for a card; if it or this installation lacks what they need, the reference,
+    unless they are required.
+    """
+    try:
+        from ossia.ops import triton
+    except ImportError as error:
+        lacking = f"the package triton cannot be imported ({error}): pip install 'ossia[gpu]'"
+    else:
+        lacking = triton.unusable(device)
+        if lacking is None:
+            _log.info("backend: triton (%s)", torch.cuda.get_device_name(device))
+            return triton.TRITON
+    if required:
+        raise OssiaError(f"backend triton cannot run: {lacking}; use --backend reference")
+    _log.warning("backend: reference, plain PyTorch and slow; %s", lacking)
+    return REFERENCE
+
+
+def _cpu(*, required: bool) -> Backend:
+    """The native kernels; if they were not built, the reference, unless they are required."""
     try:
         from ossia.ops import cpu
     except ImportError as error:
-        if name == "cpu":
+        if required:
             raise OssiaError(
                 f"backend cpu is not in this installation ({error}): install a C++ compiler and "
                 "ossia again, or use --backend reference"

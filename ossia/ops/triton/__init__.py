@@ -7,6 +7,6 @@ each architecture without a card. Needs the package triton, which PyTorch's CUDA
 from __future__ import annotations
 
 from ossia.ops.triton.backend import TRITON, Triton
-from ossia.ops.triton.launch import Card, card, launch, recording
+from ossia.ops.triton.launch import Card, card, launch, recording, unusable
 
-__all__ = ["TRITON", "Card", "Triton", "card", "launch", "recording"]
+__all__ = ["TRITON", "Card", "Triton", "card", "launch", "recording", "unusable"]

@@ -161,10 +161,12 @@ def _attend(
 
 @triton.jit
 def _seed(sinks, head, mask, SINKS: tl.constexpr):
-    """The running maximum and sum of rows that have seen no key yet."""
+    """The running maximum and sum of rows that have seen no key yet, without a sink outside of the
+    mask.
+    """
     if SINKS:
-        largest = tl.load(sinks + head, mask=mask, other=0.0).to(tl.float32) * LOG2_E
-        return largest, tl.full(head.shape, 1.0, tl.float32)
+        sink = tl.load(sinks + head, mask=mask, other=0.0).to(tl.float32)
+        return tl.where(mask, sink * LOG2_E, LOWEST), mask.to(tl.float32)
     return tl.full(head.shape, LOWEST, tl.float32), tl.zeros(head.shape, tl.float32)
 
 
@@ -255,10 +257,7 @@ def decode(
         mask = real[:, None] & (dim < SIZE)
         row = sequence.to(tl.int64) * q_row + query_head[:, None] * SIZE
         tile = _heads(q, cos, sin, sequence, row, dim, mask, SIZE, ROTATED)
-        largest, total = _seed(sinks, query_head, real, SINKS)
-        if SINKS:  # it counts once
-            largest = tl.where(part == 0, largest, LOWEST)
-            total = tl.where(part == 0, total, 0.0)
+        largest, total = _seed(sinks, query_head, real & (part == 0), SINKS)  # a sink counts once
         state = largest, total, tl.zeros((ROWS, WIDTH), tl.float32)
         pages = table + sequence.to(tl.int64) * columns
         first = low + part * share

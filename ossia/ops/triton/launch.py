@@ -112,6 +112,20 @@ def card(device: torch.device) -> Card:
     return _INTERPRETER if device.type == "cpu" else _card(device.index or 0)
 
 
+def unusable(device: torch.device) -> str | None:
+    """Why kernels cannot run on a CUDA device; None if they can."""
+    if torch.version.hip is not None:
+        return "the kernels are for NVIDIA's cards, and this PyTorch is for AMD's"
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < _OLDEST:
+        name = torch.cuda.get_device_name(device)
+        return f"the {name} has compute capability {major}.{minor}, and the kernels need 8.0"
+    return None
+
+
+_OLDEST = 8  # Ampere: the first whose tensor cores multiply bfloat16
+
+
 @lru_cache(maxsize=16)
 def _card(index: int) -> Card:
     found = torch.cuda.get_device_properties(index)

@@ -23,7 +23,7 @@ elif not ON_CARD:
 
 
 # numpy, which interprets, warns of what a card computes in silence.
-QUIET = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
+QUIET = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ossia.config import ClampedSwiGLU, Router, SwiGLU
+from ossia.config import ClampedSwiGLU, RoPE, Router, SwiGLU, YaRN
 from ossia.ops import AttentionSpec, Backend, ExpertWeights, RopeTable
+from ossia.ops.int8 import GROUP, Int8
 from ossia.ops.paged import LayerKV, StepTables
 from ossia.ops.sampling import SamplingTable
 from ossia.ops.triton.paired import PairedMXFP4
+from ossia.ops.weight import Weight
 
 
 @dataclass(frozen=True)
@@ -185,3 +187,64 @@ def sample(ops: Backend, inputs: Inputs) -> Tensor:
             bits=inputs.integers((1 << 31) - 1, rows, vocab // 32, dtype=torch.int32),
         ),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """Matrices (rows, cols) of one x, with biases and a residual, or logits in float32."""
+
+    tokens: int
+    cols: int
+    rows: tuple[int, ...]
+    int8: bool = False
+    logits: bool = False
+
+    def __call__(self, ops: Backend, inputs: Inputs) -> Tensor:
+        x = inputs.normal(self.tokens, self.cols)
+        weights = [self._weight(inputs, rows) for rows in self.rows]
+        if self.logits:
+            return ops.linear(x, weights[0], dtype=torch.float32)
+        biases = [inputs.normal(rows) for rows in self.rows]
+        if len(weights) > 1:
+            return torch.cat(ops.linears(x, weights, biases), dim=1)
+        residual = inputs.normal(self.tokens, self.rows[0])
+        return ops.linear(x, weights[0], biases[0], residual=residual)
+
+    def _weight(self, inputs: Inputs, rows: int) -> Weight:
+        if not self.int8:
+            return inputs.normal(rows, self.cols, scale=self.cols**-0.5)
+        codes = inputs.integers(127, rows, self.cols, dtype=torch.int8, low=-127)
+        groups = -(-self.cols // GROUP)
+        return Int8(codes, inputs.normal(rows, groups, dtype=torch.float32, scale=1e-3).abs())
+
+
+CASES |= {
+    "q, k, v of 1": _Linear(1, 2880, (4096, 512, 512)),
+    "q, k, v of 4": _Linear(4, 2880, (4096, 512, 512)),
+    "q, k, v of 16": _Linear(16, 2880, (4096, 512, 512)),
+    "q, k, v of 1, int8": _Linear(1, 2880, (4096, 512, 512), int8=True),
+    "o of 1": _Linear(1, 4096, (2880,)),
+    "o of 16": _Linear(16, 4096, (2880,)),
+    "o of 16, int8": _Linear(16, 4096, (2880,), int8=True),
+    "o of 500, int8": _Linear(500, 4096, (2880,), int8=True),
+    "logits of 1": _Linear(1, 2880, (201088,), logits=True),
+    "logits of 64": _Linear(64, 2880, (201088,), logits=True),
+    "logits of 256": _Linear(256, 2880, (201088,), logits=True),
+}
+
+
+@case
+def embed(ops: Backend, inputs: Inputs) -> Tensor:
+    ids = inputs.integers(50257, 300)
+    return ops.embed(ids, inputs.normal(50257, 768), residual=inputs.normal(300, 768))
+
+
+@case
+def rope_table(ops: Backend, inputs: Inputs) -> Tensor:
+    rope = RoPE(150_000.0, YaRN(32.0, 4096, truncate=False))
+    return torch.cat(ops.rope_table(inputs.integers(131072, 64), rope, 64))
+
+
+@case
+def gated(ops: Backend, inputs: Inputs) -> Tensor:
+    return ops.gated(inputs.normal(8, 3072), inputs.normal(8, 3072), SwiGLU())

@@ -1,0 +1,134 @@
+"""Kernels of dense and int8 matrices: one for few vectors, whose time is that of reading the
+weights, and one with tiles for more.
+
+Up to three matrices of one x are one launch: the programs of the second follow those of the first.
+`second` and `third` are the distances of their tensors from those of the first, in elements,
+because a pointer that is chosen at run time would lose its alignment.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _matrix(block, blocks, rows, more_rows):
+    """The matrix of a program and the block of its rows: first, second or third by `blocks`, the
+    blocks of the first and of the first two.
+    """
+    number = (block >= blocks[0]).to(tl.int32) + (block >= blocks[1]).to(tl.int32)
+    first = tl.where(number == 0, 0, tl.where(number == 1, blocks[0], blocks[1]))
+    count = tl.where(number == 0, rows, tl.where(number == 1, more_rows[0], more_rows[1]))
+    return number, block - first, count
+
+
+@triton.jit
+def _shift(number, distances):
+    return tl.where(number == 0, 0, tl.where(number == 1, distances[0], distances[1]))
+
+
+@triton.jit
+def vectors(
+    x, weight, scales, bias, residual, out, cols, groups, blocks, rows, more_rows,
+    weights_apart, scales_apart, biases_apart, outs_apart,
+    TOKENS: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, UNROLL: tl.constexpr,
+    EVEN: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, INT8: tl.constexpr,
+):  # fmt: skip
+    """ROWS rows of a matrix times each of TOKENS vectors; a warp has a row, CHUNK numbers of it at
+    a time. The loads of UNROLL chunks are on their way together.
+    """
+    found = _matrix(tl.program_id(0), blocks, rows, more_rows)
+    number, block, count = found
+    weight += _shift(number, weights_apart)
+    row = block * ROWS + tl.arange(0, ROWS)
+    real = row < count
+    # Each warp loads x for itself, without a barrier: it lies in the nearest cache.
+    column = tl.broadcast_to(tl.arange(0, CHUNK)[None, :], (ROWS, CHUNK))
+    start = row[:, None].to(tl.int64) * cols
+    if INT8:
+        scales += _shift(number, scales_apart)
+    sums = ()
+    for _ in tl.static_range(TOKENS):
+        sums = sums + (tl.zeros((ROWS, CHUNK), tl.float32),)
+    for first in range(0, cols, CHUNK * UNROLL):
+        tiles = ()
+        for i in tl.static_range(UNROLL):
+            here = first + i * CHUNK + column
+            mask = real[:, None] if EVEN else real[:, None] & (here < cols)
+            tile = tl.load(weight + start + here, mask=mask, other=0, eviction_policy="evict_first")
+            tile = tile.to(tl.float32)
+            if INT8:  # a chunk is a group
+                group = (first + i * CHUNK) // CHUNK
+                known = real & (group < groups)
+                scale = tl.load(scales + row.to(tl.int64) * groups + group, mask=known, other=0.0)
+                tile = tile * scale[:, None]
+            tiles = tiles + (tile,)
+        after = ()
+        for t in tl.static_range(TOKENS):
+            total = sums[t]
+            for i in tl.static_range(UNROLL):
+                here = first + i * CHUNK + column
+                if EVEN:
+                    numbers = tl.load(x + t * cols + here)
+                else:
+                    numbers = tl.load(x + t * cols + here, mask=here < cols, other=0.0)
+                total += tiles[i] * numbers.to(tl.float32)
+            after = after + (total,)
+        sums = after
+    out += _shift(number, outs_apart)
+    for t in tl.static_range(TOKENS):
+        result = tl.sum(sums[t], 1)
+        if BIAS:
+            shift = _shift(number, biases_apart)
+            result += tl.load(bias + shift + row, mask=real, other=0.0).to(tl.float32)
+        if RESIDUAL:
+            added = tl.load(residual + t * count + row, mask=real, other=0.0)
+            result += added.to(tl.float32)
+        tl.store(out + t * count + row, result.to(out.dtype.element_ty), mask=real)
+
+
+@triton.jit
+def matrices(
+    x, weight, scales, bias, residual, out, tokens, cols, groups, blocks, rows, more_rows,
+    weights_apart, scales_apart, biases_apart, outs_apart,
+    TOKENS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, EVEN: tl.constexpr,
+    BIAS: tl.constexpr, RESIDUAL: tl.constexpr, INT8: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """A tile of TOKENS tokens times ROWS rows of a matrix."""
+    found = _matrix(tl.program_id(1), blocks, rows, more_rows)
+    number, block, count = found
+    weight += _shift(number, weights_apart)
+    token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
+    row = block * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, COLS)
+    there, real = token < tokens, row < count
+    left = x + token[:, None].to(tl.int64) * cols + column[None, :]
+    right = weight + row[None, :].to(tl.int64) * cols + column[:, None]
+    if INT8:
+        scales += _shift(number, scales_apart)
+    sums = tl.zeros((TOKENS, ROWS), tl.float32)
+    for first in range(0, cols, COLS):
+        if EVEN:
+            numbers = tl.load(left + first, mask=there[:, None], other=0.0)
+            tile = tl.load(right + first, mask=real[None, :], other=0)
+        else:
+            inside = column < cols - first
+            numbers = tl.load(left + first, mask=there[:, None] & inside[None, :], other=0.0)
+            tile = tl.load(right + first, mask=inside[:, None] & real[None, :], other=0)
+        if INT8:  # a step is a group
+            group = row.to(tl.int64) * groups + first // COLS
+            scale = tl.load(scales + group, mask=real, other=0.0)
+            part = tl.dot(numbers, tile.to(numbers.dtype), input_precision=PRECISION)
+            sums += part * scale[None, :]
+        else:
+            sums = tl.dot(numbers, tile, sums, input_precision=PRECISION)
+    mask = there[:, None] & real[None, :]
+    place = token[:, None].to(tl.int64) * count + row[None, :]
+    if BIAS:
+        shift = _shift(number, biases_apart)
+        sums += tl.load(bias + shift + row, mask=real, other=0.0).to(tl.float32)[None, :]
+    if RESIDUAL:
+        sums += tl.load(residual + place, mask=mask, other=0.0).to(tl.float32)
+    out += _shift(number, outs_apart)
+    tl.store(out + place, sums.to(out.dtype.element_ty), mask=mask)
