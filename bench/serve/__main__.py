@@ -154,6 +154,8 @@ def _print_speed(found: dict[str, dict[int, list[Reading]]], alone: dict[int, li
         for name, rate in rates.items():
             line += f", {name} {rate:.1f} (first token {first[name]:.2f})"
         line += f"; the server takes {base / ours - 1:.1%} more time than its engine"
+        after = [r.after for r in found["ossia serve"][clients] if r.after is not None]
+        line += f", its client has a first token after {statistics.median(after) * 1000:.0f} ms"
         if (theirs := rates.get("llama-server")) is not None:
             line += f", ossia / llama-server {ours / theirs:.2f}"
         print(line)

@@ -23,11 +23,12 @@ _SAMPLE = re.compile(r"^(\w+)(\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Server:
-    """model: its name in requests."""
+    """model: its name in requests. metrics: whether it has those of `ossia serve`."""
 
     pid: int
     port: int
     model: str
+    metrics: bool = True
 
     def figures(self) -> dict[str, float]:
         """What /metrics says, by name and labels."""
@@ -35,6 +36,10 @@ class Server:
         return {
             name + (labels or ""): float(value) for name, labels, value in _SAMPLE.findall(text)
         }
+
+    def first_token_seconds(self) -> float | None:
+        """From submission to the first token, of all requests together; None if unknown."""
+        return self.figures()["ossia_time_to_first_token_seconds_sum"] if self.metrics else None
 
     def memory(self) -> int:
         """Bytes of memory that the process holds by itself, without mapped files."""
@@ -87,7 +92,7 @@ def peer(command: Sequence[str], model: str) -> Iterator[Server]:
             if time.monotonic() - began > _START_SECONDS:
                 raise RuntimeError(f"{' '.join(command)} does not answer")
             time.sleep(0.2)
-        yield Server(process.pid, port, model)
+        yield Server(process.pid, port, model, metrics=False)
 
 
 def _is_healthy(port: int) -> bool:

@@ -28,24 +28,33 @@ class Load:
 @dataclass(frozen=True)
 class Reading:
     """tokens_per_second: of all clients together, prompts included in the time. first: the median
-    of the seconds to the first token, between: of those between two.
+    of the seconds to the first token, between: of those between two. after: how much later than the
+    engine made it, at the mean, a client has the first token; None of a server that does not tell.
     """
 
     tokens_per_second: float
     first: float
     between: float
+    after: float | None
 
 
 def measure(server: Server, load: Load, vocab_size: int, seed: int) -> Reading:
     """One reading. Prompts of another seed share nothing, so no prefix cache has them."""
+    before = server.first_token_seconds()
     began = time.perf_counter()
     answers = asyncio.run(_clients(server, load, vocab_size, seed))
     seconds = time.perf_counter() - began
     between = [(answer.arrivals[-1] - answer.arrivals[0]) / (load.tokens - 1) for answer in answers]
+    first = [answer.arrivals[0] for answer in answers]
+    made = server.first_token_seconds()
+    after = None
+    if before is not None and made is not None:
+        after = statistics.mean(first) - (made - before) / len(answers)
     return Reading(
         load.clients * load.requests * load.tokens / seconds,
-        statistics.median(answer.arrivals[0] for answer in answers),
+        statistics.median(first),
         statistics.median(between),
+        after,
     )
 
 
