@@ -14,8 +14,8 @@ from ossia.insight.compare import (
 )
 from ossia.insight.diagrams.columns import COLUMN
 from ossia.insight.lineage import Finding
-from ossia.insight.measured import Point
-from ossia.insight.units import amount, digits, whole
+from ossia.insight.measured import HEAD, Point
+from ossia.insight.units import amount, whole
 
 _STYLE = (
     f":root {{ {drawing.LIGHT} }} "
@@ -257,21 +257,10 @@ def _source(source: str) -> str:
 def _measured(measured: Sequence[Point]) -> str:
     if not measured:
         return ""
-    head = ["model", "batch", "tokens/s measured", "at most", "share", "on"]
-    rows = [
-        [
-            escape(point.model),
-            whole(point.batch),
-            digits(point.tokens_per_second),
-            digits(point.bound),
-            f"{100 * point.share:.0f} %",
-            escape(f"{point.machine}; {point.precision}"),
-        ]
-        for point in measured
-    ]
+    rows = [[escape(cell) for cell in point.cells] for point in measured]
     return (
         "<h3>Measured by this project</h3>"
-        + page.table(head, rows)
+        + page.table(HEAD, rows)
         + page.note(
             "By <code>ossia bench cpu</code>. The bound is by the highest memory bandwidth "
             "measured in the same run. On a shared machine bandwidth varies, so a model may see "

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ossia.insight.compare import Comparison
 from ossia.insight.lineage import Finding
-from ossia.insight.measured import Point
-from ossia.insight.units import digits, whole
+from ossia.insight.measured import HEAD, Point
 
 
 def markdown(comparison: Comparison, lineage: Sequence[Finding], measured: Sequence[Point]) -> str:
@@ -25,23 +24,9 @@ def markdown(comparison: Comparison, lineage: Sequence[Finding], measured: Seque
         rows.append([finding.title, *cells, finding.effect or "not measured"])
     lines += ["", "## Choice by choice", "", *_table(["", *names, "effect on the ladder"], rows)]
     if measured:
-        head = ["model", "batch", "tokens/s measured", "at most", "share", "on"]
-        lines += ["", "## Measured by this project", "", *_table(head, _points(measured))]
+        points = [point.cells for point in measured]
+        lines += ["", "## Measured by this project", "", *_table(HEAD, points)]
     return "\n".join(lines) + "\n"
-
-
-def _points(measured: Sequence[Point]) -> list[list[str]]:
-    return [
-        [
-            point.model,
-            whole(point.batch),
-            digits(point.tokens_per_second),
-            digits(point.bound),
-            f"{100 * point.share:.0f} %",
-            f"{point.machine}; {point.precision}",
-        ]
-        for point in measured
-    ]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

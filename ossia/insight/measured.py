@@ -11,7 +11,9 @@ from ossia.errors import OssiaError
 from ossia.insight.compare import INT8_ELEMENT
 from ossia.insight.counts import bytes_by_part, kv_bytes
 from ossia.insight.facts import Model
+from ossia.insight.units import digits, whole
 
+HEAD = ("model", "batch", "tokens/s measured", "at most", "share", "on")
 _TEXT = 48  # tokens of a text while it is decoded: a prompt of 32 and half of what follows
 
 
@@ -29,6 +31,18 @@ class Point:
     @property
     def share(self) -> float:
         return self.tokens_per_second / self.bound
+
+    @property
+    def cells(self) -> list[str]:
+        """Its line of a table with the columns `HEAD`."""
+        return [
+            self.model,
+            whole(self.batch),
+            digits(self.tokens_per_second),
+            digits(self.bound),
+            f"{100 * self.share:.0f} %",
+            f"{self.machine}; {self.precision}",
+        ]
 
 
 def points(models: Sequence[Model], record: Mapping[str, Any], source: str) -> list[Point]:
