@@ -53,7 +53,7 @@ ALLOWED = {
         "system",
         "train",
     },
-    "api": {"checkpoint", "engine", "offload", "options", "text"},
+    "api": {"checkpoint", "engine", "insight", "offload", "options", "text"},
     "eval": {"api", "insight", "options", "system", "text", "tools"},
     "serve": {"api", "engine", "options", "system", "text", "tools"},
 }

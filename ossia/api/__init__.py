@@ -13,6 +13,7 @@ from ossia.api.reply import (
     ToolCall,
 )
 from ossia.api.stream import AsyncStream, Stream
+from ossia.api.watch import Watch
 from ossia.checkpoint import packaged_model
 
 __all__ = [
@@ -30,5 +31,6 @@ __all__ = [
     "Stream",
     "TokenLogprob",
     "ToolCall",
+    "Watch",
     "packaged_model",
 ]

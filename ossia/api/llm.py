@@ -14,6 +14,7 @@ from ossia.api.answer import Answer, Ask, PlainText
 from ossia.api.parts import About, Defaults, Parts
 from ossia.api.reply import Completion, Finished, Reply, ReplyBuilder, TokenLogprob
 from ossia.api.stream import AsyncStream, Stream, read_all
+from ossia.api.watch import Watch
 from ossia.engine import Request, SamplingParams
 from ossia.engine.driver import Driver, DriverStats
 from ossia.engine.request import Constraint
@@ -304,6 +305,10 @@ class LLM:
         constraint = None if grammar is None else self._grammars.constraint(grammar)
         parser = partial(self.chat_format.parser, prompt, chat.offered_tools)
         return Ask(Request(prompt, params, constraint), parser, stop)
+
+    def watch(self) -> Watch:
+        """What an x-ray sees of a text as it grows, by a second pass of the model over it."""
+        return Watch(self._driver)
 
     def _text_constraint(
         self, options: TextOptions

@@ -162,6 +162,7 @@ class AsyncStream(AsyncIterator[Event | Finished]):
     def __init__(self, driver: Driver, ask: Ask) -> None:
         self._ticket: Ticket | None = None
         self._driver = driver
+        self._prompt = ask.request.prompt
         clock = Clock()
         self._answer = Answer(ask, clock)
         self._ready: deque[Event | Finished] = deque()
@@ -174,6 +175,11 @@ class AsyncStream(AsyncIterator[Event | Finished]):
     def outputs(self) -> list[TokenOutput]:
         """The tokens behind the events that were made so far."""
         return self._answer.outputs
+
+    @property
+    def text(self) -> tuple[Sequence[int], list[TokenOutput]]:
+        """The ids of the prompt, and `outputs`."""
+        return self._prompt, self.outputs
 
     @property
     def prompt(self) -> PromptOutput | None:

@@ -5,12 +5,13 @@ delivered to them by the one thread that owns the engine (`ossia.engine.worker`)
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from ossia.engine.engine import EngineStats
 from ossia.engine.request import Request
-from ossia.engine.worker import Deliver, Steps, Ticket, Worker
+from ossia.engine.worker import Deliver, R, Steps, Ticket, Worker
 from ossia.errors import OssiaError
 
 
@@ -68,6 +69,12 @@ class Driver:
         is safe in signal handlers and destructors.
         """
         self._worker.cancel(ticket)
+
+    def call(self, work: Callable[[Steps], R]) -> Future[R]:
+        """Have `work` done with the engine on its thread, between two steps; requests wait
+        meanwhile. Raises OssiaError from a closed driver.
+        """
+        return self._worker.call(work)
 
     def stats(self) -> DriverStats:
         """The figures of this moment, without waiting for a step."""

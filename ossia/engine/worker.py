@@ -13,9 +13,10 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -25,6 +26,7 @@ from ossia.engine.request import Failure, Output, Request
 from ossia.errors import OssiaError
 
 Deliver = Callable[[Output], None]
+R = TypeVar("R")
 
 # A step that takes longer is not waited for when the engine is closed.
 _GRACE_SECONDS = 0.2
@@ -114,16 +116,29 @@ class Worker:
                 raise _refusal()
             tickets = tickets[: max(0, self.max_queue - self.unfinished)]
             if tickets:
-                if self._thread is None:
-                    thread = threading.Thread(target=self._run, name="ossia-engine", daemon=True)
-                    thread.start()
-                    self._thread = thread
-                # torch.set_num_threads affects only the calling thread: the engine's repeats it.
-                self._torch_threads = torch.get_num_threads()
+                self._start()
                 self._submitted += len(tickets)
                 self._quiet.clear()
                 self._commands.put(partial(self._add, tickets))
         return tickets
+
+    def _start(self) -> None:
+        """Have the thread, with as many of torch's threads as this one has; with the lock held."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="ossia-engine", daemon=True)
+            thread.start()
+            self._thread = thread
+        # torch.set_num_threads affects only the calling thread: the engine's repeats it.
+        self._torch_threads = torch.get_num_threads()
+
+    def call(self, work: Callable[[Steps], R]) -> Future[R]:
+        future: Future[R] = Future()
+        with self._lock:
+            if self._closed or _exiting:
+                raise _refusal()
+            self._start()
+            self._commands.put(partial(self._work, work, future))
+        return future
 
     @property
     def unfinished(self) -> int:
@@ -264,10 +279,28 @@ class Worker:
             self._ended += 1
             self._rest()
 
-    def _step(self, engine: Steps) -> Sequence[Output]:
-        """The outputs of a step; if it raises, failures of all that the engine has."""
+    def _work(self, work: Callable[[Steps], R], future: Future[R]) -> None:
+        """Do it now, between two steps."""
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            if self._stops or self._engine is None:
+                raise _refusal()
+            self._match_threads()
+            future.set_result(work(self._engine))
+        except _Stopped:
+            future.set_exception(_refusal())
+            raise
+        except Exception as error:
+            future.set_exception(error)
+
+    def _match_threads(self) -> None:
         if torch.get_num_threads() != self._torch_threads:
             torch.set_num_threads(self._torch_threads)
+
+    def _step(self, engine: Steps) -> Sequence[Output]:
+        """The outputs of a step; if it raises, failures of all that the engine has."""
+        self._match_threads()
         try:
             assert engine.has_work, "requests are unfinished, and the engine has no work"
             return engine.step()

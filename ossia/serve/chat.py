@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from ossia.api import Ask, AsyncStream, Finished, ReplyBuilder
+from ossia.api import Ask, AsyncStream, Finished, ReplyBuilder, Watch
 from ossia.serve.chat_hosted import HostedCalls, HostedEvent, part, with_calls
 from ossia.serve.chat_wire import (
     ChatCompletion,
@@ -34,6 +34,7 @@ from ossia.serve.service import Running, Service, unless_disconnected
 from ossia.serve.stream import chunk_stream
 from ossia.serve.structure_wire import as_sent, later_choice
 from ossia.serve.wire import Usage
+from ossia.serve.xray import Xray
 from ossia.text import Channel, TextDelta, Tokenizer, ToolCallDelta, ToolCallStart
 
 PARAMETERS = tuple(ChatRequest.model_fields)
@@ -57,8 +58,9 @@ def routes(service: Service) -> APIRouter:
         service.check_model(body.model)
         dialogue = _dialogue(service, body)
         ask = await service.prepare(lambda: dialogue.make(dialogue.messages, 0), PARAMETERS)
+        watch = await service.watch(ask) if body.xray else None
         running = service.converse(dialogue, ask, body.n, PARAMETERS)
-        answer = _Answer(service, body, running)
+        answer = _Answer(service, body, running, watch)
         if body.stream:
             return chunk_stream(running, answer.chunks())
         return await unless_disconnected(request, answer.whole())
@@ -98,8 +100,11 @@ def _dialogue(service: Service, body: ChatRequest) -> Dialogue:
 class _Answer:
     """The answer to one request, whole or in chunks."""
 
-    def __init__(self, service: Service, body: ChatRequest, running: Running) -> None:
+    def __init__(
+        self, service: Service, body: ChatRequest, running: Running, watch: Watch | None
+    ) -> None:
         self._service, self._body, self._running = service, body, running
+        self._watch = watch
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
 
@@ -136,9 +141,20 @@ class _Answer:
             _Deltas(stream, self._service.llm.tokenizer if self._body.logprobs else None)
             for stream in self._running.streams
         ]
-        async for n, event in self._running.events():
-            for made in deltas[n].read(event):
-                yield self._chunk([{"index": n, **made}])
+        xray = None
+        if self._watch is not None:
+            xray = Xray(self._watch, self._running.streams[0], self._service.llm.tokenizer)
+        try:
+            async for n, event in self._running.events():
+                for made in deltas[n].read(event):
+                    yield self._chunk([{"index": n, **made}])
+                if xray is not None and (seen := xray.ready()):
+                    yield self._chunk([]) | {"xray": seen}
+            if xray is not None and (seen := await xray.rest()):
+                yield self._chunk([]) | {"xray": seen}
+        finally:
+            if xray is not None:
+                xray.close()
         if self._body.wants_usage:
             usage = Usage.of(self._running.ends, len(deltas))
             yield self._chunk([]) | {"usage": usage.model_dump()}

@@ -75,8 +75,11 @@ class TemplateSettings(Given):
 
 
 class ChatRequest(Sampled, Structured):
-    """A request for the next message of a conversation. chat_template_kwargs and
-    structured_outputs are beyond OpenAI's API.
+    """A request for the next message of a conversation. chat_template_kwargs, structured_outputs
+    and xray are beyond OpenAI's API.
+
+    xray: chunks also carry what happens inside the model at each token of the answer, which it
+    reads a second time for it.
     """
 
     messages: Annotated[list[Message], Field(min_length=1)]
@@ -89,6 +92,7 @@ class ChatRequest(Sampled, Structured):
     parallel_tool_calls: bool = True
     reasoning_effort: Literal["none", "low", "medium", "high"] | None = None
     chat_template_kwargs: TemplateSettings = TemplateSettings()
+    xray: bool = False
     # Only the values that ask for nothing more than the server does.
     modalities: list[Literal["text"]] | None = None
     service_tier: Literal["auto", "default"] | None = None
@@ -105,6 +109,8 @@ class ChatRequest(Sampled, Structured):
             raise ValueError("top_logprobs needs logprobs: true")
         if None not in (self.max_tokens, self.max_completion_tokens):
             raise ValueError("max_tokens and max_completion_tokens are two names of one; send one")
+        if self.xray and not (self.stream and self.n == 1):
+            raise ValueError("xray is only for stream: true, and for one answer")
         return self
 
 
@@ -190,12 +196,32 @@ class PartOfChoice(Wire):
     logprobs: ContentLogprobs | None
 
 
+class SeenToken(Wire):
+    """What happens inside the model at a token of the answer.
+
+    logprob: of the token; entropy: of what was expected in its place, in nats; rank: the token's
+    place in it, 1 the likeliest. attention: shares that sum to 1, as means over heads and layers:
+    on the sinks, the first token, the token itself, the previous one, others within the window, and
+    those beyond it. experts: those of each layer that has any, likeliest first.
+    """
+
+    token: str
+    logprob: float | None
+    entropy: float | None
+    rank: int | None
+    attention: list[float | None]
+    experts: list[list[int]]
+
+
 class ChatCompletionChunk(Wire):
-    """What a stream sends for each part of the answer."""
+    """What a stream sends for each part of the answer. xray: the next of the answer's tokens that
+    have been looked at, in chunks without choices.
+    """
 
     id: str
     object: Literal["chat.completion.chunk"]
     created: int
     model: str
     choices: list[PartOfChoice]
+    xray: list[SeenToken] | None = None
     usage: Usage | None = None

@@ -93,6 +93,11 @@ class Rounds(AsyncIterator[ReplyEvent | Finished]):
     async def __anext__(self) -> ReplyEvent | Finished:
         return await anext(self._events)
 
+    @property
+    def text(self) -> tuple[Sequence[int], list[TokenOutput]]:
+        """The prompt of this round, and the tokens that the model has written after it."""
+        return self._stream.text
+
     def close(self) -> None:
         """Take what runs out of the engine."""
         self._stream.close()

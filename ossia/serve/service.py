@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from ossia.api import LLM, Ask, AsyncStream
+from ossia.api import LLM, Ask, AsyncStream, Watch
 from ossia.engine.driver import QueueFull
 from ossia.errors import OssiaError
 from ossia.serve.errors import ApiError, refusal
@@ -76,6 +76,15 @@ class Service:
             raise refusal(error, parameters) from error
         self.check_length(len(ask.request.prompt))
         return ask
+
+    async def watch(self, ask: Ask) -> Watch:
+        """What sees the reply to an ask from within. Raises ApiError if nothing can."""
+        watch = self.llm.watch()
+        try:
+            await watch.begin(ask.request.prompt)
+        except OssiaError as error:
+            raise refusal(error, ("xray",)) from error
+        return watch
 
     def check_length(self, tokens: int) -> None:
         """Raise ApiError for a prompt of more tokens than the server takes."""

@@ -497,3 +497,33 @@ late()
 """)
         assert (done.returncode, done.stderr) == (0, "")
         assert "the model is closed" in done.stdout
+
+
+class TestCall:
+    def test_work_is_done_on_the_engines_thread_with_and_without_requests(self):
+        driver = Driver(engine := scripted(2, 5))
+        work = [driver.call(lambda e: (e, threading.current_thread().name)) for _ in range(2)]
+        receiver = Receiver()
+        driver.submit(request(), receiver)
+        work.append(driver.call(lambda e: (e, threading.current_thread().name)))
+        assert [w.result(60) for w in work] == [(engine, "ossia-engine")] * 3
+        assert receiver.tokens() == [0] * 5
+
+    def test_what_it_raises_is_the_callers(self):
+        driver = Driver(scripted())
+        with pytest.raises(ZeroDivisionError):
+            driver.call(lambda _: 1 / 0).result(60)
+        receiver = Receiver()
+        driver.submit(request(), receiver)
+        assert receiver.tokens() == [0] * 3
+
+    def test_a_closed_driver_does_none(self):
+        driver = Driver(engine := scripted())
+        engine.may_step.clear()
+        driver.submit(request(), Receiver())
+        waiting = driver.call(lambda _: "done")
+        engine.may_step.set()
+        driver.close()
+        with pytest.raises(OssiaError, match="the model is closed"):
+            driver.call(lambda _: None)
+        assert waiting.done()

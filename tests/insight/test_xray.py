@@ -12,6 +12,7 @@ import ossia
 from ossia.config import ClampedSwiGLU
 from ossia.errors import OssiaError
 from ossia.insight.xray import Look, Observed, Trace, XrayOptions, examine, run, xray
+from ossia.insight.xray.live import Live
 from ossia.insight.xray.reader import Reader
 from ossia.ops import Backend
 from ossia.ops.mxfp4 import quantize, unpack
@@ -287,6 +288,27 @@ class TestWhatItMeasures:
             assert torch.equal(found[name].agrees, own.argmax(-1) == logits.argmax(-1))
             assert close(found[name].largest, (own - logits).abs().amax(-1), 1e-3)
         assert 0 < float(found["int8 keys and values"].kl.mean()) < 0.1
+
+
+@pytest.mark.parametrize("config", [gpt2_like(), qwen3_moe_like(), gpt_oss_like()])
+def test_a_text_that_grows_is_seen_as_the_whole_is(config):
+    decoder = build(config).requires_grad_(False).eval()
+    text = torch.randint(0, 97, (80,), generator=torch.Generator().manual_seed(8))
+    trace = xray(decoder, text, effects=False)
+    live = Live(decoder, 80)
+    readings = [live.read(part.tolist()) for part in text.split([1, 1, 40, 3, 35])]
+    found = [reading for part in readings for reading in part]
+    assert [reading.token for reading in found] == text.tolist()
+    assert found[0][1:4] == (None, None, None)
+    for t, reading in enumerate(found[1:], 1):
+        assert reading.logprob == pytest.approx(float(trace.next_logprob[t - 1]), abs=1e-3)
+        assert reading.entropy == pytest.approx(float(trace.entropy[t - 1]), abs=1e-3)
+        assert reading.rank == trace.next_rank[t - 1]
+    mass = torch.tensor([reading.attention for reading in found])
+    assert close(mass, trace.token_mass.mean(0), 1e-4)
+    if trace.num_experts:
+        experts = torch.tensor([reading.experts for reading in found]).transpose(0, 1)
+        assert torch.equal(experts.int(), trace.experts)
 
 
 class TestExport:

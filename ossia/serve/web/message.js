@@ -5,6 +5,7 @@ import { highlighted } from "./code.js";
 import { callsOf, textOf } from "./conversation.js";
 import { copyButton, el, icon, iconButton } from "./dom.js";
 import { speed } from "./reply.js";
+import { XrayPanel } from "./xray.js";
 
 // actions: edit(node, text), again(node), turn(node, step), answer(node), key(); what buttons do.
 export class MessageView {
@@ -13,11 +14,12 @@ export class MessageView {
     this.actions = actions;
     this.parts = [];
     this.body = el("div", { class: "body" });
+    this.xray = node.role === "user" ? null : new XrayPanel(node);
     this.problem = el("div", { class: "problem", role: "alert", hidden: true });
     this.foot = el("footer");
     this.who = el("h2", { class: "unseen" }, node.role === "user" ? "You" : node.model || "Assistant");
     const attributes = { class: `message ${node.role}`, tabindex: "-1", "data-id": node.id };
-    this.article = el("article", attributes, this.who, this.body, this.problem, this.foot);
+    this.article = el("article", attributes, this.who, this.body, this.xray?.box, this.problem, this.foot);
     this.article.addEventListener("keydown", (event) => this.key(event));
   }
 
@@ -27,6 +29,7 @@ export class MessageView {
     this.running = running;
     if (this.node.role === "user") this.showText();
     else this.showParts();
+    this.xray?.show();
     this.showProblem();
     if (!this.foot.contains(document.activeElement) || running !== this.footRunning) this.showFoot();
     this.article.setAttribute("aria-label", this.name());

@@ -4,6 +4,8 @@
 // {type: "call", id, name, arguments, result, server, failed}, whose result is null until there is
 // one; server is the label of the server's tool that it calls, null where the user gives the result.
 
+import { see } from "./xray.js";
+
 export class Reply {
   // message: the assistant's message, whose parts and statistics grow with each chunk.
   constructor(message, now = () => performance.now()) {
@@ -21,6 +23,7 @@ export class Reply {
   add(chunk) {
     const { message } = this;
     if (chunk.usage) this.count(chunk.usage);
+    if (chunk.xray) see(message, chunk.xray);
     const choice = chunk.choices?.[0];
     if (!choice) return;
     const delta = choice.delta ?? {};

@@ -29,6 +29,7 @@ export function requestBody(settings, model, messages) {
   for (const [name] of NUMBERS) {
     if (settings[name] !== undefined) body[name] = settings[name];
   }
+  if (settings.xray) body.xray = true;
   if (settings.stop?.length) body.stop = settings.stop;
   if (settings.tools?.trim()) body.tools = readTools(settings.tools);
   return body;
@@ -76,12 +77,19 @@ export function settingsFields(settings, change) {
     tools.setCustomValidity(problemOf(tools.value));
     tools.reportValidity();
   });
+  const inside = el("input", { type: "checkbox", name: "xray", id: "setting-xray" });
+  inside.checked = Boolean(settings.xray);
+  inside.addEventListener("change", () => change("xray", inside.checked || undefined));
+  const xray = el("div", { class: "field" },
+    el("label", { class: "check", for: inside.id }, inside, " Look inside the model"),
+    el("small", {}, "experts, attention and entropy of each token; the model reads its answer twice for it"));
   const help = "as JSON; you give the result of each call on its card";
   const stops = field("Stop at", stop, "texts that end an answer");
   return [
     system,
     el("fieldset", {}, el("legend", {}, "Sampling"), numbers, stops),
     field("Functions", tools, help),
+    xray,
   ];
 }
 
