@@ -7,7 +7,7 @@ import { el } from "./dom.js";
 const LOOKS = ["sinks", "first token", "itself", "previous token", "near", "beyond the window"];
 const ROWS = [
   ["entropy", (token) => (token.entropy ?? 0) / 5, (token) => `${(token.entropy ?? 0).toFixed(2)} nats`],
-  ["surprise", (token) => -(token.logprob ?? 0) / 8, (token) => percent(Math.exp(token.logprob ?? 0))],
+  ["surprise", (token) => -(token.logprob ?? 0) / 8, (token) => `(p ${percent(Math.exp(token.logprob ?? 0))})`],
   ["sinks", (token) => token.attention[0] + token.attention[1], (token) => percent(token.attention[0] + token.attention[1])],
   ["beyond", (token) => token.attention[5], (token) => percent(token.attention[5])],
 ];

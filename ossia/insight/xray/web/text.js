@@ -143,7 +143,7 @@ function textView(trace) {
         span.style.background = span.style.color = "";
         return;
       }
-      const rgb = colour(signed ? shade : SOFT * Math.max(0, shade), signed ? DIVERGING : RAMPS);
+      const rgb = colour(signed ? shade : SOFT * Math.min(1, Math.max(0, shade)), signed ? DIVERGING : RAMPS);
       const light = (0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]) / 255;
       span.style.background = css(rgb);
       span.style.color = light > 0.55 ? "#14171b" : "#fbfbf9";
