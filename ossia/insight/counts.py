@@ -6,7 +6,7 @@ The only counter: records, estimates, reports and measurements take their figure
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
@@ -110,7 +110,8 @@ def count(config: ModelConfig) -> Counts:
     )
 
 
-def parameters_by_part(config: ModelConfig) -> dict[Part, tuple[int, int]]:
+@lru_cache(maxsize=64)
+def parameters_by_part(config: ModelConfig) -> Mapping[Part, tuple[int, int]]:
     """Parameters in all, and those that one token uses, of each part that has any. Of lookup tables
     a token uses a row.
     """
