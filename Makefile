@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EMULATE := -C cmake.define.OSSIA_EMULATE_AMX=ON
 
-.PHONY: run test clients docs lint format sanitize wheel test-wheel test-lowest clean
+.PHONY: run test clients evaluations docs lint format sanitize wheel test-wheel test-lowest clean
 
 run: .venv/ossia.installed
 	printf '%s\n' "How many r in strawberry?" "What is 48213 * 977?" "What does os.path.exists do?" | \
@@ -35,6 +35,16 @@ CANDIDATES = $(PYTHON) python3.12 python3.13 python3.14 $(wildcard $(HOME)/.pyen
 .venv-clients/node/installed: tests/clients/package.json
 	mkdir -p $(@D)
 	-cp $< $(@D) && npm install --prefix $(@D) --no-audit --no-fund
+	touch $@
+
+# Models of ossia in lm-eval and inspect-ai, which bring much, in an environment over .venv.
+evaluations: .venv/test.installed .venv-clients/evaluations/installed
+	.venv-clients/evaluations/bin/python -m pytest -q -rs tests/eval/test_harness.py tests/eval/test_inspect.py
+
+.venv-clients/evaluations/installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(@D)
+	realpath .venv/lib/python3*/site-packages > "$$(echo $(@D)/lib/python3*/site-packages)/below.pth"
+	$(@D)/bin/pip install --quiet --constraint constraints.txt lm-eval inspect-ai
 	touch $@
 
 # docs/ as a book, in build/docs. A broken link, or a page that the navigation leaves out, is an error.

@@ -73,7 +73,7 @@ def _head(results: Results) -> str:
 def _accuracy(results: Results) -> str:
     rows = [
         svg.Interval(
-            system.name,
+            _label(system),
             100 * system.overall.accuracy,
             None,
             ends=(100 * system.overall.interval.low, 100 * system.overall.interval.high),
@@ -106,6 +106,12 @@ def _accuracy(results: Results) -> str:
         ],
     )
     return "<h2>Accuracy</h2>" + "".join(plots) + table
+
+
+def _label(system: System) -> str:
+    """The name, cut to the width that a plot has for it."""
+    effort = f" {system.effort}" if system.effort else ""
+    return shortened(system.name.removesuffix(effort), 18 - len(effort)) + effort
 
 
 def _effort(results: Results) -> str:
@@ -230,14 +236,15 @@ def _several(results: Results) -> str:
 def _pairs(results: Results) -> str:
     if not results.pairs:
         return ""
+    once = any(pair.p is not None for pair in results.pairs)
     rows = [
         [
-            f"{escape(pair.other)} against {escape(pair.one)}",
+            f"{escape(pair.other)}<br>against {escape(pair.one)}",
             _marked(pair),
             f"{_signed(pair.interval.low)} to {_signed(pair.interval.high)}",
+            *([f"{pair.p:.3g}" if pair.p is not None else ""] if once else []),
             str(pair.only_other),
             str(pair.only_one),
-            "" if pair.p is None else f"{pair.p:.3g}",
             number(pair.questions, 0),
         ]
         for pair in results.pairs
@@ -246,17 +253,18 @@ def _pairs(results: Results) -> str:
         "pair",
         "difference, points",
         "95 % interval",
-        "only the first right",
-        "only the second right",
-        "p",
-        "questions",
+        *(["p"] if once else []),
+        "the first is better on",
+        "the second is better on",
+        "of questions",
     ]
     return (
         "<h2>Pair by pair, on the same questions</h2>"
         + page.table(head, rows)
         + page.note(
-            "The interval is that of the bootstrap over questions, p that of McNemar's exact test "
-            "(of one reply to each question). Differences in grey are within the noise. One pair "
+            "The interval is that of the bootstrap over questions"
+            + (", p that of McNemar's exact test" if once else "")
+            + ". Differences in grey are within the noise. One pair "
             "of equal models in twenty seems to differ by chance."
         )
     )

@@ -31,7 +31,9 @@ Replies = Mapping[str, Sequence[Recorded]]
 
 
 def summarize(store: Store, training_text: str | None = None) -> Results:
-    """All figures of a run. Raises OssiaError for a training text that cannot be read."""
+    """All figures of a run. Pairs are of efforts of one model, and of models at one effort. Raises
+    OssiaError for a training text that cannot be read.
+    """
     questions = {question.id: question for question in store.questions()}
     work, counts = store.plan("work"), tasks_of([*questions.values()])
     overlap = contamination.check([*questions.values()], training_text) if training_text else None
@@ -43,7 +45,7 @@ def summarize(store: Store, training_text: str | None = None) -> Results:
     pairs = tuple(
         pair(names[a], grouped[a], names[b], grouped[b])
         for a, b in combinations(grouped, 2)
-        if grouped[a].keys() & grouped[b].keys()
+        if (a[0] == b[0] or a[1] == b[1]) and grouped[a].keys() & grouped[b].keys()
     )
     wanted = len(questions) * len(work["models"]) * len(work["efforts"]) * work["repeat"]
     return Results(

@@ -17,6 +17,7 @@ from ossia.text.formats import (
     end_of_text_ids,
     load_format,
     read_generation_config,
+    special_tokens,
 )
 from ossia.text.harmony.messages import ToolNamespace
 from ossia.text.sandbox import BrokenTemplate
@@ -49,4 +50,5 @@ __all__ = [
     "plain_grammar",
     "read_generation_config",
     "read_structured_outputs",
+    "special_tokens",
 ]

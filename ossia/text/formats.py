@@ -113,6 +113,11 @@ def _stop_ids(folder: Path) -> frozenset[int]:
     return frozenset()
 
 
+def special_tokens(folder: Path, tokenizer: Tokenizer) -> dict[str, str]:
+    """The names of a checkpoint's special tokens by their roles, such as `bos_token`."""
+    return _special_tokens(folder, _read_config(folder / "tokenizer_config.json"), tokenizer)
+
+
 def _special_tokens(folder: Path, settings: dict[str, Any], tokenizer: Tokenizer) -> dict[str, str]:
     """The special tokens, such as `bos_token`; each is a string, or an object with `content`.
 

@@ -53,6 +53,8 @@ class Tokenizer:
         inner.encode_special_tokens = True
         self._inner = inner
         self.control: dict[str, int] = {token.content: id for id, token in control.items()}
+        # Those that the file calls special, which decoders such as transformers' can leave out.
+        self.special_ids = frozenset(id for id, token in added.items() if token.special)
         self.vocab_size: int = inner.get_vocab_size(with_added_tokens=True)
         self._bytes: dict[int, bytes] = {id: token.content.encode() for id, token in added.items()}
         longest_first = sorted(control.values(), key=lambda token: len(token.content), reverse=True)
@@ -84,6 +86,11 @@ class Tokenizer:
                 ids.append(self.control[match[match.lastindex or 0]])
                 position = match.end()
         return ids
+
+    @property
+    def prefix(self) -> list[int]:
+        """The ids that the file puts before every text, such as a BOS token; usually none."""
+        return self._inner.encode("").ids
 
     def token_bytes(self, id: int) -> bytes:
         """The bytes of one token; the name of a control token; b'' for ids that only pad."""
