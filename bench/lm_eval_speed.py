@@ -25,14 +25,14 @@ from tests.scripted import write_byte_tokenizer
 
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VOCAB = 256 + len(CONTROL)
-QUESTIONS, EXAMPLES, OPTIONS = 40, 5, 4
+QUESTIONS, EXAMPLES, OPTIONS = 10, 5, 4
 MODELS = {
     "GPT-2 small": GPT2Config(vocab_size=VOCAB, n_positions=1024),
-    "Qwen3-0.6B, 8 of 28 layers": Qwen3Config(
+    "Qwen3-0.6B, 2 of 28 layers": Qwen3Config(
         vocab_size=VOCAB,
         hidden_size=1024,
         intermediate_size=3072,
-        num_hidden_layers=8,
+        num_hidden_layers=2,
         num_attention_heads=16,
         num_key_value_heads=8,
         head_dim=128,

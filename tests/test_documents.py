@@ -37,9 +37,11 @@ def test_commands_have_the_options_they_are_shown_with(document):
     for group, (name, *arguments) in commands(document):
         assert isinstance(group, TyperGroup)
         command = group.commands[name]
-        if isinstance(command, TyperGroup):  # the command is the next word
+        if isinstance(command, TyperGroup) and arguments and arguments[0] in command.commands:
             name, *arguments = arguments
             command = command.commands[name]
+        elif isinstance(command, TyperGroup):
+            assert command.invoke_without_command, f"{name} needs a command"
         command.make_context(name, arguments)
 
 

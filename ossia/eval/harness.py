@@ -109,12 +109,14 @@ class OssiaLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[Encoded], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
-        """See TemplateLM. Sorted by their ids, so that what texts share is read once."""
+        """See TemplateLM. What texts share is read once: they are sorted by their ids, and the
+        first that has a beginning goes before the others, which find it in the prefix cache.
+        """
         texts = [(ids[1] + ids[2])[-(self.max_length + 1) :] for ids in requests]
         order = sorted(range(len(texts)), key=texts.__getitem__)
         found: list[tuple[float, bool]] = [(0.0, True)] * len(texts)
         with tqdm(total=len(texts), disable=disable_tqdm, desc="log-likelihoods") as bar:
-            for some in _chunks(order):
+            for some in _waves(order, [tuple(request[1]) for request in requests]):
                 batch = [texts[i] for i in some]
                 starts = [max(1, len(texts[i]) - len(requests[i][2])) for i in some]
                 scored = self._llm.logprobs(batch, top=1, start=starts)
@@ -234,8 +236,16 @@ class _WithoutControl(PlainText):
         return [] if id in self._hidden else super().push(id)
 
 
-def _chunks(order: Sequence[int]) -> Iterator[Sequence[int]]:
-    return (order[i : i + _AT_ONCE] for i in range(0, len(order), _AT_ONCE))
+def _waves(order: Sequence[int], contexts: Sequence[tuple[int, ...]]) -> Iterator[Sequence[int]]:
+    """Texts to score together: one that the others may share examples with, then one of each
+    context, then the rest.
+    """
+    for start in range(0, len(order), _AT_ONCE):
+        some = order[start : start + _AT_ONCE]
+        first = {contexts[i]: i for i in reversed(some)}
+        leaders = [i for i in some if first[contexts[i]] == i]
+        rest = [i for i in some if first[contexts[i]] != i]
+        yield from filter(None, (leaders[:1], leaders[1:], rest))
 
 
 if __name__ == "__main__":
