@@ -114,14 +114,18 @@ def _row(models: Sequence[Model], measure: Measure) -> Row:
     return Row(key, label, values, tuple(absent if v is None else words(v) for v in values))
 
 
+def _yes_or_no(value: bool) -> str:
+    return "yes" if value else "no"
+
+
 _ARCHITECTURE: list[Measure] = [
     ("layers", "layers", lambda c: len(c.layers), units.whole),
     ("hidden_size", "width", lambda c: c.hidden_size, units.whole),
     ("heads", "attention heads", facts.heads, str),
     ("pattern", "attention sees", facts.pattern, str),
     ("sinks", "attention sinks", facts.sinks, str),
-    ("qk_norm", "QK-norm", facts.qk_norm, str),
-    ("biases", "biases in attention", facts.bias, str),
+    ("qk_norm", "QK-norm", lambda c: facts.qk_norm(c) != facts.NONE, _yes_or_no),
+    ("biases", "biases in attention", lambda c: facts.bias(c) != facts.NONE, _yes_or_no),
     ("position", "positions", facts.position, str),
     ("norm", "norm", facts.norm, str),
     ("feedforward", "feed-forward", facts.feedforward, str),

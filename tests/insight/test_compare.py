@@ -40,6 +40,8 @@ def test_published_figures_stand_in_the_table() -> None:
     assert cells(found, "read") == ["6.22 GB", "3.71 GB", "5.00 GB"]
     assert cells(found, "kv_full")[1] == "3.22 GB"
     assert cells(found, "heads")[1] == "64 query, 8 KV heads of 64"
+    assert cells(found, "qk_norm") == ["no", "no", "no"]
+    assert cells(found, "biases") == ["yes", "yes", "yes"]
     assert cells(found, "overtakes")[0] == "token 3,200"
     assert cells(found, "longest") == ["1,024", "90,966", "does not fit"]
 
