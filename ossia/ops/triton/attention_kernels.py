@@ -12,9 +12,7 @@ import triton
 import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
-LOWEST = tl.constexpr(
-    -3.0e38
-)  # a maximum of no scores that is safe to subtract from minus infinity
+LOWEST = tl.constexpr(-3.0e38)  # the maximum of no scores: minus infinity less it is no NaN
 
 
 @triton.jit

@@ -140,7 +140,7 @@ def _product(
     scales = [weight.scales for weight in weights if isinstance(weight, Int8)] or [outs[0]]
     int8 = isinstance(weights[0], Int8)
     few = tokens <= _VECTORS
-    tiles = _vector_tiles(x, int8) if few else _tiles(x, tokens, max(rows), int8)
+    tiles = _vector_tiles(x, cols, int8) if few else _tiles(x, tokens, max(rows), int8)
     ends = _ends([ceil_div(count, tiles.rows) for count in rows])
     nothing = outs[0]  # a pointer that is not read
     first = biases[0]
@@ -180,12 +180,10 @@ def _codes(weight: Weight) -> Tensor:
     return weight
 
 
-def _vector_tiles(x: Tensor, int8: bool) -> _Tiles:
+def _vector_tiles(x: Tensor, cols: int, int8: bool) -> _Tiles:
     """A row for each warp; `stages` chunks are loaded at once."""
-    if int8:
-        return _Tiles(1, _WARPS, GROUP, _WARPS, 8)
-    chunk = _CHUNK_BYTES // x.element_size()
-    return _Tiles(1, _WARPS, chunk, _WARPS, 4)
+    chunk, most = (GROUP, 8) if int8 else (_CHUNK_BYTES // x.element_size(), 4)
+    return _Tiles(1, _WARPS, chunk, _WARPS, min(most, ceil_div(cols, chunk)))
 
 
 def _tiles(x: Tensor, tokens: int, rows: int, int8: bool) -> _Tiles:
