@@ -44,14 +44,20 @@ class Message(Given):
     reasoning_content: str | None = None
     reasoning: str | None = None
     thinking: str | None = None
+    provider_specific_fields: dict[str, Any] | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _without_empty_lists(cls, data: Any) -> Any:
-        """What clients add to a message of the server, such as annotations: []."""
-        if isinstance(data, dict):
-            return {key: value for key, value in data.items() if value != []}
-        return data
+    def _as_the_server_wrote_it(cls, data: Any) -> Any:
+        """Clients add things such as annotations: [] to a message of the server's. LiteLLM puts the
+        fields that it does not know into an object.
+        """
+        if not isinstance(data, dict):
+            return data
+        apart = data.get("provider_specific_fields")
+        if isinstance(apart, dict):
+            data = apart | {k: v for k, v in data.items() if k != "provider_specific_fields"}
+        return {key: value for key, value in data.items() if value is not None and value != []}
 
 
 class Function(Given):

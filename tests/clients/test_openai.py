@@ -103,8 +103,8 @@ def test_errors_are_the_clients_own(scripted):
         client.chat.completions.create(model="scripted", messages=QUESTION, temperature=-1)
     assert refused.value.param == "temperature"
     with pytest.raises(openai.BadRequestError) as refused:
-        client.responses.create(model="scripted", input="Hello", max_tool_calls=1)
-    assert refused.value.param == "max_tool_calls"
+        client.responses.create(model="scripted", input="Hello", conversation="conv_1")
+    assert refused.value.param == "conversation"
 
 
 def test_an_asynchronous_client_of_many(scripted):

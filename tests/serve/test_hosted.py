@@ -118,11 +118,15 @@ def test_the_stream_has_the_same_parts(serve):
     assert [reason for reason in reasons if reason] == ["stop"]
 
 
-def test_a_message_is_sent_back_with_its_calls(serve):
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_message_is_sent_back_with_its_calls(serve, apart):
     served = serve(ADD, CALL, ANSWER, hosted=Hosted([Echo("little", "add")]))
     reply = served.chat(tools=TOOLS).choices[0]
     assert reply.finish_reason == "tool_calls"
     message = reply.message.model_dump(exclude_none=True)
+    if apart:  # as LiteLLM does
+        fields = {"server_tool_calls": message.pop("server_tool_calls"), "refusal": None}
+        message["provider_specific_fields"] = fields
     result = {"role": "tool", "tool_call_id": message["tool_calls"][0]["id"], "content": "sunny"}
     served.chat(messages=[{"role": "user", "content": "?"}, message, result], tools=TOOLS)
     prompt = served.prompt()
