@@ -245,6 +245,9 @@ class LoadOptions(KernelOptions):
         ),
     ] = None
     device: Annotated[str, Option("auto, cpu, cuda, cuda:1, mps.", metavar="NAME")] = "auto"
+    devices: Annotated[
+        int, Option("GPUs, or processes on a CPU, that share the model.", minimum=1, maximum=64)
+    ] = 1
     load: Annotated[
         Load, Option("Leave the weights in the mapped files, or copy them into memory that stays.")
     ] = Load.map

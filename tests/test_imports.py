@@ -53,7 +53,7 @@ ALLOWED = {
         "system",
         "train",
     },
-    "api": {"checkpoint", "engine", "insight", "offload", "options", "text"},
+    "api": {"checkpoint", "engine", "insight", "model", "offload", "options", "system", "text"},
     "eval": {"api", "checkpoint", "insight", "options", "system", "text", "tools"},
     "serve": {"api", "engine", "options", "system", "text", "tools"},
 }

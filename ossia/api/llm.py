@@ -127,6 +127,7 @@ class LLM:
     def close(self) -> None:
         """End all that runs, with an error in each stream, and free the model's memory."""
         self._driver.close()
+        self._parts.release()
 
     def __enter__(self) -> Self:
         return self

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ossia import checkpoint, text
+from ossia.api.ranks import lead
 from ossia.engine import Engine, SamplingParams
 from ossia.engine.driver import Driver
 from ossia.errors import OssiaError
@@ -78,6 +79,7 @@ class Parts:
 
     tokenizer_name: the tokenizer's name in messages. about: what a model that was loaded runs on.
     expert_reads: the counters of experts that are read from disk, while the model is open.
+    release: ends the other processes of a model that several share, once the driver is closed.
     """
 
     driver: Driver
@@ -87,6 +89,7 @@ class Parts:
     tokenizer_name: str = "the tokenizer"
     about: About | None = None
     expert_reads: Callable[[], ExpertReads | None] = lambda: None
+    release: Callable[[], object] = lambda: None
 
     @classmethod
     def load(
@@ -107,9 +110,13 @@ class Parts:
         except OssiaError as error:
             raise OssiaError(f"{source}: {error}") from error
         draft = _find_draft(options.speculate, tokenizer)
-        decoder = checkpoint.load(folder, load)
-        smaller = draft and checkpoint.load(draft, replace(load, expert_memory=None))
-        engine = Engine(decoder, options, draft=smaller)
+        leader, release = None, None
+        if load.devices > 1:
+            decoder, leader, release = lead(folder, load)
+        else:
+            decoder = checkpoint.load(folder, load)
+        smaller = draft and checkpoint.load(draft, replace(load, expert_memory=None, devices=1))
+        engine = Engine(decoder, options, draft=smaller, leader=leader)
         driver = Driver(engine, options.max_queue)
         name = f"{folder}: the tokenizer"
         about = About(
@@ -121,7 +128,8 @@ class Parts:
             engine.max_length,
         )
         reads = _reads(store_of(decoder))
-        return cls(driver, tokenizer, chat_format, defaults, name, about, reads)
+        parts = cls(driver, tokenizer, chat_format, defaults, name, about, reads)
+        return parts if release is None else replace(parts, release=release)
 
 
 def _find_draft(name: str | None, tokenizer: text.Tokenizer) -> Path | None:

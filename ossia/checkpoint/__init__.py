@@ -1,7 +1,7 @@
 """Checkpoints on disk: find, read, load into a Decoder, save for transformers."""
 
 from ossia.checkpoint.find import find, is_packaged, packaged_model, text_files, text_folder
-from ossia.checkpoint.load import check, load, read_config
+from ossia.checkpoint.load import check, load, load_share, read_config
 from ossia.checkpoint.save import save
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "find",
     "is_packaged",
     "load",
+    "load_share",
     "packaged_model",
     "read_config",
     "save",

@@ -24,7 +24,7 @@ from ossia.config import ModelConfig
 from ossia.errors import OssiaError
 from ossia.families.keys import warn
 from ossia.families.mapping import Layout, Row
-from ossia.model import Decoder
+from ossia.model import Decoder, sharding
 from ossia.offload import plan as planning
 from ossia.offload.store import StoredStack
 from ossia.ops.mxfp4 import NAN_SCALE
@@ -97,7 +97,13 @@ def load(folder: str | os.PathLike[str], options: LoadOptions = LoadOptions()) -
     Raises OssiaError, in one line that names file and tensor or key, if the checkpoint is
     incomplete or does not fit its config.json.
     """
-    folder = Path(folder)
+    if options.devices > 1:
+        raise OssiaError("--devices is for generating, chatting and serving; leave it out here")
+    return _load(Path(folder), options)
+
+
+def _load(folder: Path, options: LoadOptions, backend: ops.Backend | None = None) -> Decoder:
+    """As `load`; backend: instead of the one that the options name."""
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     target = _choose_device(options.device)
@@ -109,7 +115,8 @@ def load(folder: str | os.PathLike[str], options: LoadOptions = LoadOptions()) -
     whole = sum(tensor.nbytes for tensor in stored.values())
     size = sum(_loaded_bytes(tensor, DENSE_DTYPES[config.dtype]) for tensor in stored.values())
     target = _with_room(target, size, folder, options.device)
-    decoder = without_weights(config, folder, ops.select(options.backend, target))
+    backend = backend or ops.select(options.backend, target)
+    decoder = without_weights(config, folder, backend)
     check_headers(decoder, layout, stored)
     plan = planning.plan(options.expert_memory, _packed_layers(stored, layout), whole, target)
     if options.load is Load.copy and target.type == "cpu":
@@ -137,6 +144,30 @@ def load(folder: str | os.PathLike[str], options: LoadOptions = LoadOptions()) -
         except ValueError as error:
             raise OssiaError(f"{folder}: {error}") from error
         _log.info("dense weights: int8, quantized at load")
+    return decoder
+
+
+def load_share(folder: Path, options: LoadOptions, rank: int) -> Decoder:
+    """The share that process `rank` of `options.devices` has of a model, on options.device. Raises
+    OssiaError as `load`, and for a model that does not divide among them.
+    """
+    if options.expert_memory not in (None, "all"):
+        raise OssiaError("--devices keeps all experts in memory: leave --expert-memory out")
+    target = _device(options.device)
+    mapped = replace(
+        options, device="cpu", load=Load.map, expert_memory="all", dense=None, devices=1
+    )
+    try:
+        decoder = sharding.shard(
+            _load(folder, mapped, ops.REFERENCE),
+            sharding.Rank(rank, options.devices),
+            ops.select(options.backend, target),
+            target,
+        )
+    except ValueError as error:
+        raise OssiaError(f"{folder}: --devices {options.devices}: {error}") from error
+    if options.dense is not None:
+        decoder.to_int8()
     return decoder
 
 

@@ -15,6 +15,7 @@ from ossia.engine.draft import Repetition, Speculation
 from ossia.engine.draft_model import ModelDrafter
 from ossia.engine.kv import CacheLimits, KVCache, PageCounts, PagedText
 from ossia.engine.logprobs import PromptScores
+from ossia.engine.ranks import Leader
 from ossia.engine.request import (
     Failure,
     Output,
@@ -70,6 +71,7 @@ class Engine:
     """Decodes up to `max_batch` requests together; more wait their turn.
 
     draft: a smaller model of the same vocabulary, which drafts tokens (`ossia.engine.draft`).
+    leader: of the processes among which the decoder is divided (`ossia.engine.ranks`).
 
     Not thread-safe: one thread adds, steps and aborts. Raises OssiaError for options that this
     decoder or this machine cannot meet.
@@ -81,6 +83,7 @@ class Engine:
         options: EngineOptions | None = None,
         *,
         draft: Decoder | None = None,
+        leader: Leader | None = None,
     ) -> None:
         options = options or EngineOptions()
         on_gpu = decoder.device.type == "cuda"
@@ -96,7 +99,8 @@ class Engine:
             self.max_batch,
             self.config.context_length,
         )
-        budget, draft_budget = shares(kv_budget(decoder, options.kv_memory), decoder, draft)
+        budget = kv_budget(decoder, options.kv_memory) // (1 if leader is None else leader.sharing)
+        budget, draft_budget = shares(budget, decoder, draft)
         num_pages = plan_pages(decoder.layer_kinds, budget, limits, dtype)
         try:
             pool = PagePool(
@@ -118,7 +122,7 @@ class Engine:
             max_batch=self.max_batch,
             speculation=self.speculation,
         )
-        self.runner = Runner(decoder, pool, self.kv)
+        self.runner = Runner(decoder, pool, self.kv, leader)
         self.sampler = Sampler(decoder.ops)
         self._ids = count()
         self._generated = 0

@@ -7,7 +7,7 @@ that a backend can record the whole step once and replay it after that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ossia.engine.kv import KVCache, PagedText
 from ossia.engine.logprobs import score
+from ossia.engine.ranks import Leader, Pass
 from ossia.engine.request import TokenLogprob
 from ossia.engine.scheduler import Chunk
 from ossia.ops import Recorded
@@ -63,11 +64,17 @@ class Runner:
     changed in place.
     """
 
-    def __init__(self, decoder: Decoder, pool: PagePool, kv: KVCache) -> None:
+    def __init__(
+        self, decoder: Decoder, pool: PagePool, kv: KVCache, leader: Leader | None = None
+    ) -> None:
+        """leader: of the processes among which the decoder is divided."""
         self.decoder = decoder
         self.pool = pool
         self.kv = kv
         self.device = decoder.device
+        self._leader = leader
+        if leader is not None:
+            leader.open(pool)
         self._recorder = decoder.ops.recorder()
         self._decode_steps: dict[int, DecodeStep] = {}  # by the number of rows
 
@@ -86,20 +93,16 @@ class Runner:
         """Any step, operation by operation."""
         queries = _spans(step)
         spans = [(query.start + len(query.tokens), len(query.tokens)) for query in queries]
-        tables = self.kv.tables([query.text for query in queries], max(spans)[0])
-        where = PagedKV(
-            self.pool,
-            {kind: table.to(self.device) for kind, table in tables.items()},
-            *self._integers(zip(*spans, strict=True)),
-            spans=spans,
+        inputs = Pass(
+            [token for chunk in step for token in chunk.tokens],
+            [position for chunk in step for position in range(chunk.start, chunk.end)],
+            self.kv.tables([query.text for query in queries], max(spans)[0]),
+            spans,
         )
-        tokens, positions = self._integers(
-            (
-                [token for chunk in step for token in chunk.tokens],
-                [position for chunk in step for position in range(chunk.start, chunk.end)],
-            )
-        )
-        hidden = self.decoder.hidden_states(tokens, self.decoder.context(tokens, positions, where))
+        if self._leader is None:
+            hidden = inputs.hidden_states(self.decoder, self.pool)
+        else:
+            hidden = self._leader.hidden_states(inputs, self.decoder, self.pool)
         # Unembedding is expensive: only the positions whose logits are wanted.
         rows, end = [], 0
         scores: list[list[TokenLogprob]] = []
@@ -108,7 +111,7 @@ class Runner:
             end += len(chunk.tokens)
             rows += range(end - chunk.wanted, end)
         if len(rows) < end:
-            hidden = hidden[self._integers([rows])[0]]
+            hidden = hidden[torch.tensor(rows, dtype=torch.int64).to(self.device)]
         return Computed(self.decoder.unembed(hidden), scores)
 
     def _score(self, chunk: Chunk, hidden: Tensor) -> list[TokenLogprob]:
@@ -136,10 +139,6 @@ class Runner:
                 self._decode_steps.clear()
                 return self._read(step)
         return Computed(decode.recorded.result[: len(spans)], [[] for _ in step])
-
-    def _integers(self, rows: Iterable[Sequence[int]]) -> Tensor:
-        """int64 (rows, columns) on the decoder's device."""
-        return torch.tensor(list(rows), dtype=torch.int64).to(self.device)
 
 
 class DecodeStep:

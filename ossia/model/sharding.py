@@ -13,8 +13,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ossia.config import AttentionConfig, LayerConfig, ModelConfig, MoEConfig, Role
 from ossia.config import ExpertFormat as Format
-from ossia.config import LayerConfig, ModelConfig, MoEConfig, Role
 from ossia.model.attention import Attention
 from ossia.model.decoder import Decoder, Layer
 from ossia.model.linear import Experts, Linear
@@ -49,9 +49,11 @@ def check(config: ModelConfig, rank: Rank) -> None:
     """Raise ValueError, in one line, for a model that so many processes cannot share."""
     for layer in config.layers:
         feedforward = layer.feedforward
-        heads = layer.attention.num_kv_heads
+        heads, keys = layer.attention.num_heads, layer.attention.num_kv_heads
         if heads % rank.size:
-            raise ValueError(f"{heads} heads of keys do not divide among {rank.size} processes")
+            raise ValueError(f"{heads} heads do not divide among {rank.size} processes")
+        if keys % rank.size and rank.size % keys:
+            raise ValueError(f"{keys} heads of keys do not divide among {rank.size} processes")
         if isinstance(feedforward, MoEConfig) and rank.whole_experts:
             count, what = feedforward.num_experts, "experts"
         else:
@@ -107,6 +109,13 @@ def _unit(layer: LayerConfig) -> int:
     return BLOCK if packed else 1
 
 
+def _key_heads(attention: AttentionConfig, rank: Rank) -> slice:
+    """A rank's heads of keys and values: more ranks than heads share one."""
+    count = attention.num_kv_heads
+    first = rank.index * count // rank.size
+    return slice(first, first + max(1, count // rank.size))
+
+
 def _length(part: slice) -> int:
     return part.stop - part.start
 
@@ -116,7 +125,7 @@ def _layer_config(layer: LayerConfig, rank: Rank) -> LayerConfig:
     attention = replace(
         attention,
         num_heads=attention.num_heads // rank.size,
-        num_kv_heads=attention.num_kv_heads // rank.size,
+        num_kv_heads=_length(_key_heads(attention, rank)),
     )
     if not (isinstance(feedforward, MoEConfig) and rank.whole_experts):
         inter = _length(rank.share(feedforward.intermediate_size, _unit(layer)))
@@ -129,7 +138,8 @@ def _layer_weights(layer: Layer, form: LayerConfig, rank: Rank) -> dict[str, Ten
     attention, config = layer.attention, form.attention
     assert isinstance(attention, Attention)
     queries = rank.share(config.num_heads * config.head_dim)
-    keys = rank.share(config.num_kv_heads * config.head_dim)
+    heads = _key_heads(config, rank)
+    keys = slice(heads.start * config.head_dim, heads.stop * config.head_dim)
     inter = form.feedforward.intermediate_size
     units = rank.share(inter, _unit(form))
     pairs = slice(2 * units.start, 2 * units.stop)

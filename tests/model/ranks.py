@@ -52,6 +52,13 @@ def packed_gpt_oss() -> Decoder:
     return Decoder.assembled(with_expert_format(unpacked.config, ExpertFormat.MXFP4), weights)
 
 
+def one_key_head() -> ModelConfig:
+    """Which both processes have."""
+    config = qwen3_like()
+    attention = replace(config.layers[0].attention, num_kv_heads=1)
+    return replace(config, layers=(replace(config.layers[0], attention=attention),) * 2)
+
+
 def backends() -> Iterator[Backend]:
     yield REFERENCE
     try:
@@ -64,6 +71,7 @@ def backends() -> Iterator[Backend]:
 MODELS = {
     "gpt2": lambda: build(even_gpt2()),
     "qwen3": lambda: build(qwen3_like()),
+    "qwen3-one-key-head": lambda: build(one_key_head()),
     "qwen3-moe": lambda: build(qwen3_moe_like()),
     "gpt-oss": lambda: build(gpt_oss_like()),
     "gpt-oss-packed": packed_gpt_oss,

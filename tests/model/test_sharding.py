@@ -43,7 +43,7 @@ def test_two_processes_give_the_logits_of_one(tmp_path):
     run(2, "-m", "tests.model.ranks", str(tmp_path / "logits"))
     found = torch.load(tmp_path / "logits")
     assert {case.partition(",")[0] for case in found} == {
-        "gpt2", "qwen3", "qwen3-moe", "gpt-oss", "gpt-oss-packed"
+        "gpt2", "qwen3", "qwen3-one-key-head", "qwen3-moe", "gpt-oss", "gpt-oss-packed"
     }  # fmt: skip
     for case, (together, alone) in found.items():
         # Sums in another order, of float32; the native kernels' integers are as exact.
@@ -55,10 +55,11 @@ def test_two_processes_give_the_logits_of_one(tmp_path):
 @pytest.mark.parametrize(
     ("config", "rank", "problem"),
     [
-        (gpt2_like(), Rank(0, 2), "3 heads of keys do not divide among 2 processes"),
+        (gpt2_like(), Rank(0, 2), "3 heads do not divide among 2 processes"),
         (gpt_oss_like(), Rank(0, 2, whole_experts=True), None),
         (qwen3_like(), Rank(0, 2), None),
-        (qwen3_like(), Rank(0, 4), "2 heads of keys do not divide among 4 processes"),
+        (qwen3_like(), Rank(0, 3), "2 heads of keys do not divide among 3 processes"),
+        (qwen3_like(), Rank(0, 4), "6 heads do not divide among 4 processes"),
     ],
 )
 def test_models_that_do_not_divide_are_refused(config, rank, problem):
