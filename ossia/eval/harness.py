@@ -1,7 +1,7 @@
 """`ossia` as a model of EleutherAI's lm-evaluation-harness: `lm_eval --model ossia`.
 
 lm_eval finds it by the entry point that ossia declares. Releases of lm_eval that look for none take
-the same arguments as `python -m ossia.eval.harness`.
+the same arguments as `python -m ossia.eval`.
 """
 
 # pyright: reportMissingImports=false
@@ -10,7 +10,6 @@ the same arguments as `python -m ossia.eval.harness`.
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -30,6 +29,7 @@ from ossia.eval.local import NO_THINKING, check_effort
 from ossia.text import Channel, Event, TextDelta
 
 _AT_ONCE = 256  # requests before the engine; their results come together
+_ITS_DEFAULT = "cuda:0"  # the device that lm_eval's command names on every machine
 _FINAL = "<|channel|>final<|message|>"  # where harmony's answer begins
 
 Encoded = tuple[tuple[str, str], list[int], list[int]]
@@ -61,8 +61,8 @@ class OssiaLM(TemplateLM):
         super().__init__()
         for unused in ("batch_size", "max_batch_size"):  # the engine forms its own batches
             options.pop(unused, None)
-        if options.get("device") is None:
-            options.pop("device", None)
+        if options.get("device") in (None, _ITS_DEFAULT):
+            options.pop("device", None)  # ours is the first CUDA card if there is one
         self._llm = LLM(pretrained, **options)
         check_effort(self._llm, reasoning_effort)
         self._name, self._effort = pretrained, reasoning_effort
@@ -246,9 +246,3 @@ def _waves(order: Sequence[int], contexts: Sequence[tuple[int, ...]]) -> Iterato
         leaders = [i for i in some if first[contexts[i]] == i]
         rest = [i for i in some if first[contexts[i]] != i]
         yield from filter(None, (leaders[:1], leaders[1:], rest))
-
-
-if __name__ == "__main__":
-    from lm_eval.__main__ import cli_evaluate
-
-    sys.exit(cli_evaluate())

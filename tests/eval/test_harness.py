@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -217,6 +220,21 @@ def test_the_packaged_model_answers_without_its_reasoning() -> None:
     begun = [{"role": "user", "content": "Spell cat."}, {"role": "assistant", "content": "c-"}]
     prompt = model.apply_chat_template(begun, add_generation_prompt=False)
     assert prompt.endswith("<|start|>assistant<|channel|>final<|message|>c-")
+
+
+def test_the_command_runs_a_task(checkpoint: Path, tasks: Path, tmp_path: Path) -> None:
+    if checkpoint.name.startswith("qwen3"):
+        pytest.skip("two families are enough")
+    arguments = ["--model", "ossia", "--model_args", f"pretrained={checkpoint}", "--limit", "2"]
+    arguments += ["--tasks", "local_rolling", "--include_path", str(tasks)]
+    arguments += ["--output_path", str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-P", "-m", "ossia.eval", *arguments]
+    ended = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert ended.returncode == 0, ended.stderr.decode()[-2000:]
+    [found] = (tmp_path / "out").rglob("results_*.json")
+    results = json.loads(found.read_text())["results"]["local_rolling"]
+    assert results["bits_per_byte,none"] > 0
 
 
 def test_lm_eval_finds_it_by_its_entry_point() -> None:
