@@ -66,6 +66,11 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) 
     """
     if _recording is not None:
         _recording.launches.append(Launch(kernel, grid, arguments, options))
+        return
+    device = next(x.device for x in arguments if isinstance(x, Tensor))
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        with torch.cuda.device(device):  # Triton launches on the thread's current one
+            kernel[grid](*arguments, **options)
     else:
         kernel[grid](*arguments, **options)
 

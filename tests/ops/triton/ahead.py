@@ -62,17 +62,25 @@ def compile_all(architecture: int, part: str) -> None:
 
 
 def _usage(found: Launch, compiled: Any) -> dict[str, Any]:
-    tool = Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
+    """What ptxas says of the registers and the spills of a compiled kernel."""
+    ptx = compiled.asm["ptx"]
+    match = re.search(r"^\.target (sm_(\d+)\w*)", ptx, re.MULTILINE)
+    assert match is not None
+    tool = "ptxas-blackwell" if int(match[2]) >= 100 else "ptxas"
+    folder = Path(triton.backends.nvidia.__file__).parent / "bin"
+    with tempfile.NamedTemporaryFile(suffix=".ptx") as file:
+        file.write(ptx.encode())
         file.flush()
-        command = [tool, "--dump-resource-usage", file.name]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    used = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text))
+        command = [folder / tool, "-v", f"--gpu-name={match[1]}", file.name, "-o", "/dev/null"]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    registers = re.search(r"Used (\d+) registers", text)
+    spills = re.search(r"(\d+) bytes spill stores", text)
+    assert registers is not None
+    assert spills is not None
     return {
         "kernel": found.kernel.__name__,
-        "registers": int(used["REG"]),
-        "spilled": int(used["STACK"]) + int(used["LOCAL"]),
+        "registers": int(registers[1]),
+        "spilled": int(spills[1]),
         "shared": compiled.metadata.shared,
     }
 
