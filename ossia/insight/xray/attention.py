@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ossia.ops import AttentionSpec
 
-_SCORES = 1 << 23  # probabilities of one block of queries
+_SCORES = 1 << 24  # probabilities of one block of queries; see predict.py on smaller blocks
 NEAR = 128  # positions that count as near in a model without sliding windows
 
 

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ossia.model import Decoder
 
-_LOGITS = 1 << 23  # logits in memory at once
+# Logits in memory at once: 64 MiB of float32. Glibc keeps freed blocks of up to 32 MiB, and over a
+# large vocabulary they fragment to gigabytes.
+_LOGITS = 1 << 24
 
 
 @dataclass
