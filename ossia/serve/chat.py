@@ -31,7 +31,7 @@ from ossia.serve.rounds import (
     Rounds,
 )
 from ossia.serve.service import Running, Service, unless_disconnected
-from ossia.serve.stream import chunk_stream
+from ossia.serve.stream import chunk_stream, documented
 from ossia.serve.structure_wire import as_sent, later_choice
 from ossia.serve.wire import Usage
 from ossia.serve.xray import Xray
@@ -47,12 +47,10 @@ def routes(service: Service) -> APIRouter:
     @router.post(
         "/v1/chat/completions",
         response_model=ChatCompletion,
-        responses={
-            200: {
-                "description": "The answer; with stream: true, its parts as server-sent events.",
-                "content": {"text/event-stream": {"schema": _chunk_schema()}},
-            }
-        },
+        responses=documented(
+            "The answer; with stream: true, its parts as server-sent events.",
+            ChatCompletionChunk.__name__,
+        ),
     )
     async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
         service.check_model(body.model)
@@ -66,10 +64,6 @@ def routes(service: Service) -> APIRouter:
         return await unless_disconnected(request, answer.whole())
 
     return router
-
-
-def _chunk_schema() -> dict[str, Any]:
-    return {"$ref": f"#/components/schemas/{ChatCompletionChunk.__name__}"}
 
 
 def _dialogue(service: Service, body: ChatRequest) -> Dialogue:

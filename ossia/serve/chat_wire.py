@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from ossia.serve.chat_hosted import HostedCall, PartOfHostedCall
 from ossia.serve.structure_wire import Structured, ToolChoice
-from ossia.serve.wire import Given, Sampled, Usage, Wire
+from ossia.serve.wire import Given, Off, Sampled, Usage, Wire
 
 MAX_TOP_LOGPROBS = 20
 
@@ -102,7 +102,7 @@ class ChatRequest(Sampled, Structured):
     # Only the values that ask for nothing more than the server does.
     modalities: list[Literal["text"]] | None = None
     service_tier: Literal["auto", "default"] | None = None
-    store: Literal[False] = False
+    store: Off = False
     verbosity: Literal["medium"] | None = None
     # Labels, which change nothing.
     metadata: dict[str, str] | None = None

@@ -15,7 +15,7 @@ from ossia.api import Ask, AsyncStream, Finished
 from ossia.serve.logprobs import ShownTokens, finite
 from ossia.serve.rounds import ReplyEvent
 from ossia.serve.service import Running, Service, unless_disconnected
-from ossia.serve.stream import chunk_stream
+from ossia.serve.stream import chunk_stream, documented
 from ossia.serve.structure_wire import Structured
 from ossia.serve.wire import Sampled, Usage, Wire
 from ossia.text import TextDelta, Tokenizer
@@ -102,14 +102,9 @@ def routes(service: Service) -> APIRouter:
     @router.post(
         "/v1/completions",
         response_model=Completion,
-        responses={
-            200: {
-                "description": "The texts; with stream: true, their parts as server-sent events.",
-                "content": {
-                    "text/event-stream": {"schema": {"$ref": "#/components/schemas/Completion"}}
-                },
-            }
-        },
+        responses=documented(
+            "The texts; with stream: true, their parts as server-sent events.", Completion.__name__
+        ),
     )
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
         service.check_model(body.model)

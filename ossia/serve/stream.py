@@ -14,6 +14,17 @@ from ossia.serve.errors import failure
 from ossia.serve.service import Running
 
 
+def documented(what: str, schema: str | None = None) -> dict[int | str, dict[str, Any]]:
+    """An endpoint's answer in the OpenAPI document, whole or as events. schema: the name of that of
+    each event's data.
+    """
+    data: dict[str, Any] = {"type": "string", "contentMediaType": "application/json"}
+    if schema is not None:
+        data["contentSchema"] = {"$ref": f"#/components/schemas/{schema}"}
+    event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
+    return {200: {"description": what, "content": {"text/event-stream": {"schema": event}}}}
+
+
 def event_stream(events: AsyncIterator[bytes]) -> StreamingResponse:
     """The response that sends each event as it is made; ended with the client's connection."""
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # for proxies

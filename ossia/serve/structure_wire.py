@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ossia.serve.wire import Given
+from ossia.serve.wire import Given, On
 
 
 class TextFormat(Given):
@@ -40,7 +40,7 @@ class StructuredOutputs(Given):
     """vLLM's parameter: exactly one of these. json: a schema, or the text of one. grammar: Lark."""
 
     json_schema: Annotated[dict[str, Any] | str | None, Field(alias="json")] = None
-    json_object: Literal[True] | None = None
+    json_object: On | None = None
     regex: str | None = None
     choice: Annotated[list[str], Field(min_length=1)] | None = None
     grammar: str | None = None

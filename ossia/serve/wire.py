@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -50,6 +51,8 @@ class Given(Wire):
             if name not in own.get("required", ()) and not _takes_null(value):
                 shown = {key: value.pop(key) for key in ("default", "title") if key in value}
                 own["properties"][name] = {"anyOf": [value, {"type": "null"}], **shown}
+        if own.get("additionalProperties") is False:
+            own["additionalProperties"] = {"type": "null"}
         return schema
 
 
@@ -71,11 +74,22 @@ def kind(field: str, *values: str, default: str | None = None) -> Discriminator:
     return Discriminator(tag, custom_error_type="kind", custom_error_message=message)
 
 
+def _boolean(value: Any) -> Any:
+    if not isinstance(value, bool):
+        raise ValueError("must be a boolean")
+    return value
+
+
+# To a Literal alone, 0 and 1 would be equal.
+Off = Annotated[Literal[False], BeforeValidator(_boolean)]
+On = Annotated[Literal[True], BeforeValidator(_boolean)]
+
+
 class StreamOptions(Given):
     """include_usage: a last chunk, without choices, says what was used."""
 
     include_usage: bool = False
-    include_obfuscation: Literal[False] = False
+    include_obfuscation: Off = False
 
 
 class Sampled(Given):

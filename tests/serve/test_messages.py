@@ -240,6 +240,7 @@ REFUSED = {
     "tools[0].type": {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
     "tools[0].input_examples": {"tools": [TOOLS[0] | {"input_examples": [{}]}]},
     "thinking.budget_tokens": {"thinking": {"type": "enabled", "budget_tokens": 2000}},
+    "tools[0].defer_loading": {"tools": [TOOLS[0] | {"defer_loading": 0}]},
     "thinking.display": {"thinking": {"type": "adaptive", "display": "omitted"}},
     "thinking": {"thinking": {"type": "between_tools"}},
     "tool_choice": {"tool_choice": {"type": "function"}, "tools": TOOLS},

@@ -229,7 +229,10 @@ class TestWhatItTells:
         }
         assert references <= schemas.keys()
         assert "logit_bias" in schemas["ChatRequest"]["properties"]
-        assert schemas["ChatRequest"]["additionalProperties"] is False
+        assert schemas["ChatRequest"]["additionalProperties"] == {"type": "null"}
+        for path in (CHAT, "/v1/completions", "/v1/messages", "/v1/responses"):
+            content = document["paths"][path]["post"]["responses"]["200"]["content"]
+            assert content.keys() == {"application/json", "text/event-stream"}
         assert "422" not in document["paths"][CHAT]["post"]["responses"]
         assert schemas["ChatRequest"]["properties"]["model"]["enum"] == ["tiny"]
 

@@ -14,7 +14,7 @@ from ossia.serve.messages.answer import PING, Answer, Told
 from ossia.serve.messages.chat import prepared
 from ossia.serve.messages.wire import AnthropicError, CountRequest, MessagesRequest
 from ossia.serve.service import Running, Service, unless_disconnected
-from ossia.serve.stream import event_stream, named_event
+from ossia.serve.stream import documented, event_stream, named_event
 
 PARAMETERS = tuple(MessagesRequest.model_fields)
 PING_SECONDS = 10.0  # of silence, after which a stream says that it goes on
@@ -25,7 +25,9 @@ def routes(service: Service) -> APIRouter:
     error = {"model": AnthropicError, "description": "What is wrong, in Anthropic's shape."}
     router = APIRouter(prefix=MESSAGES, responses={"default": error})
 
-    @router.post("", response_model=dict[str, Any])
+    told = documented("The message; with stream: true, its parts as server-sent events.")
+
+    @router.post("", response_model=dict[str, Any], responses=told)
     async def create_message(body: MessagesRequest, request: Request) -> Response:
         service.check_model(body.model)
         _check_thread(body)

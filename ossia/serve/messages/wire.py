@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Tag, model_validator
 
-from ossia.serve.wire import Given, Wire, kind
+from ossia.serve.wire import Given, Off, Wire, kind
 
 LEAST_BUDGET = 1024
 
@@ -100,7 +100,7 @@ class ToolDefinition(Given):
     input_schema: dict[str, Any]
     strict: bool = False
     eager_input_streaming: bool | None = None
-    defer_loading: Literal[False] = False
+    defer_loading: Off = False
     allowed_callers: list[Literal["direct"]] | None = None
     cache_control: CacheControl | None = None
 

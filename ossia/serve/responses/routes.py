@@ -30,7 +30,7 @@ from ossia.serve.responses.wire import (
 )
 from ossia.serve.rounds import Dialogue, Messages
 from ossia.serve.service import Running, Service, unless_disconnected
-from ossia.serve.stream import event_stream, named_event
+from ossia.serve.stream import documented, event_stream, named_event
 from ossia.serve.structure_wire import as_sent, later_choice
 
 PARAMETERS = (*ResponseRequest.model_fields, "messages")
@@ -49,7 +49,14 @@ def routes(service: Service, store: ResponseStore) -> APIRouter:
         ("/{id}/cancel", "POST", endpoints.cancel_response),
         ("/{id}/input_items", "GET", endpoints.list_input_items),
     ):
-        router.add_api_route(path, endpoint, methods=[method], response_model=dict[str, Any])
+        streams = endpoint in (endpoints.create_response, endpoints.retrieve_response)
+        router.add_api_route(
+            path,
+            endpoint,
+            methods=[method],
+            response_model=dict[str, Any],
+            responses=documented("The response; with stream, its events.") if streams else None,
+        )
     return router
 
 

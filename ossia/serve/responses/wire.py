@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, Tag, model_validator
 
 from ossia.serve.chat_wire import MAX_TOP_LOGPROBS, Function
 from ossia.serve.structure_wire import JsonObjectFormat, JsonSchema, TextFormat, ToolMode
-from ossia.serve.wire import Given, kind
+from ossia.serve.wire import Given, Off, kind
 
 
 class Text(Given):
@@ -224,7 +224,7 @@ class TextSettings(Given):
 
 
 class ResponseStreamOptions(Given):
-    include_obfuscation: Literal[False] = False
+    include_obfuscation: Off = False
 
 
 Includable = Literal[
