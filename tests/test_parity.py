@@ -72,8 +72,11 @@ def test_what_we_save_transformers_loads(pair, tmp_path):
     theirs, ours = pair
     ossia.save_model(ours, tmp_path / "ours")
     again = load_complete(tmp_path / "ours")
+    weights = again.state_dict()
+    assert all(torch.equal(weights[name], w) for name, w in theirs.state_dict().items())
+    # Products may round otherwise where the weights lie at other addresses.
     text = tokens(2, 50)
-    assert torch.equal(again(text).logits, theirs(text).logits)
+    torch.testing.assert_close(again(text).logits, theirs(text).logits, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()

@@ -19,7 +19,6 @@ from ossia.errors import OssiaError
 from ossia.insight.xray_options import XrayOptions
 from ossia.options import LoadOptions, Option, Options
 from ossia.system.files import write_bytes, writing
-from ossia.text import Effort
 
 if TYPE_CHECKING:
     from ossia.insight.xray import Xray
@@ -39,8 +38,12 @@ class TextOptions(Options):
         ),
     ] = None
     reasoning_effort: Annotated[
-        Effort | None,
-        Option("How long gpt-oss thinks, as its prompt says it.", names=("--effort",)),
+        str | None,
+        Option(
+            "How long gpt-oss thinks, as its prompt says it: low, medium or high.",
+            metavar="LEVEL",
+            names=("--effort",),
+        ),
     ] = None
     reply: Annotated[
         int,
@@ -113,7 +116,9 @@ def _source(text: str | None, options: TextOptions) -> Source:
         found = " and ".join(names) or "no text"
         raise OssiaError(f"{found}: give one of TEXT, --file and --messages")
     if options.messages is not None:
-        chat = read_messages(options.messages, options.reasoning_effort)
+        from ossia.text.chat import read_effort  # imports the tokenizer's library
+
+        chat = read_messages(options.messages, read_effort(options.reasoning_effort))
         return Source(chat=chat, reply=options.reply)
     if options.reasoning_effort is not None:
         raise OssiaError("--reasoning-effort: only a chat has one; give --messages")

@@ -112,4 +112,5 @@ def test_the_report_shows_the_numbers_of_the_results(ablation: Ablation) -> None
     assert results.command in page.replace("&#x27;", "'")
     assert "<script" not in page
     assert "were not measured" in page
-    assert "http" not in page
+    assert "http://" not in page
+    assert "https://" not in page
