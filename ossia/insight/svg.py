@@ -174,7 +174,7 @@ def lines(
     for at, label in marks:
         parts.append(_line(x(at), top, x(at), bottom, "zero"))
         parts.append(_text(x(at), top - 4, label, "quiet", "middle"))
-    ends = _apart([y(one.points[-1][1]) for one in series])
+    ends = apart([y(one.points[-1][1]) for one in series], _LINE)
     for i, (one, end) in enumerate(zip(series, ends, strict=True)):
         points = " ".join(f"{x(a)},{y(b)}" for a, b in one.points)
         parts.append(f'<polyline class="line s{i}" points="{points}"/>')
@@ -186,12 +186,12 @@ def lines(
     return _plot(heading, height, parts)
 
 
-def _apart(places: Sequence[float]) -> list[float]:
-    """The places, moved down until text at them does not overlap."""
+def apart(places: Sequence[float], line: float) -> list[float]:
+    """The places, moved down until lines of text of that height at them do not overlap."""
     found = list(places)
     order = sorted(range(len(found)), key=lambda i: found[i])
     for above, below in pairwise(order):
-        found[below] = max(found[below], found[above] + _LINE)
+        found[below] = max(found[below], found[above] + line)
     return found
 
 

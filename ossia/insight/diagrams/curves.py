@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from ossia.insight.counts import flops_by_part, kv_bytes
 from ossia.insight.drawing import LINE, Drawing, measure
 from ossia.insight.facts import Model
 from ossia.insight.hardware import Hardware
 from ossia.insight.roofline import decoding, knee
-from ossia.insight.svg import Heading
+from ossia.insight.svg import Heading, apart
 from ossia.insight.units import digits, flops, size, whole
 
 _WIDTH, _HEIGHT = 486.0, 270.0
@@ -144,17 +143,8 @@ def _plot(
         drawing.polyline([(x(a), y(b)) for a, b in curve.points], f"series m{i}")
         if curve.mark is not None:
             drawing.circle((x(curve.mark[0]), y(curve.mark[1])), 4.5, f"dot m{i}")
-    ends = _apart([y(curve.points[-1][1]) for curve in curves])
+    ends = apart([y(curve.points[-1][1]) for curve in curves], LINE)
     for i, (curve, end) in enumerate(zip(curves, ends, strict=True)):
         place = x(curve.points[-1][0]) + 7, end + 4
         drawing.text(place, curve.name, f"end m{i}", room=_WIDTH - place[0])
     return drawing.finish(heading, max(_HEIGHT, max(ends) + 12))
-
-
-def _apart(places: Sequence[float]) -> list[float]:
-    """The places, moved down until text at them does not overlap."""
-    found = list(places)
-    order = sorted(range(len(found)), key=lambda i: found[i])
-    for above, below in pairwise(order):
-        found[below] = max(found[below], found[above] + LINE)
-    return found
