@@ -13,8 +13,8 @@ inline std::uint64_t sum_words(const std::uint64_t* words, long count) {
     return sum;
 }
 
-// Prefetches kAhead of the rows of the next block, from `ahead` on, while it multiplies: the hardware prefetcher stops at
-// page boundaries.
+// Prefetches kAhead of the rows of the next block, from `ahead` on, while it multiplies: the hardware prefetcher stops
+// at page boundaries.
 template <int kRows, int kTokens, int kAhead, class Weight>
 inline void dense_block(const Dense<Weight>& w, const Floats& x, long row, const Weight* ahead, float* y,
                         long y_stride) {
@@ -106,7 +106,8 @@ void transposed(const Dense<Weight>& w, const Floats& x, long tokens, float* y, 
     const long whole = w.cols / kColumns * kColumns;
     // The columns stay in the first-level cache while the tokens pass.
     for (long c = 0; c < whole; c += kColumns)
-        for (long t = 0; t < tokens; ++t) add_columns<kColumns>(w, x.data + t * x.stride, c, y + t * y_stride, begin, end);
+        for (long t = 0; t < tokens; ++t)
+            add_columns<kColumns>(w, x.data + t * x.stride, c, y + t * y_stride, begin, end);
     for (long c = whole; c < w.cols; ++c)
         for (long t = 0; t < tokens; ++t) add_columns<1>(w, x.data + t * x.stride, c, y + t * y_stride, begin, end);
 }

@@ -18,8 +18,8 @@ void multiply_few(const Kernels& kernels, const AnyMatrix& matrix, const Vectors
         auto rows = w;
         rows.data += begin * (w.transposed ? 1 : w.stride);
         for (long i = 0; i < count; ++i)
-            kernel(rows, {static_cast<const float*>(x.at(0, of(i))), w.cols}, 1, scratch.tile + i * kPanelRows, kPanelRows, 0,
-                   end - begin);
+            kernel(rows, {static_cast<const float*>(x.at(0, of(i))), w.cols}, 1, scratch.tile + i * kPanelRows,
+                   kPanelRows, 0, end - begin);
     };
     if (const auto* narrow = std::get_if<Dense<bf16>>(&matrix)) dense(*narrow, kernels.dense_bf16);
     if (const auto* wide = std::get_if<Dense<float>>(&matrix)) dense(*wide, kernels.dense_f32);
