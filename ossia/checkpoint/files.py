@@ -172,21 +172,27 @@ def _copy(path: Path) -> mmap.mmap | bytes:
         memory = memoryview(buffer)
 
         def read(start: int) -> None:
-            """Read one chunk, possibly in several reads."""
-            end = min(start + _CHUNK, size)
-            with path.open("rb", buffering=0) as file:
-                file.seek(start)
-                while start < end:
-                    count = file.readinto(memory[start:end])
-                    if not count:
-                        raise OssiaError(f"{path} became shorter while it was read")
-                    start += count
+            read_into(path, start, memory[start : start + _CHUNK])
 
         with ThreadPoolExecutor(os.cpu_count()) as readers:
             list(readers.map(read, range(0, size, _CHUNK)))
         return buffer
     except OSError as error:
         raise OssiaError(f"cannot read {path} into memory: {error.strerror}") from error
+
+
+def read_into(path: Path, start: int, memory: memoryview) -> None:
+    """Fill memory with the bytes of a file from `start` on. Raises OssiaError if it cannot."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(start)
+            while memory:
+                count = file.readinto(memory)
+                if not count:
+                    raise OssiaError(f"{path} was cut short while it was read; copy it again")
+                memory = memory[count:]
+    except OSError as error:
+        raise OssiaError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _weight_files(folder: Path) -> tuple[list[Path], bool]:

@@ -10,27 +10,28 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ossia import families, ops
 from ossia.checkpoint import regions
+from ossia.checkpoint.assemble import Destination, fill, parameter_dtypes
 from ossia.checkpoint.files import StoredTensor, in_memory, read_tensors, refuse_cut
 from ossia.checkpoint.find import CONFIG_FILE
 from ossia.checkpoint.match import match, tied_differ
 from ossia.config import ModelConfig
 from ossia.errors import OssiaError
 from ossia.families.keys import warn
-from ossia.families.mapping import Layout, Row
+from ossia.families.mapping import Layout
 from ossia.model import Decoder, sharding
 from ossia.offload import plan as planning
 from ossia.offload.store import StoredStack
-from ossia.ops.mxfp4 import NAN_SCALE
 from ossia.options import Load, LoadOptions
 from ossia.system.files import read_json
 from ossia.system.memory import format_size, free_memory
+from ossia.system.upload import link_to
 
 DENSE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FLOATS = (*DENSE_DTYPES.values(), torch.float64)
@@ -125,19 +126,19 @@ def _load(folder: Path, options: LoadOptions, backend: ops.Backend | None = None
                 "load copy needs all weights in memory, but some experts stay on disk: use load map"
             )
         stored = in_memory(stored)
-    for row in layout.rows:
-        if row.ours.endswith(".scales") and plan is None:  # otherwise they are checked when read
-            _check_scales(stored[row.theirs])
-    weights = _assembled(decoder, layout, stored, target)
+    decoder.requires_grad_(False).eval()
+    to = _destination(target, plan, tied=decoder.unembedding is None)
+    try:
+        fill(decoder, layout.rows, stored, DENSE_DTYPES[config.dtype], to)
+    except torch.OutOfMemoryError as error:
+        raise OssiaError(
+            f"the memory of {target} ran out while weights were loaded; does another program use "
+            "it?"
+        ) from error
     refuse_cut(stored)
-    if plan is not None:
-        planning.hold(weights)
-    decoder.load_state_dict(weights, assign=True)
-    decoder.place()
     if plan is not None:
         planning.attach(decoder, plan)
     decoder.origin = folder
-    decoder.requires_grad_(False).eval()
     if options.dense is not None:
         try:
             decoder.to_int8()
@@ -185,14 +186,6 @@ def without_weights(
         ) from error
 
 
-def parameter_dtypes(empty: Mapping[str, Tensor], dense: torch.dtype) -> dict[str, torch.dtype]:
-    """The dtype of each parameter: `dense`, or the integer type of packed ones."""
-    return {
-        name: dense if tensor.is_floating_point() else tensor.dtype
-        for name, tensor in empty.items()
-    }
-
-
 def _is_plain(stored: Mapping[str, StoredTensor]) -> bool:
     """Whether no tensor is in a format of quantized weights: all those use integers or 8 bits."""
     return all(tensor.dtype in _FLOATS for tensor in stored.values())
@@ -223,22 +216,10 @@ def _choose_device(name: str) -> torch.device:
     return device
 
 
-def _assembled(
-    decoder: Decoder, layout: Layout, stored: Mapping[str, StoredTensor], target: torch.device
-) -> dict[str, Tensor]:
-    """Each parameter on the device. Raises OssiaError if its memory runs out."""
-    empty = decoder.state_dict()
-    dtypes = parameter_dtypes(empty, DENSE_DTYPES[decoder.config.dtype])
-    try:
-        return {
-            name: _assemble(rows, stored, empty[name].shape, dtypes[name], target)
-            for name, rows in regions.grouped(layout.rows, "ours").items()
-        }
-    except torch.OutOfMemoryError as error:
-        raise OssiaError(
-            f"the memory of {target} ran out while weights were loaded; does another program use "
-            "it?"
-        ) from error
+def _destination(target: torch.device, plan: planning.Plan | None, *, tied: bool) -> Destination:
+    if plan is not None:  # scales are checked when they are read
+        return Destination(target, hold=partial(planning.held, tied=tied), checked=False)
+    return Destination(target, link_to(target))
 
 
 def _loaded_bytes(tensor: StoredTensor, dense: torch.dtype) -> int:
@@ -304,16 +285,6 @@ def check_headers(decoder: Decoder, layout: Layout, stored: Mapping[str, StoredT
     regions.check_complete(layout.rows, ours, theirs)  # last, because its cost grows with the sizes
 
 
-def _check_scales(stored: StoredTensor) -> None:
-    scales = stored.tensor()
-    if scales.numel() and int(scales.amax()) == NAN_SCALE:  # amax is the fastest pass over bytes
-        where = (scales == NAN_SCALE).nonzero()[0].tolist()
-        raise OssiaError(
-            f"{stored.file}: tensor {stored.name} has the scale byte {NAN_SCALE} at {where}, "
-            "which is NaN in MXFP4; copy the file again"
-        )
-
-
 def _packed_layers(
     stored: Mapping[str, StoredTensor], layout: Layout
 ) -> dict[int, list[StoredStack]]:
@@ -333,24 +304,3 @@ def _packed_layers(
 
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _assemble(
-    rows: list[Row],
-    stored: Mapping[str, StoredTensor],
-    shape: torch.Size,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Tensor:
-    """One parameter: a view of the file if it is a single region, else filled region by region."""
-
-    def region(row: Row) -> Tensor:
-        theirs = stored[row.theirs].tensor()
-        return (theirs.mT if row.transpose else theirs)[row.their_index]
-
-    if not rows[0].our_index:
-        return region(rows[0]).to(device=device, dtype=dtype)
-    ours = torch.empty(shape, dtype=dtype, device=device)
-    for row in rows:
-        ours[row.our_index] = region(row).to(device)
-    return ours

@@ -117,10 +117,7 @@ class Decoder(nn.Module):
         """Let the backend change the layout of each weight, once all are loaded."""
         for name, module in self.named_modules():
             if isinstance(module, Weighted):
-                weight = module.value
-                placed = self.ops.place(name, weight)
-                if placed is not weight:
-                    module.replace(placed)
+                module.place(name, self.ops)
 
     def on(self, ops: Backend, config: ModelConfig | None = None) -> Self:
         """A decoder over the same weights that runs on another backend; nothing is copied.

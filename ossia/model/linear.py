@@ -33,6 +33,13 @@ class Weighted(nn.Module):
             return self.weight
         return self._recipe({name: getattr(self, name) for name in self._names})
 
+    def place(self, name: str, ops: Backend) -> None:
+        """Let a backend change the weight's layout; `name` is this module's."""
+        weight = self.value
+        placed = ops.place(name, weight)
+        if placed is not weight:
+            self.replace(placed)
+
     def replace(self, weight: Weight) -> None:
         """Replace the weight; the only way to change a weight of a built model. Tensors that are
         not parameters become buffers, except a dense weight, which becomes a frozen parameter.

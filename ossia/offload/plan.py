@@ -88,14 +88,14 @@ def plan(
     return Plan(slots, layers)
 
 
-def hold(weights: dict[str, Tensor]) -> None:
-    """Copy dense weights from the mapped file into process memory, which the system does not drop
-    when the page cache is short. An untied embedding stays mapped: a token needs one row of it.
+def held(name: str, weight: Tensor, tied: bool) -> Tensor:
+    """A dense weight in process memory, which the system does not drop when the page cache is
+    short; packed experts as they are. An untied embedding stays mapped: a token needs one row of
+    it.
     """
-    tied = "unembedding.weight" not in weights
-    for name, weight in weights.items():
-        if weight.is_floating_point() and (tied or name != "embedding.weight"):
-            weights[name] = huge_pages.zeros(weight.shape, weight.dtype).copy_(weight)
+    if not weight.is_floating_point() or (name == "embedding.weight" and not tied):
+        return weight
+    return huge_pages.zeros(weight.shape, weight.dtype).copy_(weight)
 
 
 def attach(decoder: Decoder, plan: Plan) -> None:

@@ -46,14 +46,15 @@ def available_memory(root: Path = Path("/")) -> int | None:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that this process can still use on a device: a GPU's free memory, or
-    `available_memory`. If the system does not report it: half of the machine's memory, or 4 GiB if
+    """Bytes that this process can still use on a device: a GPU's free memory and what torch has
+    taken of it and not used, or `available_memory`. If the system does not report it: half of the machine's memory, or 4 GiB if
     that is unknown too.
     """
     if device.type == "cuda":
         import torch
 
-        return torch.cuda.mem_get_info(device)[0]
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
     free = available_memory()
     if free is not None:
         return free
