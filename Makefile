@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EMULATE := -C cmake.define.OSSIA_EMULATE_AMX=ON
 
-.PHONY: run test clients evaluations docs lint format sanitize wheel test-wheel test-lowest clean
+.PHONY: run test clients evaluations docs pictures lint format sanitize wheel test-wheel test-lowest clean
 
 run: .venv/ossia.installed
 	printf '%s\n' "How many r in strawberry?" "What is 48213 * 977?" "What does os.path.exists do?" | \
@@ -50,6 +50,11 @@ evaluations: .venv/test.installed .venv-clients/evaluations/installed
 # docs/ as a book, in build/docs. A broken link, or a page that the navigation leaves out, is an error.
 docs: .venv/docs.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# The pictures in docs/ that are drawn from the code. Tests compare them with the committed ones.
+pictures: .venv/ossia.installed
+	$(BIN)/ossia compare --article docs/compare --ladder docs/ablation --measured bench/results/2026-11-28
+	$(BIN)/python -m book.pictures docs/ideas
 
 .venv/docs.installed: .venv/ossia.installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'

@@ -78,7 +78,7 @@ class Line:
     dots: bool = False
 
 
-class _Scale:
+class Scale:
     """Maps a range of numbers to a range of the drawing."""
 
     def __init__(self, values: Iterable[float], start: float, stop: float) -> None:
@@ -122,7 +122,7 @@ def intervals(heading: Heading, rows: Sequence[Interval], axis: str, *, zero: bo
     bottom = _ROW * len(rows)
     ends = [end for row in rows for end in (row.mean, *(row.bar or ()))]
     values = [value for row in rows for value in row.values]
-    x = _Scale([*ends, *values, *([0.0] if zero else [])], _LABELS, WIDTH - 14)
+    x = Scale([*ends, *values, *([0.0] if zero else [])], _LABELS, WIDTH - 14)
     parts = [
         _line(x(at), 0, x(at), bottom, "grid")
         + _text(x(at), bottom + _LINE, label, "quiet", "middle")
@@ -158,8 +158,8 @@ def lines(
     marks: labelled places on the first axis. zero: draw the second axis's zero.
     """
     top, bottom, right = 2 * _LINE, height - 3 * _LINE, WIDTH - 118
-    x = _Scale([p[0] for s in series for p in s.points], 44, right)
-    y = _Scale([*([0.0] if zero else []), *(p[1] for s in series for p in s.points)], bottom, top)
+    x = Scale([p[0] for s in series for p in s.points], 44, right)
+    y = Scale([*([0.0] if zero else []), *(p[1] for s in series for p in s.points)], bottom, top)
     parts = [_text(0, _LINE - 3, axes[1], "quiet", "start")]
     parts += [
         _line(44, y(at), right, y(at), "grid") + _text(38, y(at) + 4, label, "quiet", "end")
