@@ -47,9 +47,9 @@ evaluations: .venv/test.installed .venv-clients/evaluations/installed
 	$(@D)/bin/pip install --quiet --constraint constraints.txt lm-eval inspect-ai
 	touch $@
 
-# docs/ as a book, in build/docs. A broken link, or a page that the navigation leaves out, is an error.
+# docs/ as a book with the reference, in build/docs. A broken link, or a page that the navigation leaves out, is an error.
 docs: .venv/docs.installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 # The pictures in docs/ that are drawn from the code. Tests compare them with the committed ones.
 pictures: .venv/ossia.installed

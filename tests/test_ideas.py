@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from book import reference
 from book.pictures import pictures
 from ossia.families import PRESETS
 from ossia.insight.facts import Model
@@ -111,4 +112,4 @@ def test_the_book_has_every_page() -> None:
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
     listed = re.findall(r"- ([\w/-]+\.md)$", nav, re.MULTILINE)
     pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
-    assert sorted(listed) == sorted(pages)
+    assert sorted(listed) == sorted([*pages, *reference.PAGES])
