@@ -221,17 +221,40 @@ inline void multiply_rest(const Panel& panel, long lane, long count, const void*
     if constexpr (kTokens > 1) multiply_rest<kGroups, kTokens - 1>(panel, lane, count, tokens, rest, first, all, tile);
 }
 
-// A panel's `count` blocks or columns from `first` times all tokens.
-template <int kGroups, int kTokens, class Panel>
+// Prefetches row `r` of the kPanelRows from `begin`, blocks [block, block + count); of a transposed matrix, as many of
+// the columns. Inlined, because GCC removes a call that does nothing but prefetch.
+[[gnu::always_inline]] inline void fetch(const void* from, long bytes) {
+    for (long byte = 0; byte < bytes; byte += 64) __builtin_prefetch(static_cast<const char*>(from) + byte, 0, 2);
+}
+template <class Weight>
+[[gnu::always_inline]] inline void fetch(const Dense<Weight>& w, long begin, long r, long block, long count) {
+    const long column = block * kWordBlock, cols = count * kWordBlock;
+    if (!w.transposed) return fetch(w.data + (begin + r) * w.stride + column, cols * sizeof(Weight));
+    for (long c = r * cols / kPanelRows; c < (r + 1) * cols / kPanelRows; ++c)
+        fetch(w.data + (column + c) * w.stride + begin, kPanelRows * sizeof(Weight));
+}
+[[gnu::always_inline]] inline void fetch(const Packed& w, long begin, long r, long block, long count) {
+    const long at = (begin + r) * (w.cols / kWordBlock) + block;
+    fetch(w.blocks + at * 16, count * 16);
+    fetch(w.scales + at, count);
+}
+[[gnu::always_inline]] inline void fetch(const Int8& w, long begin, long r, long block, long count) {
+    fetch(w.codes + (begin + r) * w.cols + block * kWordBlock, count * kWordBlock);
+}
+
+// A panel's `count` blocks or columns from `first` times all tokens. Meanwhile next(r), for each of kPanelRows rows,
+// prefetches the panel after it: the hardware prefetcher does not see it coming, as each row is in pages of its own.
+template <int kGroups, int kTokens, class Panel, class Next>
 inline void multiply_all(const Panel& panel, long rows, long count, const void* const* words, long tokens, long first,
-                         long all, float* tile) {
-    long t = 0;
-    for (; t < tokens; t += kTokens) {
+                         long all, float* tile, const Next& next) {
+    long row = 0;
+    for (long t = 0; t < tokens; t += kTokens) {
         const long rest = tokens - t < kTokens ? tokens - t : kTokens;
-        // Each token is in pages of its own, so the hardware prefetcher does not see the next one coming.
-        for (long next = t + kTokens; next < tokens && next < t + 2 * kTokens; ++next)
+        // So is each token.
+        for (long other = t + kTokens; other < tokens && other < t + 2 * kTokens; ++other)
             for (long byte = 0; byte < count * Panel::kTokenBytes; byte += 64)
-                __builtin_prefetch(static_cast<const char*>(words[next]) + first * Panel::kTokenBytes + byte);
+                __builtin_prefetch(static_cast<const char*>(words[other]) + first * Panel::kTokenBytes + byte);
+        for (const long end = (t + rest) * kPanelRows / tokens; row < end; ++row) next(row);
         for (long lane = 0; lane < rows; lane += kGroups * kWidth)
             multiply_rest<kGroups, kTokens>(panel, lane, count, words + t, rest, first, all,
                                             tile + t * kPanelRows + lane);
@@ -243,13 +266,21 @@ void gemm_words(const Weights& w, const void* const* words, long tokens, long be
                 float* tile) {
     WordPanel& panel = *static_cast<WordPanel*>(memory);
     const long blocks = word_blocks(w.cols);
+    const auto count_at = [&](long first) {
+        return blocks - first < WordPanel::kBlocks ? blocks - first : WordPanel::kBlocks;
+    };
     if (!add) std::memset(tile, 0, tokens * kPanelRows * sizeof(float));
-    for (long first = 0; first < blocks; first += WordPanel::kBlocks) {
-        const long count = blocks - first < WordPanel::kBlocks ? blocks - first : WordPanel::kBlocks;
+    for (long first = 0, next; first < blocks; first = next) {
+        const long count = count_at(first);
+        next = first + count;
         for (long b = 0; b < count; ++b)
             for (long lane = 0; begin + lane < end; lane += kWidth)
                 unpack(w, begin + lane, end, first + b, panel, b, lane);
-        multiply_all<Vec::kWordGroups, Vec::kWordTokens>(panel, end - begin, count, words, tokens, first, blocks, tile);
+        const auto fetch_next = [&](long row) __attribute__((always_inline)) {
+            if (next < blocks && begin + row < end) fetch(w, begin, row, next, count_at(next));
+        };
+        multiply_all<Vec::kWordGroups, Vec::kWordTokens>(panel, end - begin, count, words, tokens, first, blocks, tile,
+                                                         fetch_next);
     }
 }
 
@@ -257,13 +288,19 @@ void gemm_floats(const Dense<float>& w, const void* const* floats, long tokens, 
                  void* memory, float* tile) {
     FloatPanel& panel = *static_cast<FloatPanel*>(memory);
     if (!add) std::memset(tile, 0, tokens * kPanelRows * sizeof(float));
+    constexpr long kBlocks = FloatPanel::kCols / kWordBlock;
     for (long first = 0; first < w.cols; first += FloatPanel::kCols) {
         const long count = w.cols - first < FloatPanel::kCols ? w.cols - first : FloatPanel::kCols;
         for (long c = 0; c < count; c += kWordBlock)
             for (long lane = 0; begin + lane < end; lane += kWidth)
                 columns_of(w, begin + lane, end, first + c,
                            [&](long i, Vec column) { column.store(panel.columns[c + i] + lane); });
-        multiply_all<Vec::kFloatGroups, Vec::kFloatTokens>(panel, end - begin, count, floats, tokens, first, 0, tile);
+        const auto fetch_next = [&](long row) __attribute__((always_inline)) {
+            const long next = first + FloatPanel::kCols;
+            if (next < w.cols && begin + row < end) fetch(w, begin, row, next / kWordBlock, kBlocks);
+        };
+        multiply_all<Vec::kFloatGroups, Vec::kFloatTokens>(panel, end - begin, count, floats, tokens, first, 0, tile,
+                                                           fetch_next);
     }
 }
 
