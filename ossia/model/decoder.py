@@ -230,6 +230,16 @@ class Decoder(nn.Module):
         weight = self.embedding.weight if self.unembedding is None else self.unembedding.value
         return self.ops.linear(hidden, weight, dtype=torch.float32)
 
+    def untie(self) -> Linear:
+        """The unembedding as a module of its own. A tied one still shares the embedding's tensor
+        until it is replaced.
+        """
+        if self.unembedding is None:
+            with torch.device("meta"):
+                self.unembedding = self._unembedding()
+            self.unembedding.replace(self.embedding.weight)
+        return self.unembedding
+
     @torch.no_grad()
     def to_int8(self) -> None:
         """Quantize the matrices of attention and MLPs and the unembedding to int8, in place.
@@ -238,10 +248,7 @@ class Decoder(nn.Module):
         becomes a quantized copy. Afterwards the model cannot be trained or saved. Raises
         ValueError, naming the matrix, for NaN or infinity.
         """
-        if self.unembedding is None:
-            with torch.device("meta"):
-                self.unembedding = self._unembedding()
-            self.unembedding.replace(self.embedding.weight)
+        self.untie()
         for name, module in self.named_modules():
             if isinstance(module, Linear) and module.role is not Role.ROUTER:
                 dense = module.value

@@ -3,6 +3,7 @@ router logits; what it measures besides against plain formulas.
 """
 
 import math
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -288,6 +289,22 @@ class TestWhatItMeasures:
             assert torch.equal(found[name].agrees, own.argmax(-1) == logits.argmax(-1))
             assert close(found[name].largest, (own - logits).abs().amax(-1), 1e-3)
         assert 0 < float(found["int8 keys and values"].kl.mean()) < 0.1
+
+    def test_one_layer_at_a_time_exists_in_lower_precision(self):
+        alive, most = weakref.WeakSet(), [0]
+
+        class Counting(Backend):
+            def quantize(self, weight):
+                quantized = super().quantize(weight)
+                alive.add(quantized.codes)
+                most[0] = max(most[0], len(alive))
+                return quantized
+
+        decoder = build(gpt_oss_like()).requires_grad_(False).eval()
+        xray(decoder.on(Counting()), torch.arange(20))
+        of_a_layer = 4  # queries, keys, values and output
+        assert most[0] == of_a_layer + 1  # and the unembedding
+        assert not alive
 
 
 @pytest.mark.parametrize("config", [gpt2_like(), qwen3_moe_like(), gpt_oss_like()])

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ossia.config import ModelConfig
+from ossia.config import ModelConfig, Role
 from ossia.errors import OssiaError
 from ossia.insight.xray.predict import rows
 from ossia.insight.xray.reader import hidden_states
 from ossia.model import Decoder
-from ossia.model.linear import Experts
+from ossia.model.linear import Experts, Linear, Weighted
 from ossia.ops.mxfp4 import BLOCK, quantize
+from ossia.ops.weight import Weight
 
 
 @dataclass(frozen=True)
@@ -62,26 +65,48 @@ def precision_effects(
     )
     if not decoder.is_int8:
         progress("int8 dense weights")
-        other = decoder.on(decoder.ops)
-        other.to_int8()
+        other = _changed(decoder, _is_dense, decoder.ops.quantize)
+        unembedding = other.untie()
+        unembedding.replace(decoder.ops.quantize(unembedding.weight))
         yield "int8 dense weights", difference(own, (other, hidden_states(other, tokens)))
-        del other
-    if dense := [name for name, experts in _experts(decoder) if _can_pack(experts)]:
+        del other, unembedding
+    if any(_can_pack(module) for module in decoder.modules()):
         progress("MXFP4 experts")
-        other = decoder.on(decoder.ops)
-        for name in dense:
-            module = other.get_submodule(name)
-            assert isinstance(module, Experts)
-            module.replace(quantize(module.weight))
+        other = _changed(decoder, _can_pack, quantize)
         yield "MXFP4 experts", difference(own, (other, hidden_states(other, tokens)))
 
 
-def _experts(decoder: Decoder) -> Iterator[tuple[str, Experts]]:
-    return ((name, m) for name, m in decoder.named_modules() if isinstance(m, Experts))
+def _changed(
+    decoder: Decoder, chosen: Callable[[nn.Module], bool], change: Callable[[Tensor], Weight]
+) -> Decoder:
+    """A decoder over the same weights, of which the `chosen` in its layers are changed. A layer's
+    changed weights exist only while it runs: a copy of all would be as large as a model.
+    """
+    other = decoder.on(decoder.ops)
+    for layer in other.layers:
+        own = {m: m.value for m in layer.modules() if isinstance(m, Weighted) and chosen(m)}
+        layer.register_forward_pre_hook(partial(_replace, own, change))
+        layer.register_forward_hook(partial(_replace, own, None))
+    return other
 
 
-def _can_pack(experts: Experts) -> bool:
-    return isinstance(experts.value, Tensor) and experts.value.shape[-1] % BLOCK == 0
+def _replace(
+    own: dict[Weighted, Weight], change: Callable[[Any], Weight] | None, *_: object
+) -> None:
+    for module, weight in own.items():
+        module.replace(change(weight) if change else weight)
+
+
+def _is_dense(module: nn.Module) -> bool:
+    return isinstance(module, Linear) and module.role is not Role.ROUTER
+
+
+def _can_pack(module: nn.Module) -> bool:
+    return (
+        isinstance(module, Experts)
+        and isinstance(module.value, Tensor)
+        and module.value.shape[-1] % BLOCK == 0
+    )
 
 
 def without_sinks(config: ModelConfig) -> ModelConfig:
