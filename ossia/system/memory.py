@@ -47,8 +47,8 @@ def available_memory(root: Path = Path("/")) -> int | None:
 
 def free_memory(device: torch.device) -> int:
     """Bytes that this process can still use on a device: a GPU's free memory and what torch has
-    taken of it and not used, or `available_memory`. If the system does not report it: half of the machine's memory, or 4 GiB if
-    that is unknown too.
+    taken of it and not used, or `available_memory`. If the system does not report it: half of the
+    machine's memory, or 4 GiB if that is unknown too.
     """
     if device.type == "cuda":
         import torch
