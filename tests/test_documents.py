@@ -56,14 +56,3 @@ def test_python_is_python(document):
     text = document.read_text(encoding="utf-8")
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         compile(block, document.name, "exec")
-
-
-def test_the_readmes_python_runs_as_pasted(tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.chdir(tmp_path)
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert blocks
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
-    assert "7 * 8 = 56." in capsys.readouterr().out
-    assert (tmp_path / "copy" / "tokenizer.json").is_file()
