@@ -9,7 +9,7 @@ from ossia.config import AttentionConfig, ModelConfig, Role
 from ossia.model.context import Context
 from ossia.model.linear import Linear, project
 from ossia.model.norm import build_norm
-from ossia.ops import AttentionSpec, Backend
+from ossia.ops import AttentionSpec, Backend, Norm
 from ossia.ops.paged import LayerKind
 
 
@@ -19,8 +19,8 @@ def layer_kind(config: AttentionConfig) -> LayerKind:
 
 
 class Attention(nn.Module):
-    """x (batch, length, hidden), or packed (tokens, hidden) over pages -> the same shape, plus the
-    residual.
+    """x (batch, length, hidden), or packed (tokens, hidden) over pages, normalised -> the same
+    shape, plus the residual.
     """
 
     def __init__(self, model: ModelConfig, index: int, ops: Backend) -> None:
@@ -39,10 +39,12 @@ class Attention(nn.Module):
         self.k_norm = build_norm(model.norm, config.head_dim, ops) if config.qk_norm else None
         self.sinks = nn.Parameter(torch.empty(config.num_heads)) if config.sinks else None
 
-    def forward(self, x: Tensor, context: Context, residual: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, norm: Norm, context: Context, residual: Tensor | None = None
+    ) -> Tensor:
         config = self.config
         heads = (*x.shape[:-1], -1, config.head_dim)
-        q, k, v = (y.view(heads) for y in project(x, self.q, self.k, self.v))
+        q, k, v = (y.view(heads) for y in project(x, norm, self.q, self.k, self.v))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         spec = AttentionSpec(config.window, self.sinks, self.dropout if self.training else 0.0)

@@ -68,14 +68,16 @@ class Layer(nn.Module):
         return self._run(x, context)
 
     def _run(self, x: Tensor, context: Context) -> Tensor:
-        x = self._add(x, self.attention, self.attention_norm(x), context)
-        return self._add(x, self.feedforward, self.feedforward_norm(x))
+        x = self._add(x, self.attention, self.attention_norm.value, context)
+        return self._add(x, self.feedforward, self.feedforward_norm.value)
 
     def _add(self, x: Tensor, branch: nn.Module, *inputs: object) -> Tensor:
-        """x + branch(*inputs); the branch itself adds x at its end, unless dropout comes first."""
+        """x + branch(x, *inputs), of which the first is the norm of x; the branch itself adds x at
+        its end, unless dropout comes first.
+        """
         if self.dropout and self.training:
-            return x + F.dropout(self.ops.reduce(branch(*inputs)), self.dropout)
-        return branch(*inputs, residual=x)
+            return x + F.dropout(self.ops.reduce(branch(x, *inputs)), self.dropout)
+        return branch(x, *inputs, residual=x)
 
 
 class Decoder(nn.Module):

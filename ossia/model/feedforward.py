@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 from ossia.config import GELU, MLPConfig, MoEConfig, Role
 from ossia.model.linear import Experts, Linear, project
-from ossia.ops import Backend, ExpertWeights
+from ossia.ops import Backend, ExpertWeights, Norm, RouterWeights
 
 
 class MLP(nn.Module):
-    """x (..., hidden) -> (..., hidden) through one hidden layer, plus the residual."""
+    """x (..., hidden), normalised -> (..., hidden) through one hidden layer, plus the residual."""
 
     def __init__(self, config: MLPConfig, hidden_size: int, ops: Backend) -> None:
         super().__init__()
@@ -22,16 +22,19 @@ class MLP(nn.Module):
         self.up = Linear(inwards, Role.UP, config.bias, ops)
         self.down = Linear(outwards, Role.DOWN, config.bias, ops)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, norm: Norm, residual: Tensor | None = None) -> Tensor:
         activation = self.config.activation
         if self.gate is None or isinstance(activation, GELU):
-            return self.down(self.ops.gelu(self.up(x)), residual)
-        gate, up = project(x, self.gate, self.up)
+            (up,) = project(x, norm, self.up)
+            return self.down(self.ops.gelu(up), residual)
+        gate, up = project(x, norm, self.gate, self.up)
         return self.down(self.ops.gated(gate, up, activation), residual)
 
 
 class MoE(nn.Module):
-    """x (..., hidden) -> (..., hidden): the weighted sum of chosen experts, plus the residual."""
+    """x (..., hidden), normalised -> (..., hidden): the weighted sum of chosen experts, plus the
+    residual.
+    """
 
     def __init__(self, config: MoEConfig, hidden_size: int, ops: Backend) -> None:
         super().__init__()
@@ -50,12 +53,12 @@ class MoE(nn.Module):
             gate_up.value, gate_up.bias, down.value, down.bias, self.config.activation
         )
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        tokens = x.flatten(0, -2)
-        config = self.config
-        routing = self.ops.route(self.router(tokens), config.experts_per_token, config.router)
+    def forward(self, x: Tensor, norm: Norm, residual: Tensor | None = None) -> Tensor:
+        config, router = self.config, self.router
+        weights = RouterWeights(router.value, router.bias, config.experts_per_token, config.router)
         residual = None if residual is None else residual.flatten(0, -2)
-        return self.ops.moe(tokens, routing, self.experts, residual=residual).view(x.shape)
+        out = self.ops.normed_moe(x.flatten(0, -2), norm, weights, self.experts, residual=residual)
+        return out.view(x.shape)
 
 
 def build_feedforward(config: MLPConfig | MoEConfig, hidden_size: int, ops: Backend) -> MLP | MoE:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ossia.config import ExpertFormat, Role
-from ossia.ops import Backend
+from ossia.ops import Backend, Norm
 from ossia.ops.mxfp4 import BLOCK, MXFP4
 from ossia.ops.weight import Tensors, Weight, recipe_of, tensors_of
 
@@ -78,10 +78,10 @@ class Linear(Weighted):
         return self.ops.linear(x, self.value, self.bias, residual=residual)
 
 
-def project(x: Tensor, *layers: Linear) -> tuple[Tensor, ...]:
-    """The outputs of several layers for the same x, as one operation."""
+def project(x: Tensor, norm: Norm, *layers: Linear) -> tuple[Tensor, ...]:
+    """The outputs of several layers for the same normalised x, as one operation."""
     weights, biases = [layer.value for layer in layers], [layer.bias for layer in layers]
-    return layers[0].ops.linears(x, weights, biases)
+    return layers[0].ops.normed_linears(x, norm, weights, biases)
 
 
 class Experts(Weighted):

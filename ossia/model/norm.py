@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from ossia.config import LayerNorm as LayerNormConfig
-from ossia.config import Norm, Rounding
+from ossia.config import Norm as NormConfig
 from ossia.config import RMSNorm as RMSNormConfig
-from ossia.ops import Backend
+from ossia.config import Rounding
+from ossia.ops import Backend, Norm
 
 
 class LayerNorm(nn.Module):
@@ -20,8 +21,13 @@ class LayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.empty(size))
         self.bias = nn.Parameter(torch.empty(size))
 
+    @property
+    def value(self) -> Norm:
+        """For the operations that normalise first."""
+        return Norm(self.weight, self.bias, self.eps)
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.ops.layer_norm(x, self.weight, self.bias, self.eps)
+        return self.ops.norm(x, self.value)
 
 
 class RMSNorm(nn.Module):
@@ -33,13 +39,16 @@ class RMSNorm(nn.Module):
         self.round_before_weight = norm.rounding is Rounding.BEFORE_WEIGHT
         self.weight = nn.Parameter(torch.empty(size))
 
+    @property
+    def value(self) -> Norm:
+        """For the operations that normalise first."""
+        return Norm(self.weight, None, self.eps, self.round_before_weight)
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.ops.rms_norm(
-            x, self.weight, self.eps, round_before_weight=self.round_before_weight
-        )
+        return self.ops.norm(x, self.value)
 
 
-def build_norm(norm: Norm, size: int, ops: Backend) -> LayerNorm | RMSNorm:
+def build_norm(norm: NormConfig, size: int, ops: Backend) -> LayerNorm | RMSNorm:
     """The module for a norm config."""
     if isinstance(norm, LayerNormConfig):
         return LayerNorm(norm, size, ops)

@@ -2,7 +2,15 @@
 
 from ossia.ops.backend import REFERENCE, Backend, Recorded, Recorder
 from ossia.ops.select import NAMES, check, select
-from ossia.ops.values import AttentionSpec, Documents, ExpertWeights, RopeTable, Routing
+from ossia.ops.values import (
+    AttentionSpec,
+    Documents,
+    ExpertWeights,
+    Norm,
+    RopeTable,
+    RouterWeights,
+    Routing,
+)
 
 __all__ = [
     "NAMES",
@@ -11,9 +19,11 @@ __all__ = [
     "Backend",
     "Documents",
     "ExpertWeights",
+    "Norm",
     "Recorded",
     "Recorder",
     "RopeTable",
+    "RouterWeights",
     "Routing",
     "check",
     "select",

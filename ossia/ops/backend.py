@@ -20,7 +20,15 @@ from ossia.ops.int8 import Int8
 from ossia.ops.paged import LayerKV
 from ossia.ops.rope import attention_factor, frequencies
 from ossia.ops.sampling import SamplingTable
-from ossia.ops.values import AttentionSpec, Documents, ExpertWeights, RopeTable, Routing
+from ossia.ops.values import (
+    AttentionSpec,
+    Documents,
+    ExpertWeights,
+    Norm,
+    RopeTable,
+    RouterWeights,
+    Routing,
+)
 from ossia.ops.weight import ExpertsKind, Matrix, MatrixKind, Weight
 
 Where = Documents | LayerKV | None
@@ -98,6 +106,19 @@ class Backend:
         # One over infinity would make zeros of all, a finite and wrong text.
         normal = normal * scale.masked_fill(scale == 0, torch.nan)
         return weight * normal.to(x.dtype) if round_before_weight else (weight * normal).to(x.dtype)
+
+    def norm(self, x: Tensor, norm: Norm) -> Tensor:
+        """x (..., hidden), normalised by `layer_norm` or `rms_norm`."""
+        weight, bias, eps, before = norm
+        if bias is None:
+            return self.rms_norm(x, weight, eps, round_before_weight=before)
+        return self.layer_norm(x, weight, bias, eps)
+
+    def normed_linears(
+        self, x: Tensor, norm: Norm, weights: Sequence[Weight], biases: Sequence[Tensor | None]
+    ) -> tuple[Tensor, ...]:
+        """`linears` of the normalised x. A backend may keep more bits of it than x's type has."""
+        return self.linears(self.norm(x, norm), weights, biases)
 
     def rotate(self, x: Tensor, rope: RopeTable) -> Tensor:
         """Rotate the pairs (i, i + head_dim/2) of x (..., tokens, heads, head_dim)."""
@@ -200,6 +221,23 @@ class Backend:
         out = out.view(*routing.experts.shape, -1).to(wide) * routing.weights[..., None].to(wide)
         out = out.sum(1).to(result)
         return out if residual is None else residual + self.reduce(out)
+
+    def normed_moe(
+        self,
+        x: Tensor,
+        norm: Norm,
+        router: RouterWeights,
+        experts: ExpertWeights,
+        *,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """`moe` of the normalised x (tokens, hidden), whose router reads it too. A backend may keep
+        more bits of it than x's type has.
+        """
+        x = self.norm(x, norm)
+        logits = self.linear(x, router.weight, router.bias)
+        routing = self.route(logits, router.chosen, router.kind)
+        return self.moe(x, routing, experts, residual=residual)
 
     def sample(self, logits: Tensor, table: SamplingTable) -> Tensor:
         """The id that each row (rows, vocab) of logits samples; see `sampling.sample`."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ossia.config import ClampedSwiGLU, SwiGLU
+from ossia.config import ClampedSwiGLU, Router, SwiGLU
 from ossia.ops.weight import Weight
 
 
@@ -40,6 +40,28 @@ class AttentionSpec:
     window: int | None = None
     sinks: Tensor | None = None
     dropout: float = 0.0
+
+
+class Norm(NamedTuple):
+    """A normalisation over the last dimension: a layer norm, or an RMS norm if it has no bias; see
+    `Backend.layer_norm` and `Backend.rms_norm`.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    eps: float
+    round_before_weight: bool = False
+
+
+class RouterWeights(NamedTuple):
+    """The router of one layer: weight (experts, hidden), bias (experts,), how many experts a token
+    gets, and how their weights come from the logits.
+    """
+
+    weight: Weight
+    bias: Tensor | None
+    chosen: int
+    kind: Router
 
 
 class Routing(NamedTuple):

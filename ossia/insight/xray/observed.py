@@ -12,7 +12,16 @@ import torch
 from torch import Tensor
 
 from ossia.config import ClampedSwiGLU, RoPE, Router, SwiGLU
-from ossia.ops import REFERENCE, AttentionSpec, Backend, ExpertWeights, RopeTable, Routing
+from ossia.ops import (
+    REFERENCE,
+    AttentionSpec,
+    Backend,
+    ExpertWeights,
+    Norm,
+    RopeTable,
+    RouterWeights,
+    Routing,
+)
 from ossia.ops.backend import Where
 from ossia.ops.int8 import Int8
 from ossia.ops.paged import LayerKV
@@ -102,6 +111,14 @@ class Observed(Backend):
     ) -> Tensor:
         return self.inner.rms_norm(x, weight, eps, round_before_weight=round_before_weight)
 
+    def norm(self, x: Tensor, norm: Norm) -> Tensor:
+        return self.inner.norm(x, norm)
+
+    def normed_linears(
+        self, x: Tensor, norm: Norm, weights: Sequence[Weight], biases: Sequence[Tensor | None]
+    ) -> tuple[Tensor, ...]:
+        return self.inner.normed_linears(x, norm, weights, biases)
+
     def rotate(self, x: Tensor, rope: RopeTable) -> Tensor:
         return self.inner.rotate(x, rope)
 
@@ -153,6 +170,18 @@ class Observed(Backend):
         if residual is not None:
             self._added(out)
         return out
+
+    def normed_moe(
+        self,
+        x: Tensor,
+        norm: Norm,
+        router: RouterWeights,
+        experts: ExpertWeights,
+        *,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """Of its parts, of which `route` and `moe` are observed."""
+        return super().normed_moe(x, norm, router, experts, residual=residual)
 
     def sample(self, logits: Tensor, table: SamplingTable) -> Tensor:
         return self.inner.sample(logits, table)
