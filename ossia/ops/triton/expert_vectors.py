@@ -11,7 +11,7 @@ activation's bound: of gpt-oss's, at most 56, those below 2**-34 are zeros.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -21,40 +21,84 @@ from torch import Tensor
 from ossia.config import ClampedSwiGLU
 from ossia.ops.triton.fp4 import dot, scales_of
 from ossia.ops.triton.gates import gated
-from ossia.ops.triton.launch import INTERPRETED, ceil_div, launch, power_of_2
+from ossia.ops.triton.launch import INTERPRETED, begin, begin_last, ceil_div, launch, power_of_2
 from ossia.ops.triton.paired import PairedMXFP4
 from ossia.ops.values import ExpertWeights, Routing
 
 _CHUNK = 128  # words of a row that a warp reads at a time: 16 bytes for each of its threads
-_WORDS = 128  # words that a program packs
+WORDS = 128  # words that a program packs
 _WARPS = 32 if INTERPRETED else 4  # of a program: the interpreter is fast with few programs
 _LARGEST = 1 << 15  # of numbers in float16, with room for their sums
 
 
-@triton.jit
-def _pack(x, planes, scales, size, DEPTH: tl.constexpr, WIDTH: tl.constexpr, WORDS: tl.constexpr):
-    """Vectors in float16, times 2**power: largest at least 2**13 and below 2**14. Word (p, i) of
-    the planes pairs the numbers that nibble p of the two halves of a matrix's word i multiplies.
+class Packed(NamedTuple):
+    """Vectors as the kernels multiply them: planes int32 (tokens, depth / 2), and float32 (tokens,)
+    by which sums of products are multiplied.
     """
-    token = tl.program_id(0).to(tl.int64)
-    row = x + token * size
-    column = tl.arange(0, WIDTH)
-    number = tl.load(row + column, mask=column < size, other=0.0).to(tl.float32)
-    largest = tl.max(tl.abs(number), 0).to(tl.int32, bitcast=True) >> 23
-    power = tl.minimum(tl.maximum(140 - largest, -115), 126)
+
+    planes: Tensor
+    scales: Tensor
+
+    @classmethod
+    def empty(cls, tokens: int, depth: int, device: torch.device) -> Packed:
+        planes = torch.empty(tokens, depth // 2, dtype=torch.int32, device=device)
+        return cls(planes, torch.empty(tokens, dtype=torch.float32, device=device))
+
+
+@triton.jit
+def power_of(numbers):
+    """The power of two by which a vector's largest number becomes at least 2**13 and less than
+    2**14.
+    """
+    largest = tl.max(tl.abs(numbers), 0).to(tl.int32, bitcast=True) >> 23
+    return tl.minimum(tl.maximum(140 - largest, -115), 126)
+
+
+@triton.jit
+def _number(row, gain, inverse, at, mask, NORM: tl.constexpr):
+    number = tl.load(row + at, mask=mask, other=0.0).to(tl.float32)
+    if NORM:
+        number = number * tl.load(gain + at, mask=mask, other=0.0).to(tl.float32) * inverse
+    return number
+
+
+@triton.jit
+def pack_words(
+    row, gain, inverse, planes, scales, token, block, power, size,
+    DEPTH: tl.constexpr, WORDS: tl.constexpr, NORM: tl.constexpr,
+):  # fmt: skip
+    """A block of words of a vector in float16, times 2**power; of its numbers times gain and
+    `inverse` if NORM. Word (p, i) of the planes pairs the numbers that nibble p of the two halves
+    of a matrix's word i multiplies.
+    """
     factor = ((power + 127) << 23).to(tl.float32, bitcast=True)
-    word = tl.program_id(1) * WORDS + tl.arange(0, WORDS)
+    word = block * WORDS + tl.arange(0, WORDS)
     inside = word < DEPTH // 8
     first = word // 8 * 64 + word % 2 * 16 + word % 8 // 2 * 2
     for plane in tl.static_range(4):
         at = first + plane // 2 * 32 + plane % 2
-        low = tl.load(row + at, mask=inside & (at < size), other=0.0).to(tl.float32)
-        high = tl.load(row + at + 8, mask=inside & (at + 8 < size), other=0.0).to(tl.float32)
+        low = _number(row, gain, inverse, at, inside & (at < size), NORM)
+        high = _number(row, gain, inverse, at + 8, inside & (at + 8 < size), NORM)
         low = (low * factor).to(tl.float16).to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF
         high = (high * factor).to(tl.float16).to(tl.int16, bitcast=True).to(tl.int32) << 16
         tl.store(planes + (token * 4 + plane) * (DEPTH // 8) + word, low | high, mask=inside)
-    if tl.program_id(1) == 0:  # of sums of products, together with 2**7; 2**14 alone may overflow
+    if block == 0:  # of sums of products, together with 2**7; 2**14 alone may overflow
         tl.store(scales + token, ((134 - power) << 23).to(tl.float32, bitcast=True))
+
+
+@triton.jit
+def _pack(
+    x, planes, scales, size,
+    DEPTH: tl.constexpr, WIDTH: tl.constexpr, WORDS: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    begin(EARLY)
+    token = tl.program_id(0).to(tl.int64)
+    row = x + token * size
+    column = tl.arange(0, WIDTH)
+    power = power_of(tl.load(row + column, mask=column < size, other=0.0).to(tl.float32))
+    pack_words(
+        row, row, 1.0, planes, scales, token, tl.program_id(1), power, size, DEPTH, WORDS, False
+    )
 
 
 @triton.jit
@@ -132,9 +176,10 @@ def _gate_up(
     x, x_scales, experts, pairs, scales, bias, hidden, limit, alpha, factor,
     INTER: tl.constexpr, DEPTH: tl.constexpr, OUT_DEPTH: tl.constexpr, CHOSEN: tl.constexpr,
     WARPS: tl.constexpr, UNITS: tl.constexpr, CHUNK: tl.constexpr,
-    BIAS: tl.constexpr, CLAMPED: tl.constexpr,
+    BIAS: tl.constexpr, CLAMPED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """The hidden units of one choice, UNITS for each warp, as planes of float16 times `factor`."""
+    begin_last(EARLY)
     choice = tl.program_id(0)  # the fastest, so that tokens of one expert read it at one time
     token = choice // CHOSEN
     expert = tl.load(experts + choice).to(tl.int64)
@@ -175,7 +220,7 @@ def _down(
     hidden, experts, weights, pairs, scales, bias, residual, out, factor,
     SIZE: tl.constexpr, DEPTH: tl.constexpr, CHOSEN: tl.constexpr, SLOTS: tl.constexpr,
     GROUPS: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
-    BIAS: tl.constexpr, RESIDUAL: tl.constexpr,
+    BIAS: tl.constexpr, RESIDUAL: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Some outputs of a token: a warp computes ROWS of them for one of its experts, and the warps
     of its SLOTS experts are summed in a fixed order.
@@ -186,8 +231,9 @@ def _down(
     slot = warp % SLOTS
     used = slot < CHOSEN
     choice = token * CHOSEN + tl.minimum(slot, CHOSEN - 1)
-    expert = tl.load(experts + choice).to(tl.int64)
-    weight = tl.load(weights + choice)
+    # `_gate_up` may still run, but lets nothing start before the choice is made. The nearest cache
+    # may hold an older one.
+    expert = tl.load(experts + choice, cache_modifier=".cg").to(tl.int64)
     first = tl.program_id(1) * (GROUPS * ROWS) + warp // SLOTS * ROWS
     words = ()
     factors = ()
@@ -200,6 +246,8 @@ def _down(
         if BIAS:
             biases = biases + (tl.load(bias + row).to(tl.float32),)
     tl.debug_barrier()
+    begin(EARLY)
+    weight = tl.load(weights + choice)
     planes = hidden + choice[:, None] * (DEPTH // 2)
     products = _products(words, factors, planes, ROWS, WARPS, DEPTH, CHUNK)
     group = tl.program_id(1) * (GROUPS * ROWS) + tl.arange(0, GROUPS) * ROWS
@@ -216,14 +264,14 @@ def _down(
         tl.store(out + place, number.to(out.dtype.element_ty), mask=at < SIZE)
 
 
-def suits(x: Tensor, routing: Routing, experts: ExpertWeights) -> bool:
+def suits(x: Tensor, chosen: int, experts: ExpertWeights) -> bool:
     """Whether these kernels compute such experts: x in 16 bits, hidden units that are bounded."""
     activation = experts.activation
     return (
         x.element_size() == 2
         and isinstance(activation, ClampedSwiGLU)
         and 0 < activation.limit <= 64
-        and routing.experts.shape[1] <= 16
+        and chosen <= 16
     )
 
 
@@ -231,26 +279,34 @@ def moe(
     x: Tensor, routing: Routing, experts: ExpertWeights, residual: Tensor | None, out: Tensor
 ) -> None:
     """Backend.moe of a few tokens x (tokens, hidden) into `out`, the residual added."""
+    assert isinstance(experts.gate_up, PairedMXFP4)
+    (tokens, size), depth = x.shape, experts.gate_up.depth
+    packed = Packed.empty(tokens, depth, x.device)
+    launch(
+        _pack, (tokens, ceil_div(depth // 8, WORDS)), x, *packed, size,
+        DEPTH=depth, WIDTH=power_of_2(size), WORDS=WORDS, num_warps=4,
+    )  # fmt: skip
+    packed_moe(packed, routing, experts, residual, out)
+
+
+def packed_moe(
+    x: Packed, routing: Routing, experts: ExpertWeights, residual: Tensor | None, out: Tensor
+) -> None:
+    """`moe` of packed vectors."""
     gate_up, down, activation = experts.gate_up, experts.down, experts.activation
     assert isinstance(gate_up, PairedMXFP4)
     assert isinstance(down, PairedMXFP4)
     assert isinstance(activation, ClampedSwiGLU)
-    tokens, size = x.shape
+    (tokens, size), device = out.shape, out.device
     chosen, inter = routing.experts.shape[1], down.cols
-    planes = torch.empty(tokens, gate_up.depth // 2, dtype=torch.int32, device=x.device)
-    scales = torch.empty(tokens, dtype=torch.float32, device=x.device)
-    launch(
-        _pack, (tokens, ceil_div(gate_up.depth // 8, _WORDS)), x, planes, scales, size,
-        DEPTH=gate_up.depth, WIDTH=power_of_2(size), WORDS=_WORDS, num_warps=4,
-    )  # fmt: skip
     # What fills up the last group must be finite.
     make = torch.empty if down.depth == inter else torch.zeros
-    hidden = make(tokens * chosen, down.depth, dtype=torch.float16, device=x.device)
+    hidden = make(tokens * chosen, down.depth, dtype=torch.float16, device=device)
     factor = _hidden_factor(activation)
     warps, units = _WARPS, 2
     launch(
         _gate_up, (tokens * chosen, ceil_div(inter, warps * units)),
-        planes, scales, routing.experts, *_matrix(gate_up, experts.gate_up_bias), hidden,
+        *x, routing.experts, *_matrix(gate_up, experts.gate_up_bias), hidden,
         activation.limit, activation.alpha, factor,
         INTER=inter, DEPTH=gate_up.depth, OUT_DEPTH=down.depth, CHOSEN=chosen, WARPS=warps,
         UNITS=units, CHUNK=_CHUNK, BIAS=experts.gate_up_bias is not None, CLAMPED=True,
@@ -261,7 +317,7 @@ def moe(
     launch(
         _down, (tokens, ceil_div(size, groups * rows)),
         hidden.view(torch.int32), routing.experts, routing.weights,
-        *_matrix(down, experts.down_bias), x if residual is None else residual, out,
+        *_matrix(down, experts.down_bias), out if residual is None else residual, out,
         2.0**14 / factor,
         SIZE=size, DEPTH=down.depth, CHOSEN=chosen, SLOTS=slots, GROUPS=groups, ROWS=rows,
         CHUNK=_CHUNK, BIAS=experts.down_bias is not None, RESIDUAL=residual is not None,

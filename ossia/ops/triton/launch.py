@@ -7,6 +7,7 @@ environment.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +15,11 @@ from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 from triton import knobs
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 INTERPRETED: bool = knobs.runtime.interpret
 T = TypeVar("T")
@@ -62,17 +66,45 @@ _recording: _Recording | None = None
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
     """Run a kernel over a grid of up to three dimensions, none of them zero.
 
-    options: its constexpr parameters, and Triton's own, such as num_warps.
+    options: its constexpr parameters, and Triton's own, such as num_warps. The parameter EARLY, of
+    kernels that call `begin`, is set here.
     """
+    device = next(x.device for x in arguments if isinstance(x, Tensor))
+    if "EARLY" in kernel.arg_names:
+        options["EARLY"] = early = starts_early(device)
+        if early:
+            options["launch_pdl"] = True
     if _recording is not None:
         _recording.launches.append(Launch(kernel, grid, arguments, options))
         return
-    device = next(x.device for x in arguments if isinstance(x, Tensor))
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):  # Triton launches on the thread's current one
             kernel[grid](*arguments, **options)
     else:
         kernel[grid](*arguments, **options)
+
+
+@triton.jit
+def begin(EARLY: tl.constexpr):
+    """Let the kernel that follows start, and wait for the one before.
+
+    A kernel with the parameter EARLY starts, where the card can do it, while the one before still
+    runs: up to this call it may read weights, and nothing that kernels write. Each of its programs
+    must call this, or the next kernel would not know that the one before this one is done.
+    """
+    if EARLY:
+        gdc_launch_dependents()
+        gdc_wait()
+
+
+@triton.jit
+def begin_last(EARLY: tl.constexpr):
+    """As `begin`, but the kernel that follows starts only when the one before is done: it may read
+    what that one wrote.
+    """
+    if EARLY:
+        gdc_wait()
+        gdc_launch_dependents()
 
 
 @contextmanager
@@ -117,6 +149,15 @@ def card(device: torch.device) -> Card:
     return _INTERPRETER if device.type == "cpu" else _card(device.index or 0)
 
 
+def starts_early(device: torch.device) -> bool:
+    """Whether kernels start while the one before still runs (programmatic dependent launch), which
+    Hopper was the first to do. OSSIA_EARLY_LAUNCH=0 in the environment keeps them apart.
+    """
+    if INTERPRETED and _recording is None:
+        return False
+    return card(device).architecture >= 90 and _EARLY
+
+
 def unusable(device: torch.device) -> str | None:
     """Why kernels cannot run on a CUDA device; None if they can."""
     if torch.version.hip is not None:
@@ -128,6 +169,7 @@ def unusable(device: torch.device) -> str | None:
     return None
 
 
+_EARLY = os.environ.get("OSSIA_EARLY_LAUNCH", "1") != "0"
 _OLDEST = 8  # Ampere: the first whose tensor cores multiply bfloat16
 
 

@@ -14,9 +14,11 @@ from ossia.ops.backend import Backend
 from ossia.ops.int8 import GROUP, Int8
 from ossia.ops.triton.launch import card, ceil_div, launch, launches_on, power_of_2, runs
 from ossia.ops.triton.linear_kernels import matrices, vectors
+from ossia.ops.values import Norm
 from ossia.ops.weight import Weight
 
 _VECTORS = 4  # tokens up to which a product is sums of vectors, not tiles
+_NORMED = 2  # tokens up to which a norm's sums leave registers for loads on their way
 _FEW = 16  # tokens up to which cuBLAS is further from the speed of memory than the kernels
 _CHUNK_BYTES = 512  # of a row, that a warp loads at once
 _WARPS = 4
@@ -90,6 +92,17 @@ class Dense(Backend):
             return super().linears(x, weights, biases)
         return _product(x, weights, biases, None, x.dtype)
 
+    def normed_linears(
+        self, x: Tensor, norm: Norm, weights: Sequence[Weight], biases: Sequence[Tensor | None]
+    ) -> tuple[Tensor, ...]:
+        """As Backend.normed_linears; a few tokens in one launch, in which x is not rounded."""
+        fused = (
+            norm.bias is None and runs(x, norm.weight) and _suits(x, weights, biases, None, x.dtype)
+        )
+        if not fused or len(weights) > _MOST_AT_ONCE or x.numel() // x.shape[-1] > _NORMED:
+            return super().normed_linears(x, norm, weights, biases)
+        return _product(x, weights, biases, None, x.dtype, norm)
+
 
 def _suits(
     x: Tensor,
@@ -130,7 +143,9 @@ def _product(
     biases: Sequence[Tensor | None],
     residual: Tensor | None,
     result: torch.dtype,
+    norm: Norm | None = None,
 ) -> tuple[Tensor, ...]:
+    """norm: of x, for few tokens."""
     cols = x.shape[-1]
     tokens = x.numel() // cols
     rows = [weight.shape[0] for weight in weights]
@@ -159,9 +174,10 @@ def _product(
     apart = tuple(map(_distances, (codes, scales, biases, outs)))
     if few:
         even = cols % (tiles.cols * tiles.stages) == 0
+        gain, eps = (nothing, 0.0) if norm is None else (norm.weight.contiguous(), norm.eps)
         launch(
-            vectors, (ends[2],), *pointers, *sizes, *apart, TOKENS=tokens,
-            CHUNK=tiles.cols, UNROLL=tiles.stages, EVEN=even, **options,
+            vectors, (ends[2],), *pointers, *sizes, *apart, gain, eps, TOKENS=tokens,
+            CHUNK=tiles.cols, UNROLL=tiles.stages, EVEN=even, NORM=norm is not None, **options,
         )  # fmt: skip
     else:
         grid = (ceil_div(tokens, tiles.tokens), ends[2])

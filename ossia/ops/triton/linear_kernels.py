@@ -6,10 +6,15 @@ Up to three matrices of one x are one launch: the programs of the second follow 
 because a pointer that is chosen at run time would lose its alignment.
 """
 
+# Triton's own types do not describe what kernels may do.
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from ossia.ops.triton.launch import begin
 
 
 @triton.jit
@@ -29,14 +34,51 @@ def _shift(number, distances):
 
 
 @triton.jit
+def inverse_root(squares, size, eps):
+    """One over the root mean square, of a sum of squares; NaN where that overflows."""
+    inverse = 1 / tl.sqrt_rn(squares / size + eps)
+    # One over infinity would make zeros of all, a finite and wrong text.
+    return tl.where(inverse == 0, float("nan"), inverse)
+
+
+@triton.jit
+def _chunks(
+    weight, scales, start, row, real, first, cols, groups,
+    ROWS: tl.constexpr, CHUNK: tl.constexpr, UNROLL: tl.constexpr, EVEN: tl.constexpr,
+    INT8: tl.constexpr,
+):  # fmt: skip
+    """UNROLL chunks of each row from column `first` on, and their scales if they are int8. All are
+    zeros behind the end.
+    """
+    column = first + tl.broadcast_to(tl.arange(0, CHUNK)[None, :], (ROWS, CHUNK))
+    tiles = ()
+    factors = ()
+    for i in tl.static_range(UNROLL):
+        here = column + i * CHUNK
+        mask = (real & (first < cols))[:, None] if EVEN else real[:, None] & (here < cols)
+        tile = tl.load(weight + start + here, mask=mask, other=0, eviction_policy="evict_first")
+        tiles = tiles + (tile,)
+        if INT8:  # a chunk is a group
+            group = first // CHUNK + i
+            place = scales + row.to(tl.int64) * groups + group
+            factors = factors + (tl.load(place, mask=real & (group < groups), other=0.0),)
+    return tiles, factors
+
+
+@triton.jit
 def vectors(
     x, weight, scales, bias, residual, out, cols, groups, blocks, rows, more_rows,
-    weights_apart, scales_apart, biases_apart, outs_apart,
+    weights_apart, scales_apart, biases_apart, outs_apart, gain, eps,
     TOKENS: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, UNROLL: tl.constexpr,
     EVEN: tl.constexpr, BIAS: tl.constexpr, RESIDUAL: tl.constexpr, INT8: tl.constexpr,
+    NORM: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """ROWS rows of a matrix times each of TOKENS vectors; a warp has a row, CHUNK numbers of it at
-    a time. The loads of UNROLL chunks are on their way together.
+    a time. The loads of UNROLL chunks are on their way together, and before them those of the
+    previous ones are used.
+
+    NORM: the vectors are divided by their root mean square, which is done to the sums, and
+    multiplied by `gain`.
     """
     found = _matrix(tl.program_id(0), blocks, rows, more_rows)
     number, block, count = found
@@ -49,36 +91,44 @@ def vectors(
     if INT8:
         scales += _shift(number, scales_apart)
     sums = ()
+    squares = ()
     for _ in tl.static_range(TOKENS):
         sums = sums + (tl.zeros((ROWS, CHUNK), tl.float32),)
+        squares = squares + (tl.zeros((ROWS, CHUNK), tl.float32),)
+    tiles, factors = _chunks(
+        weight, scales, start, row, real, 0, cols, groups, ROWS, CHUNK, UNROLL, EVEN, INT8
+    )
+    begin(EARLY)
     for first in range(0, cols, CHUNK * UNROLL):
-        tiles = ()
+        following = _chunks(
+            weight, scales, start, row, real, first + CHUNK * UNROLL, cols, groups,
+            ROWS, CHUNK, UNROLL, EVEN, INT8,
+        )  # fmt: skip
         for i in tl.static_range(UNROLL):
             here = first + i * CHUNK + column
-            mask = real[:, None] if EVEN else real[:, None] & (here < cols)
-            tile = tl.load(weight + start + here, mask=mask, other=0, eviction_policy="evict_first")
-            tile = tile.to(tl.float32)
-            if INT8:  # a chunk is a group
-                group = (first + i * CHUNK) // CHUNK
-                known = real & (group < groups)
-                scale = tl.load(scales + row.to(tl.int64) * groups + group, mask=known, other=0.0)
-                tile = tile * scale[:, None]
-            tiles = tiles + (tile,)
-        after = ()
-        for t in tl.static_range(TOKENS):
-            total = sums[t]
-            for i in tl.static_range(UNROLL):
-                here = first + i * CHUNK + column
+            tile = tiles[i].to(tl.float32)
+            if INT8:
+                tile = tile * factors[i][:, None]
+            if NORM:
+                tile = tile * tl.load(gain + here, mask=here < cols, other=0.0).to(tl.float32)
+            after = ()
+            more = ()
+            for t in tl.static_range(TOKENS):
                 if EVEN:
                     numbers = tl.load(x + t * cols + here)
                 else:
                     numbers = tl.load(x + t * cols + here, mask=here < cols, other=0.0)
-                total += tiles[i] * numbers.to(tl.float32)
-            after = after + (total,)
-        sums = after
+                numbers = numbers.to(tl.float32)
+                after = after + (sums[t] + tile * numbers,)
+                more = more + (squares[t] + numbers * numbers if NORM else squares[t],)
+            sums = after
+            squares = more
+        tiles, factors = following
     out += _shift(number, outs_apart)
     for t in tl.static_range(TOKENS):
         result = tl.sum(sums[t], 1)
+        if NORM:
+            result *= inverse_root(tl.sum(squares[t], 1), cols, eps)
         if BIAS:
             shift = _shift(number, biases_apart)
             result += tl.load(bias + shift + row, mask=real, other=0.0).to(tl.float32)

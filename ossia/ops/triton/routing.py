@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
@@ -18,22 +19,22 @@ from ossia.ops.triton.launch import launch, power_of_2, runs
 from ossia.ops.values import Routing
 
 _LOWEST = tl.constexpr(-(1 << 31))
-_MOST_EXPERTS = 1024  # that one program ranks
+MOST_EXPERTS = 1024  # that one program ranks
 _CHUNK = 2048  # choices that a program reads at a time
 
 
 @triton.jit
-def _route(
-    logits, experts, weights, count,
+def choose(
+    logit, experts, weights, token, count,
     CHOSEN: tl.constexpr, WIDTH: tl.constexpr, SLOTS: tl.constexpr,
     SOFTMAX_FIRST: tl.constexpr, RENORMALIZE: tl.constexpr,
 ):  # fmt: skip
-    token = tl.program_id(0).to(tl.int64)
+    """Write one token's choice, by its logits, float32 (WIDTH,); behind `count` they are minus
+    infinity.
+    """
     expert = tl.arange(0, WIDTH)
     slot = tl.arange(0, SLOTS)
     inside = expert < count
-    logit = tl.load(logits + token * count + expert, mask=inside, other=-float("inf"))
-    logit = logit.to(tl.float32)
     # Integers in the order of the floats, NaN above all; what is taken becomes the lowest.
     key = logit.to(tl.int32, bitcast=True)
     key = tl.where(logit == logit, key ^ ((key >> 31) & 0x7FFFFFFF), 0x7FFFFFFF)
@@ -57,6 +58,19 @@ def _route(
     out = token * CHOSEN + slot
     tl.store(experts + out, ids.to(tl.int64), mask=slot < CHOSEN)
     tl.store(weights + out, power, mask=slot < CHOSEN)
+
+
+@triton.jit
+def _route(
+    logits, experts, weights, count,
+    CHOSEN: tl.constexpr, WIDTH: tl.constexpr, SLOTS: tl.constexpr,
+    SOFTMAX_FIRST: tl.constexpr, RENORMALIZE: tl.constexpr,
+):  # fmt: skip
+    token = tl.program_id(0).to(tl.int64)
+    expert = tl.arange(0, WIDTH)
+    place = logits + token * count + expert
+    logit = tl.load(place, mask=expert < count, other=-float("inf")).to(tl.float32)
+    choose(logit, experts, weights, token, count, CHOSEN, WIDTH, SLOTS, SOFTMAX_FIRST, RENORMALIZE)
 
 
 @triton.jit(do_not_specialize=["total"])
@@ -98,6 +112,17 @@ def _sort(
             place += tl.sum(mine, 0)
 
 
+def choice(count: int, chosen: int, router: Router) -> dict[str, Any]:
+    """The constants of `choose`, for `count` experts."""
+    return {
+        "CHOSEN": chosen,
+        "WIDTH": power_of_2(count),
+        "SLOTS": power_of_2(chosen),
+        "SOFTMAX_FIRST": router is not Router.TOP_K_THEN_SOFTMAX,
+        "RENORMALIZE": router is Router.SOFTMAX_THEN_TOP_K_RENORMALIZED,
+    }
+
+
 @dataclass(frozen=True)
 class Sorted:
     """The choices (tokens * chosen) of a batch by expert, for blocks of `rows` choices of one.
@@ -132,15 +157,12 @@ class Routes(Backend):
     def route(self, logits: Tensor, chosen: int, router: Router) -> Routing:
         """As Backend.route; of equal logits the first is chosen."""
         tokens, count = logits.shape
-        if not tokens or not 0 < chosen <= count <= _MOST_EXPERTS or not runs(logits):
+        if not tokens or not 0 < chosen <= count <= MOST_EXPERTS or not runs(logits):
             return super().route(logits, chosen, router)
         experts = torch.empty(tokens, chosen, dtype=torch.int64, device=logits.device)
         weights = torch.empty(tokens, chosen, dtype=torch.float32, device=logits.device)
         launch(
             _route, (tokens,), logits.contiguous(), experts, weights, count,
-            CHOSEN=chosen, WIDTH=power_of_2(count), SLOTS=power_of_2(chosen),
-            SOFTMAX_FIRST=router is not Router.TOP_K_THEN_SOFTMAX,
-            RENORMALIZE=router is Router.SOFTMAX_THEN_TOP_K_RENORMALIZED,
-            num_warps=1,
+            **choice(count, chosen, router), num_warps=1,
         )  # fmt: skip
         return Routing(experts, weights)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ossia.ops import REFERENCE
+from ossia.ops import REFERENCE, Norm
 from ossia.ops.int8 import quantize
 from ossia.ops.triton import TRITON
 from tests.ops.triton.common import DTYPES, FEW, RESULT_ERROR, normal, relative_error, same_kinds
@@ -127,3 +127,44 @@ def test_embed(device, shape, size, added, dtype):
     residual = normal(*shape, size, seed=3, dtype=dtype, device=device) if added else None
     found = TRITON.embed(ids, table, residual=residual)
     assert torch.equal(found, REFERENCE.embed(ids, table, residual=residual))
+
+
+@FEW
+@given(
+    tokens=TOKENS,
+    cols=COLS,
+    rows=st.lists(st.sampled_from([1, 4, 35]), min_size=1, max_size=4),
+    layer_norm=st.booleans(),
+    before=st.booleans(),
+    int8=st.booleans(),
+    dtype=DTYPES,
+)
+def test_matrices_of_a_normalised_x(device, tokens, cols, rows, layer_norm, before, int8, dtype):
+    x = normal(2, tokens, cols, dtype=dtype, device=device) * 5
+    gain = normal(cols, seed=7, dtype=dtype, device=device)
+    shift = normal(cols, seed=8, dtype=dtype, device=device) if layer_norm else None
+    norm = Norm(gain, shift, 1e-5, before and not layer_norm)
+    weights = [matrix(count, cols, dtype, device, int8) for count in rows]
+    biases = [normal(count, seed=i, dtype=dtype, device=device) for i, count in enumerate(rows)]
+    found = TRITON.normed_linears(x, norm, weights, biases)
+    wide = Norm(gain.double(), None if shift is None else shift.double(), 1e-5)
+    normalised = REFERENCE.norm(x.double(), wide)
+    for out, weight, bias in zip(found, weights, biases, strict=True):
+        assert out.dtype is dtype
+        assert out.shape == (2, tokens, weight.shape[0])
+        # What is not fused rounds x to its type.
+        assert relative_error(out, exact(normalised, weight, bias)) <= 4 * RESULT_ERROR[dtype]
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf, 3e38, 0.0])
+def test_a_norm_of_numbers_at_the_edge(device, number):
+    """A mean of squares that overflows makes NaN, not zeros."""
+    x, weight = normal(3, 20, device=device), normal(9, 20, seed=1, device=device)
+    x[1, 7] = number
+    x[2] = number
+    norm = Norm(normal(20, seed=2, device=device), None, 1e-6)
+    (found,), (expected,) = (
+        ops.normed_linears(x, norm, [weight], [None]) for ops in (TRITON, REFERENCE)
+    )
+    assert torch.equal(found.isfinite(), expected.isfinite())
+    assert relative_error(found[0], expected[0]) <= 1e-6

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ossia.config import ClampedSwiGLU, RoPE, Router, SwiGLU, YaRN
-from ossia.ops import AttentionSpec, Backend, ExpertWeights, RopeTable
+from ossia.ops import AttentionSpec, Backend, ExpertWeights, Norm, RopeTable, RouterWeights
 from ossia.ops.int8 import GROUP, Int8
 from ossia.ops.paged import LayerKV, StepTables
 from ossia.ops.sampling import SamplingTable
@@ -75,11 +75,11 @@ def _packed(inputs: Inputs, *shape: int) -> PairedMXFP4:
     return PairedMXFP4(pairs, scales, cols)
 
 
-def _experts(inputs: Inputs, dtype: torch.dtype = torch.bfloat16) -> ExpertWeights:
+def _experts(inputs: Inputs, dtype: torch.dtype = torch.bfloat16, count: int = 32) -> ExpertWeights:
     """gpt-oss-20b's."""
     return ExpertWeights(
-        _packed(inputs, 32, 5760, 2880), inputs.normal(32, 5760, dtype=dtype),
-        _packed(inputs, 32, 2880, 2880), inputs.normal(32, 2880, dtype=dtype),
+        _packed(inputs, count, 5760, 2880), inputs.normal(count, 5760, dtype=dtype),
+        _packed(inputs, count, 2880, 2880), inputs.normal(count, 2880, dtype=dtype),
         ClampedSwiGLU(),
     )  # fmt: skip
 
@@ -118,6 +118,21 @@ for _make, _name, _sizes, _dtype in _FORMS:
     for _tokens in _sizes:
         _title = f"{_name}_{_tokens}_{str(_dtype).removeprefix('torch.')}"
         CASES[_title] = _make(_tokens, _dtype)
+
+
+def _normed_moe(tokens: int) -> Case:
+    def run(ops: Backend, inputs: Inputs) -> Tensor:
+        x = inputs.normal(tokens, 2880)
+        norm = Norm(inputs.normal(2880), None, 1e-5)
+        # All of a few experts, whose choice no rounding of logits changes.
+        weight = inputs.normal(4, 2880, scale=2880**-0.5)
+        router = RouterWeights(weight, inputs.normal(4), 4, Router.TOP_K_THEN_SOFTMAX)
+        return ops.normed_moe(x, norm, router, _experts(inputs, count=4), residual=x)
+
+    return run
+
+
+CASES |= {f"normed moe of {tokens}": _normed_moe(tokens) for tokens in (1, 8)}
 
 
 @dataclass(frozen=True)
@@ -198,6 +213,7 @@ class _Linear:
     rows: tuple[int, ...]
     int8: bool = False
     logits: bool = False
+    normed: bool = False
 
     def __call__(self, ops: Backend, inputs: Inputs) -> Tensor:
         x = inputs.normal(self.tokens, self.cols)
@@ -205,6 +221,9 @@ class _Linear:
         if self.logits:
             return ops.linear(x, weights[0], dtype=torch.float32)
         biases = [inputs.normal(rows) for rows in self.rows]
+        if self.normed:
+            norm = Norm(inputs.normal(self.cols), None, 1e-5)
+            return torch.cat(ops.normed_linears(x, norm, weights, biases), dim=1)
         if len(weights) > 1:
             return torch.cat(ops.linears(x, weights, biases), dim=1)
         residual = inputs.normal(self.tokens, self.rows[0])
@@ -223,6 +242,9 @@ CASES |= {
     "q, k, v of 4": _Linear(4, 2880, (4096, 512, 512)),
     "q, k, v of 16": _Linear(16, 2880, (4096, 512, 512)),
     "q, k, v of 1, int8": _Linear(1, 2880, (4096, 512, 512), int8=True),
+    "norm, q, k, v of 1": _Linear(1, 2880, (4096, 512, 512), normed=True),
+    "norm, q, k, v of 2": _Linear(2, 2880, (4096, 512, 512), normed=True),
+    "norm, q, k, v of 1, int8": _Linear(1, 2880, (4096, 512, 512), int8=True, normed=True),
     "o of 1": _Linear(1, 4096, (2880,)),
     "o of 16": _Linear(16, 4096, (2880,)),
     "o of 16, int8": _Linear(16, 4096, (2880,), int8=True),
