@@ -143,6 +143,10 @@ NB_MODULE(_native, m) {
         .def("linear", operation(&Machine::linear), "x"_a, "matrix"_a, "y"_a, "residual"_a.none() = nb::none())
         .def("linears", operation(&Machine::linears))
         .def("quantize_int8", &Machine::quantize_int8, nb::call_guard<Unlocked>())
+        .def("pack_mxfp4", &Machine::pack_mxfp4, nb::call_guard<Unlocked>())
+        .def("unpack_mxfp4", &Machine::unpack_mxfp4, nb::call_guard<Unlocked>())
+        .def("grouped", &Machine::grouped, nb::call_guard<Unlocked>(), "x"_a, "counts"_a, "stack"_a, "y"_a,
+             "turned"_a = false)
         .def("embed", operation(&Machine::embed), "ids"_a, "table"_a, "y"_a, "residual"_a.none() = nb::none())
         .def("rms_norm", operation(&Machine::rms_norm))
         .def("layer_norm", operation(&Machine::layer_norm))
@@ -151,6 +155,8 @@ NB_MODULE(_native, m) {
         .def("gelu", operation(&Machine::gelu))
         .def("swiglu", operation(&Machine::swiglu))
         .def("clamped_swiglu", operation(&Machine::clamped_swiglu))
+        .def("gate_pairs", &Machine::gate_pairs, nb::call_guard<Unlocked>())
+        .def("gate_gradient", &Machine::gate_gradient, nb::call_guard<Unlocked>())
         .def("route", operation(&Machine::route))
         .def("moe", operation(&Machine::moe), "x"_a, "ids"_a, "weights"_a, "experts"_a, "y"_a,
              "residual"_a.none() = nb::none())

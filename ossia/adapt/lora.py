@@ -17,9 +17,9 @@ from ossia.config import ATTENTION_ROLES, EXPERT_ROLES, MLP_ROLES, Role
 from ossia.errors import OssiaError
 from ossia.model import Decoder
 from ossia.model.linear import Linear, Weighted
+from ossia.ops.adapted import Adapted
 from ossia.ops.low_rank import LowRank
 from ossia.ops.mxfp4 import MXFP4
-from ossia.ops.training import Training
 from ossia.options import LoadOptions
 
 TARGETS = ("attention", "mlp", "experts")  # and routers, with --train-router
@@ -60,7 +60,7 @@ def load_base(folder: Path, ignore_unknown_keys: bool = False) -> Decoder:
         name: value.float() if value.is_floating_point() and name not in kept else value
         for name, value in stored.state_dict().items()
     }
-    return Decoder.assembled(stored.config, weights, Training()).requires_grad_(False)
+    return Decoder.assembled(stored.config, weights, Adapted()).requires_grad_(False)
 
 
 def attach(decoder: Decoder, settings: LoRA, generator: torch.Generator) -> None:

@@ -216,6 +216,26 @@ class Machine:
         """
     def linears(self, x: Tensor, matrices: list[Matrix], ys: list[Tensor], /) -> None:
         """`linear` of one x by matrices that are all of one type, and all transposed or none."""
+    def pack_mxfp4(self, weight: Tensor, blocks: Tensor, scales: Tensor, sums: Tensor) -> None:
+        """uint8 blocks (rows, cols/32, 16) and scales (rows, cols/32) of a weight (rows, cols) with
+        contiguous rows; float64 sums (rows, 2) of the squares of what rounding changes, and of
+        the weight's. Raises ValueError for NaN or infinity.
+        """
+    def unpack_mxfp4(self, blocks: Tensor, scales: Tensor, y: Tensor) -> None:
+        """y (rows, cols): the values of blocks and scales."""
+    def grouped(
+        self, x: Tensor, counts: Tensor, stack: Stack, y: Tensor, turned: bool = False
+    ) -> None:
+        """y (tokens, rows): the first counts[0] rows of x (tokens, cols) times the first matrix of
+        the stack, and so on, plus biases; int64 counts (experts,). If `turned`, x (tokens, rows)
+        times the transposed matrices, y (tokens, cols). MXFP4 and bfloat16 take x of either type.
+        """
+    def gate_pairs(self, x: Tensor, y: Tensor, clamped: bool, limit: float, alpha: float) -> None:
+        """y (tokens, units): SwiGLU of alternating gates and ups x (tokens, 2 * units)."""
+    def gate_gradient(
+        self, x: Tensor, gradient: Tensor, y: Tensor, clamped: bool, limit: float, alpha: float
+    ) -> None:
+        """y (tokens, 2 * units): the gradient of x by that of `gate_pairs`' result."""
     def quantize_int8(self, weight: Tensor, codes: Tensor, scales: Tensor, group: int, /) -> None:
         """int8 codes (rows, cols) and float32 scales (rows, ceil(cols / group)) of a weight (rows,
         cols) with contiguous rows. Raises ValueError for NaN or infinity.

@@ -208,6 +208,39 @@ struct Exponents {
 };
 constexpr Exponents kExponents;
 
+// The values of the 16 codes at a scale, twice: a permutation of 32 words has an index with one bit more than a code.
+inline __m512i any_bf16_values(int scale) {
+    std::uint32_t bits[16];
+    for (int code = 0; code < 16; ++code) {
+        const float value = value_of(code, scale);
+        std::memcpy(bits + code, &value, sizeof value);
+    }
+    return _mm512_broadcast_i64x4(_mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_loadu_si512(bits), 16)));
+}
+
+// The same for scales that only shift exponents.
+inline __m512i plain_bf16_values(int scale) {
+    alignas(32) static constexpr std::uint16_t kValues[16] = {0,      0x3F00, 0x3F80, 0x3FC0, 0x4000, 0x4040,
+                                                              0x4080, 0x40C0, 0x8000, 0xBF00, 0xBF80, 0xBFC0,
+                                                              0xC000, 0xC040, 0xC080, 0xC0C0};
+    const __m512i values = _mm512_broadcast_i64x4(_mm256_load_si256(reinterpret_cast<const __m256i*>(kValues)));
+    const __m512i exponents = _mm512_set1_epi32(static_cast<int>(kExponents.of[scale]));
+    return _mm512_mask_add_epi16(values, 0xFEFEFEFE, values, exponents);  // all but the zeros
+}
+
+inline __m512i bf16_values(int scale) {
+    return scale < kLeastScale || scale > kLargestScale ? any_bf16_values(scale) : plain_bf16_values(scale);
+}
+
+// Adds the products of an element of the weights to the sums if the unit treats it as 0: numbers below 2^-126.
+inline void add_subnormal(float value, const Tokens& tokens, long block, long column, long row, TileMemory& memory) {
+    if (value == 0 || std::fabs(value) >= std::numeric_limits<float>::min()) return;
+    for (long t = 0; t < tokens.count; ++t) {
+        float& sum = memory.sums[t / kTileTokens][row / kTileRows][row % kTileRows][t % kTileTokens];
+        sum = std::fma(value, tokens.element(t, block, column), sum);
+    }
+}
+
 template <>
 struct Rows<Packed> {
     const Packed& w;
@@ -230,27 +263,12 @@ struct Rows<Packed> {
 
     void unpack(long block, long blocks, TileMemory& memory) const {
         if (least < kLeastScale || largest > kLargestScale) {
-            unpack_by(block, blocks, memory, [](int scale) {
-                std::uint32_t bits[16];
-                for (int code = 0; code < 16; ++code) {
-                    const float value = value_of(code, scale);
-                    std::memcpy(bits + code, &value, sizeof value);
-                }
-                return _mm512_broadcast_i64x4(_mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_loadu_si512(bits), 16)));
-            });
-            return;
+            unpack_by(block, blocks, memory, any_bf16_values);
+        } else {
+            unpack_by(block, blocks, memory, plain_bf16_values);
         }
-        alignas(32) static constexpr std::uint16_t kValues[16] = {0,      0x3F00, 0x3F80, 0x3FC0, 0x4000, 0x4040,
-                                                                  0x4080, 0x40C0, 0x8000, 0xBF00, 0xBF80, 0xBFC0,
-                                                                  0xC000, 0xC040, 0xC080, 0xC0C0};
-        const __m512i values = _mm512_broadcast_i64x4(_mm256_load_si256(reinterpret_cast<const __m256i*>(kValues)));
-        unpack_by(block, blocks, memory, [&](int scale) {
-            const __m512i exponents = _mm512_set1_epi32(static_cast<int>(kExponents.of[scale]));
-            return _mm512_mask_add_epi16(values, 0xFEFEFEFE, values, exponents);  // all but the zeros
-        });
     }
 
-    // table_of(scale): the 16 values twice, for a permutation of 32 words, whose index has one bit more than a code.
     template <class TableOf>
     void unpack_by(long block, long blocks, TileMemory& memory, const TableOf& table_of) const {
         alignas(64) static constexpr std::uint8_t kBytes[64] = {
@@ -269,7 +287,7 @@ struct Rows<Packed> {
         });
     }
 
-    // The unit treats numbers below 2^-126 as 0. Blocks of zeros have such scales too and need nothing.
+    // Blocks of zeros have small scales too and need nothing.
     void add_missed(long block, long blocks, const Tokens& tokens, TileMemory& memory) const {
         if (least >= kLeastScale) return;
         for (long row = begin; row < end; ++row)
@@ -277,13 +295,56 @@ struct Rows<Packed> {
                 const long at = row * all + b;
                 for (long c = 0; c < kWordBlock && w.scales[at] < kLeastScale; ++c) {
                     const float value = value_of(w.blocks[at * 16 + c / 2] >> c % 2 * 4 & 15, w.scales[at]);
-                    if (value == 0 || std::fabs(value) >= std::numeric_limits<float>::min()) continue;
-                    for (long t = 0; t < tokens.count; ++t) {
-                        float& sum = memory.sums[t / kTileTokens][(row - begin) / kTileRows][(row - begin) % kTileRows]
-                                                [t % kTileTokens];
-                        sum = std::fma(value, tokens.element(t, b, c), sum);
-                    }
+                    add_subnormal(value, tokens, b, c, row - begin, memory);
                 }
+            }
+    }
+};
+
+// Of a turned matrix, blocks are of its columns, whose elements have scales of their own.
+template <>
+struct Rows<Turned> {
+    const Turned& w;
+    const long begin, end;
+    std::uint8_t least;  // of the scales
+
+    Rows(const Turned& w, long begin, long end) : w(w), begin(begin), end(end), least(255) {
+        for (long c = 0; c < w.cols; ++c)
+            for (long row = begin; row < end; row += kWordBlock) least = std::min(least, w.scales[w.at(row, c)]);
+    }
+    long chunk() const { return kChunk; }
+    const float* factors(long) { return nullptr; }
+
+    // The tile's 16 elements of a column in the low halves of 32-bit words, or zeros behind the last.
+    __m512i column(long row, long c) const {
+        if (c >= w.cols) return _mm512_setzero_si512();
+        const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(w.codes(row, c)));
+        const __m512i places = _mm512_cvtepu8_epi32(_mm_unpacklo_epi8(bytes, _mm_srli_epi16(bytes, 4)));
+        const __m512i values = _mm512_permutexvar_epi16(places, bf16_values(w.scales[w.at(row, c)]));
+        return _mm512_and_si512(values, _mm512_set1_epi32(0xFFFF));
+    }
+
+    void unpack(long block, long blocks, TileMemory& memory) const {
+        for (long tile = 0; begin + tile * kTileRows < end; ++tile)
+            for (long b = 0; b < blocks; ++b) {
+                __m512i pairs[16];
+                for (long i = 0; i < 16; ++i) {
+                    const long row = begin + tile * kTileRows, c = (block + b) * kWordBlock + 2 * i;
+                    pairs[i] = _mm512_or_si512(column(row, c), _mm512_slli_epi32(column(row, c + 1), 16));
+                }
+                turn(pairs);
+                for (long r = 0; r < kTileRows; ++r) _mm512_store_si512(memory.panel[tile][b][r], pairs[r]);
+            }
+    }
+
+    void add_missed(long block, long blocks, const Tokens& tokens, TileMemory& memory) const {
+        if (least >= kLeastScale) return;
+        for (long c = block * kWordBlock; c < std::min(w.cols, (block + blocks) * kWordBlock); ++c)
+            for (long row = begin; row < end; ++row) {
+                const std::uint8_t scale = w.scales[w.at(row, c)];
+                if (scale >= kLeastScale) continue;
+                const float value = value_of(*w.codes(row, c) >> row % 2 * 4 & 15, scale);
+                add_subnormal(value, tokens, c / kWordBlock, c % kWordBlock, row - begin, memory);
             }
     }
 };
@@ -404,4 +465,5 @@ void put_f32(const float* x, long count, void* at) {
         at);
 }
 
-constexpr TileGemm kTileGemm{gemm_tiles<Packed>, gemm_tiles<Dense<bf16>>, gemm_tiles<Int8>, put_bf16, put_f32};
+constexpr TileGemm kTileGemm{gemm_tiles<Packed>, gemm_tiles<Turned>, gemm_tiles<Dense<bf16>>,
+                             gemm_tiles<Int8>,   put_bf16,           put_f32};

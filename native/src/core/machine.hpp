@@ -52,6 +52,20 @@ class Machine {
     // contiguous. Throws std::invalid_argument for NaN or infinity.
     void quantize_int8(const Array& weight, const Array& codes, const Array& scales, long group);
 
+    // MXFP4 blocks (rows, cols/32, 16) and scales (rows, cols/32), uint8, of a weight (rows, cols) whose rows are
+    // contiguous. float64 sums (rows, 2): the squares of what rounding changes, and those of the weight. Throws
+    // std::invalid_argument for NaN or infinity.
+    void pack_mxfp4(const Array& weight, const Array& blocks, const Array& scales, const Array& sums);
+
+    // y (rows, cols): the values of blocks and scales, which both types hold exactly.
+    void unpack_mxfp4(const Array& blocks, const Array& scales, const Array& y);
+
+    // y (tokens, rows): the first counts[0] rows of x (tokens, cols) times the first matrix of the stack, the next
+    // counts[1] times the second, and so on, plus the biases; int64 counts (experts,). If `turned`, without biases, y
+    // (tokens, cols) is x (tokens, rows) times the transposed matrices: the gradient of the former. MXFP4 and bfloat16
+    // stacks take x of either type, float32 stacks float32.
+    void grouped(const Array& x, const Array& counts, const Stack& stack, const Array& y, bool turned);
+
     // y (..., hidden): rows of table (count, hidden) by int64 ids (...), plus the optional residual (..., hidden). The
     // table may have its own type; its rows are contiguous.
     void embed(const Array& ids, const Array& table, const Array& y, const Array& residual);
@@ -75,6 +89,13 @@ class Machine {
     void gelu(const Array& x, const Array& y);
     void swiglu(const Array& gate, const Array& up, const Array& y);
     void clamped_swiglu(const Array& gate, const Array& up, const Array& y, float limit, float alpha);
+
+    // y (tokens, units): SwiGLU of alternating gates and ups x (tokens, 2 * units), units a multiple of 32; gpt-oss's
+    // with this limit and alpha if `clamped`.
+    void gate_pairs(const Array& x, const Array& y, bool clamped, float limit, float alpha);
+
+    // y (tokens, 2 * units): the gradient of x by that of gate_pairs' result (tokens, units).
+    void gate_gradient(const Array& x, const Array& gradient, const Array& y, bool clamped, float limit, float alpha);
 
     // The indices of each token's largest logits (tokens, experts), int64 ids (tokens, chosen), and their softmax,
     // float32 weights (tokens, chosen): over the chosen ones, or over all if `softmax_first`, then divided by their sum

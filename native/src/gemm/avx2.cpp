@@ -93,6 +93,21 @@ struct Bits {
         return {_mm256_srai_epi16(_mm256_shuffle_epi8(table, _mm256_slli_epi16(codes, 8)), 8)};
     }
 
+    static Bits scaled_codes(const std::uint8_t* low, const std::uint8_t* high, Bits factors) {
+        // Upper bytes of the values times 2^11, which have no lower ones.
+        const __m128i table = _mm_setr_epi8(0, 8, 16, 24, 32, 48, 64, 96, 0, -8, -16, -24, -32, -48, -64, -96);
+        const auto values = [&](const std::uint8_t* p) {
+            std::int32_t four;
+            std::memcpy(&four, p, sizeof four);
+            const __m128i bytes = _mm_cvtsi32_si128(four);
+            const __m128i codes = _mm_and_si128(_mm_unpacklo_epi8(bytes, _mm_srli_epi16(bytes, 4)), _mm_set1_epi8(15));
+            return _mm256_cvtepu8_epi32(_mm_shuffle_epi8(table, codes));
+        };
+        const __m256i pairs =
+            _mm256_or_si256(_mm256_slli_epi32(values(low), 8), _mm256_slli_epi32(values(high), 24));
+        return {_mm256_mulhrs_epi16(pairs, factors.v)};
+    }
+
     static void store_pairs(const Bits* integers, std::int16_t* out) {
         for (int i = 0; i < 4; i += 2) {
             const __m256i low = _mm256_permute2x128_si256(integers[i].v, integers[i + 1].v, 0x20);

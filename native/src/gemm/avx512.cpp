@@ -95,6 +95,21 @@ struct Bits {
         return {_mm512_permutexvar_epi16(_mm512_srli_epi16(v, 4 * k), _mm512_load_si512(kTwice))};
     }
 
+    // Pairs of twice the values of kWidth codes of `low` and of `high`, times 2^-4 of words, rounded to nearest.
+    static Bits scaled_codes(const std::uint8_t* low, const std::uint8_t* high, Bits factors) {
+        alignas(64) static constexpr std::int16_t kScaled[32] = {
+            0,     2048,  4096,  6144,  8192,   12288,  16384,  24576, 0,     -2048, -4096,
+            -6144, -8192, -12288, -16384, -24576, 0,     2048,   4096,  6144,  8192,  12288,
+            16384, 24576, 0,     -2048, -4096,  -6144,  -8192,  -12288, -16384, -24576};
+        const auto codes = [](const std::uint8_t* p) {  // the first of each byte in its low half
+            const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+            return _mm512_cvtepu8_epi32(_mm_unpacklo_epi8(bytes, _mm_srli_epi16(bytes, 4)));
+        };
+        // The fifth bit of an index needs no mask, because the table is doubled; of more bits none counts.
+        const __m512i places = _mm512_or_si512(codes(low), _mm512_slli_epi32(codes(high), 16));
+        return {_mm512_mulhrs_epi16(_mm512_permutexvar_epi16(places, _mm512_load_si512(kScaled)), factors.v)};
+    }
+
     // A block's 32 integers as words, columns k and k + 4 of every eight together.
     static void store_pairs(const Bits* integers, std::int16_t* out) {
         const __m512i low = _mm512_shuffle_i32x4(integers[0].v, integers[1].v, 0x88);

@@ -21,7 +21,7 @@ constexpr long kPanelBytes = 18432;  // more than half of the first-level cache,
 // Tokens whose products are held at a time: with a panel they fit the second-level cache, and they amortize unpacking.
 constexpr long kManyTokens = 256;
 
-using AnyMatrix = std::variant<Packed, Dense<bf16>, Int8, Dense<float>>;
+using AnyMatrix = std::variant<Packed, Turned, Dense<bf16>, Int8, Dense<float>>;
 
 inline long word_blocks(long cols) { return (cols + kWordBlock - 1) / kWordBlock; }
 
@@ -46,6 +46,7 @@ struct TileGemm {
     // `memory` has kTileMemoryBytes bytes, aligned to 64, as are the tokens; there are at most kManyTokens, and the
     // first begins a tile. `out` is `tile` below.
     void (*packed)(const Packed&, const void* tokens, long count, long begin, long end, void* memory, float* out);
+    void (*turned)(const Turned&, const void* tokens, long count, long begin, long end, void* memory, float* out);
     void (*dense)(const Dense<bf16>&, const void* tokens, long count, long begin, long end, void* memory, float* out);
     void (*int8)(const Int8&, const void* tokens, long count, long begin, long end, void* memory, float* out);
 
@@ -61,12 +62,20 @@ struct Gemm {
     // is undefined.
     void (*packed)(const Packed&, const void* const* words, long tokens, long begin, long end, bool add, void* panel,
                    float* tile);
+    void (*turned)(const Turned&, const void* const* words, long tokens, long begin, long end, bool add, void* panel,
+                   float* tile);
     void (*bf16_words)(const Dense<bf16>&, const void* const* words, long tokens, long begin, long end, bool add,
                        void* panel, float* tile);
     void (*int8_words)(const Int8&, const void* const* words, long tokens, long begin, long end, bool add, void* panel,
                        float* tile);
     void (*f32_floats)(const Dense<float>&, const void* const* floats, long tokens, long begin, long end, bool add,
                        void* panel, float* tile);
+    void (*packed_floats)(const Packed&, const void* const* floats, long tokens, long begin, long end, bool add,
+                          void* panel, float* tile);
+    void (*turned_floats)(const Turned&, const void* const* floats, long tokens, long begin, long end, bool add,
+                          void* panel, float* tile);
+    void (*bf16_floats)(const Dense<bf16>&, const void* const* floats, long tokens, long begin, long end, bool add,
+                        void* panel, float* tile);
 
     // Writes blocks [first, first + word_blocks(count)) of a token of `cols` columns. A block with NaN or infinity gets
     // a NaN scale. The rounding error goes to `rest` unless that is null.
@@ -75,6 +84,12 @@ struct Gemm {
 
     // out[i] of the pair tile[2i], tile[2i + 1] of gate and up, plus bias, for kWordBlock pairs.
     void (*gate)(const Activation&, const float* tile, const float* bias, float* out);
+
+    // The same for pairs of gate and up themselves, and the gradient of the pairs by that of the result.
+    void (*gate_bf16)(const Activation&, const bf16* pairs, float* out);
+    void (*gate_f32)(const Activation&, const float* pairs, float* out);
+    void (*gate_gradient_bf16)(const Activation&, const bf16* pairs, const bf16* gradient, float* out);
+    void (*gate_gradient_f32)(const Activation&, const float* pairs, const float* gradient, float* out);
 
     // sum[r] += weight * (tile[r] + bias[r]) for kPanelRows rows.
     void (*accumulate)(const float* tile, const float* bias, float weight, float* sum);

@@ -89,6 +89,59 @@ inline void columns_of(const Dense<Weight>& w, long row, long end, long column, 
     columns_of(pieces, put);
 }
 
+// The low and the high words of pairs as floats.
+inline Vec low_floats(Bits pairs) {
+    return (((pairs + Bits::fill(0x8000)) & Bits::fill(0xFFFF)) - Bits::fill(0x8000)).to_floats();
+}
+inline Vec high_floats(Bits pairs) { return low_floats(pairs >> 16); }
+
+// Half of 2^(code - 127), because the look-up tables hold twice the codes' values; 255 is NaN.
+inline float half_of_scale(std::uint32_t code) {
+    const std::uint32_t bits = code == 255 ? 0x7FC00000 : code > 1 ? (code - 1) << 23 : 0x00200000u << code;
+    float scale;
+    std::memcpy(&scale, &bits, sizeof scale);
+    return scale;
+}
+
+template <class Put>
+inline void columns_of(const Packed& w, long row, long end, long column, const Put& put) {
+    const long blocks = w.cols / kWordBlock;
+    const std::uint8_t* codes[kWidth];
+    float halves[kWidth];
+    for (long r = 0; r < kWidth; ++r) {
+        const long at = (row + r < end ? row + r : end - 1) * blocks + column / kWordBlock;
+        codes[r] = w.blocks + at * 16;
+        halves[r] = half_of_scale(w.scales[at]);
+    }
+    const Vec half = Vec::load(halves);
+    Bits eights[4];
+    Bits::transpose(codes, 0, eights);
+    for (long i = 0; i < 4; ++i)
+        for (int k = 0; k < 4; ++k) {
+            const Bits pairs = eights[i].twice_codes(k);
+            put(8 * i + k, low_floats(pairs) * half);
+            put(8 * i + k + 4, high_floats(pairs) * half);
+        }
+}
+
+// kWidth codes of a column of a turned matrix, and what scales them; behind the last column there are zeros.
+inline const std::uint8_t* codes_or_zeros(const Turned& w, long row, long col) {
+    static constexpr std::uint8_t kZeros[kWidth / 2] = {};
+    return col < w.cols ? w.codes(row, col) : kZeros;
+}
+
+template <class Put>
+inline void columns_of(const Turned& w, long row, long, long column, const Put& put) {
+    constexpr std::int32_t kPlain = 16;  // leaves twice the values
+    const auto half = [&](long col) { return Vec::fill(col < w.cols ? half_of_scale(w.scales[w.at(row, col)]) : 0); };
+    for (long i = column; i < column + kWordBlock; i += 2) {
+        const Bits pairs = Bits::scaled_codes(codes_or_zeros(w, row, i), codes_or_zeros(w, row, i + 1),
+                                              Bits::fill(kPlain << 16 | kPlain));
+        put(i - column, low_floats(pairs) * half(i));
+        put(i - column + 1, high_floats(pairs) * half(i + 1));
+    }
+}
+
 // One block of a panel, for the group of rows that starts at `row`, at `lane` in the panel.
 inline void unpack(const Dense<bf16>& w, long row, long end, long block, WordPanel& panel, long slot, long lane) {
     Vec columns[kWordBlock];
@@ -106,14 +159,6 @@ inline void unpack(const Dense<bf16>& w, long row, long end, long block, WordPan
     }
 }
 
-// Half of 2^(code - 127), because the look-up table holds twice the codes' values; 255 is NaN.
-inline float half_of_scale(std::uint32_t code) {
-    const std::uint32_t bits = code == 255 ? 0x7FC00000 : code > 1 ? (code - 1) << 23 : 0x00200000u << code;
-    float scale;
-    std::memcpy(&scale, &bits, sizeof scale);
-    return scale;
-}
-
 inline void unpack(const Packed& w, long row, long end, long block, WordPanel& panel, long slot, long lane) {
     const long blocks = w.cols / kWordBlock;
     const std::uint8_t* codes[kWidth];
@@ -126,6 +171,32 @@ inline void unpack(const Packed& w, long row, long end, long block, WordPanel& p
     Bits::transpose(codes, 0, eights);
     for (long i = 0; i < 4; ++i)
         for (int k = 0; k < 4; ++k) eights[i].twice_codes(k).store(panel.words[slot * kPairs + 4 * i + k][lane]);
+}
+
+// The scales of the 32 elements of a row's block differ. Words are in units of the largest one's scale over 2^9, so an
+// element is exact unless its scale is smaller than that.
+inline void unpack(const Turned& w, long row, long, long block, WordPanel& panel, long slot, long lane) {
+    const long first = block * kWordBlock, count = w.cols - first < kWordBlock ? w.cols - first : kWordBlock;
+    std::uint8_t scales[kWordBlock] = {};
+    std::uint8_t most = 0;
+    for (long i = 0; i < count; ++i) {
+        scales[i] = w.scales[w.at(row, first + i)];
+        most = scales[i] > most ? scales[i] : most;
+    }
+    const int bits = most < 9 ? most : 9;
+    const float scale = half_of_scale(most == 255 ? 255 : most - bits);
+    for (long r = 0; r < kWidth; ++r) panel.scales[slot][lane + r] = scale;
+    // scaled_codes multiplies by factors of 2^-4.
+    const auto factor = [&](long i) -> std::int32_t {
+        const int shift = 4 + bits + scales[i] - most;
+        return shift < 0 ? 0 : 1 << shift;
+    };
+    for (long pair = 0; pair < kPairs; ++pair) {
+        const long i = first_of_pair(pair);
+        Bits::scaled_codes(codes_or_zeros(w, row, first + i), codes_or_zeros(w, row, first + i + 4),
+                           Bits::fill(factor(i + 4) << 16 | factor(i)))
+            .store(panel.words[slot * kPairs + pair][lane]);
+    }
 }
 
 // The codes serve as words, and every block of a group has the group's scale.
@@ -284,7 +355,8 @@ void gemm_words(const Weights& w, const void* const* words, long tokens, long be
     }
 }
 
-void gemm_floats(const Dense<float>& w, const void* const* floats, long tokens, long begin, long end, bool add,
+template <class Weights>
+void gemm_floats(const Weights& w, const void* const* floats, long tokens, long begin, long end, bool add,
                  void* memory, float* tile) {
     FloatPanel& panel = *static_cast<FloatPanel*>(memory);
     if (!add) std::memset(tile, 0, tokens * kPanelRows * sizeof(float));
@@ -365,16 +437,58 @@ void gate(const Activation& activation, const float* tile, const float* bias, fl
     }
 }
 
+template <class Element>
+void gate_pairs(const Activation& activation, const Element* pairs, float* out) {
+    static constexpr float kNoBias[2 * kWordBlock] = {};
+    float tile[2 * kWordBlock];
+    for (long i = 0; i < 2 * kWordBlock; i += kWidth) Vec::load(pairs + i).store(tile + i);
+    gate(activation, tile, kNoBias, out);
+}
+
+// With g and u the bounded gate and up, s = sigmoid(alpha * g) and v = u + 1 (plain SwiGLU: alpha 1, no bounds, v = u),
+// the result is g * s * v. Its slope in the gate is v * s * (1 + alpha * g * (1 - s)), in up g * s; 0 beyond bounds.
+template <class Element>
+void gate_gradient(const Activation& activation, const Element* pairs, const Element* gradient, float* out) {
+    const float alpha = activation.clamped ? activation.alpha : 1.0f;
+    const float limit = activation.clamped ? activation.limit : __builtin_inff();
+    const Vec one = Vec::fill(1.0f);
+    float gates[kWordBlock], ups[kWordBlock], slopes[kWordBlock], shares[kWordBlock];
+    for (long i = 0; i < kWordBlock; i += kWidth) {
+        Vec gate, up;
+        Vec::separate(Vec::load(pairs + 2 * i), Vec::load(pairs + 2 * i + kWidth), gate, up);
+        gate.store(gates + i);
+        up.store(ups + i);
+        (one / (one + exponential(Vec::fill(-alpha) * Vec::min(Vec::fill(limit), gate)))).store(shares + i);
+        Vec::load(gradient + i).store(slopes + i);
+    }
+    for (long i = 0; i < kWordBlock; ++i) {
+        const float gate = gates[i], up = ups[i], share = shares[i], slope = slopes[i];
+        const float g = gate > limit ? limit : gate, u = up > limit ? limit : up < -limit ? -limit : up;
+        const float v = activation.clamped ? u + 1.0f : u;
+        const float of_gate = slope * v * share * (1.0f + alpha * g * (1.0f - share)), of_up = slope * g * share;
+        out[2 * i] = gate > limit ? 0.0f : of_gate;
+        out[2 * i + 1] = up > limit || up < -limit ? 0.0f : of_up;
+    }
+}
+
 void accumulate(const float* tile, const float* bias, float weight, float* sum) {
     for (long r = 0; r < kPanelRows; r += kWidth)
         Vec::fma(Vec::fill(weight), Vec::load(tile + r) + Vec::load(bias + r), Vec::load(sum + r)).store(sum + r);
 }
 
 constexpr Gemm kGemm{gemm_words<Packed>,
+                     gemm_words<Turned>,
                      gemm_words<Dense<bf16>>,
                      gemm_words<Int8>,
-                     gemm_floats,
+                     gemm_floats<Dense<float>>,
+                     gemm_floats<Packed>,
+                     gemm_floats<Turned>,
+                     gemm_floats<Dense<bf16>>,
                      quantize_words<bf16>,
                      quantize_words<float>,
                      gate,
+                     gate_pairs<bf16>,
+                     gate_pairs<float>,
+                     gate_gradient<bf16>,
+                     gate_gradient<float>,
                      accumulate};

@@ -63,6 +63,7 @@ struct Vec {
 
 struct Bits {
     static constexpr int kWidth = Vec::kWidth;
+    static constexpr std::int32_t kTwice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
     std::int32_t lanes[kWidth];
 
     template <class Function>
@@ -139,9 +140,16 @@ struct Bits {
     }
 
     Bits twice_codes(int k) const {
-        constexpr std::int32_t kTwice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
         return pair(each([&](int i) { return kTwice[at(i) >> 4 * k & 15]; }),
                     each([&](int i) { return kTwice[at(i) >> (16 + 4 * k) & 15]; }));
+    }
+
+    static Bits scaled_codes(const std::uint8_t* low_codes, const std::uint8_t* high_codes, const Bits& factors) {
+        const auto scaled = [](const std::uint8_t* codes, int i, std::int32_t factor) {
+            return (kTwice[codes[i / 2] >> i % 2 * 4 & 15] * 2048 * factor + (1 << 14)) >> 15;
+        };
+        return pair(each([&](int i) { return scaled(low_codes, i, low(factors.lanes[i])); }),
+                    each([&](int i) { return scaled(high_codes, i, factors.lanes[i] >> 16); }));
     }
 
     static void store_pairs(const Bits* integers, std::int16_t* out) {

@@ -70,6 +70,16 @@ struct Packed {
     long cols;
 };
 
+// An MXFP4 matrix turned over: row r is column r of the stored one, which has `cols` rows of `blocks_of_row` blocks.
+struct Turned {
+    const std::uint8_t* blocks;
+    const std::uint8_t* scales;
+    long cols, blocks_of_row;
+
+    long at(long row, long col) const { return col * blocks_of_row + row / 32; }  // the block of an element
+    const std::uint8_t* codes(long row, long col) const { return blocks + at(row, col) * 16 + row % 32 / 2; }
+};
+
 // The input of attention over the pages of one sequence.
 template <class Element>
 struct Cache {
@@ -147,6 +157,15 @@ struct Kernels {
     // A row's nearest codes and scales. Returns false, with undefined results, if it holds NaN or infinity.
     bool (*codes_bf16)(const bf16* x, long cols, long group, std::int8_t* codes, float* scales);
     bool (*codes_f32)(const float* x, long cols, long group, std::int8_t* codes, float* scales);
+
+    // MXFP4 codes and scales of `count` blocks. The squares of what rounding changes are added to sums[0], those of x
+    // to sums[1]. Returns false, with undefined results, if x holds NaN or infinity.
+    bool (*pack_bf16)(const bf16* x, long count, std::uint8_t* codes, std::uint8_t* scales, double* sums);
+    bool (*pack_f32)(const float* x, long count, std::uint8_t* codes, std::uint8_t* scales, double* sums);
+
+    // The values of `count` blocks.
+    void (*unpack_bf16)(const std::uint8_t* codes, const std::uint8_t* scales, long count, bf16* y);
+    void (*unpack_f32)(const std::uint8_t* codes, const std::uint8_t* scales, long count, float* y);
 
     std::uint64_t (*sum)(const std::uint64_t* words, long count);
 

@@ -102,6 +102,7 @@ struct Dots {
 #include "kernels/attend.inl"
 #include "kernels/dense.inl"
 #include "kernels/int8.inl"
+#include "kernels/mxfp4.inl"
 #include "kernels/packed.inl"
 #include "kernels/rope.inl"
 #include "kernels/rowwise.inl"
@@ -182,6 +183,10 @@ const Kernels& kernels_neon() {
         form.words_f32 = to_words<float>;
         form.codes_bf16 = to_codes<bf16>;
         form.codes_f32 = to_codes<float>;
+        form.pack_bf16 = pack_blocks<bf16>;
+        form.pack_f32 = pack_blocks<float>;
+        form.unpack_bf16 = unpack_blocks<bf16>;
+        form.unpack_f32 = unpack_blocks<float>;
         form.packed = packed;
         form.turn_bf16 = turn<bf16>;
         form.turn_f32 = turn<float>;

@@ -64,6 +64,7 @@ class Vectors {
 
     int parts() const { return format_ == Format::two_words ? 2 : 1; }
     bool are_tiles() const { return format_ == Format::tiles; }
+    bool are_floats() const { return format_ == Format::floats; }
     const void* at(int part, long i) const {
         return data_ + (part * count_ + i) * size_;
     }  // of tiles, the first of one
@@ -143,12 +144,19 @@ inline Vectors vectors_of(Pool& pool, const Gemm& gemm, Format format, const voi
 }
 
 inline auto product(const TileGemm& gemm, const Packed&) { return gemm.packed; }
+inline auto product(const TileGemm& gemm, const Turned&) { return gemm.turned; }
 inline auto product(const TileGemm& gemm, const Dense<bf16>&) { return gemm.dense; }
 inline auto product(const TileGemm& gemm, const Int8&) { return gemm.int8; }
 inline auto product(const Gemm& gemm, const Packed&) { return gemm.packed; }
+inline auto product(const Gemm& gemm, const Turned&) { return gemm.turned; }
 inline auto product(const Gemm& gemm, const Dense<bf16>&) { return gemm.bf16_words; }
 inline auto product(const Gemm& gemm, const Int8&) { return gemm.int8_words; }
 inline auto product(const Gemm& gemm, const Dense<float>&) { return gemm.f32_floats; }
+inline auto product_of_floats(const Gemm& gemm, const Packed&) { return gemm.packed_floats; }
+inline auto product_of_floats(const Gemm& gemm, const Turned&) { return gemm.turned_floats; }
+inline auto product_of_floats(const Gemm& gemm, const Dense<bf16>&) { return gemm.bf16_floats; }
+inline auto product_of_floats(const Gemm& gemm, const Int8&) { return gemm.int8_words; }  // never has floats
+inline auto product_of_floats(const Gemm& gemm, const Dense<float>&) { return gemm.f32_floats; }
 
 // scratch.tile gets rows [begin, end) of the matrix times vectors of(0) to of(count - 1).
 template <class Of>
@@ -167,7 +175,8 @@ void multiply(const Gemm& gemm, const AnyMatrix& matrix, const Vectors& x, long 
         for (long i = 0; i < count; ++i) scratch.tokens[i] = x.at(part, of(i));
         std::visit(
             [&](const auto& w) {
-                product(gemm, w)(w, scratch.tokens, count, begin, end, part > 0, scratch.panel, scratch.tile);
+                const auto times = x.are_floats() ? product_of_floats(gemm, w) : product(gemm, w);
+                times(w, scratch.tokens, count, begin, end, part > 0, scratch.panel, scratch.tile);
             },
             matrix);
     }

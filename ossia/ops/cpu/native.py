@@ -41,9 +41,18 @@ def using(machine: Machine) -> Iterator[None]:
 _used: list[Machine] = []
 
 
+def training_machine() -> Machine:
+    """`machine` with as many threads as torch has now: training chooses between one and all."""
+    return _used[-1] if _used else _made(min(torch.get_num_threads(), usable()))
+
+
 @lru_cache(maxsize=1)
 def _own() -> Machine:
-    threads = min(torch.get_num_threads(), usable())
+    return _made(min(torch.get_num_threads(), usable()))
+
+
+@lru_cache(maxsize=4)
+def _made(threads: int) -> Machine:
     try:
         machine = Machine(threads, os.environ.get("OSSIA_CPU_ISA", ""))
     except ValueError as error:

@@ -161,6 +161,30 @@ class Calls:
         codes = torch.zeros(5, 70, dtype=torch.int8)
         return "quantize_int8", [self._floats(5, 70, dtype=dtype), codes, torch.zeros(5, 3), 32]
 
+    def _codes(self) -> list[Tensor]:
+        blocks = self._ids(5, 2, 16, below=256, dtype=torch.uint8)
+        return [blocks, self._ids(5, 2, below=256, dtype=torch.uint8)]
+
+    def _pack(self, dtype: torch.dtype) -> tuple[str, list[Any]]:
+        sums = torch.zeros(5, 2, dtype=torch.float64)
+        return "pack_mxfp4", [self._floats(5, 64, dtype=dtype), *self._codes(), sums]
+
+    def _unpack(self, dtype: torch.dtype) -> tuple[str, list[Any]]:
+        return "unpack_mxfp4", [*self._codes(), self._floats(5, 64, dtype=dtype)]
+
+    def _grouped(self, dtype: torch.dtype) -> tuple[str, list[Any]]:
+        packed, turned = self.draw.random() < 0.5, self.draw.random() < 0.5
+        counts = torch.tensor(self.draw.choice(([0, 1, 0, 2], [20, 0, 3, 1])))
+        tokens, sizes = int(counts.sum()), (96, 64) if turned else (64, 96)
+        x, y = (self._floats(tokens, size, dtype=dtype) for size in sizes)
+        return "grouped", [x, counts, self._stack(96, 64, dtype, packed=packed), y, turned]
+
+    def _gate(self, dtype: torch.dtype) -> tuple[str, list[Any]]:
+        pairs, units = self._floats(3, 128, dtype=dtype), self._floats(3, 64, dtype=dtype)
+        kind = [self.draw.random() < 0.5, 7.0, 1.7]
+        gradient = ("gate_gradient", [pairs, units, torch.empty_like(pairs), *kind])
+        return self.draw.choice((("gate_pairs", [pairs, units, *kind]), gradient))
+
     def _embed(self, dtype: torch.dtype) -> tuple[str, list[Any]]:
         residual = self.draw.choice((None, self._floats(4, 8, dtype=dtype)))
         table, y = self._floats(10, 8, dtype=dtype), self._floats(4, 8, dtype=dtype)
@@ -249,6 +273,10 @@ class Calls:
         _linear,
         _linears,
         _quantize,
+        _pack,
+        _unpack,
+        _grouped,
+        _gate,
         _embed,
         _rms_norm,
         _layer_norm,
