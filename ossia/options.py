@@ -244,18 +244,29 @@ class LoadOptions(KernelOptions):
             "Precision of the dense weights.", default="the checkpoint's", shorthands=PRECISIONS
         ),
     ] = None
-    device: Annotated[str, Option("auto, cpu, cuda, cuda:1, mps.", metavar="NAME")] = "auto"
+    device: Annotated[
+        str,
+        Option(
+            "auto, cpu, cuda, cuda:1, mps; auto takes a GPU that the model fits and is faster on.",
+            metavar="NAME",
+        ),
+    ] = "auto"
     devices: Annotated[
         int, Option("GPUs, or processes on a CPU, that share the model.", minimum=1, maximum=64)
     ] = 1
     load: Annotated[
-        Load, Option("Leave the weights in the mapped files, or copy them into memory that stays.")
+        Load,
+        Option(
+            "Leave the weights in the mapped files, or copy them into memory that stays. On a GPU "
+            "it is about experts in host memory; all others are in the GPU's."
+        ),
     ] = Load.map
     expert_memory: Annotated[
         int | str | None,
         Option(
-            "Memory for experts in MXFP4, such as 12GiB; the others are read from disk when they "
-            "are needed. all maps every one.",
+            "Memory for experts, such as 12GiB. On a CPU, others in MXFP4 are read from disk when "
+            "they are needed; on a GPU, other layers' experts are computed on the CPU. all keeps "
+            "every one.",
             metavar="SIZE",
             default="all, or what is free if they do not fit",
         ),

@@ -8,6 +8,8 @@ from collections import deque
 import torch
 from torch import Tensor
 
+from ossia.system.upload import Sent
+
 
 class Late:
     """A link to the CPU whose copies take place when they are waited for, in order, as on a stream
@@ -33,7 +35,7 @@ class Late:
             self._queue.append((self.sent, source, target))
             return Copy(self, self.sent)
 
-    def receive(self, sent: Copy) -> None:
+    def receive(self, sent: Sent) -> None:
         sent.synchronize()
 
     def settle(self, number: int) -> None:

@@ -90,6 +90,16 @@ QWEN3_MOE_CONFIG = {
 }
 
 
+def deep_gpt_oss(experts: int, layers: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """A config and the tensors of more layers, the later ones all alike."""
+    tensors = gpt_oss_tensors(experts)
+    for name in [name for name in tensors if ".layers.1." in name]:
+        for layer in range(2, layers):
+            tensors[name.replace(".1.", f".{layer}.")] = tensors[name].clone()
+    config = {**GPT_OSS_CONFIG, "num_hidden_layers": layers, "num_local_experts": experts}
+    return config, tensors
+
+
 def gpt_oss_tensors(experts: int = EXPERTS) -> dict[str, torch.Tensor]:
     """In the hub's layout, experts packed."""
     torch.manual_seed(0)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ossia import checkpoint, text
 from ossia.api.ranks import lead
+from ossia.checkpoint import Beside, Placement
 from ossia.engine import Engine, SamplingParams
+from ossia.engine.capacity import room
 from ossia.engine.driver import Driver
 from ossia.errors import OssiaError
 from ossia.offload import ExpertReads, store_of
@@ -114,7 +116,9 @@ class Parts:
         if load.devices > 1:
             decoder, leader, release = lead(folder, load)
         else:
-            decoder = checkpoint.load(folder, load)
+            placement = checkpoint.fit(folder, load, lambda *model: Beside(*room(options, *model)))
+            options = _with_keys(options, placement)
+            decoder = checkpoint.load(folder, load, placement)
         smaller = draft and checkpoint.load(draft, replace(load, expert_memory=None, devices=1))
         engine = Engine(decoder, options, draft=smaller, leader=leader)
         driver = Driver(engine, options.max_queue)
@@ -130,6 +134,13 @@ class Parts:
         reads = _reads(store_of(decoder))
         parts = cls(driver, tokenizer, chat_format, defaults, name, about, reads)
         return parts if release is None else replace(parts, release=release)
+
+
+def _with_keys(options: EngineOptions, placement: Placement) -> EngineOptions:
+    """The room for keys and values that was left where experts made way for them."""
+    if not placement.on_host or options.kv_memory is not None:
+        return options
+    return replace(options, kv_memory=placement.keys)
 
 
 def _find_draft(name: str | None, tokenizer: text.Tokenizer) -> Path | None:

@@ -1,12 +1,16 @@
 """Checkpoints on disk: find, read, load into a Decoder, save for transformers."""
 
 from ossia.checkpoint.find import find, is_packaged, packaged_model, text_files, text_folder
-from ossia.checkpoint.load import check, load, load_share, read_config
+from ossia.checkpoint.fit import Beside, Placement
+from ossia.checkpoint.load import check, fit, load, load_share, read_config
 from ossia.checkpoint.save import save
 
 __all__ = [
+    "Beside",
+    "Placement",
     "check",
     "find",
+    "fit",
     "is_packaged",
     "load",
     "load_share",

@@ -41,7 +41,7 @@ class Destination:
     device: torch.device
     link: Link | None = None
     on_host: Collection[str] = ()
-    hold: Callable[[str, Tensor], Tensor] = lambda _name, tensor: tensor
+    hold: Callable[[str, Tensor], Tensor] | None = None
     checked: bool = True
 
 
@@ -79,7 +79,7 @@ def fill(
                 parameter = parameter.to(device)
                 if to.checked and name.endswith(".scales"):
                     _check_scales(parameter, stored[by_ours[name][0].theirs])
-                if device.type == "cpu":
+                if to.hold is not None and device.type == "cpu":
                     parameter = to.hold(name, parameter)
                 own = name.removeprefix(f"{owner}.")
                 module.load_state_dict({own: parameter}, strict=False, assign=True)

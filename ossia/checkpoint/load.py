@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,22 +20,23 @@ from ossia.checkpoint import regions
 from ossia.checkpoint.assemble import Destination, fill, parameter_dtypes
 from ossia.checkpoint.files import StoredTensor, in_memory, read_tensors, refuse_cut
 from ossia.checkpoint.find import CONFIG_FILE
+from ossia.checkpoint.fit import NOTHING, Asking, Beside, Needs, Placement, place
 from ossia.checkpoint.match import match, tied_differ
 from ossia.config import ModelConfig
 from ossia.errors import OssiaError
 from ossia.families.keys import warn
 from ossia.families.mapping import Layout
 from ossia.model import Decoder, sharding
+from ossia.offload import placing
 from ossia.offload import plan as planning
 from ossia.offload.store import StoredStack
 from ossia.options import Load, LoadOptions
+from ossia.system import huge_pages
 from ossia.system.files import read_json
-from ossia.system.memory import format_size, free_memory
 from ossia.system.upload import link_to
 
 DENSE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FLOATS = (*DENSE_DTYPES.values(), torch.float64)
-_WORKSPACE = 1 << 30  # what a GPU needs at least beside weights: keys and values, activations
 
 _log = logging.getLogger(__name__)
 
@@ -82,17 +83,31 @@ def read_headers(
     return config, stored
 
 
-def load(folder: str | os.PathLike[str], options: LoadOptions = LoadOptions()) -> Decoder:
+def fit(folder: Path, options: LoadOptions, asking: Asking) -> Placement:
+    """Where `load` is to put a model that needs room beside its weights. Reads no weights. Raises
+    OssiaError as `load` does.
+    """
+    found = _read(folder, options)
+    return _placement(found, options, asking(found.config, found.dense))
+
+
+def load(
+    folder: str | os.PathLike[str],
+    options: LoadOptions = LoadOptions(),
+    placement: Placement | None = None,
+) -> Decoder:
     """The model in a checkpoint folder, in eval mode; its parameters require no gradient.
 
     Of the options:
     dtype is that of the dense weights; default: the checkpoint's. Packed experts stay packed.
-    device "auto" takes cuda, then mps, then cpu, and logs its choice.
+    device "auto" takes cuda where that is faster and the model fits (`ossia.checkpoint.fit`), then
+    mps, then cpu, and logs its choice.
     load "map" leaves the weights in the mapped files on the CPU, whose pages the system may drop;
-    "copy" reads all of them into memory.
+    "copy" reads all of them into memory. Weights on a GPU are in its memory either way.
     expert_memory is for packed experts to keep in memory; the others are read from disk on demand.
     "all" maps all experts. None maps them if the checkpoint fits into free memory, and otherwise
-    keeps as many as fit; the choice is logged.
+    keeps as many as fit; the choice is logged. On a GPU it is for experts to keep in its memory,
+    packed or not; the others stay in the host's and are computed there.
     dense "int8" quantizes the dense matrices at load (`Decoder.to_int8`), which changes the numbers
     slightly. Such a model cannot be saved.
     Raises OssiaError, in one line that names file and tensor or key, if the checkpoint is
@@ -100,26 +115,60 @@ def load(folder: str | os.PathLike[str], options: LoadOptions = LoadOptions()) -
     """
     if options.devices > 1:
         raise OssiaError("--devices is for generating, chatting and serving; leave it out here")
-    return _load(Path(folder), options)
+    return _load(Path(folder), options, placement)
 
 
-def _load(folder: Path, options: LoadOptions, backend: ops.Backend | None = None) -> Decoder:
-    """As `load`; backend: instead of the one that the options name."""
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    target = _choose_device(options.device)
+@dataclass(frozen=True)
+class _Checkpoint:
+    """What a folder's headers say."""
+
+    folder: Path
+    config: ModelConfig
+    layout: Layout
+    stored: Mapping[str, StoredTensor]
+
+    @property
+    def dense(self) -> torch.dtype:
+        return DENSE_DTYPES[self.config.dtype]
+
+
+def _read(folder: Path, options: LoadOptions) -> _Checkpoint:
     dtype = options.dtype and options.dtype.value
     config, every = read_headers(folder, options.ignore_unknown_keys, dtype)
     every = every or read_tensors(folder)  # which says what is missing
     found = match(families.layouts(config), every, folder, options.ignore_unknown_keys)
-    layout, stored = found.layout, found.stored
-    whole = sum(tensor.nbytes for tensor in stored.values())
-    size = sum(_loaded_bytes(tensor, DENSE_DTYPES[config.dtype]) for tensor in stored.values())
-    target = _with_room(target, size, folder, options.device)
+    return _Checkpoint(folder, config, found.layout, found.stored)
+
+
+def _placement(found: _Checkpoint, options: LoadOptions, beside: Beside) -> Placement:
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    target = _device(options.device)
+    if target.type != "cuda":
+        if options.device == "auto":
+            _log.info("device %s: the first available of cuda, mps, cpu", target)
+        return Placement(target)
+    needs = Needs.of(without_weights(found.config, found.folder), found.dense)
+    return place(needs, options, target, found.folder, beside)
+
+
+def _load(
+    folder: Path,
+    options: LoadOptions,
+    placement: Placement | None = None,
+    backend: ops.Backend | None = None,
+) -> Decoder:
+    """As `load`; backend: instead of the one that the options name."""
+    found = _read(folder, options)
+    placement = placement or _placement(found, options, NOTHING)
+    config, layout, stored, target = found.config, found.layout, found.stored, placement.device
     backend = backend or ops.select(options.backend, target)
     decoder = without_weights(config, folder, backend)
     check_headers(decoder, layout, stored)
-    plan = planning.plan(options.expert_memory, _packed_layers(stored, layout), whole, target)
+    plan = None
+    if target.type != "cuda":
+        whole = sum(tensor.nbytes for tensor in stored.values())
+        plan = planning.plan(options.expert_memory, _packed_layers(stored, layout), whole, target)
     if options.load is Load.copy and target.type == "cpu":
         if plan is not None:
             raise OssiaError(
@@ -127,9 +176,9 @@ def _load(folder: Path, options: LoadOptions, backend: ops.Backend | None = None
             )
         stored = in_memory(stored)
     decoder.requires_grad_(False).eval()
-    to = _destination(target, plan, tied=decoder.unembedding is None)
+    to = _destination(placement, options, plan, tied=decoder.unembedding is None)
     try:
-        fill(decoder, layout.rows, stored, DENSE_DTYPES[config.dtype], to)
+        fill(decoder, layout.rows, stored, found.dense, to)
     except torch.OutOfMemoryError as error:
         raise OssiaError(
             f"the memory of {target} ran out while weights were loaded; does another program use "
@@ -138,6 +187,8 @@ def _load(folder: Path, options: LoadOptions, backend: ops.Backend | None = None
     refuse_cut(stored)
     if plan is not None:
         planning.attach(decoder, plan)
+    if placement.on_host:
+        placing.attach(decoder, placement.on_host, ops.select("auto", "cpu"))
     decoder.origin = folder
     if options.dense is not None:
         try:
@@ -145,6 +196,8 @@ def _load(folder: Path, options: LoadOptions, backend: ops.Backend | None = None
         except ValueError as error:
             raise OssiaError(f"{folder}: {error}") from error
         _log.info("dense weights: int8, quantized at load")
+    if target.type == "cuda":
+        torch.cuda.empty_cache()  # of weights before they were re-laid
     return decoder
 
 
@@ -160,7 +213,7 @@ def load_share(folder: Path, options: LoadOptions, rank: int) -> Decoder:
     )
     try:
         decoder = sharding.shard(
-            _load(folder, mapped, ops.REFERENCE),
+            _load(folder, mapped, backend=ops.REFERENCE),
             sharding.Rank(rank, options.devices),
             ops.select(options.backend, target),
             target,
@@ -209,44 +262,16 @@ def check(options: LoadOptions) -> None:
     ops.check(options.backend, _device(options.device))
 
 
-def _choose_device(name: str) -> torch.device:
-    device = _device(name)
-    if name == "auto":
-        _log.info("device %s: the first available of cuda, mps, cpu", device)
-    return device
-
-
-def _destination(target: torch.device, plan: planning.Plan | None, *, tied: bool) -> Destination:
+def _destination(
+    placement: Placement, options: LoadOptions, plan: planning.Plan | None, *, tied: bool
+) -> Destination:
+    device = placement.device
     if plan is not None:  # scales are checked when they are read
-        return Destination(target, hold=partial(planning.held, tied=tied), checked=False)
-    return Destination(target, link_to(target))
-
-
-def _loaded_bytes(tensor: StoredTensor, dense: torch.dtype) -> int:
-    """What a tensor takes once its numbers have the dense dtype."""
-    if tensor.dtype not in _FLOATS:
-        return tensor.nbytes
-    return tensor.nbytes // tensor.dtype.itemsize * dense.itemsize
-
-
-def _with_room(target: torch.device, size: int, folder: Path, asked: str) -> torch.device:
-    """The device for weights of a size: the CPU in place of a GPU that was not asked for by name
-    and has too little free memory. Raises OssiaError for one that was.
-    """
-    if target.type != "cuda":
-        return target
-    free = free_memory(target)
-    missing = size + _WORKSPACE - free
-    if missing <= 0:
-        return target
-    lacking = (
-        f"{format_size(size)} of weights and {format_size(_WORKSPACE)} to compute in, but "
-        f"{format_size(free)} are free on {target}: {format_size(missing)} are missing"
-    )
-    if asked != "auto":
-        raise OssiaError(f"{folder}: {lacking}; free some of its memory, or use --device cpu")
-    _log.warning("device cpu: %s", lacking)
-    return torch.device("cpu")
+        return Destination(device, hold=partial(planning.held, tied=tied), checked=False)
+    link, on_host = link_to(device), placing.modules(placement.on_host)
+    if on_host and options.load is Load.copy:
+        return Destination(device, link, on_host, lambda _name, tensor: huge_pages.copy(tensor))
+    return Destination(device, link, on_host)
 
 
 def _device(name: str) -> torch.device:

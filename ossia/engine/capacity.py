@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
-from ossia.engine.kv import CacheLimits
+from ossia.config import ModelConfig
+from ossia.engine.kv import CacheLimits, most_positions
 from ossia.errors import OssiaError
+from ossia.model.attention import layer_kind
 from ossia.ops.paged import LayerKind, position_bytes
+from ossia.options import EngineOptions
 from ossia.system.memory import format_size, free_memory, parse_size
 
 if TYPE_CHECKING:
@@ -20,17 +24,70 @@ if TYPE_CHECKING:
 POSITIONS_PER_WINDOW = 1024
 
 
-def kv_budget(decoder: Decoder, kv_memory: int | str | None) -> int:
+# The most requests that run together, and the prompt tokens of a step, unless options say so.
+CPU_BATCH, GPU_BATCH = 16, 64
+CHUNK, LARGE_CHUNK = 512, 2048
+# Of a GPU's free memory, left to compute in.
+_WORKSPACE = 1 << 30
+
+
+def asked(kv_memory: int | str | None) -> int | None:
+    """`kv_memory` in bytes."""
+    return parse_size(kv_memory) if isinstance(kv_memory, str) else kv_memory
+
+
+def kv_dtype(options: EngineOptions, dense: torch.dtype) -> torch.dtype:
+    """The type of stored keys and values."""
+    return torch.int8 if options.kv == "int8" else dense
+
+
+def whole_text(config: ModelConfig, dtype: torch.dtype) -> int:
+    """The bytes of the keys and values of one text as long as the context."""
+    length = config.context_length
+    kinds = [layer_kind(layer.attention) for layer in config.layers]
+    return sum(position_bytes(k, dtype) * min(k.window or length, length) for k in kinds)
+
+
+def room(
+    options: EngineOptions, config: ModelConfig, dense: torch.dtype
+) -> tuple[int, int, Callable[[int], str]]:
+    """The bytes for keys and values of a model whose dense weights have that type: those that are
+    asked for, and those that are wished for; and what so many bytes hold, in words.
+    """
+    size = asked(options.kv_memory)
+    wished = whole_text(config, kv_dtype(options, dense)) if size is None else size
+    return size or 0, wished, partial(holds, config, options, dense)
+
+
+def holds(config: ModelConfig, options: EngineOptions, dense: torch.dtype, budget: int) -> str:
+    """How long a text a GPU's engine could hold in so many bytes, for messages."""
+    batch, chunk = options.max_batch or GPU_BATCH, options.prefill_chunk or LARGE_CHUNK
+    limits = CacheLimits(options.page_size, chunk, batch, config.context_length)
+    layers = [layer_kind(layer.attention) for layer in config.layers]
+
+    def longest(dtype: torch.dtype) -> int:
+        try:
+            return most_positions(plan_pages(layers, budget, limits, dtype), limits)
+        except OssiaError:
+            return 0
+
+    length = min(longest(kv_dtype(options, dense)), config.context_length)
+    line = f"{format_size(budget)} hold a text of {length:,} tokens"
+    if options.kv is None and length < config.context_length:
+        line += f", or {min(longest(torch.int8), config.context_length):,} with --kv int8"
+    return line
+
+
+def kv_budget(decoder: Decoder, kv_memory: int | str | None, dtype: torch.dtype) -> int:
     """Bytes that keys and values may take: `kv_memory`, or a share of what is free.
 
     On a CPU the share is half of what the weights leave, because those that are mapped from files
-    count as free. The system commits the memory only when a page is first written. On a GPU it is a
-    quarter, because there the pool is allocated at once. Raises OssiaError if `kv_memory` is more
-    than what is free.
+    count as free. The system commits the memory only when a page is first written. On a GPU, where
+    the pool is allocated at once, it is a quarter, or if that is less, what a text as long as the
+    context takes. Raises OssiaError if `kv_memory` is more than what is free.
     """
     free = free_memory(decoder.device)
-    if kv_memory is not None:
-        size = parse_size(kv_memory) if isinstance(kv_memory, str) else kv_memory
+    if (size := asked(kv_memory)) is not None:
         if size > free:
             raise OssiaError(
                 f"kv_memory of {format_size(size)} is more than the {format_size(free)} of memory "
@@ -38,7 +95,7 @@ def kv_budget(decoder: Decoder, kv_memory: int | str | None) -> int:
             )
         return size
     if decoder.device.type == "cuda":
-        return free // 4
+        return max(free // 4, min(whole_text(decoder.config, dtype), free - _WORKSPACE))
     weights = sum(weight.nbytes for weight in (*decoder.parameters(), *decoder.buffers()))
     return max(free - weights, free // 8) // 2
 

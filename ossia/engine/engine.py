@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ossia.engine.capacity import kv_budget, plan_pages, shares
+from ossia.engine.capacity import (
+    CHUNK,
+    CPU_BATCH,
+    GPU_BATCH,
+    LARGE_CHUNK,
+    kv_budget,
+    kv_dtype,
+    plan_pages,
+    shares,
+)
 from ossia.engine.draft import Repetition, Speculation
 from ossia.engine.draft_model import ModelDrafter
 from ossia.engine.kv import CacheLimits, KVCache, PageCounts, PagedText
@@ -88,10 +97,10 @@ class Engine:
         options = options or EngineOptions()
         on_gpu = decoder.device.type == "cuda"
         self.config = decoder.config
-        self.max_batch = options.max_batch or (64 if on_gpu else 16)
+        self.max_batch = options.max_batch or (GPU_BATCH if on_gpu else CPU_BATCH)
         large_chunks = on_gpu or decoder.fetches_experts
-        self.prefill_chunk = options.prefill_chunk or (2048 if large_chunks else 512)
-        dtype = torch.int8 if options.kv == "int8" else decoder.dtype
+        self.prefill_chunk = options.prefill_chunk or (LARGE_CHUNK if large_chunks else CHUNK)
+        dtype = kv_dtype(options, decoder.dtype)
         speculates = draft is not None or options.speculate is not None
         limits = CacheLimits(
             options.page_size,
@@ -99,7 +108,8 @@ class Engine:
             self.max_batch,
             self.config.context_length,
         )
-        budget = kv_budget(decoder, options.kv_memory) // (1 if leader is None else leader.sharing)
+        budget = kv_budget(decoder, options.kv_memory, dtype)
+        budget //= 1 if leader is None else leader.sharing
         budget, draft_budget = shares(budget, decoder, draft)
         num_pages = plan_pages(decoder.layer_kinds, budget, limits, dtype)
         try:

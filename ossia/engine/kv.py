@@ -217,12 +217,7 @@ class KVCache:
     @property
     def most_positions(self) -> int:
         """The longest text that the cache holds if it is the only open one."""
-        most = self.limits.columns
-        for store in self.stores:
-            window, pages = store.kind.window, store.num_pages - 1
-            if window is None or pages < self.limits.window_pages(window):
-                most = min(most, pages)
-        return most * self.page_size
+        return most_positions({store.kind: store.num_pages for store in self.stores}, self.limits)
 
     def match(self, text: PagedText, most: int | None = None) -> int:
         """Positions of a closed text, at most `most`, that need not be computed again: whole pages,
@@ -377,6 +372,15 @@ class KVCache:
             ids = array("q", text.tokens[start : start + size]).tobytes()
             before = keys[-1] if keys else b""
             keys.append(blake2b(before + ids, digest_size=_KEY_BYTES).digest())
+
+
+def most_positions(num_pages: Mapping[LayerKind, int], limits: CacheLimits) -> int:
+    """The longest text that so many pages of each kind hold, page 0 included."""
+    most = limits.columns
+    for kind, count in num_pages.items():
+        if kind.window is None or count - 1 < limits.window_pages(kind.window):
+            most = min(most, count - 1)
+    return most * limits.page_size
 
 
 def _last_window(store: PageStore, keys: Sequence[bytes], pages: int, reach: int) -> int:

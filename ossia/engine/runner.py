@@ -75,7 +75,8 @@ class Runner:
         self._leader = leader
         if leader is not None:
             leader.open(pool)
-        self._recorder = decoder.ops.recorder()
+        # What a step fetches differs from step to step.
+        self._recorder = None if decoder.fetches_experts else decoder.ops.recorder()
         self._decode_steps: dict[int, DecodeStep] = {}  # by the number of rows
 
     def run(self, step: Sequence[Chunk]) -> Computed:

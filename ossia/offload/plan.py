@@ -95,7 +95,7 @@ def held(name: str, weight: Tensor, tied: bool) -> Tensor:
     """
     if not weight.is_floating_point() or (name == "embedding.weight" and not tied):
         return weight
-    return huge_pages.zeros(weight.shape, weight.dtype).copy_(weight)
+    return huge_pages.copy(weight)
 
 
 def attach(decoder: Decoder, plan: Plan) -> None:

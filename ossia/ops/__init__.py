@@ -1,7 +1,7 @@
 """Operations on tensors: one Backend class that defines them, and subclasses that are faster."""
 
 from ossia.ops.backend import REFERENCE, Backend, Recorded, Recorder
-from ossia.ops.select import NAMES, check, select
+from ossia.ops.select import NAMES, check, lacking, select
 from ossia.ops.values import (
     AttentionSpec,
     Documents,
@@ -26,5 +26,6 @@ __all__ = [
     "RouterWeights",
     "Routing",
     "check",
+    "lacking",
     "select",
 ]

@@ -42,22 +42,28 @@ def select(name: str = "auto", device: torch.device | str = "cpu") -> Backend:
     return _cpu(required=name == "cpu")
 
 
+def lacking(device: torch.device) -> str | None:
+    """What a CUDA card or this installation lacks to run the kernels; None if it is nothing."""
+    try:
+        from ossia.ops import triton
+    except ImportError as error:
+        return f"the package triton cannot be imported ({error}): pip install 'ossia[gpu]'"
+    return triton.unusable(device)
+
+
 def _triton(device: torch.device, *, required: bool) -> Backend:
     """The kernels for a card; if it or this installation lacks what they need, the reference,
     unless they are required.
     """
-    try:
+    problem = lacking(device)
+    if problem is None:
         from ossia.ops import triton
-    except ImportError as error:
-        lacking = f"the package triton cannot be imported ({error}): pip install 'ossia[gpu]'"
-    else:
-        lacking = triton.unusable(device)
-        if lacking is None:
-            _log.info("backend: triton (%s)", torch.cuda.get_device_name(device))
-            return triton.TRITON
+
+        _log.info("backend: triton (%s)", torch.cuda.get_device_name(device))
+        return triton.TRITON
     if required:
-        raise OssiaError(f"backend triton cannot run: {lacking}; use --backend reference")
-    _log.warning("backend: reference, plain PyTorch and slow; %s", lacking)
+        raise OssiaError(f"backend triton cannot run: {problem}; use --backend reference")
+    _log.warning("backend: reference, plain PyTorch and slow; %s", problem)
     return REFERENCE
 
 

@@ -25,3 +25,8 @@ def zeros(shape: torch.Size | tuple[int, ...], dtype: torch.dtype) -> Tensor:
     if not count:
         return torch.zeros(shape, dtype=dtype)
     return torch.frombuffer(anonymous(count * dtype.itemsize), dtype=dtype).view(shape)
+
+
+def copy(tensor: Tensor) -> Tensor:
+    """A contiguous copy of a tensor on the CPU, in `anonymous` memory."""
+    return zeros(tensor.shape, tensor.dtype).copy_(tensor)

@@ -64,6 +64,13 @@ def free_memory(device: torch.device) -> int:
         return 4 << 30
 
 
+def device_memory(device: torch.device) -> int:
+    """All bytes of a GPU's memory."""
+    import torch
+
+    return torch.cuda.mem_get_info(device)[1]
+
+
 # By version, the files of a control group: its limit and its usage; then the entries of memory.stat
 # that count cached files.
 _FILES = {

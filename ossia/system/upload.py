@@ -27,7 +27,8 @@ THREADS = 8
 class Source(Protocol):
     """Bytes on the host. `read` may be called in several threads at a time."""
 
-    nbytes: int
+    @property
+    def nbytes(self) -> int: ...
 
     def read(self, start: int, buffer: Tensor) -> None:
         """Fill a uint8 buffer with the bytes from `start` on. Raises OssiaError if it cannot."""
@@ -58,7 +59,8 @@ class Sent(Protocol):
 class Link(Protocol):
     """The way to a device. Copies take place in the order in which they are sent."""
 
-    device: torch.device
+    @property
+    def device(self) -> torch.device: ...
 
     def buffer(self, size: int) -> Tensor:
         """Pinned memory, uint8."""

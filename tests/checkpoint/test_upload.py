@@ -24,6 +24,7 @@ from tests.tiny_checkpoints import (
     GPT_OSS_CONFIG,
     ORIGINAL_CONFIG,
     QWEN3_MOE_CONFIG,
+    deep_gpt_oss,
     gpt2_tensors,
     gpt_oss_tensors,
     original_tensors,
@@ -113,11 +114,7 @@ def test_no_second_copy_is_left_on_the_device(
     loading = sys.modules["ossia.checkpoint.load"]
     monkeypatch.setattr(loading.ops, "select", lambda *_: Relaid())
     monkeypatch.setattr(assemble, "AHEAD", 1)  # one tensor
-    config = {**GPT_OSS_CONFIG, "num_hidden_layers": 6, "num_local_experts": 16}
-    tensors = gpt_oss_tensors(16)
-    for name in [name for name in tensors if ".layers.1." in name]:
-        for layer in range(2, 6):
-            tensors[name.replace(".1.", f".{layer}.")] = tensors[name].clone()
+    config, tensors = deep_gpt_oss(16, 6)
     folder = write(tmp_path, config, tensors)
     sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
     largest = max(sizes.values())
