@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EMULATE := -C cmake.define.OSSIA_EMULATE_AMX=ON
 
-.PHONY: run test clients evaluations docs pictures lint format sanitize wheel test-wheel test-lowest clean
+.PHONY: run test clients evaluations docs pictures cast lint format sanitize wheel test-wheel test-lowest clean
 
 run: .venv/ossia.installed
 	printf '%s\n' "How many r in strawberry?" "What is 48213 * 977?" "What does os.path.exists do?" | \
@@ -55,6 +55,12 @@ docs: .venv/docs.installed
 pictures: .venv/ossia.installed
 	$(BIN)/ossia compare --article docs/compare --ladder docs/ablation --measured bench/results/2026-11-28
 	$(BIN)/python -m book.pictures docs/ideas
+	$(BIN)/python -m book.cast draw docs/cast.cast docs/cast.svg
+
+# The terminal cast of the README anew: a shell in which the commands of book/cast.py are typed, in about half a minute.
+cast: .venv/ossia.installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m book.cast record docs/cast.cast
+	$(BIN)/python -m book.cast draw docs/cast.cast docs/cast.svg
 
 .venv/docs.installed: .venv/ossia.installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
