@@ -126,6 +126,8 @@ def test_every_module_imports():
         skipped.add("ossia.eval.harness")
     if importlib.util.find_spec("inspect_ai") is None:
         skipped.add("ossia.eval.inspect_provider")
+    if importlib.util.find_spec("ray") is None:
+        skipped |= {"ossia.serve.replicas.cluster", "ossia.serve.replicas.deployment"}
     for module in pkgutil.walk_packages([str(ROOT)], prefix="ossia."):
         if not module.name.startswith(tuple(skipped)):
             importlib.import_module(module.name)

@@ -16,7 +16,7 @@ from ossia.serve.chat_wire import ChatCompletionChunk
 from ossia.serve.gate import AccessLog, Asgi, Gate
 from ossia.serve.messages import routes as messages
 from ossia.serve.responses import routes as responses
-from ossia.serve.responses.store import ResponseStore
+from ossia.serve.responses.store import ResponseStore, Store
 from ossia.serve.service import Disconnected, Service
 from ossia.serve.wire import ErrorBody
 
@@ -30,18 +30,19 @@ def application(
     *,
     keys: Sequence[str] = (),
     max_body: int = 2**24,
-    store: ResponseStore | None = None,
+    store: Store | None = None,
+    documented_keys: bool = False,
 ) -> Asgi:
     """The ASGI application over a service. keys: one of them must come with each request; without
     any, none is asked for. max_body: the most bytes of a request's body. store: where responses are
-    kept; in memory if None.
+    kept; in memory if None. documented_keys: something before this application asks for keys.
     """
     app = FastAPI(
         title="ossia",
         version=ossia.__version__,
         docs_url=None,  # its page would load scripts from another host
         redoc_url=None,
-        dependencies=[Security(HTTPBearer(auto_error=False))] if keys else [],
+        dependencies=[Security(HTTPBearer(auto_error=False))] if keys or documented_keys else [],
     )
 
     @app.exception_handler(Disconnected)

@@ -12,14 +12,13 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.exceptions import HTTPException
 
 from ossia.serve.compressed import decoded, encoding
 from ossia.serve.errors import ApiError
 from ossia.serve.limits import OWNER
-from ossia.serve.metrics import Metrics
 from ossia.serve.page import FILES as PAGE
 from ossia.system.memory import format_size
 
@@ -119,12 +118,18 @@ def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
+class Counts(Protocol):
+    """What counts responses."""
+
+    def responded(self, path: str, status: int, seconds: float, /) -> None: ...
+
+
 class AccessLog:
     """An ASGI application around another, which logs and counts its responses: never their
     content, nor that of requests. Of `ROUTINE` requests only those that fail stand in the log.
     """
 
-    def __init__(self, app: Asgi, metrics: Metrics) -> None:
+    def __init__(self, app: Asgi, metrics: Counts) -> None:
         self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _FIRST = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _EACH = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
-_WHOLE = (0.01, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+WHOLE = (0.01, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
 class Metrics:
@@ -38,7 +38,7 @@ class Metrics:
             "ossia_http_response_seconds",
             "From a request's first byte to its response's last.",
             ["path"],
-            buckets=_WHOLE,
+            buckets=WHOLE,
             registry=registry,
         )
         self._prompt = Counter("ossia_prompt_tokens", "Tokens of prompts.", registry=registry)
@@ -71,7 +71,7 @@ class Metrics:
         self._whole = Histogram(
             "ossia_generation_seconds",
             "From a request's submission to its last token.",
-            buckets=_WHOLE,
+            buckets=WHOLE,
             registry=registry,
         )
 

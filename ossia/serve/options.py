@@ -84,6 +84,24 @@ class ServeOptions(Options):
     max_tool_calls: Annotated[int, Option("Most calls of these tools in one reply.", minimum=1)] = (
         32
     )
+    replicas: Annotated[
+        int | None,
+        Option(
+            "Processes of the model behind this endpoint, on a Ray cluster: one for each GPU, or "
+            "each with a share of the processors.",
+            minimum=1,
+            maximum=1024,
+            default="the model runs in this process",
+        ),
+    ] = None
+    cluster: Annotated[
+        str | None,
+        Option(
+            "The Ray cluster for --replicas, as Ray names it; this machine must be part of it.",
+            metavar="ADDRESS",
+            default="RAY_ADDRESS, or the one that runs here, or a Ray for this command alone",
+        ),
+    ] = None
     json: Annotated[bool, Option("Log JSON lines, and print one when it listens.")] = False
 
     def __post_init__(self) -> None:

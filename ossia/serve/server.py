@@ -54,7 +54,7 @@ def serve(
         app,  # type: ignore[arg-type]  # ASGI, of looser types than uvicorn's
         log_config=None,
         access_log=False,
-        lifespan="off",
+        lifespan="on",
         server_header=False,
         timeout_graceful_shutdown=max(1, round(drain_seconds)),
     )

@@ -82,10 +82,10 @@ class Served:
 Serve = Callable[..., Served]
 
 
-def run(app: Any) -> tuple[int, Callable[[], None]]:
+def run(app: Any, lifespan: Any = "off") -> tuple[int, Callable[[], None]]:
     """Serve an ASGI application. Returns its port and what stops it."""
     listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, lifespan="off", log_level="error", timeout_keep_alive=300)
+    config = uvicorn.Config(app, lifespan=lifespan, log_level="error", timeout_keep_alive=300)
     server = uvicorn.Server(config)  # a test may be held up for longer than uvicorn's 5 seconds
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

@@ -102,6 +102,11 @@ def test_a_port_that_is_taken_is_one_line(ossia_command):
         (["--responses-size", "much"], "much"),
         (["--max-per-key", "2"], "--max-per-key needs --api-key"),
         (["--timeout", "0"], "--timeout must be at least 0.001"),
+        (["--cluster", "auto"], "--cluster is for --replicas"),
+        (["--replicas", "0"], "--replicas must be at least 1"),
+        (["--replicas", "2", "--devices", "2"], "--devices: a replica has one device"),
+        (["--replicas", "2", "--device", "cuda:1"], "--device cuda:1: Ray gives each replica"),
+        (["--replicas", "2", "--mcp", "uvx mcp-server-time"], "--mcp uvx mcp-server-time: each"),
         (["--port", "70000"], "--port must be at least 0 and at most 65535"),
     ],
 )
@@ -119,6 +124,15 @@ def test_without_its_packages_it_says_how_to_get_them(ossia_command, monkeypatch
     result = ossia_command("serve")
     assert result.code == 2
     assert "pip install 'ossia[serve]'" in result.err
+
+
+def test_without_ray_it_says_how_to_get_it(ossia_command, monkeypatch):
+    for module in ("cluster", "deployment"):
+        monkeypatch.delitem(sys.modules, f"ossia.serve.replicas.{module}", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = ossia_command("serve", "--replicas", "2")
+    assert result.code == 2
+    assert "pip install 'ossia[serve,ray]'" in result.err
 
 
 def test_a_tool_that_there_is_not_is_refused_before_the_model_is_loaded():

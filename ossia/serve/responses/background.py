@@ -9,7 +9,7 @@ from typing import Any
 
 from ossia.serve.errors import ApiError
 from ossia.serve.responses.answer import Answer, Event
-from ossia.serve.responses.store import Kept, ResponseStore
+from ossia.serve.responses.store import Kept, Store
 from ossia.serve.service import Running
 from ossia.serve.stream import named_event
 
@@ -19,7 +19,7 @@ _STOPPED = ApiError(500, "the server stopped before the response was complete")
 class Background:
     """The responses that run. tasks: where their tasks stand until they end."""
 
-    def __init__(self, store: ResponseStore, tasks: set[asyncio.Task[Any]]) -> None:
+    def __init__(self, store: Store, tasks: set[asyncio.Task[Any]]) -> None:
         self._store, self._tasks = store, tasks
         self._runs: dict[str, _Run] = {}
 
@@ -84,7 +84,7 @@ class Background:
 class _Run:
     """One response that runs, and its events so far."""
 
-    def __init__(self, answer: Answer, store: ResponseStore) -> None:
+    def __init__(self, answer: Answer, store: Store) -> None:
         self.answer, self._store = answer, store
         self.cancelled = False
         self.task: asyncio.Task[None] | None = None

@@ -20,7 +20,7 @@ from ossia.serve.responses.fitting import fitted
 from ossia.serve.responses.items import Items, item_id, messages, new_id, response_of
 from ossia.serve.responses.listing import page
 from ossia.serve.responses.seal import Seal
-from ossia.serve.responses.store import Kept, ResponseStore
+from ossia.serve.responses.store import Kept, Store
 from ossia.serve.responses.tools import Offered, flat_name
 from ossia.serve.responses.wire import (
     CodeInterpreterTool,
@@ -38,7 +38,7 @@ PARAMETERS = (*ResponseRequest.model_fields, "messages")
 _log = logging.getLogger(__name__)
 
 
-def routes(service: Service, store: ResponseStore) -> APIRouter:
+def routes(service: Service, store: Store) -> APIRouter:
     """The endpoints over a service, whose responses go to `store`."""
     router = APIRouter(prefix="/v1/responses")
     endpoints = _Endpoints(service, store)
@@ -61,7 +61,7 @@ def routes(service: Service, store: ResponseStore) -> APIRouter:
 
 
 class _Endpoints:
-    def __init__(self, service: Service, store: ResponseStore) -> None:
+    def __init__(self, service: Service, store: Store) -> None:
         self._service, self._store = service, store
         self._seal = Seal(store.key)
         self._background = Background(store, service.tasks)

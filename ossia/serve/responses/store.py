@@ -11,7 +11,7 @@ import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ossia.errors import OssiaError
 
@@ -45,6 +45,19 @@ class Kept:
     response: dict[str, Any]
     input: Items
     events: bytes | None = None
+
+
+class Store(Protocol):
+    """Where responses are kept: here, or in another process for several servers. key: that of
+    reasoning that clients keep.
+    """
+
+    key: bytes
+
+    def put(self, kept: Kept, *, running: bool = False) -> None: ...
+    def get(self, id: str) -> Kept | None: ...
+    def delete(self, id: str) -> bool: ...
+    def size(self) -> tuple[int, int]: ...
 
 
 class ResponseStore:
@@ -125,6 +138,11 @@ class ResponseStore:
         with self._lock, self._database as database:
             return id.isascii() and self._remove(database, id)
 
+    def fail(self, id: str) -> None:
+        """Have a response fail whose process has died, if it is still to be completed."""
+        with self._lock, self._database as database:
+            _end_those_that_ran(database, id)
+
     def size(self) -> tuple[int, int]:
         """How many responses there are, and their bytes; without waiting for a write."""
         return self._count, self._bytes
@@ -160,10 +178,10 @@ class ResponseStore:
         return bytes(found.fetchone()[0])
 
 
-def _end_those_that_ran(database: sqlite3.Connection) -> None:
-    """Responses in the background whose process has died are failed ones."""
-    running = "SELECT id, response FROM responses WHERE running"
-    for id, text in database.execute(running).fetchall():
+def _end_those_that_ran(database: sqlite3.Connection, only: str | None = None) -> None:
+    """Responses in the background whose process has died are failed ones. only: the id of one."""
+    running = "SELECT id, response FROM responses WHERE running AND id = COALESCE(?, id)"
+    for id, text in database.execute(running, (only,)).fetchall():
         message = "the server stopped before the response was complete"
         error = {"code": "server_error", "message": message}
         response = json.loads(text) | {"status": "failed", "error": error}

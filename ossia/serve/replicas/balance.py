@@ -1,0 +1,85 @@
+"""Which replica gets a request: the one that has the least left to read for it, its own queue
+counted in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+
+from ossia.serve.replicas.prefix import BLOCK, BYTES_PER_TOKEN, Chain, Known
+from ossia.serve.replicas.replica import Beat, Replica
+
+# What a running request costs the one that joins it, in blocks to read: about a kibibyte of text.
+RUNNING = 8
+
+
+class Place:
+    """A replica as the front end sees it. up: it takes requests. run: which of its processes runs,
+    None before it has said so. running: the requests that were sent to it and have not ended, those
+    in the background too.
+    """
+
+    def __init__(self, replica: Replica) -> None:
+        self.replica = replica
+        self.up = True
+        self.run: str | None = None
+        self.beat: Beat | None = None
+        self.known = Known()
+        self.running = 0
+        self.reading = 0  # blocks that they have it read before their first output
+        self.chosen = 0  # when it was chosen last
+
+    def cost(self, chain: Chain) -> int:
+        """Blocks to be read before a request's first output, and what others slow it."""
+        unread = len(chain) - self.known.match(chain)
+        return unread + self.reading + RUNNING * self.running
+
+    @property
+    def full(self) -> bool:
+        """Whether its queue took no more requests when it was last heard of."""
+        return self.beat is not None and self.beat.unfinished >= self.beat.max_queue
+
+    def hear(self, beat: Beat) -> None:
+        self.up, self.run, self.beat = True, beat.run, beat
+        self.known.most = max(64, beat.cache_tokens * BYTES_PER_TOKEN // BLOCK)
+
+    def lose(self) -> None:
+        """Note that its process has died, and what it had read with it."""
+        self.up, self.beat = False, None
+        self.known.clear()
+
+    @contextmanager
+    def sent(self, chain: Chain) -> Iterator[Callable[[], None]]:
+        """While a request is with the replica. What is yielded says that its output has begun."""
+        unread = len(chain) - self.known.match(chain)
+        self.known.add(chain)
+        self.running += 1
+        self.reading += unread
+
+        def begun() -> None:
+            nonlocal unread
+            self.reading -= unread
+            unread = 0
+
+        try:
+            yield begun
+        finally:
+            self.running -= 1
+            begun()
+
+
+class Balance:
+    """Chooses by `Place.cost`; of equals, the one that was chosen longest ago. aware: of what
+    replicas have read; otherwise each has its turn, which is what routing is measured against.
+    """
+
+    def __init__(self, aware: bool = True) -> None:
+        self._aware = aware
+        self._turns = count(1)
+
+    def choose(self, chain: Chain, places: Sequence[Place]) -> Place:
+        place = min(places, key=lambda one: (self._aware and one.cost(chain), one.chosen))
+        place.chosen = next(self._turns)
+        return place

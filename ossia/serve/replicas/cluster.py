@@ -1,0 +1,193 @@
+"""Replicas as applications of Ray Serve: started on a cluster, called, and removed.
+
+Each replica is an application of its own, of one deployment with one process, so that the front end
+names the one that it calls, and a replica keeps its name when Serve starts its process again.
+"""
+
+# pyright: reportMissingImports=false
+# (ray is an extra.)
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import serve
+from ray.exceptions import ObjectLostError, RayActorError, RayError, WorkerCrashedError
+from ray.serve.exceptions import RayServeException
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ossia.errors import OssiaError
+from ossia.serve.gate import Message
+from ossia.serve.replicas.deployment import Model, Recipe, RecordsActor
+from ossia.serve.replicas.machines import Machine, Share
+from ossia.serve.replicas.replica import Asked, Beat, ReplicaLost
+from ossia.system.processors import usable
+
+OBJECT_STORE = 128 * 2**20  # of a Ray of this command's own: no weights pass through it
+_CALLS = 100_000  # at a time, which the engine's own queue bounds
+_HEALTH_SECONDS = 1.0  # between looks at a replica; its recovery waits for one
+_QUIET = {"log_level": "ERROR", "enable_access_log": False}
+_LOST = (RayActorError, WorkerCrashedError, ObjectLostError, RayServeException)
+
+
+class RayReplica:
+    """A replica by its handle."""
+
+    def __init__(self, name: str, handle: Any) -> None:
+        self.name, self._handle = name, handle
+
+    def send(self, asked: Asked) -> AsyncGenerator[Sequence[Message]]:
+        return self._items("answer", asked)
+
+    def beats(self) -> AsyncGenerator[Beat]:
+        return self._items("beats")
+
+    async def _items(self, method: str, *given: Any) -> AsyncGenerator[Any]:
+        response = self._handle.options(method_name=method, stream=True).remote(*given)
+        try:
+            async for item in response:
+                yield item
+        except _LOST as error:
+            raise ReplicaLost(f"replica {self.name} died") from error
+        finally:
+            response.cancel()
+
+
+class RayRecords:
+    """The records by their actor."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    async def running_in(self, id: str) -> str | None:
+        return await self._actor.running_in.remote(id)
+
+    async def lost(self, run: str) -> None:
+        await self._actor.lost.remote(run)
+
+    async def size(self) -> tuple[int, int]:
+        return await self._actor.size.remote()
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Replicas that take requests. about: what the first of them runs."""
+
+    replicas: list[RayReplica]
+    records: RayRecords
+    about: dict[str, Any]
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[list[Machine]]:
+    """While this process is part of a cluster: its machines. address: as Ray has
+    it; None is the cluster that RAY_ADDRESS names, or that runs on this machine, or else a Ray of
+    its own on this machine, which ends with the block. Raises OssiaError.
+    """
+    if address is not None and address.startswith("ray://"):
+        raise OssiaError(
+            f"--cluster {address}: Ray's client cannot serve; run this on a machine of the "
+            "cluster, with --cluster auto"
+        )
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to Ray's makers
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        ray.init(address or "auto", **quiet)
+    except ConnectionError as error:
+        if address is not None or "RAY_ADDRESS" in os.environ:
+            raise OssiaError(f"there is no Ray cluster: {_first_line(error)}") from error
+        ray.init(
+            "local",
+            num_cpus=usable(),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE,
+            _node_ip_address="127.0.0.1",
+            **quiet,
+        )
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    try:
+        yield _machines()
+    finally:
+        ray.shutdown()  # which ends a Ray of its own
+
+
+def _machines() -> list[Machine]:
+    having = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Machine(int(one.get("CPU", 0)), int(one.get("GPU", 0))) for one in having]
+
+
+def _check_free(share: Share, replicas: int) -> None:
+    """Raise OssiaError if others use what replicas need: Serve would wait for it for ever."""
+    free = ray.available_resources()
+    for kind, each in (("CPU", share.cpus), ("GPU", share.gpus)):
+        if (left := free.get(kind, 0)) < each * replicas:
+            raise OssiaError(
+                f"--replicas {replicas}: {each * replicas} {kind}s are needed, and the cluster has "
+                f"{left:g} free; see `ray status`"
+            )
+
+
+@contextmanager
+def deployed(recipe: Recipe, replicas: int) -> Iterator[Cluster]:
+    """Start replicas on the cluster that this process is part of, and remove them in the end.
+    Raises OssiaError if the model cannot be opened.
+    """
+    node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    records = (
+        ray.remote(RecordsActor)
+        .options(num_cpus=0, max_concurrency=8, max_restarts=-1, scheduling_strategy=node)
+        .remote(recipe.options)
+    )
+    try:
+        ray.get(records.key.remote())
+    except RayActorError as error:
+        raise OssiaError(_cause(error)) from error
+    _check_free(recipe.share, replicas)
+    family = f"ossia-{secrets.token_hex(4)}"
+    names = [f"{family}-{n}" for n in range(replicas)]
+    deployment = serve.deployment(Model).options(
+        name="replica",
+        max_ongoing_requests=_CALLS,
+        health_check_period_s=_HEALTH_SECONDS,
+        graceful_shutdown_timeout_s=5,
+        ray_actor_options={"num_cpus": recipe.share.cpus, "num_gpus": recipe.share.gpus},
+        logging_config=_QUIET,
+    )
+    try:
+        serve.start(proxy_location="Disabled", logging_config=_QUIET)
+        targets = [
+            serve.RunTarget(deployment.bind(recipe, records), name=name, route_prefix=None)
+            for name in names
+        ]
+        try:
+            handles = serve.run_many(targets)
+        except (RuntimeError, RayError) as error:
+            why = ray.get(records.refused.remote())
+            raise OssiaError(why or f"the replicas did not start: {error}") from error
+        found = [RayReplica(str(n), handle) for n, handle in enumerate(handles)]
+        about = handles[0].about.remote().result()
+        yield Cluster(found, RayRecords(records), about)
+    finally:
+        for name in names:
+            with suppress(Exception):  # it may never have been there
+                serve.delete(name, _blocking=False)
+        with suppress(RayError):
+            ray.get(records.close.remote(), timeout=10)
+        ray.kill(records)
+
+
+def _cause(error: Exception) -> str:
+    """What an actor's constructor raised, without Ray's traceback."""
+    lines = [line for line in str(error).splitlines() if "OssiaError: " in line]
+    return lines[-1].partition("OssiaError: ")[2] if lines else str(error)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
