@@ -213,6 +213,20 @@ class ThreadOptions(Options):
     ] = None
 
 
+@dataclass(frozen=True)
+class TrainingMachineOptions(ThreadOptions):
+    """What a run trains on."""
+
+    device: Annotated[
+        str,
+        Option(
+            "auto (a GPU that can be used, else the CPU), cpu, cuda or cuda:1. What continues, "
+            "continues where it was.",
+            metavar="NAME",
+        ),
+    ] = "auto"
+
+
 IGNORE_UNKNOWN_KEYS = Option(
     "Load a model as if unknown keys of its config.json and unknown tensors were absent; the "
     "result is wrong if it depends on them."

@@ -15,7 +15,7 @@ from ossia.cli.start import INTERRUPTED
 from ossia.cli.stopping import until_interrupted
 from ossia.cli.text import note, say
 from ossia.ladder.plan import Plan
-from ossia.options import ThreadOptions
+from ossia.options import TrainingMachineOptions
 
 if TYPE_CHECKING:
     from ossia.ladder.results import Measurements
@@ -38,7 +38,7 @@ def ablate(
     turns: Annotated[
         int, typer.Option(min=1, metavar="N", help="Times to measure; the median counts.")
     ] = 7,
-    kernels: ThreadOptions,
+    machine: TrainingMachineOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Train each rung from GPT-2 to gpt-oss and report what it does.
@@ -51,9 +51,9 @@ def ablate(
     from ossia.ladder.summary import summarize
 
     built = None if _begun(out) else plan.build()  # before torch is imported
-    set_threads(kernels.threads)
-    ablation = _open(plan, built, out)
-    if kernels.threads is None:
+    set_threads(machine.threads)
+    ablation = _open(plan, built, out, machine.device)
+    if machine.threads is None:
         set_threads(ablation.threads)
     again = f"continue with: ossia ablate --out {out}"
     try:
@@ -77,17 +77,24 @@ def _begun(out: Path) -> bool:
     return (out / "ladder.json").is_file()
 
 
-def _open(plan: Given[Plan], new: Plan | None, out: Path) -> Ablation:
+def _open(plan: Given[Plan], new: Plan | None, out: Path, name: str) -> Ablation:
     """The ladder in the folder, or a new one; options that it did not begin with are refused."""
     from ossia.ladder.run import Ablation
+    from ossia.train.device import choose
 
     if new is not None:
-        return Ablation.start(new, out)
+        device, remark = choose(name)
+        if remark is not None:
+            note(remark)
+        return Ablation.start(new, out, device)
     asked = dict(plan.asked)
     seeds = asked.pop("seeds", None)
     ablation = Ablation(out)
     ablation.plan.refuse_changes(asked)
-    return ablation if seeds is None else Ablation(out, seeds=seeds)
+    if not (ablation.unfinished or seeds):
+        return ablation  # nothing is computed, so no GPU is needed
+    device, _ = choose(ablation.began_on if name == "auto" else name)
+    return Ablation(out, seeds=seeds, device=device)
 
 
 def _train(ablation: Ablation) -> bool:

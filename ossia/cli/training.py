@@ -18,7 +18,7 @@ from ossia.cli.progress import Progress, Silent, progress
 from ossia.cli.start import INTERRUPTED
 from ossia.cli.stopping import USER_ERROR, until_interrupted
 from ossia.cli.text import note, say
-from ossia.options import MOST_THREADS, Option, ThreadOptions
+from ossia.options import MOST_THREADS, Option, TrainingMachineOptions
 
 if TYPE_CHECKING:
     from ossia.train.curves import Curves
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(ThreadOptions):
+class RunOptions(TrainingMachineOptions):
     """What a command does with a run; its settings decide what is computed."""
 
     out: Annotated[
@@ -72,16 +72,24 @@ def follow(
     built = None if options.resume else settings.build()  # before torch is imported
     from ossia.train import parallel
     from ossia.train.curves import Curves
+    from ossia.train.device import choose
+    from ossia.train.runs.folder import last_device
 
-    parallel.join()
+    name = options.device
+    if options.resume and name == "auto":
+        name = last_device(options.out)
+    device, remark = choose(name)
+    parallel.join(device)
+    if remark is not None:
+        _print(remark)
     try:
         folder = options.tensorboard if parallel.rank() == 0 else None
         curves = Curves(folder) if folder is not None else None
         if built is None:
-            run = run_type.resume(options.out, settings.asked)
+            run = run_type.resume(options.out, settings.asked, device)
         else:
             with _console().status("reading the data"):
-                run = run_type.start(built, options.out)
+                run = run_type.start(built, options.out, device)
         _complete(run, curves, options, words)
     except parallel.FirstFailed as failure:
         raise typer.Exit(USER_ERROR) from failure

@@ -60,9 +60,10 @@ def bits_by_position(
     losses = torch.zeros(length, dtype=torch.float64)
     rows = max(1, _TOKENS_AT_ONCE // length)
     for some, wanted in zip(inputs.split(rows), targets.split(rows), strict=True):
-        logits = decoder(some).flatten(0, 1)
+        logits = decoder(some.to(decoder.device)).flatten(0, 1)
+        wanted = wanted.to(decoder.device)
         loss = F.cross_entropy(logits, wanted.flatten(), reduction="none")
-        losses += loss.view(wanted.shape).sum(0, dtype=torch.float64)
+        losses += loss.view(wanted.shape).sum(0, dtype=torch.float64).cpu()
     bits = losses.view(parts, -1).sum(1) / math.log(2)
     return (bits / sizes[targets].sum(0).view(parts, -1).sum(1)).tolist()
 

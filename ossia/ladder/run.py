@@ -24,11 +24,12 @@ from ossia.ladder.reach import bits_by_position, token_bytes, with_yarn
 from ossia.ladder.results import Evaluation, LongerTexts, Reading, Run, Text
 from ossia.ladder.rungs import REACH, Rung
 from ossia.model import Decoder
-from ossia.ops.training import Training
+from ossia.ops.training import for_device
 from ossia.system import records
 from ossia.system.claims import claim
 from ossia.system.files import check_new_folder, creating, write_json, writing
 from ossia.train.corpus import shards, sources, texts, vocabulary
+from ossia.train.device import CPU, describe
 from ossia.train.evaluate import SummedLoss, bits_per_byte, loss_of
 from ossia.train.loop import StepReport, Trainer
 from ossia.train.rounding import set_rounding
@@ -43,19 +44,24 @@ _MOST_HELD_OUT_BYTES = 64 << 10  # evaluated some fifteen times a run
 
 @dataclass(frozen=True)
 class _Beginning:
-    """What a ladder began with: the file ladder.json."""
+    """What a ladder began with: the file ladder.json. card: the GPU, if it began on one."""
 
     plan: Plan
     text: Text
     threads: int
     versions: dict[str, str]
+    device: str = CPU.type
+    card: str | None = None
 
 
 class Ablation:
     """A ladder in a folder: `start` makes a new one, `Ablation(out)` continues it."""
 
-    def __init__(self, out: Path, seeds: int | None = None) -> None:
-        """Continue the ladder that `start` wrote, with `seeds` from now on if given.
+    def __init__(
+        self, out: Path, seeds: int | None = None, device: torch.device | None = None
+    ) -> None:
+        """Continue the ladder that `start` wrote, with `seeds` from now on if given. device: where
+        it trains, which need be known only for that; the CPU if None.
 
         Raises OssiaError for a folder without a ladder, and for fewer seeds than it has.
         """
@@ -64,6 +70,8 @@ class Ablation:
         beginning = records.read(_Beginning, file)
         self.plan, self.text = beginning.plan, beginning.text
         self.threads, self.versions = beginning.threads, beginning.versions
+        self.began_on, self.card = beginning.device, beginning.card
+        self.device = device or CPU
         try:
             self._shards, self._held_out = texts.read(out, records.to_json(self.text))
             tokenizer = Tokenizer.from_str((out / "tokenizer.json").read_text(encoding="utf-8"))
@@ -84,7 +92,7 @@ class Ablation:
         self.rungs = rungs.climb(foot, rungs.chosen(self.plan.rungs))
 
     @classmethod
-    def start(cls, plan: Plan, out: Path) -> Ablation:
+    def start(cls, plan: Plan, out: Path, device: torch.device = CPU) -> Ablation:
         """Read the text, learn the vocabulary and write both into the new folder `out`, which
         appears only once they are complete.
 
@@ -104,10 +112,11 @@ class Ablation:
                 "text": text,
                 "threads": torch.get_num_threads(),
                 "versions": versions(),
+                **describe(device),
             }
             write_json(new / "ladder.json", beginning)
             cls(new)._refuse_too_little()
-        return cls(out)
+        return cls(out, device=device)
 
     @property
     def runs(self) -> list[tuple[Rung, ModelConfig, int]]:
@@ -163,8 +172,9 @@ class Ablation:
     def trainer(self, config: ModelConfig, settings: Settings, states: Path) -> Trainer:
         """One run at its first step."""
         # Dense weights are trained; MXFP4 is quantized from them.
-        decoder = Decoder(with_expert_format(config, ExpertFormat.DENSE), Training())
+        decoder = Decoder(with_expert_format(config, ExpertFormat.DENSE), for_device(self.device))
         decoder.init_weights(torch.Generator().manual_seed(settings.seed))
+        decoder.to(self.device)
 
         def evaluate(loss: SummedLoss) -> dict[str, float]:
             # With the experts as the last step saw them.
@@ -229,11 +239,17 @@ class Ablation:
         return bits_by_position(decoder, self._held_out, length, self._token_bytes, STRETCHES)
 
     def _refuse_other_sums(self) -> None:
-        """Raise OssiaError for another number of threads, which adds in another order, and for
-        other versions.
+        """Raise OssiaError for another device or number of threads, which add in another order, and
+        for other versions.
         """
         threads, now = torch.get_num_threads(), versions()
-        if threads != self.threads:
+        here, begun = describe(self.device), {"device": self.began_on, "card": self.card}
+        if here != {key: value for key, value in begun.items() if value is not None}:
+            raise OssiaError(
+                f"{self.out} was begun on {self.card or self.began_on}, and its losses would "
+                f"differ on {here.get('card', here['device'])}; use that, or start a new ladder"
+            )
+        if self.device.type == "cpu" and threads != self.threads:
             raise OssiaError(
                 f"--threads {threads}: {self.out} was begun with --threads {self.threads}, and its "
                 "losses would differ with another number; use that, or start a new ladder"
@@ -262,7 +278,8 @@ def _copy(trained: Decoder, config: ModelConfig | None = None, *, rounded: bool 
     """The weights under another config of the same shapes, with the experts `rounded` to MXFP4 if
     asked for.
     """
-    decoder = Decoder.assembled(config or trained.config, trained.state_dict(), Training())
+    ops = for_device(trained.device)
+    decoder = Decoder.assembled(config or trained.config, trained.state_dict(), ops)
     set_rounding(decoder, rounded)
     return decoder.eval().requires_grad_(False)
 

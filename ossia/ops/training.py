@@ -70,6 +70,15 @@ class Training(Backend):
         return super().route(logits, chosen, router)
 
 
+def for_device(device: torch.device) -> Training:
+    """The training backend for the CPU or a GPU."""
+    if device.type != "cuda":
+        return Training()
+    from ossia.ops.triton.training import TritonTraining
+
+    return TritonTraining()
+
+
 @dataclass(frozen=True)
 class _Piece:
     """Queries and the keys that some of them see: the same positions, or a band of `window`."""

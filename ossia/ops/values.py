@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ossia.config import ClampedSwiGLU, Router, SwiGLU
@@ -27,6 +29,19 @@ class Documents:
     """
 
     ids: Tensor
+
+    @cached_property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """int32 (batch, length): the position of the first token of each token's text, and the one
+        behind its last. Nothing waits for the device.
+        """
+        batch, length = self.ids.shape
+        places = torch.arange(length, dtype=torch.int32, device=self.ids.device)
+        begins = self.ids.diff(dim=1) != 0
+        edge = places.new_zeros(batch, 1)
+        firsts = torch.cat([edge, torch.where(begins, places[1:], 0)], 1).cummax(1).values
+        ends = torch.cat([torch.where(begins, places[1:], length), edge + length], 1)
+        return firsts, ends.flip(1).cummin(1).values.flip(1)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,9 +36,12 @@ def load_balance(logits: Tensor, chosen: int) -> Tensor:
 
 def assignments(logits: Tensor, chosen: int) -> Tensor:
     """Float32 (experts,): how many tokens of logits (tokens, experts) choose each expert."""
-    return (
-        logits.topk(chosen, dim=-1).indices.flatten().bincount(minlength=logits.shape[-1]).float()
-    )
+    choices, experts = logits.topk(chosen, dim=-1).indices.flatten(), logits.shape[-1]
+    if choices.device.type == "cpu":
+        return choices.bincount(minlength=experts).float()
+    # bincount would wait for the device.
+    counts = choices.new_zeros(experts, dtype=torch.int32)
+    return counts.scatter_add_(0, choices, torch.ones_like(choices, dtype=torch.int32)).float()
 
 
 def before_padding(targets: Tensor) -> Tensor:

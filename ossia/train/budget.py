@@ -25,8 +25,14 @@ from ossia.insight.counts import count, expert_parameters
 from ossia.model import Decoder
 from ossia.ops import mxfp4
 from ossia.system.memory import available_memory, format_size
+from ossia.train.device import CPU
 from ossia.train.loss import CHUNK
 from ossia.train.settings import Training
+
+SAVE_MEMORY = (
+    "use --recompute, fewer rows at a time (--batch-size, --accumulate), a shorter --length or a "
+    "smaller model"
+)
 
 _FLOAT = 4  # bytes
 # Numbers kept per hidden unit, without the result, which counts as the next matrix's input.
@@ -50,13 +56,17 @@ class Estimate:
         parts = ", ".join(f"{name} {format_size(size)}" for name, size in vars(self).items())
         return f"about {format_size(self.total)} of memory ({parts})"
 
-    def refuse_more_than_there_is(self) -> None:
-        """Raise OssiaError if the system reports less free memory."""
-        free = available_memory()
-        if free is not None and self.total > free:
+    def refuse_more_than_there_is(self, device: torch.device = CPU) -> None:
+        """Raise OssiaError if the device has less free memory, as far as that is known. Of a GPU
+        only what is there without activations counts: autocast may halve those.
+        """
+        on_gpu = device.type == "cuda"
+        free = torch.cuda.mem_get_info(device)[0] if on_gpu else available_memory()
+        needed = self.total - on_gpu * self.activations
+        if free is not None and needed > free:
+            where = f" on {device}" if on_gpu else ""
             raise OssiaError(
-                f"training needs {self}, and {format_size(free)} are free: use --recompute, fewer "
-                "rows at a time (--batch-size, --accumulate), a shorter --length or a smaller model"
+                f"training needs {self}, and {format_size(free)} are free{where}: {SAVE_MEMORY}"
             )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ossia.model import Decoder
 from ossia.ops import Documents
+from ossia.train.device import send
 from ossia.train.loss import IGNORED, linear_cross_entropy
 
 _TOKENS_AT_ONCE = 4096
@@ -34,6 +35,8 @@ def loss_of(decoder: Decoder) -> SummedLoss:
     """The summed loss of a decoder, computed without all logits in memory at once."""
 
     def loss(inputs: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
+        documents = None if documents is None else send(documents, decoder.device)
+        inputs, targets = send(inputs, decoder.device), send(targets, decoder.device)
         hidden = hidden_states(decoder, inputs, documents).flatten(0, -2)
         return linear_cross_entropy(hidden, unembedding(decoder), targets.flatten(), count=1)[1]
 

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from ossia.errors import OssiaError
 from ossia.model import Decoder
-from ossia.train import parallel, state
+from ossia.train import budget, device, parallel, state
 from ossia.train.balance import shares
 from ossia.train.corpus.packing import nats_per_token
 from ossia.train.corpus.shards import Batch
@@ -35,6 +35,17 @@ _EXPLODED = 2.0
 
 
 @dataclass(frozen=True)
+class _Share:
+    """What a process trains on in a step: its rows of each part, on its device; the targets of the
+    whole batch over the number of processes; and the tokens of the whole batch.
+    """
+
+    parts: list[Batch]
+    count: float
+    tokens: int
+
+
+@dataclass(frozen=True)
 class StepReport:
     """The figures of one step, for progress bars and curves."""
 
@@ -49,11 +60,11 @@ class StepReport:
 
 
 class Trainer:
-    """Trains `decoder` in place on the batch of each step; saves states in `folder`, from which
-    `resume` continues.
+    """Trains `decoder` in place, on the device that it is on, with the batch of each step; saves
+    states in `folder`, from which `resume` continues.
 
-    Parameters that require no gradient do not change. `evaluate` computes the curve's figures from
-    the current weights' loss.
+    Parameters that require no gradient do not change. `batches` are on the CPU. `evaluate` computes
+    the curve's figures from the current weights' loss.
     """
 
     def __init__(
@@ -71,9 +82,11 @@ class Trainer:
                     f"divide a batch of {rows} sequences"
                 )
         self.decoder, self.settings, self.folder = decoder, settings, folder
+        self.device = decoder.device
         self._batches, self._evaluate = batches, evaluate
         self.progress = Progress()
         self._saved_step: int | None = None
+        self._ahead: tuple[int, _Share] | None = None  # the next step's, on its way to a GPU
         self._objective = Objective(decoder, balance=settings.balance, z_loss=settings.z_loss)
         if settings.recompute:
             decoder.recompute_layers()
@@ -109,7 +122,7 @@ class Trainer:
             if parallel.first_says(stopped):
                 self.save()
                 return False
-            done = self.step()
+            done = self._step_within_memory()
             if done.step == done.steps or done.step % self.settings.save_every == 0:
                 self.save()
             report(done)
@@ -130,11 +143,14 @@ class Trainer:
         rows = min(max(1, most // length), part.inputs.shape[0])
         tensors = [t[:rows, :length] for t in (part.inputs, part.targets, part.documents)]
         count = max(1, int((tensors[1] != IGNORED).sum()))
+        tensors = [device.send(t, self.device) for t in tensors]
+        device.wait_for(self.device)
         start = time.perf_counter()
         self._objective.train()
-        with autocast(self.settings.dtype):
+        with autocast(self.settings.dtype, self.device):
             losses = self._objective(*tensors, count, 1.0)
         losses.total.backward()
+        device.wait_for(self.device)
         seconds = time.perf_counter() - start
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -146,6 +162,18 @@ class Trainer:
         """
         step = self.progress.step
         self._refuse_nonsense(step, nats_per_token(self.summed_loss, self._parts(step - 1)))
+
+    def _step_within_memory(self) -> StepReport:
+        try:
+            return self.step()
+        except torch.OutOfMemoryError as error:
+            saved = "no state is saved"
+            if self._saved_step is not None:
+                saved = f"the state after step {self._saved_step} is saved"
+            raise OssiaError(
+                f"the memory of {self.device} ran out in step {self.progress.step + 1} (does "
+                f"another program use it?); {saved}; {budget.SAVE_MEMORY}"
+            ) from error
 
     def step(self) -> StepReport:
         """One update of the weights, and the evaluation if one is due."""
@@ -169,7 +197,9 @@ class Trainer:
     ) -> Tensor:
         """The loss of the current weights, without dropout; a `SummedLoss`."""
         self._objective.eval()
-        return self._objective(inputs, targets, documents, 1).cross_entropy
+        documents = None if documents is None else device.send(documents, self.device)
+        tensors = device.send(inputs, self.device), device.send(targets, self.device)
+        return self._objective(*tensors, documents, 1).cross_entropy
 
     def evaluate(self, loss: float | None) -> dict[str, Any]:
         """Evaluate the current weights and add an entry to the curve; `loss` is the step's."""
@@ -189,35 +219,57 @@ class Trainer:
     def _update(self, step: int, rate: float) -> tuple[float, float | None, float, int]:
         """Update the weights. Returns loss and balance before it, gradient norm, and tokens."""
         settings = self.settings
-        # This makes dropout a function of the step.
+        # This makes dropout a function of the step, on a GPU too.
         seed = derived_seed(settings.seed, step)
         torch.manual_seed(seed * parallel.size() + parallel.rank())
-        parts = self._parts(step)
-        # FSDP averages over the processes, so each divides by its share of the targets.
-        count = sum(int((part.targets != IGNORED).sum()) for part in parts) / parallel.size()
-        share = 1 / settings.accumulate
+        share = self._share(step)
         self._objective.train()
         rounds = step >= settings.steps - settings.mxfp4_steps
         set_rounding(self.decoder, rounds)
         losses: list[Losses] = []
-        for part in parts:
-            tensors = map(parallel.own_rows, (part.inputs, part.targets, part.documents))
-            with autocast(settings.dtype):
-                losses.append(self._objective(*tensors, count, share))
+        for part in share.parts:
+            tensors = part.inputs, part.targets, part.documents
+            with autocast(settings.dtype, self.device):
+                losses.append(self._objective(*tensors, share.count, 1 / settings.accumulate))
             losses[-1].total.backward()
         set_rounding(self.decoder, False)
-        loss = parallel.mean(torch.stack([part.cross_entropy for part in losses]).sum()).item()
+        figures = [torch.stack([part.cross_entropy for part in losses]).sum()]
+        balances = [part.balance for part in losses if part.balance is not None]
+        if balances:
+            figures.append(torch.stack(balances).sum())
+        means = parallel.mean(torch.stack(figures))
         norm = nn.utils.clip_grad_norm_(self.decoder.parameters(), settings.clip)
-        norm = (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if self.device.type == "cuda":  # which is busy meanwhile
+            self._ahead = step + 1, self._share(step + 1)
+        # The only time that the host waits for a GPU.
+        loss, *balance, norm = torch.cat([means, norm[None]]).tolist()
         self._refuse_nonsense(step, loss, norm)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        balances = [part.balance for part in losses if part.balance is not None]
-        balance = parallel.mean(torch.stack(balances).sum()).item() if balances else None
-        return loss, balance, norm, sum(part.inputs.numel() for part in parts)
+        return loss, balance[0] if balance else None, norm, share.tokens
+
+    def _share(self, step: int) -> _Share:
+        """What this process trains on in a step."""
+        if self._ahead is not None and self._ahead[0] == step:
+            return self._ahead[1]
+        parts = self._parts(step)
+        # FSDP averages over the processes, so each divides by its share of the targets.
+        count = sum(int((part.targets != IGNORED).sum()) for part in parts) / parallel.size()
+        tokens = sum(part.inputs.numel() for part in parts)
+        own = [
+            Batch(
+                *(
+                    device.send(parallel.own_rows(tensor), self.device)
+                    for tensor in (part.inputs, part.targets, part.documents)
+                )
+            )
+            for part in parts
+        ]
+        return _Share(own, count, tokens)
 
     def _parts(self, step: int) -> list[Batch]:
         """The batch of a step in `accumulate` parts with equal numbers of rows."""
@@ -252,7 +304,7 @@ class Trainer:
 
 
 @contextmanager
-def autocast(dtype: str) -> Iterator[None]:
+def autocast(dtype: str, on: torch.device = device.CPU) -> Iterator[None]:
     """Compute matrix products in bfloat16, or do nothing for float32."""
-    with torch.autocast("cpu", DTYPES[Precision(dtype)], enabled=dtype != Precision.FLOAT32):
+    with torch.autocast(on.type, DTYPES[Precision(dtype)], enabled=dtype != Precision.FLOAT32):
         yield

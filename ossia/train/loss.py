@@ -26,14 +26,19 @@ def linear_cross_entropy(
     https://arxiv.org/abs/2204.02311); the second has no gradient. Softmax and sums are in float32
     or wider; under autocast the products are in its dtype.
     """
-    kept = targets != IGNORED
-    if not kept.all():
-        hidden, targets = hidden[kept], targets[kept]
     device = hidden.device.type
     narrow = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if narrow else hidden.dtype
+    if not _on_card(hidden, dtype):  # whose kernel passes over ignored targets
+        kept = targets != IGNORED
+        if not kept.all():
+            hidden, targets = hidden[kept], targets[kept]
     with torch.autocast(device, enabled=False):
         return _LinearCrossEntropy.apply(hidden, weight, targets, _Loss(count, z_loss, dtype))
+
+
+def _on_card(hidden: Tensor, dtype: torch.dtype) -> bool:
+    return hidden.device.type == "cuda" and dtype is not torch.float64
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,39 @@ class _Loss:
     count: float
     z_loss: float
     dtype: torch.dtype
+
+
+def _softmax_losses(
+    logits: Tensor, targets: Tensor, of: _Loss, slopes: bool
+) -> tuple[Tensor, Tensor | None]:
+    """(2,): the summed cross-entropy of logits (rows, vocab), and the summed squares of their
+    log-sum-exp; with `slopes` also the gradient of the loss with respect to the logits.
+    """
+    logits = logits.to(torch.promote_types(of.dtype, torch.float32))
+    target = targets[:, None]
+    chosen = logits.gather(1, target)
+    logits = F.log_softmax(logits, dim=-1)
+    losses = logits.gather(1, target)
+    lse = chosen - losses
+    sums = torch.stack([-losses.sum(), lse.square().sum()])
+    if not slopes:
+        return sums, None
+    # Of lse every logit's gradient is its probability.
+    slope = logits.exp_()
+    if of.z_loss:
+        slope.mul_(1 + 2 * of.z_loss * lse)
+    slope.scatter_add_(1, target, slope.new_full(target.shape, -1.0))
+    return sums, slope.mul_(1 / of.count).to(of.dtype)
+
+
+def _card_losses(
+    logits: Tensor, targets: Tensor, of: _Loss, slopes: bool
+) -> tuple[Tensor, Tensor | None]:
+    """As _softmax_losses, by a kernel that needs no copies of the logits."""
+    from ossia.ops.triton import training_loss
+
+    sums = training_loss.softmax_losses(logits, targets, of.count, of.z_loss, slopes=slopes)
+    return sums, logits if slopes else None
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -62,24 +100,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
         sums = torch.zeros(2, dtype=wide, device=hidden.device)  # cross-entropy, squared lse
         d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        step = max(1, CHUNK // len(weight))
+        slopes = d_hidden is not None or d_weight is not None
+        chunk_losses, elements = _softmax_losses, CHUNK
+        if _on_card(hidden, dtype):
+            from ossia.ops.triton import training_loss
+
+            chunk_losses = _card_losses
+            elements = training_loss.chunk_elements(hidden.device)
+        step = max(1, elements // len(weight))
         for start in range(0, len(hidden), step):
             chunk = hidden[start : start + step].to(dtype)
-            target = targets[start : start + step, None]
-            logits = (chunk @ narrow.T).to(wide)
-            chosen = logits.gather(1, target)
-            logits = F.log_softmax(logits, dim=-1)
-            losses = logits.gather(1, target)
-            lse = chosen - losses
-            sums += torch.stack([-losses.sum(), lse.square().sum()])
-            if d_hidden is None and d_weight is None:
+            target = targets[start : start + step]
+            part, slope = chunk_losses(chunk @ narrow.T, target, of, slopes)
+            sums += part
+            if slope is None:
                 continue
-            # Of lse every logit's gradient is its probability.
-            slope = logits.exp_()
-            if z_loss:
-                slope.mul_(1 + 2 * z_loss * lse)
-            slope.scatter_add_(1, target, slope.new_full(target.shape, -1.0))
-            slope = slope.mul_(1 / count).to(dtype)
             if d_hidden is not None:
                 d_hidden[start : start + step] = slope @ narrow
             if d_weight is None:

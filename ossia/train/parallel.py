@@ -26,6 +26,7 @@ from ossia.model.decoder import Decoder
 from ossia.model.feedforward import MoE
 from ossia.ops import Backend, ExpertWeights, Routing
 from ossia.ops.weight import ExpertsKind, Tensors, Weight, recipe_of, tensors_of
+from ossia.train.device import CPU
 
 Value = TypeVar("Value")
 
@@ -34,10 +35,12 @@ class FirstFailed(OssiaError):
     """An error of the first process, raised on the others; only the first reports it."""
 
 
-def join() -> None:
-    """Join the process group, if torchrun started several processes."""
+def join(device: torch.device = CPU) -> None:
+    """Join the process group, if torchrun started several processes: over NCCL if each trains on a
+    GPU. What they say to each other goes over gloo, so that no GPU has to wait for it.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl")
 
 
 def leave() -> None:
@@ -126,9 +129,9 @@ def shard(root: nn.Module, decoder: Decoder, *, experts: bool) -> None:
 
 
 def gathered(decoder: nn.Module) -> dict[str, Tensor]:
-    """The complete weights by name; all processes must call this."""
+    """The complete weights by name, on the CPU; all processes must call this."""
     return {
-        name: p.full_tensor() if isinstance(p, DTensor) else p.detach()
+        name: (p.full_tensor() if isinstance(p, DTensor) else p.detach()).cpu()
         for name, p in decoder.state_dict().items()
     }
 

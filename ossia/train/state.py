@@ -103,6 +103,7 @@ def load(
                 shape = getattr(known[key], "size", torch.Size())
                 alike = shape == parameter.shape
                 value = torch.zeros_like(parameter) if alike else torch.zeros(shape)
+                value = value.to(parameter.device)  # where a fused optimizer keeps it
                 optimizer.state[parameter][key.removeprefix(prefix)] = value
     try:
         with warnings.catch_warnings():

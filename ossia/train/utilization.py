@@ -8,11 +8,12 @@ import torch
 
 from ossia.config import ModelConfig
 from ossia.insight.counts import training_flops
-from ossia.train import parallel
+from ossia.train import device, parallel
 from ossia.train.loop import DTYPES, StepReport
 from ossia.train.settings import Settings
 
-_SIZE = 2048  # rows and columns of the matrices that measure the peak
+# Rows and columns of the matrices that measure the peak: enough to fill the device.
+_SIZES = {"cpu": 2048, "cuda": 8192}
 _TRIES = 3
 
 
@@ -22,11 +23,13 @@ class Utilization:
 
     Recomputation does not count as needed. The peak is measured when the object is made: the
     fastest product of two large matrices in the run's precision, times the number of processes,
-    each of which is assumed to have cores of its own.
+    each of which is assumed to have cores, or a GPU, of its own.
     """
 
-    def __init__(self, config: ModelConfig, settings: Settings) -> None:
-        self.peak = measured_peak(DTYPES[settings.dtype]) * parallel.size()
+    def __init__(
+        self, config: ModelConfig, settings: Settings, on: torch.device = device.CPU
+    ) -> None:
+        self.peak = measured_peak(DTYPES[settings.dtype], on) * parallel.size()
         self._short = settings.steps - settings.long_steps
         lengths = (settings.length, settings.long_length or settings.length)
         self._flops = [training_flops(config, length) for length in lengths]
@@ -37,12 +40,19 @@ class Utilization:
         return report.tokens_per_second * per_token / self.peak
 
 
-def measured_peak(dtype: torch.dtype) -> float:
-    """FLOP/s of the fastest of a few matrix products."""
-    a, b = torch.ones(2, _SIZE, _SIZE, dtype=dtype)
+def measured_peak(dtype: torch.dtype, on: torch.device = device.CPU) -> float:
+    """FLOP/s of the fastest of a few matrix products on a device.
+
+    Of random numbers: a GPU multiplies ones faster, because fewer bits change.
+    """
+    size = _SIZES[on.type]
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(size, size, generator=generator).to(on, dtype) for _ in range(2))
     seconds = []
     for _ in range(_TRIES):
+        device.wait_for(on)
         start = time.perf_counter()
         torch.mm(a, b)
+        device.wait_for(on)
         seconds.append(time.perf_counter() - start)
-    return 2 * _SIZE**3 / min(seconds)
+    return 2 * size**3 / min(seconds)

@@ -23,7 +23,7 @@ from ossia.errors import OssiaError
 from ossia.insight.counts import count
 from ossia.model import Decoder
 from ossia.model.feedforward import MoE
-from ossia.ops.training import Training
+from ossia.ops.training import Training, for_device
 from ossia.options import Dtype, LoadOptions
 from ossia.system.files import write_json, writing
 from ossia.train import budget, parallel
@@ -44,11 +44,11 @@ class FineTuning(FolderRun):
     settings: FineTuneSettings
 
     @classmethod
-    def prepare(cls, settings: FineTuneSettings) -> Prepared:
+    def prepare(cls, settings: FineTuneSettings, device: torch.device) -> Prepared:
         model = checkpoint.find(settings.model)
         stored = checkpoint.read_config(model, settings.ignore_unknown_keys)
         settings = _settled(settings, stored)
-        estimate(stored, settings).refuse_more_than_there_is()
+        estimate(stored, settings).refuse_more_than_there_is(device)
         where = checkpoint.text_folder(model)
         chat_format = text.load_format(where, text.load_tokenizer(where))
         train, held_out = _read(settings)
@@ -110,16 +110,17 @@ class FineTuning(FolderRun):
         ignore_unknown = self.settings.ignore_unknown_keys
         self.stored = checkpoint.read_config(self.base, ignore_unknown)
         self.estimate = estimate(self.stored, self.settings)
-        self.estimate.refuse_more_than_there_is()
+        self.estimate.refuse_more_than_there_is(self.device)
         self.notes = [f"training takes {self.estimate}"]
         if self.settings.lora:
-            self.decoder = lora.load_base(self.base, ignore_unknown)
+            self.decoder = lora.load_base(self.base, ignore_unknown).on(for_device(self.device))
             generator = torch.Generator().manual_seed(self.settings.seed)
             lora.attach(self.decoder, _lora(self.settings), generator)
         else:
-            self.decoder = dense(self.base, ignore_unknown)
+            self.decoder = dense(self.base, ignore_unknown, for_device(self.device))
             if not self.settings.train_router:
                 freeze_routers(self.decoder)
+        self.decoder.to(self.device)
         self.trainer = Trainer(
             self.decoder, self._rows, self._figures, self.settings, self.folder / "states"
         )
@@ -139,7 +140,9 @@ class FineTuning(FolderRun):
         dtype = DENSE_DTYPES[self.stored.dtype]
         experts = self.settings.experts or ExpertFormat.DENSE
         trained_model = self.decoder
-        if not self.settings.lora:
+        if self.settings.lora:
+            self.decoder.cpu()
+        else:
             weights = parallel.gathered(self.decoder)
             if parallel.rank() != 0:
                 return {}
@@ -208,8 +211,10 @@ def _lora(settings: FineTuneSettings) -> lora.LoRA:
     return lora.LoRA(settings.rank, settings.alpha, settings.lora_dropout, targets)
 
 
-def dense(folder: Path, ignore_unknown_keys: bool = False) -> Decoder:
-    """A checkpoint's model in the form for training: in float32, with unpacked experts."""
+def dense(folder: Path, ignore_unknown_keys: bool = False, ops: Training | None = None) -> Decoder:
+    """A checkpoint's model in the form for training: in float32, with unpacked experts; on the CPU,
+    whose backend computes unless another is given.
+    """
     stored = checkpoint.load(
         folder,
         LoadOptions(
@@ -224,7 +229,7 @@ def dense(folder: Path, ignore_unknown_keys: bool = False) -> Decoder:
     config = with_expert_format(stored.config, ExpertFormat.DENSE)
     with torch.device("meta"):
         names = Decoder(config).state_dict()
-    return Decoder.assembled(config, unpacked(weights, names), Training())
+    return Decoder.assembled(config, unpacked(weights, names), ops or Training())
 
 
 def freeze_routers(decoder: Decoder) -> None:

@@ -26,6 +26,7 @@ from ossia.options import flag
 from ossia.system.claims import Claim, claim
 from ossia.system.files import check_new_folder, creating, read_json, write_json, writing
 from ossia.train import parallel
+from ossia.train.device import CPU, describe
 from ossia.train.loop import StepReport, Trainer
 from ossia.train.settings import Training
 from ossia.train.threads import choose_threads
@@ -45,8 +46,8 @@ class FolderRun(ABC):
     trainer: Trainer
     notes: Sequence[str] = ()  # lines to show before training starts
 
-    def __init__(self, out: Path) -> None:
-        self.out, self.folder = out, out / "training"
+    def __init__(self, out: Path, device: torch.device = CPU) -> None:
+        self.out, self.folder, self.device = out, out / "training", device
         self._claim: Claim | None = None
         parallel.first_does(self._open)
         file = self.folder / "run.json"
@@ -88,7 +89,7 @@ class FolderRun(ABC):
 
     @classmethod
     @abstractmethod
-    def prepare(cls, settings: Any) -> Prepared:
+    def prepare(cls, settings: Any, device: torch.device) -> Prepared:
         """Read and check everything; the returned function writes the run into a new folder."""
 
     @abstractmethod
@@ -97,7 +98,7 @@ class FolderRun(ABC):
 
     @abstractmethod
     def build(self) -> None:
-        """Build the decoder and its trainer."""
+        """Build the decoder, on the device, and its trainer."""
 
     @abstractmethod
     def export(self) -> dict[str, Any]:
@@ -107,7 +108,7 @@ class FolderRun(ABC):
         """
 
     @classmethod
-    def start(cls, settings: Training, out: Path) -> Self:
+    def start(cls, settings: Training, out: Path, device: torch.device = CPU) -> Self:
         """Read the data and write a new run into the folder `out`, which appears only when it is
         complete. If there are several processes, the first one does this.
 
@@ -120,7 +121,7 @@ class FolderRun(ABC):
             if (out / "training" / "run.json").exists():
                 raise OssiaError(f"{out} holds an unfinished run; continue it with --resume")
             check_new_folder(out)
-            prepared, existed = cls.prepare(settings), out.exists()
+            prepared, existed = cls.prepare(settings, device), out.exists()
             with writing(out), creating(out) as new:
                 (new / "training").mkdir()
                 described = {"command": cls.COMMAND, **prepared(new)}
@@ -130,15 +131,17 @@ class FolderRun(ABC):
 
         existed = parallel.first_does(write)
         with removed_on_failure(out, existed):
-            return cls(out)
+            return cls(out, device)
 
     @classmethod
-    def resume(cls, out: Path, asked: Mapping[str, Any] | None = None) -> Self:
+    def resume(
+        cls, out: Path, asked: Mapping[str, Any] | None = None, device: torch.device = CPU
+    ) -> Self:
         """Continue the run in `out` from its last saved state, or from its first step.
 
         Raises OssiaError if `asked` has settings with other values than those the run began with.
         """
-        run = cls(out)
+        run = cls(out, device)
         run.settings.refuse_changes(asked or {})
         run.trainer.resume()
         return run
@@ -169,6 +172,8 @@ class FolderRun(ABC):
             threads = min(int(sessions[-1]["threads"]), torch.get_num_threads())
         if threads is not None:
             torch.set_num_threads(threads)
+        elif self.device.type == "cuda":
+            return  # the CPU only launches
         elif parallel.size() == 1 and (rates := choose_threads(self.trainer.time_pass)):
             measured = ", ".join(f"{rate:,.0f} tokens/s with {n}" for n, rate in rates.items())
             note = (
@@ -185,7 +190,7 @@ class FolderRun(ABC):
         progress = self.trainer.progress
         return {
             "command": command(self.COMMAND, self.settings, self.out),
-            **_means(),
+            **self._means(),
             "sessions": self._sessions(),
             "seconds": round(progress.seconds, 1),
             "steps": progress.step,
@@ -197,7 +202,7 @@ class FolderRun(ABC):
         """Record what the next steps are computed with if it has changed: a run may be resumed with
         other versions or threads, and its results then differ in rounding.
         """
-        step, means = self.trainer.progress.step, _means()
+        step, means = self.trainer.progress.step, self._means()
         kept = [session for session in self._sessions() if session["from_step"] < step]
         if not kept or kept[-1] != {"from_step": kept[-1]["from_step"], **means}:
             kept.append({"from_step": step, **means})
@@ -205,8 +210,16 @@ class FolderRun(ABC):
             write_json(self.folder / "sessions.json", {"sessions": kept})
 
     def _sessions(self) -> list[dict[str, Any]]:
-        file = self.folder / "sessions.json"
-        return read_json(file)["sessions"] if file.exists() else []
+        return _sessions(self.folder)
+
+    def _means(self) -> dict[str, Any]:
+        """What the last bits of a run's numbers depend on, besides its settings."""
+        return {
+            "versions": versions(),
+            "threads": torch.get_num_threads(),
+            "processes": parallel.size(),
+            **describe(self.device),
+        }
 
     def finish(self, record: dict[str, Any]) -> None:
         """Write the record and remove what only training needed."""
@@ -216,13 +229,17 @@ class FolderRun(ABC):
         shutil.rmtree(self.folder)
 
 
-def _means() -> dict[str, Any]:
-    """What the last bits of a run's numbers depend on, besides its settings."""
-    return {
-        "versions": versions(),
-        "threads": torch.get_num_threads(),
-        "processes": parallel.size(),
-    }
+def _sessions(folder: Path) -> list[dict[str, Any]]:
+    file = folder / "sessions.json"
+    return read_json(file)["sessions"] if file.exists() else []
+
+
+def last_device(out: Path) -> str:
+    """The device that the run in `out` last trained on, by the name that `choose` takes; auto if it
+    has not trained.
+    """
+    sessions = _sessions(out / "training")
+    return sessions[-1].get("device", "cpu") if sessions else "auto"
 
 
 def versions() -> dict[str, str]:

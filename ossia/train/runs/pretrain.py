@@ -15,7 +15,7 @@ from ossia.config import ExpertFormat, ModelConfig, expert_formats, with_expert_
 from ossia.errors import OssiaError
 from ossia.insight.counts import count
 from ossia.model import Decoder
-from ossia.ops.training import Training
+from ossia.ops.training import for_device
 from ossia.options import LoadOptions
 from ossia.system.files import write_json, writing
 from ossia.train import parallel
@@ -41,7 +41,7 @@ class Run(FolderRun):
     settings: Settings
 
     @classmethod
-    def prepare(cls, settings: Settings) -> Prepared:
+    def prepare(cls, settings: Settings, device: torch.device) -> Prepared:  # noqa: ARG003
         corpus = sources.read(settings.data)
         seen = list(corpus.train)
         if settings.vocabulary_data:
@@ -72,11 +72,13 @@ class Run(FolderRun):
 
     def build(self) -> None:
         try:
-            self.decoder = Decoder(self.config, Training())
+            self.decoder = Decoder(self.config, for_device(self.device))
         except (RuntimeError, TypeError, OverflowError) as error:  # torch raises any of these
             reason = str(error).partition("\n")[0]
             raise OssiaError(f"the model is too large for this machine ({reason})") from error
+        # On the CPU, so that the first weights are the same on every device.
         self.decoder.init_weights(torch.Generator().manual_seed(self.settings.seed))
+        self.decoder.to(self.device)
         self.trainer = Trainer(
             self.decoder,
             shards.TextBatches(self._shards, self.settings, self._separator),
@@ -86,7 +88,7 @@ class Run(FolderRun):
         )
 
     def utilization(self) -> Utilization:
-        return Utilization(self.config, self.settings)
+        return Utilization(self.config, self.settings, self.device)
 
     def export(self) -> dict[str, Any]:
         weights = parallel.gathered(self.decoder)

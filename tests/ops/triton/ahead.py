@@ -1,4 +1,5 @@
-"""Compiles, without a card, every kernel that the operations of `true_shapes` launch.
+"""Compiles, without a card, every kernel that the operations of `true_shapes` and
+`training_shapes` launch.
 
     python -m tests.ops.triton.ahead 90 [name]
 
@@ -23,7 +24,10 @@ from triton.runtime import driver
 
 from ossia.ops.triton import TRITON, recording
 from ossia.ops.triton.launch import CARDS, Launch
-from tests.ops.triton.true_shapes import CASES, Inputs
+from tests.ops.triton import training_shapes, true_shapes
+from tests.ops.triton.true_shapes import Inputs
+
+CASES = true_shapes.CASES | training_shapes.CASES
 
 
 class _NoCard:

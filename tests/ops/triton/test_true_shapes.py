@@ -11,6 +11,7 @@ import torch
 from ossia.ops import REFERENCE
 from ossia.ops.triton import TRITON
 from ossia.ops.triton.launch import CARDS
+from tests.ops.triton import ahead
 from tests.ops.triton.common import relative_error
 from tests.ops.triton.true_shapes import CASES, Inputs
 
@@ -22,7 +23,7 @@ def test_kernels_compile_without_spills(architecture):
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=compiled)
     assert done.returncode == 0, done.stderr[-2000:]
     kernels = [json.loads(line) for line in done.stdout.splitlines()]
-    assert {kernel["case"] for kernel in kernels} <= CASES.keys()
+    assert {kernel["case"] for kernel in kernels} <= ahead.CASES.keys()
     assert kernels
     assert [kernel for kernel in kernels if kernel["spilled"]] == []
 

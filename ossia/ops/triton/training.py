@@ -1,0 +1,75 @@
+"""The training backend for a GPU: kernels that have a gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ossia.ops.backend import Where
+from ossia.ops.paged import LayerKV
+from ossia.ops.rounded import Rounded
+from ossia.ops.training import Training
+from ossia.ops.triton import training_attention, training_experts
+from ossia.ops.triton.launch import DTYPES, launches_on
+from ossia.ops.values import AttentionSpec, ExpertWeights, RopeTable, Routing
+
+
+class TritonTraining(Training):
+    """As Training, on a GPU. What has no kernel is computed by the definition."""
+
+    name = "triton training"
+
+    def attention(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        spec: AttentionSpec,
+        where: Where = None,
+        rope: RopeTable | None = None,
+    ) -> Tensor:
+        """As Training.attention, also with dropout in memory that is linear in the length."""
+        whole = not isinstance(where, LayerKV) and q.shape[1] == k.shape[1] and q.numel() > 0
+        runs = launches_on(v.device) and training_attention.supports(q.shape[-1], v.dtype)
+        if not whole or not runs:
+            return super().attention(q, k, v, spec, where, rope)
+        assert not isinstance(where, LayerKV)
+        if rope is not None:
+            q, k = self.rotate(q, rope), self.rotate(k, rope)
+        return training_attention.attend(q.to(v.dtype), k.to(v.dtype), v, spec, where)
+
+    def moe(
+        self,
+        x: Tensor,
+        routing: Routing,
+        experts: ExpertWeights,
+        *,
+        residual: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """As Backend.moe, without waiting for the device if the experts are dense, or rounded from
+        dense ones.
+        """
+        stack, narrow = _dense(experts), _autocast_dtype(x)
+        if stack is None or not x.numel() or not launches_on(x.device) or narrow not in DTYPES:
+            return super().moe(x, routing, experts, residual=residual, dtype=dtype)
+        out = training_experts.mixture(x, routing, stack, experts.activation, narrow, residual)
+        return out if dtype is None else out.to(dtype)
+
+
+def _autocast_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of products with x."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def _dense(experts: ExpertWeights) -> training_experts.Stack | None:
+    """The experts as dense matrices with a gradient; None for those of another kind."""
+    matrices = []
+    for weight in (experts.gate_up, experts.down):
+        plain = weight.weight if isinstance(weight, Rounded) else weight
+        if not isinstance(plain, Tensor):
+            return None
+        matrices.append(plain if plain is weight else training_experts.rounded(plain))
+    gate_up, down = matrices
+    return training_experts.Stack(gate_up, experts.gate_up_bias, down, experts.down_bias)
