@@ -44,7 +44,6 @@ _BLOCKS = {
 }
 _FLOAT32 = {  # products on the cores, without tensor cores
     64: _Shapes(_Blocks(32, 32, 4, 2), _Blocks(16, 16, 4, 1), _Blocks(16, 16, 4, 1)),
-    128: _Shapes(_Blocks(16, 16, 8, 1), _Blocks(16, 16, 8, 1), _Blocks(16, 16, 8, 1)),
 }
 
 
@@ -53,7 +52,7 @@ _PREPARED = 64  # rows of a block
 
 def supports(size: int, dtype: torch.dtype) -> bool:
     """Whether the kernels take heads of a size."""
-    return dtype in DTYPES and size <= (128 if dtype is torch.float32 else 256)
+    return dtype in DTYPES and size <= max(_FLOAT32 if dtype is torch.float32 else _BLOCKS[80])
 
 
 def attend(

@@ -8,6 +8,7 @@ first and the last row of a tile bound the loop over the others. Scores are in u
 is made with atomics, so equal inputs give equal bits.
 """
 
+# Triton's own types do not describe what kernels may do.
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ rows has is found on the device, so the host does not wait for the router. Every
 by one program, so equal inputs give equal bits.
 """
 
+# Triton's own types do not describe what kernels may do.
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
