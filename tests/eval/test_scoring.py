@@ -90,6 +90,13 @@ RIGHT_NUMBERS = [
     ("The GPT-4 model says 12", "12"),
     ("H2O boils at 100 \N{DEGREE SIGN}C", "100"),
     ("The answer is 1/2 or 0.5.", "0.5"),
+    ("The answer is 10**3.", "1000"),
+    ("The answer can't be 4, so it must be 5.", "5"),
+    ("The answer cannot be 4; it is 5.", "5"),
+    (r"\sqrt{16} = 4", "4"),
+    ("The answer is 5 (not 4).", "5"),
+    ("The answer lies between 3 and 5, so it is 4.", "4"),
+    ('{"answer": 5}', "5"),
 ]
 WRONG_NUMBERS = [
     ("The answer is not 5 but 4.", "5"),
@@ -119,6 +126,12 @@ WRONG_NUMBERS = [
     (r"\boxed{", "5"),
     ("The answer is 9^999999999.", "9"),
     ("1" * 30_000, "1"),
+    (r"\boxed{\sqrt{2}}", "2"),
+    (r"\boxed{2\sqrt{3}}", "2"),
+    (r"\boxed{5\pi}", "5"),
+    ("The answer is 5\N{GREEK SMALL LETTER PI}.", "5"),
+    ("The answer can't be 5, so it must be 4.", "5"),
+    ("The answer is 18 dollars and 50 cents.", "50"),
 ]
 
 
@@ -167,6 +180,12 @@ def test_a_tolerance_is_relative() -> None:
         "The answer is blue.",
         "Answer: **C) blue**",
         "C. blue is the coldest of A, B and D.",
+        "Choice C",
+        "Option (C): blue",
+        "It's C.",
+        "The answer isn't B. It is C.",
+        "The answer cannot be A, so it must be C.",
+        "Both B and C seem right, but I'd say C (blue).",
     ],
 )
 def test_a_choice_is_found(reply: str) -> None:
@@ -189,6 +208,9 @@ def test_a_choice_is_found(reply: str) -> None:
         "C is what I thought at first.\nAnswer: B",
         "red or blue",
         "Vitamin C",
+        "The answer cannot be C, so it must be B.",
+        "It's C or D.",
+        "Option B: C is warm",
         "E",
     ],
 )

@@ -18,9 +18,12 @@ _VERDICT = re.compile(
 _REJECTED = re.compile(
     rf"(?<![A-Za-z']){_MARKED}\s+is\s+(?:not\b|wrong|incorrect|false)[^,.\n;]*", re.IGNORECASE
 )
-_PICKED = re.compile(rf"\b(?:choose|pick|select|go\s+with)\s+(?:the\s+)?{_MARKED}")
-_WHOLE = re.compile(r"[\s(\[{*\"']*([A-Za-z])[\s)\]}.:,*\"']*")
-_LEADING = re.compile(r"[\s(\[*]*([A-Z])\s*[)\].:]\s")
+_PICKED = re.compile(
+    rf"\b(?:choose|pick|select|say|go\s+with|[Ii]t\s+(?:is|must\s+be)|[Ii]t's)\s+(?:the\s+)?{_MARKED}"
+)
+_NAMED = r"(?:(?i:option|choice|answer)\s+)?"
+_WHOLE = re.compile(rf"[\s(\[{{*\"']*{_NAMED}[(\[]?([A-Za-z])[\s)\]}}.:,*\"']*")
+_LEADING = re.compile(rf"[\s(\[*]*{_NAMED}[(\[]?([A-Z])\s*[)\].:]+\s")
 _ARTICLE = re.compile(r"\s+(?!(?:and|or|is|are|but|because|since|not)\b)[a-z]")
 _JOINED = re.compile(
     r"\s*(?:,|;|and|or|&|\+|/)+\s*(?:and|or)?\s*(?:option\s+)?[(\[]?", re.IGNORECASE

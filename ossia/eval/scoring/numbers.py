@@ -31,6 +31,8 @@ _BETWEEN_SEVERAL = re.compile(r"[\s*]*(?:,|;|or|and|to|-|/|\+|\*)[\s*]*", re.IGN
 _REASON = re.compile(
     r",?\s*\b(?:because|since|as|where|when|if|for)\b.*", re.DOTALL | re.IGNORECASE
 )
+_ROOT = re.compile(r"(?:\\sqrt\s*(?:\[\d+\])?|\u221a)\s*[{(]?\s*$")  # before a number
+_FACTOR = re.compile(r"\s*\*?\s*(?:\\pi(?![a-zA-Z])|\\sqrt|[\u03c0\u221a])")  # after it
 _MOST_POWER = 400
 
 # Units that convert into each other, as the base unit of each kind and how many of it there are.
@@ -143,6 +145,10 @@ def _are_several(text: str, one: re.Match[str], other: re.Match[str]) -> bool:
 
 
 def _quantity(match: re.Match[str]) -> Quantity | None:
+    if _FACTOR.match(match.string, match.end()) or _ROOT.search(
+        match.string[: match.start()][-12:]
+    ):
+        return None  # a part of a number that is not rational
     value = _decimal(match["number"])
     if value is None:
         return None

@@ -33,11 +33,13 @@ _COMMANDS = (
     (re.compile(r"\^?\s*\\circ(?![a-zA-Z])"), "\N{DEGREE SIGN}"),
     (re.compile(r"\\([%$#&_])"), r"\1"),
     (re.compile(r"\\[\[\]()]"), " "),
+    (re.compile(r"(?<=\d)\*\*(?=-?\d)"), "^"),
     (re.compile(r"\*\*|__|`"), ""),
 )
 _SENTENCE_END = re.compile(r"[.?!](?=\s|$)|\n")
 _CUE = re.compile(
-    r"\b(?:answer|result|correct (?:option|choice))\b[^\n.:=?]{0,40}?(?:\b(?:is|are|be)\b|[:=])",
+    r"\b(?:answer|result|correct (?:option|choice))\b"
+    r"(?:(?!n't\b|\b(?:not|cannot)\b)[^\n.:=?]){0,40}?(?:\b(?:is|are|be)\b|[:=])",
     re.IGNORECASE,
 )
 _TAKEN_BACK = re.compile(
