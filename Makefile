@@ -37,13 +37,14 @@ CANDIDATES = $(PYTHON) python3.12 python3.13 python3.14 $(wildcard $(HOME)/.pyen
 	-cp $< $(@D) && npm install --prefix $(@D) --no-audit --no-fund
 	touch $@
 
-# Models of ossia in lm-eval and inspect-ai, which bring much, in an environment over .venv.
+# Models of ossia in lm-eval and inspect-ai, which bring much, in an environment over .venv (and over what is below that).
 evaluations: .venv/test.installed .venv-clients/evaluations/installed
 	.venv-clients/evaluations/bin/python -m pytest -q -rs tests/eval/test_harness.py tests/eval/test_inspect.py
 
 .venv-clients/evaluations/installed: pyproject.toml
 	$(PYTHON) -m venv --clear $(@D)
-	realpath .venv/lib/python3*/site-packages > "$$(echo $(@D)/lib/python3*/site-packages)/below.pth"
+	printf 'import site; site.addsitedir("%s")\n' "$$(realpath .venv/lib/python3*/site-packages)" > \
+	  "$$(echo $(@D)/lib/python3*/site-packages)/below.pth"
 	$(@D)/bin/pip install --quiet --constraint constraints.txt lm-eval inspect-ai
 	touch $@
 
