@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -51,6 +52,34 @@ class WorkOptions(Options):
         "1,2,4,8"
     )
     turns: Annotated[int, Option("Times to measure; the median counts.", minimum=1)] = 5
+
+
+@dataclass(frozen=True)
+class GPUOptions(Options):
+    """How a GPU is measured."""
+
+    device: Annotated[str, Option("The card: cuda, cuda:1.", metavar="NAME")] = "cuda"
+    seconds: Annotated[
+        float, Option("Time for all; what does not fit is named.", above=0, metavar="N")
+    ] = 150.0
+    cpu: Annotated[
+        bool, Option("Then measure gpt-oss-20b on the CPU as well, which takes minutes more.")
+    ] = False
+    folder: Annotated[
+        Path | None,
+        Option(
+            "Where 14 GB of random weights are written for a while.",
+            metavar="FOLDER",
+            default="the system's for temporary files",
+        ),
+    ] = None
+    rehearse: Annotated[
+        bool, Option("Every row's code on the CPU, with tiny shapes: the figures mean nothing.")
+    ] = False
+    out: Annotated[
+        Path | None,
+        Option("Write the JSON there too.", metavar="FILE", names=("-o",), default="nowhere"),
+    ] = None
 
 
 @bench.command(epilog="Example: ossia bench machine --json", cls=Command)
@@ -142,6 +171,97 @@ def cpu(
         print(json.dumps({"model": name, "machine": asdict(machine), **asdict(report)}))
         return
     _print_report(name, machine, report)
+
+
+@bench.command(epilog="Example: ossia bench gpu --out gpu.json", cls=Command)
+@derived
+def gpu(*, options: GPUOptions, as_json: JsonOption = False) -> None:
+    """Measure inference and training on a GPU, beside its limits and transformers.
+
+    Weights are random, in the shapes of gpt-oss-20b, Qwen3-8B, Qwen3-0.6B and GPT-2: nothing is
+    downloaded. Each part has a process of its own; what fails in one is a line of the report.
+    """
+    import torch
+
+    from ossia.measure.gpu import cases, parts, report, suite
+    from ossia.system.files import write_json, writing
+
+    name, device = ("rehearsal", "cpu") if options.rehearse else ("full", options.device)
+    chosen = cases.SUITES[name]
+    suite.check(torch.device(device))
+    if options.out is not None:
+        with writing(options.out):
+            options.out.touch()  # not after minutes
+    with _temporary(options.folder) as place:
+        weights = place / chosen.stored.name
+        command = suite.command(name, device, weights)
+        with _progress("measuring", len(parts.parts(chosen)) + 1) as advance:
+            found = suite.run(chosen, options.seconds, command, lambda _: advance())
+        record = report.record(found, chosen)
+        if options.cpu:
+            record["cpu"] = _gpt_oss_on_cpu(weights, chosen.stored.config)
+    if options.out is not None:
+        with writing(options.out):
+            write_json(options.out, record)
+    if as_json:
+        print(json.dumps(record))
+        return
+    _print_gpu(record, report.cells(found, chosen), report.remarks(found, chosen))
+
+
+def _gpt_oss_on_cpu(weights: Path, config: ModelConfig) -> dict[str, Any]:
+    """What `ossia bench cpu` measures, in brief."""
+    from ossia.measure.machine import describe
+    from ossia.measure.model import measure_model
+    from ossia.measure.speed import Workload
+
+    source = weights if weights.is_dir() else config
+    report = measure_model(source, Workload([512], 16, (1, 8), 3))
+    return {"machine": asdict(describe()), **asdict(report)}
+
+
+def _print_gpu(record: dict[str, Any], lines: list[tuple[str, ...]], remarks: list[str]) -> None:
+    from ossia.measure.gpu.report import HEAD
+
+    limits = record["limits"]
+    versions = ", ".join(f"{name} {version}" for name, version in limits["versions"].items())
+    copied = limits["copy_bytes_per_second"]
+    facts = {
+        "card": f"{limits['card']}, {limits['free_bytes'] / 1e9:.1f} GB of "
+        f"{limits['memory_bytes'] / 1e9:.1f} GB free",
+        "reads": f"{limits['read_bytes_per_second'] / 1e9:,.0f} GB/s",
+        "products": f"{limits['operations_per_second'] / 1e12:,.3g} TFLOP/s in bfloat16",
+        **({"copies to it": f"{copied / 1e9:,.1f} GB/s"} if copied else {}),
+        "versions": versions,
+        "measured in": f"{record['seconds']:.0f} s",
+    }
+    _print_facts(facts)
+    table = _table(*HEAD)
+    for line in lines:
+        table.add_row(*line)
+    _print(table)
+    for remark in remarks:
+        print(remark)
+    if (measured := record.get("cpu")) is not None:
+        machine, speed = measured["machine"], measured["run"]["speed"]
+        print(f"on the CPU, {machine['processor']}, {machine['threads']} threads:")
+        for prefill in speed["prefill"]:
+            rate = prefill["tokens_per_second"]["median"]
+            print(f"  prompt of {prefill['tokens']}: {rate:,.1f} tokens/s")
+        for decoding in speed["decoding"]:
+            rate = decoding["tokens_per_second"]["median"]
+            print(f"  decode, batch {decoding['batch']}: {rate:,.1f} tokens/s")
+
+
+@contextmanager
+def _temporary(folder: Path | None) -> Iterator[Path]:
+    """A new folder in that one, removed at the end."""
+    from ossia.system.files import writing
+
+    with writing(folder or Path(tempfile.gettempdir())):
+        found = tempfile.TemporaryDirectory(prefix="ossia-bench-", dir=folder)
+    with found as name:
+        yield Path(name)
 
 
 def _print_report(name: str, machine: Description, report: Report) -> None:

@@ -31,7 +31,7 @@ COMMANDS = (
     "eval",
     "bench",
 )
-SUBCOMMANDS = ("eval compare", "bench machine", "bench cpu")
+SUBCOMMANDS = ("eval compare", "bench machine", "bench cpu", "bench gpu")
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *SUBCOMMANDS])
