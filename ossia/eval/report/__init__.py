@@ -21,6 +21,10 @@ summary { cursor: pointer; overflow-wrap: anywhere; }
 details pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 .right::before { content: "\\2713  "; }
 .wrong::before { content: "\\2717  "; }
+@media (max-width: 600px) {
+  td:first-child, th:first-child { white-space: normal; min-width: 9em; max-width: 9em;
+    overflow-wrap: break-word; }
+}
 """
 
 
