@@ -77,7 +77,8 @@ class Runner:
             leader.open(pool)
         # What a step fetches differs from step to step.
         self._recorder = None if decoder.fetches_experts else decoder.ops.recorder()
-        self._decode_steps: dict[int, DecodeStep] = {}  # by the number of rows
+        # By the number of rows, and whether each is of another text.
+        self._decode_steps: dict[tuple[int, bool], DecodeStep] = {}
 
     def run(self, step: Sequence[Chunk]) -> Computed:
         """Read the chunks' tokens."""
@@ -127,9 +128,11 @@ class Runner:
     def _decode(self, step: Sequence[Chunk], spans: Sequence[Span], rows: int) -> Computed:
         """A step whose spans are of one token each, recorded for `rows` of them."""
         assert self._recorder is not None
-        decode = self._decode_steps.get(rows)
+        form = rows, len(spans) == len(step)
+        decode = self._decode_steps.get(form)
         if decode is None:
-            decode = self._decode_steps[rows] = DecodeStep(self.decoder, self.pool, self.kv, rows)
+            decode = DecodeStep(self.decoder, self.pool, self.kv, *form)
+            self._decode_steps[form] = decode
         decode.fill(spans)
         if decode.recorded is not None:
             decode.recorded.replay()
@@ -145,10 +148,12 @@ class Runner:
 class DecodeStep:
     """The inputs of a step of up to `rows` spans of one token each, in memory that stays where it
     is. Rows that no span has read a token 0 at position 0 and write its keys and
-    values to page 0, which belongs to no text.
+    values to page 0, which belongs to no text. apart: each span is of another text.
     """
 
-    def __init__(self, decoder: Decoder, pool: PagePool, kv: KVCache, rows: int) -> None:
+    def __init__(
+        self, decoder: Decoder, pool: PagePool, kv: KVCache, rows: int, apart: bool
+    ) -> None:
         self.recorded: Recorded | None = None
         self._decoder, self._kv = decoder, kv
         device = decoder.device
@@ -164,7 +169,7 @@ class DecodeStep:
         self._texts: list[PagedText | None] = [None] * rows
         self._versions = [0] * rows
         self._tokens, self._positions, lengths, counts = self._numbers
-        self._where = PagedKV(pool, self._tables, lengths, counts, one_query=True)
+        self._where = PagedKV(pool, self._tables, lengths, counts, one_query=True, apart=apart)
 
     def fill(self, spans: Sequence[Span]) -> None:
         """Make these spans, of one token each, what `compute` reads."""

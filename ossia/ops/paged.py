@@ -80,7 +80,8 @@ class StepTables:
     of each sequence after this step. query_lengths: int64 (sequences,), how many of them, at the
     end, are this step's packed tokens. spans: both numbers of each sequence on the host, if they
     are known there; reading them from the tensors waits for the device. one_query: whether it is
-    known without them that each sequence has one query.
+    known without them that each sequence has one query. apart: whether it is known that no sequence
+    of the step sees what another one writes, as drafted tokens of one text do.
 
     A slot is the place of a position in the pool: page * page_size + position % page_size. The
     slots are on the tables' device, and computed once for all layers.
@@ -93,6 +94,7 @@ class StepTables:
     query_lengths: Tensor
     spans: Sequence[tuple[int, int]] | None = None
     one_query: bool = False
+    apart: bool = False
 
     @cached_property
     def single(self) -> bool:
@@ -197,6 +199,7 @@ class PagedKV:
     query_lengths: Tensor
     spans: Sequence[tuple[int, int]] | None = None
     one_query: bool = False
+    apart: bool = False
 
     def layer(self, index: int) -> LayerKV:
         """The view of layer `index`."""
@@ -214,7 +217,8 @@ class PagedKV:
     @cached_property
     def _tables(self) -> dict[LayerKind, StepTables]:
         size, counts = self.pool.page_size, (self.lengths, self.query_lengths)
+        known = self.spans, self.one_query, self.apart
         return {
-            kind: StepTables(kind.window, size, table, *counts, self.spans, self.one_query)
+            kind: StepTables(kind.window, size, table, *counts, *known)
             for kind, table in self.page_tables.items()
         }

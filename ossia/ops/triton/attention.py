@@ -58,7 +58,10 @@ class PagedAttention(Backend):
             return super().attention(q, k, v, spec, where, rope)
         if isinstance(where, LayerKV):
             call = _Call(_heads(q), spec, where, rope)
-            _append(call, _heads(k), _heads(v))
+            k, v = _heads(k), _heads(v)
+            if where.tables.single and where.tables.apart:
+                return _decode(call, (k, v))
+            _append(call, k, v)
             return (_decode if where.tables.single else _prefill)(call)
         if rope is not None:
             k = self.rotate(k, rope)
@@ -185,8 +188,10 @@ def _prefill(call: _Call) -> Tensor:
     return out
 
 
-def _decode(call: _Call) -> Tensor:
-    """One query of each sequence."""
+def _decode(call: _Call, new: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """One query of each sequence. new: this step's keys and values, if they are not yet in the
+    pages, and no sequence sees another's.
+    """
     q, tables = call.q, call.kv.tables
     sequences, heads, size = q.shape
     blocks = _DECODE_FLOAT32 if q.dtype is torch.float32 else _DECODE
@@ -204,6 +209,8 @@ def _decode(call: _Call) -> Tensor:
         decode, (sequences, call.kv_heads, parts), q, *call.rotation, *call.pages, _sinks(call),
         out, partial, sums, counters(sequences * call.kv_heads, q.device),
         tables.page_table, tables.lengths, q.stride(0), tables.page_table.stride(0),
+        *(new or (q, q)), *((0, 0) if new is None else (x.stride(0) for x in new)),
+        APPEND=new is not None,
         ROWS=max(blocks.rows, power_of_2(call.group)), KEYS=blocks.keys, PARTS=parts,
         num_warps=blocks.warps, num_stages=blocks.stages, **call.attending,
     )  # fmt: skip

@@ -11,6 +11,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ossia.ops.triton.launch import begin
+
 LOG2_E = tl.constexpr(1.4426950408889634)
 LOWEST = tl.constexpr(-3.0e38)  # the maximum of no scores: minus infinity less it is no NaN
 
@@ -56,6 +58,48 @@ def _heads(x, cos, sin, token, row, dim, mask, SIZE: tl.constexpr, ROTATED: tl.c
         turned = _rotated(x + row, cos + half, sin + half, dim, mask, SIZE)
         return turned.to(x.dtype.element_ty)
     return tl.load(x + row + dim, mask=mask, other=0.0)
+
+
+@triton.jit
+def _newest(
+    state, tile, k, v, cos, sin, keys, values, key_scales, value_scales,
+    sequence, head, length, page, owner, k_row, v_row,
+    HEADS: tl.constexpr, SIZE: tl.constexpr, PAGE: tl.constexpr, WIDTH: tl.constexpr,
+    ROTATED: tl.constexpr, QUANTIZED: tl.constexpr,
+):  # fmt: skip
+    """The online softmax's step over a sequence's newest key and value, which the program that is
+    their owner writes to the page. Others see nothing.
+    """
+    largest, total, sums = state
+    dim = tl.arange(0, WIDTH)[None, :]
+    mask = (dim < SIZE) & owner
+    wide = sequence.to(tl.int64)
+    row = head * SIZE + dim * 0
+    key = _heads(k + wide * k_row, cos, sin, sequence, row, dim, mask, SIZE, ROTATED)
+    value = tl.load(v + wide * v_row + row + dim, mask=mask, other=0.0)
+    slot = (page.to(tl.int64) * PAGE + (length - 1) % PAGE) * HEADS + head
+    place = slot * SIZE + dim
+    if QUANTIZED:
+        key, key_scale = _quantized(key.to(tl.float32))
+        value, value_scale = _quantized(value.to(tl.float32))
+        one = tl.arange(0, 1)
+        tl.store(key_scales + slot + one, key_scale, mask=(one == 0) & owner)
+        tl.store(value_scales + slot + one, value_scale, mask=(one == 0) & owner)
+    key = key.to(keys.dtype.element_ty)
+    value = value.to(values.dtype.element_ty)
+    tl.store(keys + place, key, mask=mask)
+    tl.store(values + place, value, mask=mask)
+    key = key.to(tl.float32)
+    value = value.to(tl.float32)
+    if QUANTIZED:
+        key = key * key_scale[:, None]
+        value = tl.where(owner, value * value_scale[:, None], 0.0)
+    score = tl.sum(tile.to(tl.float32) * key, 1) * (SIZE**-0.5 * LOG2_E)
+    score = tl.where(owner, score, float("-inf"))
+    higher = tl.maximum(largest, score)
+    weight = tl.exp2(score - higher)
+    shrink = tl.exp2(largest - higher)
+    return higher, total * shrink + weight, sums * shrink[:, None] + weight[:, None] * value
 
 
 @triton.jit
@@ -226,17 +270,18 @@ def prefill(
 @triton.jit
 def decode(
     q, cos, sin, keys, values, key_scales, value_scales, sinks, out, partial, sums_of, counters,
-    table, lengths, q_row, columns,
+    table, lengths, q_row, columns, k, v, k_row, v_row,
     HEADS: tl.constexpr, SIZE: tl.constexpr, PAGE: tl.constexpr, GROUP: tl.constexpr,
     ROWS: tl.constexpr, WIDTH: tl.constexpr, KEYS: tl.constexpr, PARTS: tl.constexpr,
     WINDOW: tl.constexpr, ROTATED: tl.constexpr, SINKS: tl.constexpr, QUANTIZED: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, APPEND: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One sequence's only query, all heads of a group, over one of PARTS parts of what it sees.
 
     The last part to finish joins them all. partial: float32 (2, sequences, heads, PARTS), each
     part's maxima and sums of weights; sums_of: float32 (sequences, heads, PARTS, size), its
-    weighted sums of values.
+    weighted sums of values. APPEND: the sequence's newest key and value are not in the pages yet,
+    and its last part writes them.
     """
     sequence = tl.program_id(0)
     head = tl.program_id(1)
@@ -247,6 +292,7 @@ def decode(
         low = tl.maximum(length - WINDOW, 0)
     share = tl.cdiv(length - low, PARTS * KEYS) * KEYS
     used = tl.cdiv(length - low, share)
+    begin(EARLY)
     if part < used:
         rows = tl.arange(0, ROWS)
         real = rows < GROUP
@@ -260,6 +306,15 @@ def decode(
         pages = table + sequence.to(tl.int64) * columns
         first = low + part * share
         high = tl.minimum(first + share, length)
+        if APPEND:
+            owner = part == used - 1
+            newest = tl.load(pages + (length - 1) // PAGE)
+            state = _newest(
+                state, tile, k, v, cos, sin, keys, values, key_scales, value_scales,
+                sequence, head, length, newest, owner, k_row, v_row,
+                HEADS, SIZE, PAGE, WIDTH, ROTATED, QUANTIZED,
+            )  # fmt: skip
+            high = tl.minimum(high, length - 1)
         position = tl.zeros((ROWS,), tl.int32) + length
         for i in range(first, high, KEYS):
             state = _attend(

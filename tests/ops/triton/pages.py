@@ -34,15 +34,16 @@ class Pages:
             if scales:
                 scales[kind].copy_(normal(*scales[kind].shape, seed=9).abs() / 50)
 
-    def step(self, counts: list[int], *, known: bool = True) -> LayerKV:
-        """known: whether the host knows the numbers too."""
+    def step(self, counts: list[int], *, known: bool = True, apart: bool = False) -> LayerKV:
+        """known: whether the host knows the numbers too. apart: as of PagedKV."""
         lengths = self.lengths[: len(counts)]
         numbers = [
             torch.tensor(x, dtype=torch.int64, device=self.device) for x in (lengths, counts)
         ]
         spans = list(zip(lengths, counts, strict=True)) if known else None
         table = self.table[: len(counts)]
-        return PagedKV(self.pool, {self.kind: table}, *numbers, spans=spans).layer(0)
+        step = PagedKV(self.pool, {self.kind: table}, *numbers, spans=spans, apart=apart)
+        return step.layer(0)
 
     @property
     def stored(self) -> list[Tensor]:

@@ -35,6 +35,7 @@ from tests.ops.triton.pages import Pages
     rotated=st.booleans(),
     quantized=st.booleans(),
     known=st.booleans(),
+    apart=st.booleans(),
     dtype=DTYPES,
 )
 def test_paged_attention(
@@ -50,6 +51,7 @@ def test_paged_attention(
     rotated,
     quantized,
     known,
+    apart,
     dtype,
 ):
     counts = [min(count, length) for count, length in zip(counts, lengths, strict=False)]
@@ -61,7 +63,7 @@ def test_paged_attention(
     angles = normal(len(q), head_dim // 2, seed=4, device=device)
     rotation = (angles.cos(), angles.sin()) if rotated else None
     found = triton.paged_attention(
-        q, k, v, pages.step(counts, known=known), sinks=sink, rotation=rotation
+        q, k, v, pages.step(counts, known=known, apart=apart), sinks=sink, rotation=rotation
     )
     stored = pages.stored
     assert found.shape == q.shape
@@ -81,8 +83,8 @@ def test_a_long_text_is_cut_into_parts_and_joined(device, window, sinks):
     pages = Pages(LayerKind(window, 1, 16), [700], torch.float32, device)
     q, k, v = pages.inputs(1, 3, torch.float32)
     sink = normal(3, seed=3, device=device) + 4 if sinks else None
-    for _ in range(2):  # the counters are at zero again
-        found = triton.paged_attention(q, k, v, pages.step([1]), sinks=sink)
+    for apart in (False, True):  # the counters are at zero again
+        found = triton.paged_attention(q, k, v, pages.step([1], apart=apart), sinks=sink)
         expected = reference.paged_attention(q, k, v, pages.step([1]), sinks=sink)
         assert relative_error(found, expected) <= 1e-6
 
@@ -110,30 +112,62 @@ def test_what_no_query_sees_may_be_anything(device, window):
     assert torch.equal(*found)
 
 
+@FEW
+@given(
+    lengths=st.lists(st.integers(1, 200), min_size=1, max_size=3),
+    group=st.sampled_from([1, 3, 8]),
+    head_dim=st.sampled_from([2, 16, 72]),
+    window=st.none() | st.integers(1, 150),
+    sinks=st.booleans(),
+    rotated=st.booleans(),
+    quantized=st.booleans(),
+    dtype=DTYPES,
+)
+def test_a_step_that_appends_as_it_attends(
+    device, lengths, group, head_dim, window, sinks, rotated, quantized, dtype
+):
+    """Of texts that do not see each other: as where keys and values are written first."""
+    kind, counts = LayerKind(window, 2, head_dim), [1] * len(lengths)
+    found, stored = [], []
+    for apart in (True, False):
+        pages = Pages(kind, lengths, torch.int8 if quantized else dtype, device, page_size=5)
+        q, k, v = pages.inputs(len(counts), group, dtype)
+        sink = normal(2 * group, seed=3, dtype=dtype, device=device) if sinks else None
+        angles = normal(len(q), head_dim // 2, seed=4, device=device)
+        rotation = (angles.cos(), angles.sin()) if rotated else None
+        step = pages.step(counts, apart=apart)
+        found.append(triton.paged_attention(q, k, v, step, sinks=sink, rotation=rotation))
+        stored.append(pages.stored)
+    assert relative_error(found[0], found[1]) <= 2 * RESULT_ERROR[dtype]
+    assert all(torch.equal(*pair) for pair in zip(*stored, strict=True))
+
+
 @pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("counts", [[1], [5]])
+@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("tensor", [0, 1, 2])
-def test_numbers_at_the_edge(device, number, counts, tensor):
+def test_numbers_at_the_edge(device, number, counts, apart, tensor):
     """In the last query, and in the keys and values of a token that only it sees."""
     pages = Pages(LayerKind(None, 1, 16), [90], torch.float32, device)
     inputs = pages.inputs(counts[0], 2, torch.float32)
     inputs[tensor][-1, :, 3] = number
     sinks = normal(2, seed=3, device=device)
-    found = triton.paged_attention(*inputs, pages.step(counts), sinks=sinks)
+    found = triton.paged_attention(*inputs, pages.step(counts, apart=apart), sinks=sinks)
     expected = reference.paged_attention(*inputs, pages.step(counts), sinks=sinks)
     assert same_kinds(found[-1], expected[-1])
 
 
 @pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf, 0.0, 0.25, 1e-42])
-def test_int8_pages_hold_the_codes_of_the_reference(device, number):
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_int8_pages_hold_the_codes_of_the_reference(device, number, tokens):
     """To the bit; NaN and infinity become NaN."""
     pages = Pages(LayerKind(None, 2, 10), [9], torch.int8, device)
-    q, k, v = pages.inputs(2, 1, torch.float32)
+    q, k, v = pages.inputs(tokens, 1, torch.float32)
     k[0, 1, 4] = number
-    v[1, 0] = number
-    triton.paged_attention(q, k, v, pages.step([2]))
+    v[-1, 0] = number
+    triton.paged_attention(q, k, v, pages.step([tokens], apart=True))
     keys, values, *scales = pages.stored
-    slots = pages.step([2]).tables.written
+    slots = pages.step([tokens]).tables.written
     for stored, of, x in ((keys, scales[0], k), (values, scales[1], v)):
         codes, expected = quantize(x)
         assert torch.equal(stored.flatten(0, 2)[slots], codes)

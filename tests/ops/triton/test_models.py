@@ -96,8 +96,9 @@ def test_a_step_never_waits_for_the_card(preset, rows, decoding):
         table = torch.zeros(rows, 8, dtype=torch.int32)
         numbers = torch.zeros(4, rows, dtype=torch.int64)
         where = PagedKV(
-            pool, dict.fromkeys(pool.kinds, table), numbers[2], numbers[3], one_query=decoding
-        )
+            pool, dict.fromkeys(pool.kinds, table), numbers[2], numbers[3],
+            one_query=decoding, apart=decoding,
+        )  # fmt: skip
         context = decoder.context(numbers[0], numbers[1], where)
         logits = decoder.unembed(decoder.hidden_states(numbers[0], context))
     assert logits.shape == (rows, config.vocab_size)

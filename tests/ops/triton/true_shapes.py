@@ -144,6 +144,7 @@ class _Attention:
     count: int
     window: int | None = None
     int8: bool = False
+    apart: bool = False
     kv_heads: int = 8
     group: int = 8
     size: int = 64
@@ -166,7 +167,7 @@ class _Attention:
         )
         spans = [(self.length, self.count)] * self.sequences
         table = table.view(self.sequences, columns)
-        tables = StepTables(self.window, page, table, lengths, counts, spans)
+        tables = StepTables(self.window, page, table, lengths, counts, spans, apart=self.apart)
         if not self.int8:
             keys, values = (inputs.normal(*shape, self.size) for _ in range(2))
             return LayerKV(keys, values, tables)
@@ -179,6 +180,9 @@ CASES |= {
     "attention decode": _Attention(1, 8192, 1),
     "attention decode, window": _Attention(64, 1024, 1, window=128),
     "attention decode, int8": _Attention(64, 1024, 1, int8=True),
+    "attention decode, apart": _Attention(1, 8192, 1, apart=True),
+    "attention decode, apart, window": _Attention(64, 1024, 1, window=128, apart=True),
+    "attention decode, apart, int8": _Attention(64, 1024, 1, int8=True, apart=True),
     "attention prefill": _Attention(2, 1024, 512),
     "attention prefill, window": _Attention(2, 1024, 512, window=128),
     "attention prefill, int8": _Attention(2, 1024, 512, int8=True),
