@@ -71,7 +71,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) 
     """
     device = next(x.device for x in arguments if isinstance(x, Tensor))
     if "EARLY" in kernel.arg_names:
-        options["EARLY"] = early = starts_early(device)
+        options["EARLY"] = early = earliness(device)
         if early:
             options["launch_pdl"] = True
     if _recording is not None:
@@ -82,6 +82,14 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) 
             kernel[grid](*arguments, **options)
     else:
         kernel[grid](*arguments, **options)
+
+
+# By the first thread of a program.
+_FETCH = tl.constexpr(
+    """{ .reg .pred p; .reg .b32 t;
+    mov.u32 t, %tid.x; setp.eq.u32 p, t, 0; setp.gt.and.s32 p, $2, 0, p;
+    @p cp.async.bulk.prefetch.L2.global [$1], $2; mov.b32 $0, 0; }"""
+)
 
 
 @triton.jit
@@ -95,6 +103,18 @@ def begin(EARLY: tl.constexpr):
     if EARLY:
         gdc_launch_dependents()
         gdc_wait()
+
+
+@triton.jit
+def fetch(pointer, count, SIZE: tl.constexpr, EARLY: tl.constexpr):
+    """Have `count` numbers of SIZE bytes each on their way into the L2 cache, if both where they
+    begin and what they take are multiples of 16 bytes.
+    """
+    if EARLY == 2:
+        address = pointer.to(tl.int64)
+        size = (count * SIZE).to(tl.int32)
+        size = tl.where((size | address.to(tl.int32)) % 16 == 0, size, 0)
+        tl.inline_asm_elementwise(_FETCH, "=r,l,r", [address, size], tl.int32, False, 1)  # pyright: ignore[reportArgumentType]
 
 
 @triton.jit
@@ -149,13 +169,13 @@ def card(device: torch.device) -> Card:
     return _INTERPRETER if device.type == "cpu" else _card(device.index or 0)
 
 
-def starts_early(device: torch.device) -> bool:
+def earliness(device: torch.device) -> int:
     """Whether kernels start while the one before still runs (programmatic dependent launch), which
-    Hopper was the first to do. OSSIA_EARLY_LAUNCH=0 in the environment keeps them apart.
+    Hopper was the first to do: 0 no, 1 yes, 2 and they also fetch weights into the L2 cache then.
+    OSSIA_EARLY_LAUNCH in the environment may be 0 or 1 instead.
     """
-    if INTERPRETED and _recording is None:
-        return False
-    return card(device).architecture >= 90 and _EARLY
+    interpreted = INTERPRETED and _recording is None
+    return 0 if interpreted or card(device).architecture < 90 else _EARLIEST
 
 
 def unusable(device: torch.device) -> str | None:
@@ -169,7 +189,7 @@ def unusable(device: torch.device) -> str | None:
     return None
 
 
-_EARLY = os.environ.get("OSSIA_EARLY_LAUNCH", "1") != "0"
+_EARLIEST = {"0": 0, "1": 1}.get(os.environ.get("OSSIA_EARLY_LAUNCH", ""), 2)
 _OLDEST = 8  # Ampere: the first whose tensor cores multiply bfloat16
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ossia.ops.triton.launch import begin
+from ossia.ops.triton.launch import begin, fetch
 
 
 @triton.jit
@@ -98,6 +98,9 @@ def vectors(
     tiles, factors = _chunks(
         weight, scales, start, row, real, 0, cols, groups, ROWS, CHUNK, UNROLL, EVEN, INT8
     )
+    own = tl.minimum(ROWS, count - block * ROWS) * cols  # numbers, behind one another
+    size: tl.constexpr = weight.dtype.element_ty.primitive_bitwidth // 8
+    fetch(weight + (block * ROWS).to(tl.int64) * cols, own, size, EARLY)
     begin(EARLY)
     for first in range(0, cols, CHUNK * UNROLL):
         following = _chunks(
