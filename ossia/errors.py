@@ -12,6 +12,10 @@ class OssiaError(ValueError):
         super().__init__(shortened(message, _LONGEST))
 
 
+class DeviceLost(OssiaError):
+    """A GPU that computes no more in this process. The command line exits with code 1."""
+
+
 def brief(error: object, most: int = 300) -> str:
     """An error's text on one line, without the end of a long one; its kind if it has no text."""
     text = " ".join(str(error)[: 4 * most].split()) or type(error).__name__

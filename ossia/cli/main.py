@@ -29,11 +29,11 @@ from ossia.cli.hints import Commands
 from ossia.cli.inspect import inspect
 from ossia.cli.serve import serve
 from ossia.cli.start import INTERRUPTED
-from ossia.cli.stopping import USER_ERROR
+from ossia.cli.stopping import DEVICE_LOST, USER_ERROR
 from ossia.cli.text import wrapped
 from ossia.cli.train import train
 from ossia.cli.xray import xray
-from ossia.errors import OssiaError
+from ossia.errors import DeviceLost, OssiaError
 
 # The base of all errors in the use of options. typer carried click's at first and its own copy
 # later, and exports only this one of them.
@@ -101,6 +101,8 @@ def main(arguments: Sequence[str] | None = None, commands: typer.Typer = app) ->
             standalone_mode=False,
             terminal_width=width(),
         )
+    except DeviceLost as error:
+        return _fail(str(error), DEVICE_LOST)
     except OssiaError as error:
         return _fail(str(error))
     except OSError as error:
@@ -115,7 +117,7 @@ def main(arguments: Sequence[str] | None = None, commands: typer.Typer = app) ->
     return code if isinstance(code, int) else 0
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, code: int = USER_ERROR) -> int:
     with contextlib.suppress(OSError):  # of a stderr that takes nothing
         print(wrapped(f"error: {' '.join(message.split())}", sys.stderr), file=sys.stderr)
-    return USER_ERROR
+    return code

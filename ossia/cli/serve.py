@@ -81,7 +81,7 @@ def serve(
         )
         log_to_stderr(options.json)
         _announce(opening.about(service), server, bool(keys), options.json)
-        run(app, server, options.drain_seconds, service.tasks)
+        run(app, server, options.drain_seconds, service.tasks, lambda: llm.stats().fault)
     return None
 
 

@@ -11,7 +11,8 @@ from types import FrameType
 
 from ossia.cli.start import INTERRUPTED
 
-USER_ERROR = 2  # the exit code for bad input
+# Exit codes: for bad input, and for a GPU that stopped.
+USER_ERROR, DEVICE_LOST = 2, 1
 
 _SHOW_CURSOR = b"\x1b[?25h"  # which a spinner hides
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ossia.engine.engine import EngineStats
 from ossia.engine.request import Request
 from ossia.engine.worker import Deliver, R, Steps, Ticket, Worker
-from ossia.errors import OssiaError
+from ossia.errors import DeviceLost, OssiaError
 
 
 class QueueFull(OssiaError):
@@ -23,12 +23,13 @@ class QueueFull(OssiaError):
 class DriverStats:
     """A driver's figures. unfinished: requests that were submitted and have not ended, at most
     max_queue of them. engine: the engine's own figures, None once it is closed; they may be of
-    different moments of a step.
+    different moments of a step. fault: what ended the engine, if it was not closed.
     """
 
     unfinished: int
     max_queue: int
     engine: EngineStats | None
+    fault: DeviceLost | None = None
 
 
 class Driver:
@@ -79,7 +80,7 @@ class Driver:
     def stats(self) -> DriverStats:
         """The figures of this moment, without waiting for a step."""
         worker = self._worker
-        return DriverStats(worker.unfinished, worker.max_queue, worker.engine_stats())
+        return DriverStats(worker.unfinished, worker.max_queue, worker.engine_stats(), worker.fault)
 
     def drain(self, timeout: float | None = None) -> bool:
         """Accept no more requests, and wait until all have ended; False if `timeout` seconds were

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from ossia.engine.capacity import (
 )
 from ossia.engine.draft import Repetition, Speculation
 from ossia.engine.draft_model import ModelDrafter
+from ossia.engine.faults import lost, out_of_memory, ran_out
 from ossia.engine.kv import CacheLimits, KVCache, PageCounts, PagedText
 from ossia.engine.logprobs import PromptScores
 from ossia.engine.ranks import Leader
@@ -52,6 +54,9 @@ if TYPE_CHECKING:
 # The most positions of a step with drafts. On a CPU up to 16 are computed by kernels that are bound
 # by memory and give each the same bits as alone (docs/cpu.md).
 _CPU_ROWS, _GPU_ROWS = 16, 128
+_LEAST_CHUNK = 32  # tokens of prompts, fewer of which would take hardly less memory
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class Engine:
     ) -> None:
         options = options or EngineOptions()
         on_gpu = decoder.device.type == "cuda"
-        self.config = decoder.config
+        self.config, self._device = decoder.config, decoder.device
         self.max_batch = options.max_batch or (GPU_BATCH if on_gpu else CPU_BATCH)
         large_chunks = on_gpu or decoder.fetches_experts
         self.prefill_chunk = options.prefill_chunk or (LARGE_CHUNK if large_chunks else CHUNK)
@@ -177,6 +182,8 @@ class Engine:
         A request ends at `max_length` with finish reason "length", however large its `max_tokens`.
         """
         self.check(request)
+        if not self.has_work:
+            self.scheduler.prefill_chunk = self.prefill_chunk
         prompt, sampling, max_length = list(request.prompt), request.sampling, self.max_length
         if sampling.max_tokens is not None:
             max_length = min(max_length, len(prompt) + sampling.max_tokens)
@@ -204,8 +211,9 @@ class Engine:
         read, if there is something to say of it, or that failed.
 
         After an exception in the pass each of its requests has a pass of its own, and those that
-        raise again end. Non-finite logits, or a constraint that allows no id, end only the request
-        concerned; the others repeat the step.
+        raise again end. Where memory ran out, prompts are first read in smaller chunks. Non-finite
+        logits, or a constraint that allows no id, end only the request concerned; the others repeat
+        the step. Raises DeviceLost if there is no device any more.
         """
         return self._run(self.scheduler.schedule())
 
@@ -220,6 +228,12 @@ class Engine:
         except RequestError as error:
             return self._fail([error.request_id], error)
         except Exception as error:
+            if (end := lost(error, self._device)) is not None:
+                raise end from error
+            if ran_out(error):
+                if self._shorten(step):
+                    return []
+                error = out_of_memory(self._device)
             if len(step) == 1:
                 return self._fail([step[0].sequence.id], error)
             return [output for chunk in step for output in self._run([chunk])]
@@ -277,6 +291,23 @@ class Engine:
         outputs = self.scheduler.commit(step, sampled, computed.scores)
         self._generated += sum(isinstance(output, TokenOutput) for output in outputs)
         return [*outputs]
+
+    def _shorten(self, step: list[Chunk]) -> bool:
+        """Read prompts in smaller chunks until the engine rests, because the device had no memory
+        for this step; False if they are as small as can be.
+        """
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        tokens = sum(len(chunk.tokens) for chunk in step if len(chunk.tokens) > chunk.wanted)
+        if tokens <= _LEAST_CHUNK:
+            return False
+        smaller = self.scheduler.prefill_chunk = max(_LEAST_CHUNK, tokens // 2)
+        _log.warning(
+            "the memory of %s ran out: prompts are read %d tokens at a time, as long as it is so",
+            self._device,
+            smaller,
+        )
+        return True
 
     def _fail(self, request_ids: list[int], error: Exception) -> list[Output]:
         for request_id in request_ids:

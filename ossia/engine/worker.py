@@ -23,7 +23,7 @@ import torch
 from ossia.config import ModelConfig
 from ossia.engine.engine import EngineStats
 from ossia.engine.request import Failure, Output, Request
-from ossia.errors import OssiaError
+from ossia.errors import DeviceLost, OssiaError
 
 Deliver = Callable[[Output], None]
 R = TypeVar("R")
@@ -78,6 +78,7 @@ class Worker:
         self.max_queue = max_queue
         self._engine: Steps | None = engine
         self._closed = self._forked = False
+        self.fault: DeviceLost | None = None  # what ended the thread
         self._unfinished: dict[int, Ticket] = {}  # by the engine's ids
         self._abandoned: list[int] = []  # in the engine, by the process that this was forked from
         self._begin()
@@ -107,13 +108,13 @@ class Worker:
     def check(self, request: Request) -> None:
         engine = self._engine
         if engine is None:
-            raise _refusal()
+            raise self._refusal()
         engine.check(request)
 
     def submit(self, tickets: list[Ticket]) -> list[Ticket]:
         with self._lock:
             if self._closed or _exiting:
-                raise _refusal()
+                raise self._refusal()
             tickets = tickets[: max(0, self.max_queue - self.unfinished)]
             if tickets:
                 self._start()
@@ -135,7 +136,7 @@ class Worker:
         future: Future[R] = Future()
         with self._lock:
             if self._closed or _exiting:
-                raise _refusal()
+                raise self._refusal()
             self._start()
             self._commands.put(partial(self._work, work, future))
         return future
@@ -253,7 +254,7 @@ class Worker:
         with self._lock:
             self._closed = True
         for ticket in list(self._unfinished.values()):
-            self._hand_over(ticket, Failure(ticket.id, _refusal()))
+            self._hand_over(ticket, Failure(ticket.id, self._refusal()))
         self._obey(None)
         self._engine = None
 
@@ -265,7 +266,7 @@ class Worker:
                 continue
             try:
                 if self._stops or self._engine is None:
-                    raise _refusal()
+                    raise self._refusal()
                 ticket.id = self._engine.add(ticket.request)
             except Exception as error:
                 self._hand_over(ticket, Failure(ticket.id, error))
@@ -285,11 +286,11 @@ class Worker:
             return
         try:
             if self._stops or self._engine is None:
-                raise _refusal()
+                raise self._refusal()
             self._match_threads()
             future.set_result(work(self._engine))
         except _Stopped:
-            future.set_exception(_refusal())
+            future.set_exception(self._refusal())
             raise
         except Exception as error:
             future.set_exception(error)
@@ -305,6 +306,10 @@ class Worker:
             assert engine.has_work, "requests are unfinished, and the engine has no work"
             return engine.step()
         except Exception as error:
+            if isinstance(error, DeviceLost):
+                self.fault = error
+                self._stop()
+                _log.error("%s", error)
             failed = list(self._unfinished)
             for number in failed:
                 self._abort(number)
@@ -347,16 +352,17 @@ class Worker:
         except Exception:
             _log.exception("request %d could not be aborted", number)
 
+    def _refusal(self) -> OssiaError:
+        return self.fault or OssiaError(
+            "the model is closed: it takes no more requests, and ends those it had"
+        )
+
     def _rest(self) -> None:
         """Let those who drain know if nothing is unfinished."""
         if self._ended == self._submitted:
             with self._lock:
                 if self._ended == self._submitted:
                     self._quiet.set()
-
-
-def _refusal() -> OssiaError:
-    return OssiaError("the model is closed: it takes no more requests, and ends those it had")
 
 
 # All workers, for the end of the interpreter and for forks.

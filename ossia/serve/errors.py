@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Route
 
 from ossia.engine import ConstraintError
 from ossia.engine.driver import QueueFull
-from ossia.errors import OssiaError
+from ossia.errors import DeviceLost, OssiaError
 
 MESSAGES = "/v1/messages"  # the paths of Anthropic's API
 _ANTHROPIC = {
@@ -93,9 +93,16 @@ def refusal(error: OssiaError, parameters: Sequence[str]) -> ApiError:
     """What a request cannot have: its parameter is named if the message begins with one."""
     if isinstance(error, QueueFull):
         return ApiError(429, f"the server is busy: {error}", code="queue_full")
+    if isinstance(error, DeviceLost):
+        return device_lost(error)
     found = re.match(r"[a-z_]+(\[\d+\]|\.[a-z_]+)*", str(error))
     named = found is not None and re.split(r"[.\[]", found[0])[0] in parameters
     return ApiError(400, str(error), param=found[0] if found and named else None)
+
+
+def device_lost(error: DeviceLost) -> ApiError:
+    """Nothing can be answered until the server has been started again."""
+    return ApiError(503, str(error), code="device_lost")
 
 
 def failure(error: Exception) -> ApiError:
@@ -105,6 +112,8 @@ def failure(error: Exception) -> ApiError:
     if isinstance(error, ConstraintError) and isinstance(error.__cause__, OssiaError | None):
         # The form is the client's. A 5xx would have clients try again, to fail again as late.
         return ApiError(400, str(error), code="constraint_failed")
+    if isinstance(error, DeviceLost):
+        return device_lost(error)
     if isinstance(error, OssiaError):
         return ApiError(500, str(error), code="generation_failed")
     _log.error("a request failed", exc_info=error)

@@ -10,7 +10,8 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from types import FrameType
 from typing import Any
 
@@ -44,11 +45,20 @@ def is_loopback(server: socket.socket) -> bool:
     return ipaddress.ip_address(server.getsockname()[0]).is_loopback
 
 
+_TOLD_SECONDS = 2.0  # for which a server whose GPU is lost says so to those who ask
+
+
 def serve(
-    app: Asgi, server: socket.socket, drain_seconds: float, tasks: Collection[asyncio.Task[Any]]
+    app: Asgi,
+    server: socket.socket,
+    drain_seconds: float,
+    tasks: Collection[asyncio.Task[Any]],
+    fault: Callable[[], Exception | None] = lambda: None,
 ) -> None:
     """Answer requests until SIGTERM or Ctrl-C. Then no more connections are taken, and answers and
     `tasks` that run may end within `drain_seconds`; a second signal ends them at once.
+
+    fault: why the server cannot go on, if so. It then ends as if asked to, and raises that.
     """
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]  # ASGI, of looser types than uvicorn's
@@ -58,7 +68,9 @@ def serve(
         server_header=False,
         timeout_graceful_shutdown=max(1, round(drain_seconds)),
     )
-    _Server(config, tasks).run(sockets=[server])
+    _Server(config, tasks, fault).run(sockets=[server])
+    if (error := fault()) is not None:
+        raise error
 
 
 class _Server(uvicorn.Server):
@@ -66,9 +78,22 @@ class _Server(uvicorn.Server):
     waits for tasks that no connection waits for.
     """
 
-    def __init__(self, config: uvicorn.Config, tasks: Collection[asyncio.Task[Any]]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        tasks: Collection[asyncio.Task[Any]],
+        fault: Callable[[], Exception | None],
+    ) -> None:
         super().__init__(config)
-        self._tasks = tasks
+        self._tasks, self._fault = tasks, fault
+        self._ends: float | None = None  # when it does, after a fault
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._ends is None and self._fault() is not None:
+            self._ends = time.monotonic() + _TOLD_SECONDS
+        if self._ends is not None and time.monotonic() >= self._ends:
+            self.should_exit = True
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for task in self._tasks:

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse, Response
 
-from ossia.serve.errors import ApiError
+from ossia.serve.errors import ApiError, device_lost
 from ossia.serve.service import Service
 from ossia.serve.wire import Wire
 
@@ -51,13 +51,17 @@ def routes(service: Service) -> APIRouter:
 
     @router.get("/health")
     async def health() -> Status:
-        """The process answers."""
+        """The process answers, and no GPU that it needs is lost."""
+        if (fault := service.llm.stats().fault) is not None:
+            raise device_lost(fault)
         return Status()
 
     @router.get("/ready")
     async def ready() -> Status:
         """It takes requests: the model is there, and the queue has room."""
         stats = service.llm.stats()
+        if stats.fault is not None:
+            raise device_lost(stats.fault)
         if stats.engine is None or stats.unfinished >= stats.max_queue:
             reason = "the model is closed" if stats.engine is None else "the queue is full"
             raise ApiError(503, reason, code="not_ready")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
+import socket
 import threading
 
 import pytest
+import typer
 
+from ossia.cli.main import main
+from ossia.errors import DeviceLost
+from ossia.serve import server as server_module
 from tests.scripted import eventually
 from tests.serve.conftest import ANSWER, openai
 
@@ -290,3 +296,61 @@ class TestWhatItTells:
             "POST /health 405",
             "GET /v1/models 200",
         ]
+
+
+class TestLostDevice:
+    """The engine's GPU stops in the middle of an answer."""
+
+    def test_everyone_is_told(self, serve, monkeypatch):
+        served = serve(ANSWER)
+        assert served.get("/health")[0] == 200
+
+        def step():
+            raise DeviceLost("cuda:0 computes no more in this process: an illegal access")
+
+        monkeypatch.setattr(served.engine, "step", step)
+        for _ in range(2):  # the one that meets it, and the next
+            status, answer = served.post(CHAT, BODY)
+            assert (status, answer["error"]["code"]) == (503, "device_lost")
+            assert "computes no more in this process" in answer["error"]["message"]
+        assert eventually(lambda: served.get("/ready")[0] == 503)
+        for path in ("/health", "/ready"):
+            status, answer = served.get(path)
+            assert status == 503
+            assert json.loads(answer)["error"]["code"] == "device_lost"
+        assert served.get("/metrics")[0] == 200
+
+    def test_the_server_ends_and_its_exit_code_is_1(self, monkeypatch, capsys):
+        """The loop of the real server, without a model behind it."""
+        fault = DeviceLost("cuda:0 computes no more in this process: an illegal access")
+        monkeypatch.setattr(server_module, "_TOLD_SECONDS", 0.2)
+        told: list[int] = []
+
+        async def app(scope, receive, send):
+            if scope["type"] == "lifespan":
+                for event in ("startup", "shutdown"):
+                    await receive()
+                    await send({"type": f"lifespan.{event}.complete"})
+                return
+            told.append(1)
+            await send({"type": "http.response.start", "status": 503, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+        def ask(port: int) -> None:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connection.request("GET", "/health")
+            assert connection.getresponse().status == 503
+
+        commands = typer.Typer()
+
+        @commands.command()
+        def serve() -> None:
+            with socket.create_server(("127.0.0.1", 0)) as listening:
+                asking = threading.Thread(target=ask, args=(listening.getsockname()[1],))
+                asking.start()
+                server_module.serve(app, listening, 5, set(), lambda: fault)
+                asking.join()
+
+        assert main([], commands) == 1
+        assert told == [1]
+        assert capsys.readouterr().err.split() == f"error: {fault}".split()
