@@ -102,6 +102,7 @@ def _complete(run: FolderRun, curves: Curves | None, options: RunOptions, words:
     again = f"continue with: ossia {run.COMMAND} --resume --out {options.out}"
     try:
         run.use_threads(options.threads)
+        run.choose_precision()
         if not _train(run, curves, words.evaluation):
             _print(f"stopped and saved after step {run.trainer.progress.step}; {again}")
             raise typer.Exit(INTERRUPTED)

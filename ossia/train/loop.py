@@ -134,9 +134,10 @@ class Trainer:
         """The step of the newest saved state; None if this object neither saved nor loaded one."""
         return self._saved_step
 
-    def time_pass(self, most: int) -> tuple[float, int]:
+    def time_pass(self, most: int, precision: Precision | None = None) -> tuple[float, int]:
         """The seconds of a forward and backward pass over at most `most` tokens of the next batch,
-        and their number. Nothing changes: the gradients are dropped.
+        and their number. Nothing changes: the gradients are dropped. precision: the run's own if
+        None.
         """
         part = self._parts(self.progress.step)[0]
         length = min(most, part.inputs.shape[1])
@@ -147,7 +148,7 @@ class Trainer:
         device.wait_for(self.device)
         start = time.perf_counter()
         self._objective.train()
-        with autocast(self.settings.dtype, self.device):
+        with autocast(precision or self.settings.dtype, self.device):
             losses = self._objective(*tensors, count, 1.0)
         losses.total.backward()
         device.wait_for(self.device)

@@ -19,10 +19,11 @@ TARGETS = ("attention", "mlp", "experts")  # of low-rank updates
 
 
 class Precision(StrEnum):
-    """Of matrix products; weights, moments and sums are float32 in either case."""
+    """Of matrix products; weights, moments and sums are float32 in any case."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
+    AUTO = "auto"  # until the run has measured which of them is faster
 
 
 class Schedule(StrEnum):
@@ -94,7 +95,11 @@ class Training(Options):
     seed: Annotated[int, Option("Seed of everything random.", minimum=0, maximum=_LARGEST_SEED)] = 0
     dtype: Annotated[
         Precision,
-        Option("Precision of matrix products; bfloat16 is autocast.", shorthands=PRECISIONS),
+        Option(
+            "Precision of matrix products; bfloat16 is autocast, auto the faster of both, as "
+            "measured on this machine.",
+            shorthands=PRECISIONS,
+        ),
     ] = Precision.FLOAT32
     recompute: Annotated[
         bool, Option("Save memory: recompute each layer's activations in the backward pass.")

@@ -26,10 +26,18 @@ from ossia.ops import mxfp4
 from ossia.ops.rounded import round_trip
 from ossia.train.corpus import sources, texts, vocabulary
 from ossia.train.evaluate import bits_per_byte, loss_of
+from ossia.train.loop import Trainer
 from ossia.train.runs import folder
 from ossia.train.runs.folder import command
 from ossia.train.runs.pretrain import Run
-from ossia.train.settings import FineTuneSettings, Schedule, Settings, Training, learning_rate
+from ossia.train.settings import (
+    FineTuneSettings,
+    Precision,
+    Schedule,
+    Settings,
+    Training,
+    learning_rate,
+)
 
 
 def weights(run: Run) -> dict[str, Tensor]:
@@ -101,6 +109,27 @@ def test_a_run_goes_on_with_its_threads_unless_others_are_asked_for(
         torch.set_num_threads(4)
         Run.resume(tmp_path / "out").use_threads(asked)
         assert torch.get_num_threads() == used
+
+
+@pytest.mark.parametrize("chosen", ["float32", "bfloat16"])
+def test_the_precision_that_is_measured_to_be_faster_is_kept(
+    tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str
+) -> None:
+    monkeypatch.setattr(
+        Trainer, "time_pass", lambda _, most, precision: (1 if precision == chosen else 2, most)
+    )
+    asked = Run.start(replace(tiny, dtype=chosen), tmp_path / "asked")
+    assert asked.train()
+    run = Run.start(replace(tiny, dtype="auto"), tmp_path / "out")
+    assert not run.train(stopped=lambda: run.trainer.progress.step == 3)
+    assert run.settings.dtype == chosen
+    assert any(note.startswith(f"precision: {chosen}, the faster (") for note in run.notes)
+    monkeypatch.undo()
+    resumed = Run.resume(tmp_path / "out", {"dtype": Precision.AUTO})
+    assert resumed.settings.dtype == chosen
+    assert resumed.train()
+    assert identical(weights(resumed), weights(asked))
+    assert resumed.circumstances()["command"].count("--dtype") == (chosen != "float32")
 
 
 PROGRAM = """

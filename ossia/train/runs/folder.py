@@ -13,7 +13,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -27,9 +27,9 @@ from ossia.system.claims import Claim, claim
 from ossia.system.files import check_new_folder, creating, read_json, write_json, writing
 from ossia.train import parallel
 from ossia.train.device import CPU, describe
+from ossia.train.fastest import Pass, choose_threads, compare_precisions, faster
 from ossia.train.loop import StepReport, Trainer
-from ossia.train.settings import Training
-from ossia.train.threads import choose_threads
+from ossia.train.settings import Precision, Training
 from ossia.train.utilization import Utilization
 
 # Writes a run into its new folder and returns its description for run.json.
@@ -142,7 +142,9 @@ class FolderRun(ABC):
         Raises OssiaError if `asked` has settings with other values than those the run began with.
         """
         run = cls(out, device)
-        run.settings.refuse_changes(asked or {})
+        # To ask again for the faster precision is to ask for the one that was.
+        changed = {k: v for k, v in (asked or {}).items() if (k, v) != ("dtype", Precision.AUTO)}
+        run.settings.refuse_changes(changed)
         run.trainer.resume()
         return run
 
@@ -154,6 +156,7 @@ class FolderRun(ABC):
         """Train to the last step and return True, or until `stopped()` and return False; either way
         the state is saved.
         """
+        self.choose_precision()
         if parallel.rank() == 0 and self.trainer.progress.step < self.settings.steps:
             self._note_session()
 
@@ -174,12 +177,44 @@ class FolderRun(ABC):
             torch.set_num_threads(threads)
         elif self.device.type == "cuda":
             return  # the CPU only launches
-        elif parallel.size() == 1 and (rates := choose_threads(self.trainer.time_pass)):
+        elif parallel.size() == 1 and (rates := choose_threads(self._pass_in(None))):
             measured = ", ".join(f"{rate:,.0f} tokens/s with {n}" for n, rate in rates.items())
             note = (
                 f"threads: {torch.get_num_threads()}, the faster ({measured}); --threads sets them"
             )
             self.notes = (*self.notes, note)
+
+    def choose_precision(self) -> None:
+        """Settle a precision left to the run: the faster one, which it then keeps. All processes
+        take the first one's measurements.
+        """
+        if self.settings.dtype is not Precision.AUTO:
+            return
+        rates = compare_precisions(self._pass_in)
+        self.settings = replace(self.settings, dtype=faster(rates))
+        self.trainer.settings = self.settings
+        parallel.first_does(self._write_precision)
+        measured = ", ".join(f"{rate:,.0f} tokens/s in {name}" for name, rate in rates.items())
+        note = f"precision: {self.settings.dtype}, the faster ({measured}); --dtype sets it"
+        self.notes = (*self.notes, note)
+
+    def _write_precision(self) -> None:
+        described = read_json(self.folder / "run.json")
+        described["settings"]["dtype"] = self.settings.dtype
+        write_json(self.folder / "run.json", described)
+
+    def _pass_in(self, precision: Precision | None) -> Pass:
+        """The first process's time of a pass; None is the run's own precision, or float32 until it
+        is chosen.
+        """
+        if precision is None and self.settings.dtype is Precision.AUTO:
+            precision = Precision.FLOAT32
+
+        def time_pass(most: int) -> tuple[float, int]:
+            measured = self.trainer.time_pass(most, precision)
+            return parallel.first_says(lambda: measured)
+
+        return time_pass
 
     def utilization(self) -> Utilization | None:
         """Measures how well the run uses the machine, if its FLOPs are known."""

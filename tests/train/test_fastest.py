@@ -1,9 +1,10 @@
-"""The number of threads to train with, by measurement."""
+"""The number of threads and the precision to train with, by measurement."""
 
 import pytest
 import torch
 
-from ossia.train.threads import choose_threads
+from ossia.train.fastest import choose_threads, compare_precisions, faster
+from ossia.train.settings import Precision
 
 
 @pytest.fixture(autouse=True)
@@ -49,3 +50,22 @@ def test_nothing_is_measured_where_there_is_no_choice(monkeypatch):
     assert choose_threads(machine) == {}
     assert machine.passes == []
     assert torch.get_num_threads() == 4
+
+
+@pytest.mark.parametrize("chosen", [Precision.FLOAT32, Precision.BFLOAT16])
+def test_both_precisions_are_timed_over_the_same_tokens_in_turns(chosen):
+    rates = {precision: 20_000 if precision is chosen else 2_000 for precision in Precision}
+    passes = []
+
+    def time_pass(precision):
+        def timed(most):
+            passes.append((precision, most))
+            return most / rates[precision], most
+
+        return timed
+
+    found = compare_precisions(time_pass)
+    assert found == pytest.approx({p: rates[p] for p in ("float32", "bfloat16")})
+    assert faster(found) is chosen
+    # The slower one needs no more tokens for a tenth of a second.
+    assert passes[-6:] == [(Precision.FLOAT32, 256), (Precision.BFLOAT16, 256)] * 3
