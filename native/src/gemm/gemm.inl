@@ -309,6 +309,13 @@ template <class Weight>
     fetch(w.blocks + at * 16, count * 16);
     fetch(w.scales + at, count);
 }
+[[gnu::always_inline]] inline void fetch(const Turned& w, long begin, long r, long block, long count) {
+    const long column = block * kWordBlock, cols = count * kWordBlock;
+    for (long c = column + r * cols / kPanelRows; c < column + (r + 1) * cols / kPanelRows; ++c) {
+        fetch(w.codes(begin, c), kPanelRows / 2);
+        fetch(w.scales + w.at(begin, c), kPanelRows / kWordBlock);
+    }
+}
 [[gnu::always_inline]] inline void fetch(const Int8& w, long begin, long r, long block, long count) {
     fetch(w.codes + (begin + r) * w.cols + block * kWordBlock, count * kWordBlock);
 }
