@@ -21,6 +21,7 @@ from ossia.model.linear import Experts
 from ossia.offload import placing
 from ossia.offload.plan import ALL
 from ossia.options import LoadOptions
+from ossia.system import gpu
 from ossia.system.bandwidth import read_bandwidth
 from ossia.system.memory import (
     available_memory,
@@ -130,13 +131,19 @@ def place(
     auto = options.device == "auto"
     if auto and (lacking := ops.lacking(target)):
         return _on_cpu(lacking)
-    free = free_memory(target)
+    try:
+        free, total = free_memory(target), device_memory(target)
+    except RuntimeError as error:  # there may be no memory even for what CUDA itself takes
+        line = f"{target} cannot be used: {gpu.reason(error)}"
+        if auto:
+            return _on_cpu(line)
+        raise OssiaError(line) from error
     split = _split(needs, options.expert_memory, free, beside)
     missing = split.required - free
     if missing > 0:
         line = (
             f"{split.purposes}, but {format_size(free)} of the "
-            f"{format_size(device_memory(target))} of {target} are free: "
+            f"{format_size(total)} of {target} are free: "
             f"{format_size(missing)} are missing"
         )
         if auto:

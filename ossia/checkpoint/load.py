@@ -23,7 +23,7 @@ from ossia.checkpoint.find import CONFIG_FILE
 from ossia.checkpoint.fit import NOTHING, Asking, Beside, Needs, Placement, place
 from ossia.checkpoint.match import match, tied_differ
 from ossia.config import ModelConfig
-from ossia.errors import OssiaError
+from ossia.errors import OssiaError, brief
 from ossia.families.keys import warn
 from ossia.families.mapping import Layout
 from ossia.model import Decoder, sharding
@@ -31,7 +31,7 @@ from ossia.offload import placing
 from ossia.offload import plan as planning
 from ossia.offload.store import StoredStack
 from ossia.options import Load, LoadOptions
-from ossia.system import huge_pages
+from ossia.system import gpu, huge_pages
 from ossia.system.files import read_json
 from ossia.system.upload import link_to
 
@@ -146,6 +146,8 @@ def _placement(found: _Checkpoint, options: LoadOptions, beside: Beside) -> Plac
     target = _device(options.device)
     if target.type != "cuda":
         if options.device == "auto":
+            if (problem := gpu.problem()) is not None:
+                _log.warning("%s", problem)
             _log.info("device %s: the first available of cuda, mps, cpu", target)
         return Placement(target)
     needs = Needs.of(without_weights(found.config, found.folder), found.dense)
@@ -276,15 +278,27 @@ def _destination(
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+        cuda, mps = gpu.available(), torch.backends.mps.is_available()
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without it
-        reason = str(error).partition("\n")[0]
-        raise OssiaError(f"device {name!r} cannot be used: {reason}") from error
+        raise OssiaError(f"device {name!r} cannot be used: {_why(name, error)}") from error
     return device
+
+
+def _why(name: str, error: Exception) -> str:
+    """Why a device cannot be used."""
+    if not name.startswith("cuda"):
+        return brief(str(error).partition("\n")[0])
+    if gpu.available():
+        count = torch.cuda.device_count()
+        if "ordinal" in str(error):
+            there = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+            return f"this process has {there}"
+        return gpu.reason(error)
+    return gpu.problem() or f"{gpu.reason(error)}; --device cpu computes on the CPU"
 
 
 def check_headers(decoder: Decoder, layout: Layout, stored: Mapping[str, StoredTensor]) -> None:
