@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ _BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _MARK = re.compile(r"<!-- not run: (?P<words>.+) \((?P<why>[^()]+)\) -->")
+_ADDRESS = "127.0.0.1:8000"  # of the reader's server
 _CHECKPOINTS = (
     *("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B@main", "Qwen/Qwen3-8B", "openai-community/gpt2"),
     *("openai/gpt-oss-20b", "openai/gpt-oss-120b"),
@@ -39,14 +41,14 @@ _CHECKPOINTS = (
 # Added to commands, so that each takes a second or two: later options count.
 _SHORTER = {
     "ablate": "--data notes.txt --rungs rope --layers 2 --vocab-size 300 --length 32 "
-    "--batch-size 1 --steps 2 --seeds 1 --turns 1",
+    "--batch-size 1 --steps 2 --seeds 1 --turns 1 --threads 1",
     "chat": "--max-tokens 64",
     "eval": "--limit 1 --max-tokens 64",
-    "finetune": "--steps 2 --batch-size 1 --length 256 --too-long truncate",
+    "finetune": "--steps 2 --batch-size 1 --length 256 --too-long truncate --threads 1",
     "generate": "--max-tokens 8",
     "serve": "--port 0 --kv-memory 64MiB",
     "train": "--data notes.txt --config tiny.json --steps 2 --batch-size 1 --length 32 "
-    "--vocab-size 400",
+    "--vocab-size 400 --threads 1",
     "xray": "--no-effects --reply 8",
 }
 _SHORTER_RECIPES = {"write": "--count 4 --held-out 1"}
@@ -141,23 +143,22 @@ def test_blocks_run(page: Path, desk: Path, ossia_command, request, monkeypatch,
     monkeypatch.setattr("ossia.serve.server.serve", lambda *_: None)  # what it would do, is done
     names: dict[str, object] = {"__name__": "__main__"}
     for block in blocks(page):
-        if block.language == "python" and block.lines:
-            code = block.code
-            if "127.0.0.1:8000" in code:
-                code = code.replace("127.0.0.1:8000", request.getfixturevalue("server"))
-            exec(compile(code, page.name, "exec"), names)
-            continue
-        for line in block.lines:
+        for code in block.lines:
+            if _ADDRESS in code:
+                code = code.replace(_ADDRESS, request.getfixturevalue("server"))
+            if block.language == "python":
+                exec(compile(code, page.name, "exec"), names)
+                continue
             monkeypatch.setattr(sys, "stdin", io.StringIO("What is 2 + 2?\n"))
             torch.set_num_threads(1)
-            run_line(line, ossia_command, desk)
+            run_line(code, ossia_command, desk)
     if page.name == "README.md":
         assert (desk / "copy" / "tokenizer.json").is_file()
 
 
 def run_line(line: str, ossia_command, folder: Path) -> None:
     words = shlex.split(line, comments=True)
-    if not words:
+    if not words or (shutil.which(words[0]) is None and words[0] == "curl"):
         return
     if words[:3] == ["python", "-m", "recipes.stdlib"]:
         words, options, commands = words[3:], _SHORTER_RECIPES, {"commands": recipe.app}
