@@ -116,7 +116,10 @@ class Parts:
         if load.devices > 1:
             decoder, leader, release = lead(folder, load)
         else:
-            placement = checkpoint.fit(folder, load, lambda *model: Beside(*room(options, *model)))
+            more = checkpoint.stored_bytes(draft) if draft else 0
+            placement = checkpoint.fit(
+                folder, load, lambda *model: Beside(*room(options, *model), more)
+            )
             options = _with_keys(options, placement)
             decoder = checkpoint.load(folder, load, placement)
         smaller = draft and checkpoint.load(draft, replace(load, expert_memory=None, devices=1))

@@ -2,7 +2,7 @@
 
 from ossia.checkpoint.find import find, is_packaged, packaged_model, text_files, text_folder
 from ossia.checkpoint.fit import Beside, Placement
-from ossia.checkpoint.load import check, fit, load, load_share, read_config
+from ossia.checkpoint.load import check, fit, load, load_share, read_config, stored_bytes
 from ossia.checkpoint.save import save
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "packaged_model",
     "read_config",
     "save",
+    "stored_bytes",
     "text_files",
     "text_folder",
 ]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -48,11 +48,13 @@ _log = logging.getLogger(__name__)
 class Beside:
     """Bytes for keys and values. least: must be there. wished: what a text as long as the context
     takes, for which experts leave the GPU. holds: says how long a text is that so many bytes hold.
+    draft: bytes of a draft model's weights.
     """
 
     least: int = 0
     wished: int = 0
     holds: Callable[[int], str] | None = None
+    draft: int = 0
 
 
 NOTHING = Beside()
@@ -61,12 +63,14 @@ NOTHING = Beside()
 @dataclass(frozen=True)
 class Placement:
     """Where a model goes. on_host: the layers whose experts are in host memory. keys: bytes that
-    are left on a GPU for keys and values.
+    are left on a GPU for keys and values. sends: whether there is room to send a layer's experts to
+    the GPU for a large step.
     """
 
     device: torch.device
     on_host: tuple[int, ...] = ()
     keys: int = 0
+    sends: bool = True
 
 
 @dataclass(frozen=True)
@@ -166,31 +170,34 @@ def place(
             format_size(beside.wished),
             beside.holds(left),
         )
-    return Placement(target, split.on_host, left)
+    return Placement(target, split.on_host, left, not split.on_host or split.passing > 0)
 
 
 @dataclass(frozen=True)
 class _Split:
     """A division of the weights. weights, away: bytes on the GPU, and of experts on the host.
-    passing: room for a layer's experts that are sent there for a large step. keys: bytes for keys
-    and values.
+    passing: room for a layer's experts that are sent there for a large step. draft: bytes of the
+    draft model. keys: those for keys and values.
     """
 
     on_host: tuple[int, ...]
     weights: int
     away: int
     passing: int
+    draft: int
     keys: int
 
     @property
     def required(self) -> int:
-        return self.weights + self.passing + WORKSPACE + self.keys
+        return self.weights + self.passing + self.draft + WORKSPACE + self.keys
 
     @property
     def purposes(self) -> str:
         parts = [f"{format_size(self.weights)} of weights"]
         if self.passing:
             parts.append(f"{format_size(self.passing)} for experts that pass through")
+        if self.draft:
+            parts.append(f"{format_size(self.draft)} of the draft model's")
         if self.keys:
             parts.append(f"{format_size(self.keys)} for keys and values")
         return f"{', '.join(parts)} and {format_size(WORKSPACE)} to compute in"
@@ -198,7 +205,7 @@ class _Split:
 
 def _split(needs: Needs, expert_memory: int | str | None, free: int, beside: Beside) -> _Split:
     """As `expert_memory` says; if it is None, as many layers' experts on the GPU as fit."""
-    keys, layers = beside.least, needs.experts
+    keys, draft, layers = beside.least, beside.draft, needs.experts
     # What arrives, and its layout for the kernels.
     passing = 2 * max(layers.values(), default=0)
     if expert_memory == ALL or not layers:
@@ -206,14 +213,18 @@ def _split(needs: Needs, expert_memory: int | str | None, free: int, beside: Bes
     elif expert_memory is not None:
         size = parse_size(expert_memory) if isinstance(expert_memory, str) else expert_memory
         near = placing.kept(layers, size)
-    elif needs.whole + WORKSPACE + keys <= free:
+    elif needs.whole + draft + WORKSPACE + keys <= free:
         near = tuple(layers)
     else:
         keys = max(keys, min(beside.wished, free // 8))
-        near = placing.kept(layers, free - WORKSPACE - keys - passing - needs.dense)
+        room = free - WORKSPACE - keys - draft - needs.dense
+        near = placing.kept(layers, room - passing)
     on_host = tuple(layer for layer in layers if layer not in near)
     away = sum(layers[layer] for layer in on_host)
-    return _Split(on_host, needs.whole - away, away, passing if on_host else 0, keys)
+    split = _Split(on_host, needs.whole - away, away, passing if on_host else 0, draft, keys)
+    if split.required > free and not near:  # a small GPU computes no experts
+        split = replace(split, passing=0)
+    return split
 
 
 def _advice(needs: Needs, options: LoadOptions, free: int, beside: Beside) -> str:
@@ -221,8 +232,8 @@ def _advice(needs: Needs, options: LoadOptions, free: int, beside: Beside) -> st
     choices = []
     fitting = _split(needs, None, free, beside)
     if options.expert_memory is not None and fitting.required <= free:
-        near = fitting.weights - needs.dense
-        choices.append(f"--expert-memory {near / 1e9:.1f}GB, with the others in host memory")
+        count = len(fitting.on_host)
+        choices.append(f"leave --expert-memory out, for {count} layers' experts in host memory")
     left = free - _split(needs, options.expert_memory, free, NOTHING).required
     if beside.least and left > 0:
         more = "" if beside.holds is None else f", for {beside.holds(left)}"
@@ -230,6 +241,19 @@ def _advice(needs: Needs, options: LoadOptions, free: int, beside: Beside) -> st
     if torch.cuda.device_count() > 1:
         choices.append(f"--devices {torch.cuda.device_count()}")
     return ", or ".join([*choices, "free some of its memory, or use --device cpu"])
+
+
+def check_share(needs: Needs, ranks: int, device: torch.device) -> None:
+    """Raise OssiaError if a GPU has no room for what each of so many processes has at least."""
+    if device.type != "cuda":
+        return
+    size, free = needs.whole // ranks, free_memory(device)
+    if size + WORKSPACE > free:
+        raise OssiaError(
+            f"--devices {ranks} needs at least {format_size(size)} of weights and "
+            f"{format_size(WORKSPACE)} to compute in on each, but {format_size(free)} are free on "
+            f"{device}: {format_size(size + WORKSPACE - free)} are missing"
+        )
 
 
 def _too_much_on_the_host(away: int, target: torch.device) -> str | None:

@@ -20,7 +20,7 @@ from ossia.checkpoint import regions
 from ossia.checkpoint.assemble import Destination, fill, parameter_dtypes
 from ossia.checkpoint.files import StoredTensor, in_memory, read_tensors, refuse_cut
 from ossia.checkpoint.find import CONFIG_FILE
-from ossia.checkpoint.fit import NOTHING, Asking, Beside, Needs, Placement, place
+from ossia.checkpoint.fit import NOTHING, Asking, Beside, Needs, Placement, check_share, place
 from ossia.checkpoint.match import match, tied_differ
 from ossia.config import ModelConfig
 from ossia.errors import OssiaError, brief
@@ -89,6 +89,11 @@ def fit(folder: Path, options: LoadOptions, asking: Asking) -> Placement:
     """
     found = _read(folder, options)
     return _placement(found, options, asking(found.config, found.dense))
+
+
+def stored_bytes(folder: Path) -> int:
+    """The bytes of a checkpoint folder's tensors."""
+    return sum(tensor.nbytes for tensor in read_tensors(folder).values())
 
 
 def load(
@@ -190,7 +195,7 @@ def _load(
     if plan is not None:
         planning.attach(decoder, plan)
     if placement.on_host:
-        placing.attach(decoder, placement.on_host, ops.select("auto", "cpu"))
+        placing.attach(decoder, placement.on_host, ops.select("auto", "cpu"), sends=placement.sends)
     decoder.origin = folder
     if options.dense is not None:
         try:
@@ -210,6 +215,10 @@ def load_share(folder: Path, options: LoadOptions, rank: int) -> Decoder:
     if options.expert_memory not in (None, "all"):
         raise OssiaError("--devices keeps all experts in memory: leave --expert-memory out")
     target = _device(options.device)
+    found = _read(folder, options)
+    check_share(
+        Needs.of(without_weights(found.config, folder), found.dense), options.devices, target
+    )
     mapped = replace(
         options, device="cpu", load=Load.map, expert_memory="all", dense=None, devices=1
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 
 import torch
@@ -39,9 +40,9 @@ def modules(layers: Sequence[int]) -> set[str]:
     return {f"layers.{i}.feedforward.{part}" for i in layers for part in ("gate_up", "down")}
 
 
-def attach(decoder: Decoder, layers: Sequence[int], backend: Backend) -> None:
-    """Have `backend` compute the experts of these layers, which are on the CPU; steps of so many
-    tokens that it would be slower than a copy are for the decoder's own backend. Logs both.
+def attach(decoder: Decoder, layers: Sequence[int], backend: Backend, *, sends: bool) -> None:
+    """Have `backend` compute the experts of these layers, which are on the CPU; if `sends`, steps
+    of so many tokens that a copy is faster are for the decoder's own backend. Logs both.
     """
     host, size = Host(backend, None), 0
     for name in sorted(modules(layers)):
@@ -54,15 +55,14 @@ def attach(decoder: Decoder, layers: Sequence[int], backend: Backend) -> None:
         size += sum(tensor.nbytes for tensor in module.state_dict().values())
     first = decoder.get_submodule(f"layers.{layers[0]}.feedforward")
     assert isinstance(first, MoE)
-    try:
-        host.most, copying = _most(first, host, decoder)
-    except torch.OutOfMemoryError:
-        more = f"{decoder.device} has no room for a layer's in large steps"
-    else:
-        more = (
-            f"steps of more than {host.most} tokens send a layer's to {decoder.device}, "
-            f"in {copying * 1e3:,.0f} ms"
-        )
+    more = f"{decoder.device} has no room for a layer's in large steps"
+    with suppress(torch.OutOfMemoryError):
+        if sends:
+            host.most, copying = _most(first, host, decoder)
+            more = (
+                f"steps of more than {host.most} tokens send a layer's to {decoder.device}, "
+                f"in {copying * 1e3:,.0f} ms"
+            )
     _log.info(
         "experts: those of %d of %d layers, %s, stay in host memory and are computed there, "
         "without a CUDA graph; %s",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import ossia
 from ossia import OssiaError, load_model
 from ossia.api.parts import Parts
 from ossia.checkpoint import Beside, Placement, fit
@@ -110,9 +111,13 @@ def test_experts_that_do_not_fit_stay_on_the_host(folder: Path, machine: Machine
         machine(free)
         placed = place(folder, device="cuda")
         assert placed.on_host == tuple(range(near, LAYERS)), free
+    machine(dense)
+    assert place(folder, device="cuda") == Placement(CUDA, (0, 1, 2, 3, 4, 5), 0, sends=False)
     machine(dense + 2 * LAYER - 1)
+    assert not place(folder, device="cuda").sends
+    machine(dense - 1)
     line = refusal(folder, device="cuda")
-    assert f"{megabytes(dense)} of weights, {megabytes(2 * LAYER)} for experts that pass" in line
+    assert f"{megabytes(dense)} of weights and 1.1 GB to compute in" in line
     assert re.search(r"are free: 0\.0 MB are missing; free some of its memory, or use", line)
 
 
@@ -150,10 +155,10 @@ def test_what_is_missing_and_what_would_fit(folder: Path, machine: Machine) -> N
     free = f"{(WORKSPACE + size - 200_000) / 1e9:,.1f} GB of the 80.0 GB of cuda:0 are free"
     assert line == (
         f"{folder}: {megabytes(size)} of weights and 1.1 GB to compute in, but {free}: 0.2 MB are "
-        f"missing; --expert-memory 0.0GB, with the others in host memory, or free some of its "
-        "memory, or use --device cpu"
+        "missing; leave --expert-memory out, for 3 layers' experts in host memory, or free some of "
+        "its memory, or use --device cpu"
     )
-    machine(dense, gpus=4)
+    machine(dense - 1, gpus=4)
     line = refusal(folder, device="cuda", expert_memory="all")
     assert "missing; --devices 4, or free some" in line
 
@@ -175,6 +180,57 @@ def test_a_context_that_is_longer_than_what_is_left(
     assert not caplog.messages
     place(folder, Beside(0, 2_000_000, str), device="cuda")
     assert caplog.messages == ["keys and values of a text as long as the context take 2.0 MB: 1000"]
+
+
+GB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("name", "free", "near", "sends"),
+    [
+        ("gpt-oss-20b", 15.4 * GB, 24, True),  # of a card of 16 GB
+        ("gpt-oss-20b", 11.4 * GB, 12, True),
+        ("gpt-oss-120b", 79 * GB, 36, True),
+        ("gpt-oss-120b", 23.4 * GB, 7, True),
+        ("gpt-oss-120b", 7.4 * GB, 0, False),
+        ("qwen3-8b", 23.4 * GB, None, True),
+    ],
+)
+def test_published_models_at_their_true_sizes(
+    machine: Machine, monkeypatch, name: str, free: float, near: int | None, sends: bool
+) -> None:
+    """With room for the keys and values of a whole text, or an eighth of what is free."""
+    config = ossia.config(name)
+    decoder = loading.without_weights(config, Path(name))
+    needs = fitting.Needs.of(decoder, torch.bfloat16)
+    if name == "gpt-oss-20b":
+        assert needs.whole == 13_761_264_768
+        assert needs.read + needs.read_by_token(needs.experts) == pytest.approx(3.71e9, rel=1e-3)
+    machine(int(free) - WORKSPACE)
+    beside = Beside(*room(EngineOptions(), config, torch.bfloat16))
+    found = fitting.place(needs, LoadOptions(device="cuda"), CUDA, Path(name), beside)
+    assert len(found.on_host) == (0 if near is None else len(config.layers) - near)
+    assert found.sends == sends
+    if found.on_host:
+        assert found.keys >= min(beside.wished, free // 8)
+
+
+def test_a_share_of_a_gpu_among_several(folder: Path, machine: Machine) -> None:
+    needs = fitting.Needs.of(
+        loading.without_weights(loading.read_config(folder), folder), torch.bfloat16
+    )
+    machine(needs.whole // 4)
+    fitting.check_share(needs, 4, CUDA)
+    with pytest.raises(OssiaError, match=r"--devices 3 needs at least .* on each, but .* missing"):
+        fitting.check_share(needs, 3, CUDA)
+
+
+def test_a_draft_model_needs_room_too(folder: Path, machine: Machine) -> None:
+    size = weights(folder)
+    machine(size + 1000)
+    assert place(folder, Beside(draft=1000), device="cuda") == Placement(CUDA)
+    line = refusal(folder, Beside(draft=9 * 10**8), device="cuda", expert_memory="all")
+    assert "900.0 MB of the draft model's and" in line.replace("0.9 GB", "900.0 MB")
 
 
 def test_auto_takes_the_gpu_where_it_is_faster(
