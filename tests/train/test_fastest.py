@@ -65,7 +65,7 @@ def test_both_precisions_are_timed_over_the_same_tokens_in_turns(chosen):
         return timed
 
     found = compare_precisions(time_pass)
-    assert found == pytest.approx({p: rates[p] for p in ("float32", "bfloat16")})
+    assert found == pytest.approx({p: rates[p] for p in (Precision.FLOAT32, Precision.BFLOAT16)})
     assert faster(found) is chosen
     # The slower one needs no more tokens for a tenth of a second.
     assert passes[-6:] == [(Precision.FLOAT32, 256), (Precision.BFLOAT16, 256)] * 3

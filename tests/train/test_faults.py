@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from ossia.errors import OssiaError
 from ossia.train.runs import folder
@@ -52,9 +53,9 @@ def test_nor_do_two_start_in_one(
     """The second comes while the first reads its data."""
     out, prepare = tmp_path / "out", Run.prepare
 
-    def slowly(settings: Settings) -> folder.Prepared:
+    def slowly(settings: Settings, device: torch.device) -> folder.Prepared:
         monkeypatch.undo()
-        prepared = prepare(settings)
+        prepared = prepare(settings, device)
         Run.start(replace(settings, seed=7), out)
         return prepared
 
