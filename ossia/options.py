@@ -194,6 +194,13 @@ class Int8(StrEnum):
     int8 = "int8"
 
 
+class KV(StrEnum):
+    """Formats of keys and values that are never the default, because they change the numbers."""
+
+    int8 = "int8"
+    fp8 = "fp8"
+
+
 # More crash where the system does not start as many, and more than processors help nobody.
 MOST_THREADS = 1024
 
@@ -312,9 +319,11 @@ class EngineOptions(Options):
     """
 
     kv: Annotated[
-        Int8 | None,
+        KV | None,
         Option(
-            "Store keys and values in half the memory, with less precision.", default="as --dtype"
+            "Store keys and values in half the memory, with less precision. fp8 (e4m3) has less of "
+            "it than int8 and takes less memory; it is for GPUs, and slow on a CPU.",
+            default="as --dtype",
         ),
     ] = None
     kv_memory: Annotated[

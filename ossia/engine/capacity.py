@@ -12,7 +12,7 @@ from ossia.config import ModelConfig
 from ossia.engine.kv import CacheLimits, most_positions
 from ossia.errors import OssiaError
 from ossia.model.attention import layer_kind
-from ossia.ops.paged import LayerKind, position_bytes
+from ossia.ops.paged import FP8, LayerKind, position_bytes
 from ossia.options import EngineOptions
 from ossia.system.memory import format_size, free_memory, parse_size
 
@@ -27,6 +27,7 @@ POSITIONS_PER_WINDOW = 1024
 # The most requests that run together, and the prompt tokens of a step, unless options say so.
 CPU_BATCH, GPU_BATCH = 16, 64
 CHUNK, LARGE_CHUNK = 512, 2048
+_STORED = {"int8": torch.int8, "fp8": FP8}
 # Of a GPU's free memory, left to compute in.
 _WORKSPACE = 1 << 30
 
@@ -38,7 +39,7 @@ def asked(kv_memory: int | str | None) -> int | None:
 
 def kv_dtype(options: EngineOptions, dense: torch.dtype) -> torch.dtype:
     """The type of stored keys and values."""
-    return torch.int8 if options.kv == "int8" else dense
+    return dense if options.kv is None else _STORED[options.kv]
 
 
 def whole_text(config: ModelConfig, dtype: torch.dtype) -> int:

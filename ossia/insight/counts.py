@@ -169,15 +169,17 @@ def _sizes(
     return found
 
 
-def kv_bytes(config: ModelConfig, length: int, *, int8: bool = False) -> int:
+def kv_bytes(config: ModelConfig, length: int, kv: str | None = None) -> int:
     """Bytes of keys and values of `length` positions; a sliding layer holds at most its window.
 
-    In the checkpoint's precision, or as int8 with a float32 scale for each head and position.
+    In the checkpoint's precision, or in that of `--kv`: int8 with a float32 scale for each head and
+    position, or fp8.
     """
+    number, scale = {None: (_DTYPE_BYTES[config.dtype], 0), "int8": (1, 4), "fp8": (1, 0)}[kv]
     total = 0
     for attention, count in _attentions(config).items():
         held = length if attention.window is None else min(length, attention.window)
-        size = attention.head_dim * (1 if int8 else _DTYPE_BYTES[config.dtype]) + (4 if int8 else 0)
+        size = attention.head_dim * number + scale
         total += count * 2 * held * attention.num_kv_heads * size
     return total
 

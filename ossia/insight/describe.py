@@ -52,8 +52,8 @@ def described(subject: Subject) -> Iterator[tuple[str, str]]:
         weights += f", {_bytes(subject.file_bytes)} on disk"
     yield "weights", weights
     yield "read per token", f"{_bytes(counts.bytes_per_token)} of weights to decode one token"
-    for label, int8 in (("KV cache", False), ("  --kv int8", True)):
-        one, full = (kv_bytes(config, n, int8=int8) for n in (1, config.context_length))
+    for label, kv in (("KV cache", None), ("  --kv int8", "int8"), ("  --kv fp8", "fp8")):
+        one, full = (kv_bytes(config, n, kv) for n in (1, config.context_length))
         yield label, f"{one:,} bytes per token, {_bytes(full)} at full context"
 
 
@@ -128,8 +128,10 @@ def record(subject: Subject) -> dict[str, Any]:
         "name": subject.name,
         **{item.name: getattr(counts, item.name) for item in fields(counts)},
         "kv_bytes_full_context": kv_bytes(config, config.context_length),
-        "kv_bytes_per_token_int8": kv_bytes(config, 1, int8=True),
-        "kv_bytes_full_context_int8": kv_bytes(config, config.context_length, int8=True),
+        "kv_bytes_per_token_int8": kv_bytes(config, 1, "int8"),
+        "kv_bytes_full_context_int8": kv_bytes(config, config.context_length, "int8"),
+        "kv_bytes_per_token_fp8": kv_bytes(config, 1, "fp8"),
+        "kv_bytes_full_context_fp8": kv_bytes(config, config.context_length, "fp8"),
         "file_bytes": subject.file_bytes,
         "config": _tagged(config),
     }

@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+FP8 = torch.float8_e4m3fn  # a sign, four bits of exponent, three of mantissa; no infinity
+_LARGEST_FP8 = 448.0
+
 
 @dataclass(frozen=True)
 class LayerKind:
@@ -31,8 +34,8 @@ class PagePool:
     kv_heads, head_dim). Page 0 belongs to no text: padded rows of a step write to it.
 
     `layers` is the kind of each layer of the model, in order. With int8 each position and head has
-    one float32 scale for its key and one for its value. On a CPU the system commits memory only
-    when a page is first written, so unused pages cost nothing.
+    one float32 scale for its key and one for its value; FP8 has none (see `to_fp8`). On a CPU the
+    system commits memory only when a page is first written, so unused pages cost nothing.
     """
 
     def __init__(
@@ -145,7 +148,7 @@ class LayerKV:
     """The keys and values that one layer's attention reads and writes in one step.
 
     keys, values: (pages, page_size, kv_heads, head_dim), contiguous. If they are int8, their scales
-    are float32 (pages, page_size, kv_heads); else None.
+    are float32 (pages, page_size, kv_heads); else None. Numbers in FP8 are rounded by `to_fp8`.
     """
 
     keys: Tensor
@@ -164,15 +167,16 @@ class LayerKV:
             if page_scales is not None:
                 x, scales = quantize(x)
                 page_scales.flatten(0, 1).index_copy_(0, slots, scales)
-            pages.flatten(0, 1).index_copy_(0, slots, x.to(pages.dtype))
+            x = to_fp8(x) if pages.dtype is FP8 else x.to(pages.dtype)
+            _bytes(pages).flatten(0, 1).index_copy_(0, slots, _bytes(x))
 
     def read(self, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (slots, kv_heads, head_dim) as stored; int8 as float32."""
+        """Keys and values (slots, kv_heads, head_dim) as stored; int8 and FP8 as float32."""
 
         def gather(pages: Tensor, page_scales: Tensor | None) -> Tensor:
-            x = pages.flatten(0, 1).index_select(0, slots)
+            x = _bytes(pages).flatten(0, 1).index_select(0, slots)
             if page_scales is None:
-                return x
+                return x.view(FP8).float() if pages.dtype is FP8 else x
             return x * page_scales.flatten(0, 1).index_select(0, slots)[..., None]
 
         return gather(self.keys, self.key_scales), gather(self.values, self.value_scales)
@@ -187,6 +191,20 @@ def quantize(x: Tensor) -> tuple[Tensor, Tensor]:
     scales = torch.where(scales.isfinite(), scales, torch.nan)
     codes = torch.where(scales[..., None] > 0, x / scales[..., None], 0)
     return codes.round().clamp(-127, 127).to(torch.int8), scales
+
+
+def to_fp8(x: Tensor) -> Tensor:
+    """x in FP8, rounded to nearest even. What is beyond 448, its largest number, becomes that, and
+    infinity NaN.
+    """
+    x = x.float()
+    near = x.clamp(-_LARGEST_FP8, _LARGEST_FP8)
+    return torch.where(x.isfinite(), near, torch.nan).to(FP8)
+
+
+def _bytes(x: Tensor) -> Tensor:
+    """FP8 as bytes, because torch can neither gather nor scatter it."""
+    return x.view(torch.uint8) if x.dtype is FP8 else x
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ossia.engine import Engine, TokenOutput
-from ossia.engine.capacity import plan_pages
+from ossia.engine.capacity import kv_dtype, plan_pages
 from ossia.engine.kv import CacheLimits
 from ossia.options import EngineOptions
 
@@ -42,7 +42,7 @@ def memory(decoder: Any, positions: int, options: dict[str, Any]) -> int:
         decoder.config.context_length,
     )
     pages = 1 + -(-positions // limits.page_size)
-    dtype = torch.int8 if options.get("kv") == "int8" else decoder.dtype
+    dtype = kv_dtype(EngineOptions(kv=options.get("kv")), decoder.dtype)
     low, high = 1, 1 << 40
     while low < high:
         middle = (low + high) // 2

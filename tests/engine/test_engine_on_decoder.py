@@ -92,3 +92,12 @@ def test_logprobs_are_those_of_a_plain_forward_pass(model):
         assert [value for _, value in output.top_logprobs] == pytest.approx(
             top.values.tolist(), abs=1e-4
         )
+
+
+@pytest.mark.parametrize("kv", ["int8", "fp8"])
+def test_pages_in_a_byte_each_give_every_schedule_the_same_tokens(model, kv):
+    """Alone and together, in chunks and after a hit in the prefix cache."""
+    decoder, prompts, _ = model
+    prompts = [prompts[2], prompts[1], prompts[2]]
+    alone = [run(decoder, [prompt], kv=kv)[0] for prompt in prompts]
+    assert run(decoder, prompts, kv=kv, prefill_chunk=5, page_size=4, max_batch=2) == alone

@@ -141,10 +141,15 @@ def test_kv_cache_grows_until_the_windows_are_full():
     assert kv_bytes(config, 1000) == (1000 + 128) * 12 * per_layer
 
 
+def test_keys_and_values_in_fp8_take_a_byte_each():
+    config = ossia.config("gpt-oss-20b")
+    assert kv_bytes(config, 1000, "fp8") == (1000 + 128) * 12 * 2 * 8 * 64
+
+
 def test_keys_and_values_in_int8_have_a_scale_for_each_head():
     config = families.PRESETS["gpt-oss-20b"]
     per_layer = 2 * 8 * (64 + 4)
-    assert kv_bytes(config, 1000, int8=True) == (1000 + 128) * 12 * per_layer
+    assert kv_bytes(config, 1000, "int8") == (1000 + 128) * 12 * per_layer
 
 
 def test_packing_changes_bytes_not_parameters():

@@ -9,9 +9,16 @@ from hypothesis import strategies as st
 
 from ossia.ops import attention
 from ossia.ops.mxfp4 import quantize, unpack
-from ossia.ops.paged import LayerKind, PagedKV, PagePool
+from ossia.ops.paged import FP8, LayerKind, PagedKV, PagePool, to_fp8
 from ossia.ops.paged import quantize as quantize_kv
 from tests.ops.flat import reference
+
+# What e4m3 holds, without its sign: multiples of 2**-9 up to 2**-6, and eighths of powers of two.
+E4M3 = torch.tensor(
+    [code / 8 * 2.0**-6 for code in range(8)]
+    + [(1 + part / 8) * 2.0**power for power in range(-6, 9) for part in range(8)],
+    dtype=torch.float64,
+)[:-1]
 
 
 def normal(*shape: int, seed: int = 0, dtype=torch.float32) -> torch.Tensor:
@@ -287,6 +294,38 @@ def test_zeros_stay_zeros_in_int8_and_what_is_no_number_spoils_its_head():
     assert (found[0, 0] == 0).all()
     assert found[0, 1:3].isnan().all()
     assert (found[0, 3] == 0).all()  # below what a scale can say
+
+
+def test_fp8_is_the_nearest_of_its_numbers():
+    """Of two as near the one with an even last bit, and never one beyond the largest, 448."""
+    between = (E4M3[1:] + E4M3[:-1]) / 2
+    x = torch.cat([E4M3, between, between * 1.001, between * 0.999, normal(500).abs() * 300])
+    x = torch.cat([x, -x, torch.tensor([449.0, 1e30, -1e30])]).float()
+    distances = (x.double().abs().clamp(max=500)[:, None] - E4M3).abs()
+    nearest = distances.argmin(1)  # the lower of two as near
+    upper = (nearest + 1).clamp(max=len(E4M3) - 1)
+    rows = torch.arange(len(x))
+    tie = (distances[rows, nearest] == distances[rows, upper]) & (nearest % 2 == 1)
+    expected = E4M3[torch.where(tie, upper, nearest)] * x.double().sign()
+    assert torch.equal(to_fp8(x).double(), expected)
+    assert to_fp8(torch.tensor([torch.nan, torch.inf, -torch.inf])).float().isnan().all()
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_pages_of_fp8_hold_what_is_rounded(rotated):
+    kind = LayerKind(None, 2, 6)
+    pool = PagePool([kind], {kind: 3}, page_size=4, dtype=FP8)
+    assert pool.nbytes == 2 * 3 * 4 * 2 * 6
+    table = torch.tensor([[2, 0, 1]], dtype=torch.int32)
+    kv = PagedKV(pool, {kind: table}, torch.tensor([9]), torch.tensor([9])).layer(0)
+    q, k, v = normal(9, 4, 6), normal(9, 2, 6, seed=1), normal(9, 2, 6, seed=2)
+    angles = normal(9, 3, seed=3)
+    rotation = (angles.cos(), angles.sin()) if rotated else None
+    found = reference.paged_attention(q, k, v, kv, rotation=rotation)
+    if rotation:
+        q, k = reference.rotate(q, *rotation), reference.rotate(k, *rotation)
+    expected = naive_attention(q, to_fp8(k).float(), to_fp8(v).float(), None, None)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("rotated", [False, True])

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from ossia.ops.backend import Backend, Where
-from ossia.ops.paged import LayerKV, StepTables
+from ossia.ops.paged import FP8, LayerKV, StepTables
 from ossia.ops.triton.attention_kernels import append, decode, prefill
+from ossia.ops.triton.fp8 import BITS, E4M3, PLAIN, lacks_fp8
 from ossia.ops.triton.launch import DTYPES, card, counters, for_card, launch, power_of_2, runs
 from ossia.ops.values import AttentionSpec, Documents, RopeTable
 
 _LEAST_ROWS = 16  # of a tile that tensor cores multiply
-_PAGE_TYPES = DTYPES | {torch.int8}
+_PAGE_TYPES = DTYPES | {torch.int8, FP8}
 _PROGRAMS = 2  # of decoding for each multiprocessor, so that memory is never idle
 _MOST_PARTS = 64
 
@@ -116,6 +117,8 @@ class _Call:
     def pages(self) -> tuple[Tensor, ...]:
         kv = self.kv
         keys, values = kv.keys, kv.values
+        if keys.dtype is FP8:  # a type that kernels for older cards cannot even name
+            keys, values = keys.view(torch.uint8), values.view(torch.uint8)
         if kv.key_scales is None or kv.value_scales is None:
             return keys, values, keys, values
         return keys, values, kv.key_scales, kv.value_scales
@@ -131,7 +134,14 @@ class _Call:
             "WIDTH": max(_LEAST_ROWS, power_of_2(size)),
             "ROTATED": self.rope is not None,
             "QUANTIZED": self.quantized,
+            "FORM": self._form,
         }
+
+    @property
+    def _form(self) -> int:
+        if self.kv.keys.dtype is not FP8:
+            return PLAIN
+        return BITS if lacks_fp8(self.q.device) else E4M3
 
     @property
     def attending(self) -> dict[str, Any]:

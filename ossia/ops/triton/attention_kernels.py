@@ -11,6 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ossia.ops.triton.fp8 import decoded, encoded
 from ossia.ops.triton.launch import begin
 
 LOG2_E = tl.constexpr(1.4426950408889634)
@@ -65,7 +66,7 @@ def _newest(
     state, tile, k, v, cos, sin, keys, values, key_scales, value_scales,
     sequence, head, length, page, owner, k_row, v_row,
     HEADS: tl.constexpr, SIZE: tl.constexpr, PAGE: tl.constexpr, WIDTH: tl.constexpr,
-    ROTATED: tl.constexpr, QUANTIZED: tl.constexpr,
+    ROTATED: tl.constexpr, QUANTIZED: tl.constexpr, FORM: tl.constexpr,
 ):  # fmt: skip
     """The online softmax's step over a sequence's newest key and value, which the program that is
     their owner writes to the page. Others see nothing.
@@ -85,12 +86,12 @@ def _newest(
         one = tl.arange(0, 1)
         tl.store(key_scales + slot + one, key_scale, mask=(one == 0) & owner)
         tl.store(value_scales + slot + one, value_scale, mask=(one == 0) & owner)
-    key = key.to(keys.dtype.element_ty)
-    value = value.to(values.dtype.element_ty)
+    key = encoded(key, keys.dtype.element_ty, FORM)
+    value = encoded(value, values.dtype.element_ty, FORM)
     tl.store(keys + place, key, mask=mask)
     tl.store(values + place, value, mask=mask)
-    key = key.to(tl.float32)
-    value = value.to(tl.float32)
+    key = decoded(key, tl.float32, FORM)
+    value = decoded(value, tl.float32, FORM)
     if QUANTIZED:
         key = key * key_scale[:, None]
         value = tl.where(owner, value * value_scale[:, None], 0.0)
@@ -120,7 +121,7 @@ def append(
     table, lengths, starts, k_row, v_row, columns, sequences, steps,
     HEADS: tl.constexpr, SIZE: tl.constexpr, PAGE: tl.constexpr,
     ALL_HEADS: tl.constexpr, WIDTH: tl.constexpr,
-    SINGLE: tl.constexpr, ROTATED: tl.constexpr, QUANTIZED: tl.constexpr,
+    SINGLE: tl.constexpr, ROTATED: tl.constexpr, QUANTIZED: tl.constexpr, FORM: tl.constexpr,
 ):  # fmt: skip
     """One token's keys, rotated, and values to their place in the pages."""
     token = tl.program_id(0)
@@ -145,8 +146,8 @@ def append(
         value, value_scale = _quantized(value.to(tl.float32))
         tl.store(key_scales + slot * HEADS + head, key_scale, mask=head < HEADS)
         tl.store(value_scales + slot * HEADS + head, value_scale, mask=head < HEADS)
-    tl.store(keys + place, key.to(keys.dtype.element_ty), mask=mask)
-    tl.store(values + place, value.to(values.dtype.element_ty), mask=mask)
+    tl.store(keys + place, encoded(key, keys.dtype.element_ty, FORM), mask=mask)
+    tl.store(values + place, encoded(value, values.dtype.element_ty, FORM), mask=mask)
 
 
 @triton.jit
@@ -154,7 +155,7 @@ def _attend(
     state, q, keys, values, key_scales, value_scales, pages, first, low, high, position, head,
     HEADS: tl.constexpr, SIZE: tl.constexpr, PAGE: tl.constexpr, WIDTH: tl.constexpr,
     KEYS: tl.constexpr, WINDOW: tl.constexpr, MASKED: tl.constexpr, QUANTIZED: tl.constexpr,
-    PRECISION: tl.constexpr,
+    FORM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One step of the online softmax: the keys at positions `first` and on, of low .. high - 1.
 
@@ -176,7 +177,7 @@ def _attend(
         key = tl.load(keys + where, mask=mask, other=0.0)
     else:
         key = tl.load(keys + where)
-    scores = tl.dot(q, tl.trans(key.to(q.dtype)), input_precision=PRECISION)
+    scores = tl.dot(q, tl.trans(decoded(key, q.dtype, FORM)), input_precision=PRECISION)
     scores = scores * (SIZE**-0.5 * LOG2_E)
     if QUANTIZED:
         scores = scores * tl.load(key_scales + slot, mask=exists, other=0.0)[None, :]
@@ -197,7 +198,9 @@ def _attend(
     if QUANTIZED:
         weights = weights * tl.load(value_scales + slot, mask=exists, other=0.0)[None, :]
     sums = sums * shrink[:, None]
-    sums = tl.dot(weights.to(q.dtype), value.to(q.dtype), sums, input_precision=PRECISION)
+    sums = tl.dot(
+        weights.to(q.dtype), decoded(value, q.dtype, FORM), sums, input_precision=PRECISION
+    )
     return higher, total, sums
 
 
@@ -219,7 +222,7 @@ def prefill(
     HEADS: tl.constexpr, SIZE: tl.constexpr, PAGE: tl.constexpr, GROUP: tl.constexpr,
     ROWS: tl.constexpr, WIDTH: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
     WINDOW: tl.constexpr, ROTATED: tl.constexpr, SINKS: tl.constexpr, QUANTIZED: tl.constexpr,
-    PRECISION: tl.constexpr,
+    FORM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A block of one sequence's queries, all heads of a group: QUERIES * ROWS rows of a tile."""
     block = tl.program_id(0)
@@ -254,13 +257,13 @@ def prefill(
                 state = _attend(
                     state, tile, keys, values, key_scales, value_scales,
                     pages, i, low, high, position, head, HEADS, SIZE, PAGE, WIDTH,
-                    KEYS, WINDOW, False, QUANTIZED, PRECISION,
+                    KEYS, WINDOW, False, QUANTIZED, FORM, PRECISION,
                 )  # fmt: skip
         for i in range(masked, high, KEYS):
             state = _attend(
                 state, tile, keys, values, key_scales, value_scales,
                 pages, i, low, high, position, head, HEADS, SIZE, PAGE, WIDTH,
-                KEYS, WINDOW, True, QUANTIZED, PRECISION,
+                KEYS, WINDOW, True, QUANTIZED, FORM, PRECISION,
             )  # fmt: skip
         largest, total, sums = state
         place = token.to(tl.int64) * (HEADS * GROUP * SIZE) + query_head[:, None] * SIZE + dim
@@ -274,7 +277,7 @@ def decode(
     HEADS: tl.constexpr, SIZE: tl.constexpr, PAGE: tl.constexpr, GROUP: tl.constexpr,
     ROWS: tl.constexpr, WIDTH: tl.constexpr, KEYS: tl.constexpr, PARTS: tl.constexpr,
     WINDOW: tl.constexpr, ROTATED: tl.constexpr, SINKS: tl.constexpr, QUANTIZED: tl.constexpr,
-    PRECISION: tl.constexpr, APPEND: tl.constexpr, EARLY: tl.constexpr,
+    FORM: tl.constexpr, PRECISION: tl.constexpr, APPEND: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One sequence's only query, all heads of a group, over one of PARTS parts of what it sees.
 
@@ -312,7 +315,7 @@ def decode(
             state = _newest(
                 state, tile, k, v, cos, sin, keys, values, key_scales, value_scales,
                 sequence, head, length, newest, owner, k_row, v_row,
-                HEADS, SIZE, PAGE, WIDTH, ROTATED, QUANTIZED,
+                HEADS, SIZE, PAGE, WIDTH, ROTATED, QUANTIZED, FORM,
             )  # fmt: skip
             high = tl.minimum(high, length - 1)
         position = tl.zeros((ROWS,), tl.int32) + length
@@ -320,7 +323,7 @@ def decode(
             state = _attend(
                 state, tile, keys, values, key_scales, value_scales,
                 pages, i, first, high, position, head, HEADS, SIZE, PAGE, WIDTH,
-                KEYS, 0, True, QUANTIZED, PRECISION,
+                KEYS, 0, True, QUANTIZED, FORM, PRECISION,
             )  # fmt: skip
         largest, total, sums = state
         group = sequence.to(tl.int64) * (HEADS * GROUP) + head * GROUP

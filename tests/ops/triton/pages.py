@@ -5,8 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ossia.ops.paged import LayerKind, LayerKV, PagedKV, PagePool
+from ossia.ops.paged import FP8, LayerKind, LayerKV, PagedKV, PagePool, to_fp8
 from tests.ops.triton.common import normal
+
+
+def as_bytes(x: Tensor) -> Tensor:
+    """FP8 as codes, which can be compared and chosen from."""
+    return x.view(torch.uint8) if x.dtype is FP8 else x
 
 
 class Pages:
@@ -29,7 +34,8 @@ class Pages:
             [kind], {kind: len(order)}, page_size=page_size, dtype=dtype, device=device
         )
         for seed, pages in enumerate((self.pool.keys[kind], self.pool.values[kind])):
-            pages.copy_(normal(*pages.shape, seed=7 + seed) * (50 if dtype is torch.int8 else 1))
+            numbers = normal(*pages.shape, seed=7 + seed) * (50 if dtype is torch.int8 else 1)
+            pages.copy_(to_fp8(numbers) if dtype is FP8 else numbers)
         for scales in (self.pool.key_scales, self.pool.value_scales):
             if scales:
                 scales[kind].copy_(normal(*scales[kind].shape, seed=9).abs() / 50)
@@ -49,7 +55,7 @@ class Pages:
     def stored(self) -> list[Tensor]:
         pool = self.pool
         kinds = (pool.keys, pool.values, pool.key_scales, pool.value_scales)
-        return [pages[self.kind].clone() for pages in kinds if pages]
+        return [as_bytes(pages[self.kind].clone()) for pages in kinds if pages]
 
     def inputs(self, tokens: int, group: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """q, k and v of a step."""

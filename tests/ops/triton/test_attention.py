@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ossia.ops import REFERENCE, AttentionSpec, RopeTable
-from ossia.ops.paged import LayerKind, quantize
+from ossia.ops.paged import FP8, LayerKind, quantize, to_fp8
 from ossia.ops.triton import TRITON
 from tests.ops.flat import reference
 from tests.ops.triton.common import (
@@ -18,7 +18,7 @@ from tests.ops.triton.common import (
     same_kinds,
     triton,
 )
-from tests.ops.triton.pages import Pages
+from tests.ops.triton.pages import Pages, as_bytes
 
 
 @FEW
@@ -33,7 +33,7 @@ from tests.ops.triton.pages import Pages
     window=st.none() | st.integers(1, 80),
     sinks=st.booleans(),
     rotated=st.booleans(),
-    quantized=st.booleans(),
+    stored=st.sampled_from([None, torch.int8, FP8]),
     known=st.booleans(),
     apart=st.booleans(),
     dtype=DTYPES,
@@ -49,15 +49,14 @@ def test_paged_attention(
     window,
     sinks,
     rotated,
-    quantized,
+    stored,
     known,
     apart,
     dtype,
 ):
     counts = [min(count, length) for count, length in zip(counts, lengths, strict=False)]
     kind = LayerKind(window, kv_heads, head_dim)
-    stored_type = torch.int8 if quantized else dtype
-    pages = Pages(kind, lengths, stored_type, device, page_size=page_size)
+    pages = Pages(kind, lengths, stored or dtype, device, page_size=page_size)
     q, k, v = pages.inputs(sum(counts), group, dtype)
     sink = normal(kv_heads * group, seed=3, dtype=dtype, device=device) if sinks else None
     angles = normal(len(q), head_dim // 2, seed=4, device=device)
@@ -65,7 +64,7 @@ def test_paged_attention(
     found = triton.paged_attention(
         q, k, v, pages.step(counts, known=known, apart=apart), sinks=sink, rotation=rotation
     )
-    stored = pages.stored
+    written = pages.stored
     assert found.shape == q.shape
     assert found.dtype is dtype
     if not len(q):
@@ -73,8 +72,12 @@ def test_paged_attention(
     expected = reference.paged_attention(q, k, v, pages.step(counts), sinks=sink, rotation=rotation)
     # The reference rounds rotated queries and unpacked keys to the type, the kernel its weights.
     assert relative_error(found, expected) <= 4 * RESULT_ERROR[dtype]
-    for ours, theirs in zip(stored, pages.stored, strict=True):
-        assert relative_error(ours, theirs) <= 2 * RESULT_ERROR[dtype]
+    for ours, theirs in zip(written, pages.stored, strict=True):
+        if stored is FP8:  # rotated keys may be rounded to the next one
+            assert (ours.int() - theirs.int()).abs().amax() <= 1
+            assert (ours != theirs).double().mean() < 0.02
+        else:
+            assert relative_error(ours, theirs) <= 2 * RESULT_ERROR[dtype]
 
 
 @pytest.mark.parametrize("window", [None, 300])
@@ -120,26 +123,26 @@ def test_what_no_query_sees_may_be_anything(device, window):
     window=st.none() | st.integers(1, 150),
     sinks=st.booleans(),
     rotated=st.booleans(),
-    quantized=st.booleans(),
+    stored=st.sampled_from([None, torch.int8, FP8]),
     dtype=DTYPES,
 )
 def test_a_step_that_appends_as_it_attends(
-    device, lengths, group, head_dim, window, sinks, rotated, quantized, dtype
+    device, lengths, group, head_dim, window, sinks, rotated, stored, dtype
 ):
     """Of texts that do not see each other: as where keys and values are written first."""
     kind, counts = LayerKind(window, 2, head_dim), [1] * len(lengths)
-    found, stored = [], []
+    found, written = [], []
     for apart in (True, False):
-        pages = Pages(kind, lengths, torch.int8 if quantized else dtype, device, page_size=5)
+        pages = Pages(kind, lengths, stored or dtype, device, page_size=5)
         q, k, v = pages.inputs(len(counts), group, dtype)
         sink = normal(2 * group, seed=3, dtype=dtype, device=device) if sinks else None
         angles = normal(len(q), head_dim // 2, seed=4, device=device)
         rotation = (angles.cos(), angles.sin()) if rotated else None
         step = pages.step(counts, apart=apart)
         found.append(triton.paged_attention(q, k, v, step, sinks=sink, rotation=rotation))
-        stored.append(pages.stored)
+        written.append(pages.stored)
     assert relative_error(found[0], found[1]) <= 2 * RESULT_ERROR[dtype]
-    assert all(torch.equal(*pair) for pair in zip(*stored, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(*written, strict=True))
 
 
 @pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
@@ -172,6 +175,31 @@ def test_int8_pages_hold_the_codes_of_the_reference(device, number, tokens):
         codes, expected = quantize(x)
         assert torch.equal(stored.flatten(0, 2)[slots], codes)
         assert torch.equal(of.flatten(0, 2)[slots].nan_to_num(-1), expected.nan_to_num(-1))
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+@pytest.mark.parametrize("size", [1.0, 2.0**-7, 2.0**-9, 1e-3, 300.0])
+def test_fp8_pages_hold_the_codes_of_the_reference(device, size, tokens):
+    """To the bit, with ties, subnormal numbers and those beyond the largest; infinity is NaN."""
+    pages = Pages(LayerKind(None, 2, 10), [9], FP8, device)
+    q, k, v = pages.inputs(tokens, 1, torch.float32)
+    k, v = k * size, (v * 8).round() / 8 * size
+    k[-1, 1, :6] = torch.tensor([torch.nan, torch.inf, -torch.inf, -0.0, 464.0, -1e9])
+    triton.paged_attention(q, k, v, pages.step([tokens], apart=True))
+    slots = pages.step([tokens]).tables.written
+    for stored, x in zip(pages.stored, (k, v), strict=True):
+        assert torch.equal(stored.flatten(0, 2)[slots], as_bytes(to_fp8(x)))
+
+
+def test_every_number_of_fp8_is_read_as_it_is(device):
+    """By attention to one key, whose value is then the result."""
+    codes = torch.arange(256, dtype=torch.uint8, device=device).view(2, 1, 2, 64)
+    for dtype in RESULT_ERROR:
+        pages = Pages(LayerKind(1, 2, 64), [1, 1], FP8, device, page_size=1)
+        q, k, _ = pages.inputs(2, 1, dtype)
+        expected = codes[:, 0].view(FP8).to(dtype)
+        found = triton.paged_attention(q, k, expected, pages.step([1, 1]))
+        assert torch.equal(found.nan_to_num(-1), expected.nan_to_num(-1))
 
 
 def test_tokens_of_one_text_on_their_own_see_each_other(device):

@@ -15,7 +15,7 @@ from torch import Tensor
 from ossia.config import ClampedSwiGLU, RoPE, Router, SwiGLU, YaRN
 from ossia.ops import AttentionSpec, Backend, ExpertWeights, Norm, RopeTable, RouterWeights
 from ossia.ops.int8 import GROUP, Int8
-from ossia.ops.paged import LayerKV, StepTables
+from ossia.ops.paged import FP8, LayerKV, StepTables
 from ossia.ops.sampling import SamplingTable
 from ossia.ops.triton.paired import PairedMXFP4
 from ossia.ops.weight import Weight
@@ -144,6 +144,7 @@ class _Attention:
     count: int
     window: int | None = None
     int8: bool = False
+    fp8: bool = False
     apart: bool = False
     kv_heads: int = 8
     group: int = 8
@@ -168,6 +169,9 @@ class _Attention:
         spans = [(self.length, self.count)] * self.sequences
         table = table.view(self.sequences, columns)
         tables = StepTables(self.window, page, table, lengths, counts, spans, apart=self.apart)
+        if self.fp8:
+            bits = [inputs.integers(120, *shape, self.size, dtype=torch.uint8) for _ in range(2)]
+            return LayerKV(bits[0].view(FP8), bits[1].view(FP8), tables)
         if not self.int8:
             keys, values = (inputs.normal(*shape, self.size) for _ in range(2))
             return LayerKV(keys, values, tables)
@@ -183,9 +187,11 @@ CASES |= {
     "attention decode, apart": _Attention(1, 8192, 1, apart=True),
     "attention decode, apart, window": _Attention(64, 1024, 1, window=128, apart=True),
     "attention decode, apart, int8": _Attention(64, 1024, 1, int8=True, apart=True),
+    "attention decode, apart, fp8": _Attention(64, 1024, 1, fp8=True, apart=True),
     "attention prefill": _Attention(2, 1024, 512),
     "attention prefill, window": _Attention(2, 1024, 512, window=128),
     "attention prefill, int8": _Attention(2, 1024, 512, int8=True),
+    "attention prefill, fp8": _Attention(2, 1024, 512, fp8=True),
     "attention prefill, Qwen3": _Attention(2, 1024, 512, group=2, size=128),
 }
 
