@@ -54,6 +54,13 @@ class RunOptions(TrainingMachineOptions):
             default="one or all, whichever is measured to be faster",
         ),
     ] = None
+    compile: Annotated[
+        bool | None,
+        Option(
+            "Compile the layers first, which takes a minute and makes a GPU faster.",
+            default="on a GPU",
+        ),
+    ] = None
     json: Annotated[bool, Option("Print the record as JSON.")] = False
 
 
@@ -103,6 +110,9 @@ def _complete(run: FolderRun, curves: Curves | None, options: RunOptions, words:
     try:
         run.use_threads(options.threads)
         run.choose_precision()
+        if run.wants_compiler(options.compile):
+            with _console().status("compiling the layers"):
+                run.compile()
         if not _train(run, curves, words.evaluation):
             _print(f"stopped and saved after step {run.trainer.progress.step}; {again}")
             raise typer.Exit(INTERRUPTED)

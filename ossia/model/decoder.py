@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Self
 
@@ -16,7 +17,7 @@ from ossia.config import LearnedPositions, ModelConfig, Role, RoPE
 from ossia.errors import OssiaError
 from ossia.model.attention import Attention, layer_kind
 from ossia.model.context import Context, positions_within
-from ossia.model.feedforward import build_feedforward
+from ossia.model.feedforward import MLP, build_feedforward
 from ossia.model.linear import Experts, Linear, Weighted
 from ossia.model.norm import LayerNorm, RMSNorm, build_norm
 from ossia.ops import REFERENCE, Backend, Documents
@@ -45,18 +46,25 @@ class Embedding(nn.Module):
         return self.ops.embed(ids, self.weight, residual=residual)
 
 
+@cache
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Part of a layer, compiled once for all layers of one form and for each shape of its input."""
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    return torch.compile(function, fullgraph=True)
+
+
 class Layer(nn.Module):
     """x + attention(norm(x)), then x + feedforward(norm(x)).
 
     recompute: keep only the layer's input, and recompute the layer in the backward pass (Chen et
-    al. 2016, https://arxiv.org/abs/1604.06174).
+    al. 2016, https://arxiv.org/abs/1604.06174). compiled: see `Decoder.compile_layers`.
     """
 
     def __init__(self, model: ModelConfig, index: int, ops: Backend) -> None:
         super().__init__()
         hidden = model.hidden_size
         self.ops, self.dropout = ops, model.dropout.residual
-        self.recompute = False
+        self.recompute = self.compiled = False
         self.attention_norm = build_norm(model.norm, hidden, ops)
         self.attention = Attention(model, index, ops)
         self.feedforward_norm = build_norm(model.norm, hidden, ops)
@@ -68,7 +76,16 @@ class Layer(nn.Module):
         return self._run(x, context)
 
     def _run(self, x: Tensor, context: Context) -> Tensor:
-        x = self._add(x, self.attention, self.attention_norm.value, context)
+        attend, feed = Layer._attend, Layer._feed
+        if self.compiled and torch.is_grad_enabled():
+            attend = _compiled(attend)
+            feed = _compiled(feed) if isinstance(self.feedforward, MLP) else feed
+        return feed(self, attend(self, x, context))
+
+    def _attend(self, x: Tensor, context: Context) -> Tensor:
+        return self._add(x, self.attention, self.attention_norm.value, context)
+
+    def _feed(self, x: Tensor) -> Tensor:
         return self._add(x, self.feedforward, self.feedforward_norm.value)
 
     def _add(self, x: Tensor, branch: nn.Module, *inputs: object) -> Tensor:
@@ -146,6 +163,14 @@ class Decoder(nn.Module):
         for layer in self.layers:
             assert isinstance(layer, Layer)
             layer.recompute = True
+
+    def compile_layers(self, compiled: bool = True) -> None:
+        """Have torch.compile fuse what lies between the products of layers, in passes with a
+        gradient. A mixture of experts runs as it is: its operations have kernels.
+        """
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            layer.compiled = compiled
 
     @property
     def layer_kinds(self) -> tuple[LayerKind, ...]:

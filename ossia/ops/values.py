@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -25,23 +24,22 @@ class RopeTable(NamedTuple):
 @dataclass(frozen=True)
 class Documents:
     """The number of each token's text in a packed row: int64 (batch, length), not decreasing along
-    a row. A token sees only its own text.
+    a row. A token sees only its own text. bounds: int32 (batch, length) each, the position of the
+    first token of each token's text, and the one behind its last, if `bounded` has computed them.
     """
 
     ids: Tensor
+    bounds: tuple[Tensor, Tensor] | None = None
 
-    @cached_property
-    def bounds(self) -> tuple[Tensor, Tensor]:
-        """int32 (batch, length): the position of the first token of each token's text, and the one
-        behind its last. Nothing waits for the device.
-        """
+    def bounded(self) -> Documents:
+        """The same documents with their bounds. Nothing waits for the device."""
         batch, length = self.ids.shape
         places = torch.arange(length, dtype=torch.int32, device=self.ids.device)
         begins = self.ids.diff(dim=1) != 0
         edge = places.new_zeros(batch, 1)
         firsts = torch.cat([edge, torch.where(begins, places[1:], 0)], 1).cummax(1).values
         ends = torch.cat([torch.where(begins, places[1:], length), edge + length], 1)
-        return firsts, ends.flip(1).cummin(1).values.flip(1)
+        return Documents(self.ids, (firsts, ends.flip(1).cummin(1).values.flip(1)))
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,8 @@ def hidden_states(decoder: Decoder, inputs: Tensor, documents: Tensor | None) ->
     in a row.
     """
     where = None if documents is None else Documents(documents)
+    if where is not None and inputs.device.type != "cpu":
+        where = where.bounded()  # once for all layers
     return decoder.hidden_states(inputs, decoder.context(inputs, where=where))
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from ossia.errors import OssiaError
+from ossia.errors import OssiaError, brief
 from ossia.model import Decoder
 from ossia.train import budget, device, parallel, state
 from ossia.train.balance import shares
@@ -153,9 +153,27 @@ class Trainer:
         losses.total.backward()
         device.wait_for(self.device)
         seconds = time.perf_counter() - start
+        self._drop_gradients()
+        return seconds, rows * length
+
+    def _drop_gradients(self) -> None:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        return seconds, rows * length
+
+    def compile(self) -> str | None:
+        """Compile the decoder's layers, which takes up to a minute and changes rounding. Returns
+        why they stay as they were, if they cannot be compiled.
+        """
+        self.decoder.compile_layers()
+        try:
+            self.time_pass(self._parts(self.progress.step)[0].inputs.numel())
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # the compiler's are of many types
+            self.decoder.compile_layers(False)
+            self._drop_gradients()
+            return brief(error)
+        return None
 
     def check(self) -> None:
         """Raise OssiaError if the weights have diverged, judged by the last batch's loss. Needed

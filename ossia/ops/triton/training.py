@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ossia.ops.backend import Where
@@ -37,6 +38,14 @@ class TritonTraining(Training):
         if rope is not None:
             q, k = self.rotate(q, rope), self.rotate(k, rope)
         return training_attention.attend(q.to(v.dtype), k.to(v.dtype), v, spec, where)
+
+    def rms_norm(
+        self, x: Tensor, weight: Tensor, eps: float, *, round_before_weight: bool
+    ) -> Tensor:
+        """As Backend.rms_norm; torch has a kernel for one of its forms."""
+        if round_before_weight:
+            return super().rms_norm(x, weight, eps, round_before_weight=True)
+        return F.rms_norm(x.float(), weight.shape, weight, eps).to(x.dtype)
 
     def moe(
         self,

@@ -67,7 +67,9 @@ def attend(
     """
     firsts = ends = seed = None
     if documents is not None:
-        firsts, ends = documents.bounds
+        bounds = documents.bounds or documents.bounded().bounds
+        assert bounds is not None
+        firsts, ends = bounds
     if spec.dropout:
         seed = torch.randint(1 << 30, (1,), dtype=torch.int32, device=q.device)
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()

@@ -45,6 +45,7 @@ class FolderRun(ABC):
     settings: Training
     trainer: Trainer
     notes: Sequence[str] = ()  # lines to show before training starts
+    compiled = False  # whether torch.compile has the layers
 
     def __init__(self, out: Path, device: torch.device = CPU) -> None:
         self.out, self.folder, self.device = out, out / "training", device
@@ -216,6 +217,23 @@ class FolderRun(ABC):
 
         return time_pass
 
+    def wants_compiler(self, wanted: bool | None) -> bool:
+        """Whether to compile the layers: as asked, or as a resumed run last did, or, if it is new,
+        on a GPU.
+        """
+        sessions = self._sessions()
+        if wanted is not None:
+            return wanted
+        return sessions[-1].get("compiled", False) if sessions else self.device.type == "cuda"
+
+    def compile(self) -> None:
+        """Compile the layers; what cannot be compiled is trained as it is, with a note."""
+        problem = self.trainer.compile()
+        self.compiled = problem is None
+        if problem is not None:
+            note = f"the layers are not compiled, which would be faster ({problem})"
+            self.notes = (*self.notes, note)
+
     def utilization(self) -> Utilization | None:
         """Measures how well the run uses the machine, if its FLOPs are known."""
         return None
@@ -254,6 +272,7 @@ class FolderRun(ABC):
             "threads": torch.get_num_threads(),
             "processes": parallel.size(),
             **describe(self.device),
+            **({"compiled": True} if self.compiled else {}),
         }
 
     def finish(self, record: dict[str, Any]) -> None:

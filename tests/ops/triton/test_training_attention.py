@@ -67,7 +67,9 @@ def test_values_and_gradients_are_the_references(
 
 def test_bounds_of_documents(device):
     ids = torch.tensor([[3, 3, 4, 4, 4, 9], [0, 0, 0, 0, 0, 0], [0, 1, 2, 3, 4, 5]], device=device)
-    firsts, ends = Documents(ids).bounds
+    bounds = Documents(ids).bounded().bounds
+    assert bounds is not None
+    firsts, ends = bounds
     assert firsts.tolist() == [[0, 0, 2, 2, 2, 5], [0] * 6, [0, 1, 2, 3, 4, 5]]
     assert ends.tolist() == [[2, 2, 5, 5, 5, 6], [6] * 6, [1, 2, 3, 4, 5, 6]]
 
@@ -131,7 +133,9 @@ def test_dropout_is_a_function_of_the_seed_and_has_its_gradient(device):
 def test_the_operation_is_one_for_torch(device, documents):
     """Its fake form, its gradient and its schema agree with what it computes."""
     q, k, v, sinks = tensors(device, 1, 20, 2, 1, 16, True, torch.float32)
-    bounds = Documents(packed(1, 20, 2).to(device)).bounds if documents else (None, None)
+    bounds = (None, None)
+    if documents:
+        bounds = Documents(packed(1, 20, 2).to(device)).bounded().bounds or ()
     leaves = [x.requires_grad_() for x in (q, k, v, sinks)]
     arguments = (*leaves, *bounds, None, 7, 0.0)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
