@@ -49,6 +49,7 @@ evaluations: .venv/test.installed .venv-clients/evaluations/installed
 	touch $@
 
 # docs/ as a book with the reference, in build/docs. A broken link, or a page that the navigation leaves out, is an error.
+# Pages open from disk; their search needs HTTP: python -m http.server --directory build/docs
 docs: .venv/docs.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 

@@ -142,18 +142,21 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_blocks_run(page: Path, desk: Path, ossia_command, request, monkeypatch, capsys) -> None:
     monkeypatch.setattr("ossia.serve.server.serve", lambda *_: None)  # what it would do, is done
     names: dict[str, object] = {"__name__": "__main__"}
+    printed = ""
     for block in blocks(page):
         for code in block.lines:
             if _ADDRESS in code:
                 code = code.replace(_ADDRESS, request.getfixturevalue("server"))
             if block.language == "python":
                 exec(compile(code, page.name, "exec"), names)
+                printed += capsys.readouterr().out
                 continue
             monkeypatch.setattr(sys, "stdin", io.StringIO("What is 2 + 2?\n"))
             torch.set_num_threads(1)
             run_line(code, ossia_command, desk)
     if page.name == "README.md":
         assert (desk / "copy" / "tokenizer.json").is_file()
+        assert "7 * 8 = 56." in printed
 
 
 def run_line(line: str, ossia_command, folder: Path) -> None:
