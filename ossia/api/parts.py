@@ -122,7 +122,9 @@ class Parts:
             )
             options = _with_keys(options, placement)
             decoder = checkpoint.load(folder, load, placement)
-        smaller = draft and checkpoint.load(draft, replace(load, expert_memory=None, devices=1))
+        smaller = draft and checkpoint.load(
+            draft, replace(load, device=str(decoder.device), expert_memory=None, devices=1)
+        )
         engine = Engine(decoder, options, draft=smaller, leader=leader)
         driver = Driver(engine, options.max_queue)
         name = f"{folder}: the tokenizer"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -184,28 +185,44 @@ def _load(
         stored = in_memory(stored)
     decoder.requires_grad_(False).eval()
     to = _destination(placement, options, plan, tied=decoder.unembedding is None)
-    try:
+    with _enough_memory(target):
         fill(decoder, layout.rows, stored, found.dense, to)
-    except torch.OutOfMemoryError as error:
-        raise OssiaError(
-            f"the memory of {target} ran out while weights were loaded; does another program use "
-            "it?"
-        ) from error
-    refuse_cut(stored)
-    if plan is not None:
-        planning.attach(decoder, plan)
-    if placement.on_host:
-        placing.attach(decoder, placement.on_host, ops.select("auto", "cpu"), sends=placement.sends)
+        refuse_cut(stored)
+        if plan is not None:
+            planning.attach(decoder, plan)
+        if placement.on_host:
+            host = ops.select("auto", "cpu")
+            placing.attach(decoder, placement.on_host, host, sends=placement.sends)
+        if options.dense is not None:
+            _quantize(decoder, folder)
     decoder.origin = folder
-    if options.dense is not None:
-        try:
-            decoder.to_int8()
-        except ValueError as error:
-            raise OssiaError(f"{folder}: {error}") from error
-        _log.info("dense weights: int8, quantized at load")
     if target.type == "cuda":
         torch.cuda.empty_cache()  # of weights before they were re-laid
     return decoder
+
+
+@contextmanager
+def _enough_memory(device: torch.device) -> Iterator[None]:
+    """Raises OssiaError where a device's memory runs out after all: others have taken some since
+    it was looked at.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not gpu.ran_out(error):
+            raise
+        raise OssiaError(
+            f"the memory of {device} ran out while weights were loaded: other programs have taken "
+            "some of it meanwhile; end them, or use --device cpu"
+        ) from error
+
+
+def _quantize(decoder: Decoder, folder: Path) -> None:
+    try:
+        decoder.to_int8()
+    except ValueError as error:
+        raise OssiaError(f"{folder}: {error}") from error
+    _log.info("dense weights: int8, quantized at load")
 
 
 def load_share(folder: Path, options: LoadOptions, rank: int) -> Decoder:
@@ -288,10 +305,11 @@ def _destination(
 def _device(name: str) -> torch.device:
     if name == "auto":
         cuda, mps = gpu.available(), torch.backends.mps.is_available()
-        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+        if cuda:
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if mps else "cpu")
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
+        device = torch.empty(0, device=name).device  # with its number
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without it
         raise OssiaError(f"device {name!r} cannot be used: {_why(name, error)}") from error
     return device

@@ -23,7 +23,7 @@ from ossia.engine.capacity import (
 )
 from ossia.engine.draft import Repetition, Speculation
 from ossia.engine.draft_model import ModelDrafter
-from ossia.engine.faults import lost, out_of_memory, ran_out
+from ossia.engine.faults import lost, out_of_memory
 from ossia.engine.kv import CacheLimits, KVCache, PageCounts, PagedText
 from ossia.engine.logprobs import PromptScores
 from ossia.engine.ranks import Leader
@@ -45,6 +45,7 @@ from ossia.engine.scheduler import Chunk, Scheduler, Sequence
 from ossia.errors import OssiaError
 from ossia.ops.paged import LayerKind, PagePool
 from ossia.options import EngineOptions
+from ossia.system.gpu import ran_out
 from ossia.system.memory import format_size
 
 if TYPE_CHECKING:
@@ -215,7 +216,14 @@ class Engine:
         logits, or a constraint that allows no id, end only the request concerned; the others repeat
         the step. Raises DeviceLost if there is no device any more.
         """
-        return self._run(self.scheduler.schedule())
+        try:
+            return self._run(self.scheduler.schedule())
+        except RuntimeError as error:  # of a draft model
+            if (end := lost(error, self._device)) is not None:
+                raise end from error
+            if ran_out(error):
+                raise out_of_memory(self._device) from error
+            raise
 
     def _run(self, step: list[Chunk]) -> list[Output]:
         if not step:

@@ -7,20 +7,6 @@ import torch
 from ossia.errors import DeviceLost, OssiaError, brief
 from ossia.system.memory import format_size, free_memory
 
-# Errors of libraries that allocate past torch.
-_FULL = (
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "Triton Error [CUDA]: out of memory",
-)
-
-
-def ran_out(error: Exception) -> bool:
-    """Whether the memory of a device did not suffice."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _FULL)
-
 
 def out_of_memory(device: torch.device) -> OssiaError:
     """The error of a request for which there is none."""

@@ -1,4 +1,4 @@
-"""Why PyTorch cannot use an NVIDIA GPU, and what to do about it, in a line."""
+"""Errors of NVIDIA GPUs: why PyTorch cannot use one, and what to do about it, in a line."""
 
 from __future__ import annotations
 
@@ -38,6 +38,21 @@ _WORDS = {
     "forward compatibility was attempted": 804,
     "system not yet initialized": 802,
 }
+
+
+# Errors of what allocates past torch.
+_FULL = (
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "Triton Error [CUDA]: out of memory",
+)
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether the memory of a device did not suffice."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _FULL)
 
 
 def available() -> bool:

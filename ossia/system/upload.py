@@ -63,7 +63,7 @@ class Link(Protocol):
     def device(self) -> torch.device: ...
 
     def buffer(self, size: int) -> Tensor:
-        """Pinned memory, uint8."""
+        """Memory, uint8, pinned if it can be."""
         ...
 
     def begin(self) -> None:
@@ -89,7 +89,10 @@ class CUDALink:
         self._stream = torch.cuda.Stream(device)
 
     def buffer(self, size: int) -> Tensor:
-        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        try:
+            return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        except RuntimeError:  # no more memory may be locked: then the driver makes the copies
+            return torch.empty(size, dtype=torch.uint8)
 
     def begin(self) -> None:
         self._stream.wait_stream(torch.cuda.current_stream(self.device))

@@ -12,6 +12,7 @@ import torch
 from ossia.engine import Driver, Failure, Request, SamplingParams, TokenOutput, faults
 from ossia.engine.request import Output
 from ossia.errors import DeviceLost, OssiaError
+from ossia.system.gpu import ran_out
 from tests.engine.engines import engine
 from tests.engine.fake_decoder import FakeDecoder, continuation
 
@@ -185,6 +186,31 @@ def test_an_error_after_which_the_device_computes_is_its_requests_own(card) -> N
     assert first != second
 
 
+@pytest.mark.parametrize(
+    ("error", "device", "found"),
+    [
+        (FULL[0], "works", OssiaError),
+        (RuntimeError(ILLEGAL), "lost", DeviceLost),
+        (RuntimeError("a bug"), "works", RuntimeError),
+    ],
+)
+def test_errors_of_a_draft_model(card, monkeypatch, error, device, found) -> None:
+    """It drafts before the step."""
+    built = on_card(FakeDecoder())
+    if device == "lost":
+        Lost(monkeypatch, FakeDecoder())
+
+    def extend(*_: object):
+        raise error
+
+    monkeypatch.setattr(built.scheduler, "schedule", extend)
+    built.add(request([1, 2]))
+    with pytest.raises(found) as caught:
+        built.step()
+    assert type(caught.value) is found
+    assert "\n" not in str(caught.value)
+
+
 def test_a_forked_child_has_lost_no_device(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
     error = RuntimeError("Cannot re-initialize CUDA in forked subprocess")
@@ -200,4 +226,4 @@ def test_the_cpu_is_never_lost(error: Exception) -> None:
     "error", [RuntimeError(ILLEGAL), ValueError("out of memory"), MemoryError(), KeyError(1)]
 )
 def test_other_errors_are_not_a_lack_of_memory(error: Exception) -> None:
-    assert not faults.ran_out(error)
+    assert not ran_out(error)
