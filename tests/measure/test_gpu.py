@@ -72,7 +72,8 @@ def test_the_full_suite_has_the_rows_that_were_asked_for() -> None:
 
 def test_texts_that_are_begun_have_pages_of_their_own_and_leave_none() -> None:
     model = REHEARSAL.stored
-    engine = Engine(random_decoder(model.config), EngineOptions(kv_memory=1 << 20, max_batch=3))
+    options = EngineOptions(kv_memory=1 << 20, max_batch=3, prefill_chunk=16)
+    engine = Engine(random_decoder(model.config), options)
     served._fill(engine)
     ids = served._begin(engine, batch=3, context=40, steps=5)
     running = engine.scheduler.running
@@ -89,6 +90,13 @@ def test_texts_that_are_begun_have_pages_of_their_own_and_leave_none() -> None:
     for id in ids:
         engine.abort(id)
     assert all(store.counts.used == 0 for store in engine.kv.stores)
+
+
+def test_weights_that_are_made_in_memory_move_to_a_device() -> None:
+    decoder = random_decoder(REHEARSAL.stored.config, copy=False).to("meta")
+    assert all(weight.is_contiguous() for weight in decoder.state_dict().values())
+    assert {weight.device.type for weight in decoder.state_dict().values()} == {"meta"}
+    assert decoder.device.type == "meta"
 
 
 def test_contexts_beyond_the_memory_say_how_many_fit() -> None:

@@ -89,7 +89,8 @@ def _random(config: ModelConfig, device: torch.device) -> Decoder:
     size, free = count(config).checkpoint_bytes, free_memory(device)
     if size > free:
         raise OssiaError(f"its weights take {format_size(size)}, and {format_size(free)} are free")
-    decoder = random_decoder(config, ops.select("auto", device)).to(device)
+    backend = ops.select("auto", device)
+    decoder = random_decoder(config, backend, copy=device.type == "cpu").to(device)
     decoder.place()
     return decoder
 
@@ -138,22 +139,23 @@ def _begin(engine: Engine, batch: int, context: int, steps: int) -> list[int]:
     """Put texts of `context` tokens into the engine as if their prompts had been read: their pages
     hold random numbers, which take as long to attend to as others. Each has pages of its own.
     """
-    sampling = SamplingParams(temperature=0.0, max_tokens=steps + 1)
-    draw = random.Random(0)
     vocab_size, kv, scheduler = engine.config.vocab_size, engine.kv, engine.scheduler
+    pages = -(-(context + steps) // kv.page_size)
+    fit = min((s.num_pages - 1) // pages for s in kv.stores if s.kind.window is None)
+    if fit < batch:
+        raise OssiaError(f"the card's memory holds the keys and values of {fit} such texts")
+    sampling = SamplingParams(temperature=0.0, max_tokens=steps + 1)
+    draw, chunk = random.Random(0), kv.limits.chunk
     ids = []
     for _ in range(batch):
         ids.append(engine.add(Request([draw.randrange(vocab_size)] * context, sampling)))
         sequence = scheduler.waiting.pop()
         kv.open(sequence.text, 0)
         scheduler.running.append(sequence)
-        for end in [*range(kv.page_size, context, kv.page_size), context + steps]:
-            if not kv.grow(sequence.text, end):
-                for id in ids:
-                    engine.abort(id)
-                raise OssiaError(
-                    f"the card's memory holds the keys and values of {len(ids) - 1} such texts"
-                )
+        # Layers with a window have pages for it and a chunk of each text.
+        for end in [*range(chunk, context, chunk), context + steps]:
+            granted = kv.grow(sequence.text, end)
+            assert granted, "a kind that has a window has pages for all texts"
             kv.commit(sequence.text, min(end, context - 1))
         sequence.computed = context - 1
     return ids

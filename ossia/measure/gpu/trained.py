@@ -11,7 +11,7 @@ import torch
 from ossia.measure.gpu.cases import Case, Measure, Trained
 from ossia.measure.gpu.parts import Teller, seconds
 from ossia.model import Decoder
-from ossia.ops.training import Training
+from ossia.ops.training import for_device
 from ossia.train.corpus.shards import TextBatches
 from ossia.train.loop import Trainer
 from ossia.train.settings import Precision, Settings
@@ -37,7 +37,7 @@ def measure(model: Trained, teller: Teller) -> None:
 
 
 def _trainer(model: Trained, device: torch.device) -> Trainer:
-    decoder = Decoder(model.config, Training())
+    decoder = Decoder(model.config, for_device(device))
     decoder.init_weights(torch.Generator().manual_seed(0))
     decoder.to(device)
     settings = Settings(
