@@ -58,7 +58,13 @@ class EvalOptions(Options):
         int | None, Option("Questions of each task, its first.", minimum=1, default="all")
     ] = None
     concurrency: Annotated[
-        int, Option("Questions that are asked at a time.", minimum=1, maximum=1024)
+        int,
+        Option(
+            "Questions that are asked at a time.",
+            minimum=1,
+            maximum=1024,
+            default="16; 1 for the model inside the package and its questions",
+        ),
     ] = 16
     judge: Annotated[
         str | None,

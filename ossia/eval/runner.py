@@ -268,6 +268,7 @@ def extended(store: Store, asked: dict[str, Any], work: Work) -> Work:
         models=more("models", work.models),
         efforts=more("efforts", work.efforts),
         repeat=max(began["repeat"], work.repeat) if "repeat" in asked else began["repeat"],
+        concurrency=work.concurrency if "concurrency" in asked else began["concurrency"],
         max_tokens=began["max_tokens"],
         judge=began["judge"],
     )

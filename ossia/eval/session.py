@@ -47,7 +47,8 @@ class Session:
         prices = Prices({}) if options.prices is None else Prices.read(options.prices)
         begins = not (folder / "run.sqlite").is_file()
         questions = self._questions() if begins or options.task else []
-        options, sampling = _defaults(options, sampling) if begins else (options, sampling)
+        if begins:
+            options, sampling = _defaults(options, sampling, asked)
         self.store = Store(folder, create=True)
         try:
             given = {k: v for k, v in asdict(sampling).items() if v not in (None, ())}
@@ -134,16 +135,17 @@ class Session:
 
 def _renamed(asked: Mapping[str, Any], sampling: Mapping[str, Any]) -> dict[str, Any]:
     """What was typed, by the names of a plan."""
-    names = {"model": "models", "effort": "efforts", "repeat": "repeat", "judge": "judge"}
+    names = {"model": "models", "effort": "efforts"}
+    names |= {name: name for name in ("repeat", "judge", "concurrency")}
     found = {names[key]: value for key, value in asked.items() if key in names}
     return found | {k: v for k, v in asked.items() if k in ("max_tokens",) or k in sampling}
 
 
 def _defaults(
-    options: EvalOptions, sampling: SamplingOptions
+    options: EvalOptions, sampling: SamplingOptions, asked: Mapping[str, Any]
 ) -> tuple[EvalOptions, SamplingOptions]:
     """The packaged model over its own held-out questions, as its card was made, unless others are
-    named.
+    named: one at a time, so that on one kind of processor every run gives the same replies.
     """
     if options.model and options.model != (PACKAGED,):
         return options, sampling
@@ -152,6 +154,8 @@ def _defaults(
         return options, sampling
     if options.effort is None:
         options = replace(options, effort=_PACKAGED_EFFORTS)
+    if "concurrency" not in asked:
+        options = replace(options, concurrency=1)
     if sampling.max_tokens is None:
         sampling = replace(sampling, max_tokens=_PACKAGED_TOKENS)
     return options, sampling

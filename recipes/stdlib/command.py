@@ -157,7 +157,7 @@ def score(
     answers = scoring.answer(llm, chats)
     console = Console(stderr=True)
     answered = track(answers, "answering", len(chats), console=console, transient=True)
-    results = [result for _, result in sorted(answered, key=lambda pair: pair[0])]
+    results = list(answered)
     report = scoring.summarize(results) | {"seconds": round(time.perf_counter() - start, 1)}
     if wrong is not None:
         mistakes = [asdict(result) for result in results if not result.right]

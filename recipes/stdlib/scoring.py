@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ from ossia.errors import OssiaError
 if TYPE_CHECKING:
     from ossia.api import LLM, Reply
 
-_AT_ONCE = 16  # chats in the engine
 _MOST_CALLS = 4  # in one turn
 _MOST_TOKENS = 400  # in one reply
 
@@ -69,23 +68,15 @@ def read(file: Path) -> Iterator[dict[str, Any]]:
         raise OssiaError(f"--data {file}: holds no chat")
 
 
-def answer(llm: LLM, chats: list[dict[str, Any]]) -> Iterator[tuple[int, Result]]:
-    """The number of each chat and its result, as it is ready; several are in the engine at once."""
-    waiting = enumerate(chats)
-    running: dict[int, Iterator[Result | None]] = {}
-    while True:
-        for number, chat in islice(waiting, _AT_ONCE - len(running)):
-            running[number] = _run(llm, chat)
-        if not running:
-            return
-        for number, run in list(running.items()):
-            if (result := next(run)) is not None:
-                del running[number]
-                yield number, result
+def answer(llm: LLM, chats: Iterable[dict[str, Any]]) -> Iterator[Result]:
+    """The result of each chat. They are answered one at a time: in a batch sums are taken in
+    another order, and the scores of two runs would differ by a few answers.
+    """
+    return (_run(llm, chat) for chat in chats)
 
 
-def _run(llm: LLM, chat: dict[str, Any]) -> Iterator[Result | None]:
-    """One turn, call after call to the answer; None once each reply has begun, then the result."""
+def _run(llm: LLM, chat: dict[str, Any]) -> Result:
+    """One turn, call after call to the answer."""
     from ossia.api import ReplyBuilder
 
     turn = max(n for n, message in enumerate(chat["messages"]) if message["role"] == "user") + 1
@@ -100,7 +91,6 @@ def _run(llm: LLM, chat: dict[str, Any]) -> Iterator[Result | None]:
             temperature=0.0,
             max_tokens=_MOST_TOKENS,
         )
-        yield None
         builder = ReplyBuilder()
         for event in stream:
             builder.add(event)
@@ -120,7 +110,7 @@ def _run(llm: LLM, chat: dict[str, Any]) -> Iterator[Result | None]:
             }
             for c in reply.tool_calls
         ]
-    yield Result(
+    return Result(
         task=chat["task"],
         effort=chat["reasoning_effort"],
         position=sum(message["role"] == "user" for message in messages),

@@ -371,6 +371,22 @@ def test_a_run_goes_on_only_as_it_began(tmp_path: Path) -> None:
         session.store.close()
 
 
+def test_the_packaged_model_is_asked_one_question_at_a_time(tmp_path: Path) -> None:
+    """So that its card can be reproduced to the digit, also by a run that goes on."""
+    cases: tuple[tuple[str, dict[str, Any], int], ...] = (
+        ("run", {}, 1),
+        ("run", {}, 1),
+        ("faster", {"concurrency": 4}, 4),
+        ("faster", {}, 4),
+        ("faster", {"concurrency": 2}, 2),
+        ("other", {"task": (str(write_tasks(tmp_path)),)}, 16),
+    )
+    for folder, options, expected in cases:
+        session = start(tmp_path / folder, **options)
+        with session.store:
+            assert session.work.concurrency == expected
+
+
 def test_a_kill_midway_loses_and_repeats_nothing(tmp_path: Path) -> None:
     """What was on file when the process was killed is not asked again, and all is once on file."""
     tasks = write_tasks(tmp_path, 60)

@@ -82,7 +82,7 @@ def test_right_answers_are_counted_by_task_and_effort(score):
     assert report["mean_accuracy"] == {"low": 0, "high": 1}
     assert report["mean_reasoning_tokens"] == {"low": 0, "high": 3}
     assert report["well_formed"] == 1
-    assert engine.most_at_once == 3
+    assert engine.most_at_once == 1
     assert [one["replied"][-1]["content"] for one in wrong] == ["5"]
 
 
@@ -100,10 +100,10 @@ def test_tools_are_run_and_those_of_the_chat_return_what_is_on_file(score):
     report, engine, wrong = score(
         [own, built_in, own],
         call("weather", '{"city": "Oslo"}'),
-        call("calculate", '{"expression": "6 * 7"}'),
-        call("weather", '{"city": "Rome"}'),
         final("rain"),
+        call("calculate", '{"expression": "6 * 7"}'),
         final("42"),
+        call("weather", '{"city": "Rome"}'),
         final("sun"),
     )
     assert (report["well_formed"], report["accuracy"]["sum"]["low"]) == (1, 0.6667)

@@ -194,7 +194,7 @@ def test_its_vocabulary_is_what_the_library_and_the_words_of_chats_teach(base: d
 def results(chats: Path) -> list[scoring.Result]:
     """What the model makes of every chat in the fixture: an eighth of those that were scored."""
     lines = [json.loads(line) for line in chats.read_text().splitlines()]
-    return [result for _, result in scoring.answer(ossia.LLM(), lines)]
+    return list(scoring.answer(ossia.LLM(), lines))
 
 
 def test_it_answers_as_well_as_its_scores_say(scores: dict, results: list[scoring.Result]) -> None:
