@@ -10,7 +10,7 @@ from torch import Tensor
 from ossia import families
 from ossia.config import ExpertFormat, ModelConfig, with_expert_format
 from ossia.errors import OssiaError
-from ossia.ops import mxfp4
+from ossia.ops import mxfp4, packing
 
 
 def check_format(config: ModelConfig, experts: ExpertFormat) -> None:
@@ -32,5 +32,5 @@ def unpacked(weights: Mapping[str, Tensor], names: Mapping[str, Tensor]) -> dict
             dense[name] = weights[name].clone(memory_format=torch.contiguous_format)
         else:
             packed = mxfp4.MXFP4(weights[f"{stem}.blocks"], weights[f"{stem}.scales"])
-            dense[name] = mxfp4.unpack(packed, torch.float32)
+            dense[name] = packing.unpack(packed, torch.float32)
     return dense

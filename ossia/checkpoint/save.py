@@ -28,7 +28,7 @@ from ossia.errors import OssiaError
 from ossia.families.mapping import Row
 from ossia.model import Decoder
 from ossia.model.linear import Weighted
-from ossia.ops import mxfp4
+from ossia.ops import packing
 from ossia.ops.mxfp4 import MXFP4
 from ossia.ops.weight import ExpertsKind, Matrix, MatrixKind, dense, tensors_of
 from ossia.system.files import replacing, write_file
@@ -178,15 +178,15 @@ class _Weights:
     def _packed(self, module: str, stack: Matrix, expert: int) -> dict[str, Tensor]:
         if (module, expert) in self._scales:
             return {"scales": self._scales.pop((module, expert))}
-        matrix = dense(stack, expert)
+        matrix = stack[expert]
+        assert isinstance(matrix, Tensor | MatrixKind)
         try:
-            packed = mxfp4.quantize(matrix)
+            packed, changed, squares = packing.quantize_matrix(matrix)
         except ValueError as error:
             raise OssiaError(f"expert {expert} of {module}.weight: {error}") from error
         self._scales[module, expert] = packed.scales
         lost, total = self._lost.get(module, (0.0, 0.0))
-        lost += float((packed.dense() - matrix).square().sum())
-        self._lost[module] = lost, total + float(matrix.square().sum())
+        self._lost[module] = lost + changed, total + squares
         return packed.tensors()
 
 

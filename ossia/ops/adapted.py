@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -19,21 +18,12 @@ from torch.autograd.function import once_differentiable
 from ossia.config import ClampedSwiGLU, SwiGLU
 from ossia.ops.low_rank import LowRank
 from ossia.ops.mxfp4 import BLOCK, MXFP4
+from ossia.ops.packing import native as _native
 from ossia.ops.training import Training
 from ossia.ops.values import ExpertWeights, Routing
 from ossia.ops.weight import Weight
 
 Factors = Sequence[Tensor | None]  # a and b, or None and None
-
-
-@lru_cache(maxsize=1)
-def _native() -> ModuleType | None:
-    """The native products, if the module was built."""
-    try:
-        from ossia.ops.cpu import frozen
-    except ImportError:
-        return None
-    return frozen
 
 
 class Adapted(Training):

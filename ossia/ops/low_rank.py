@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ossia.ops import frozen
+from ossia.ops import frozen, packing
 from ossia.ops.mxfp4 import MXFP4
-from ossia.ops.weight import MatrixKind, Tensors, Weight, dense, recipe_of, tensors_of
+from ossia.ops.weight import MatrixKind, Tensors, Weight, recipe_of, tensors_of
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,10 @@ class LowRank(MatrixKind):
     def shape(self) -> torch.Size:
         return self.base.shape
 
-    def __getitem__(self, index: int) -> LowRank:
-        """One matrix of a stack."""
+    def __getitem__(self, index: int | slice) -> LowRank:
+        """One matrix of a stack, or some rows of a matrix."""
+        if len(self.shape) == 2:
+            return replace(self, base=self.base[index], b=self.b[index])
         return replace(self, base=self.base[index], a=self.a[index], b=self.b[index])
 
     def linear(self, x: Tensor) -> Tensor:
@@ -55,7 +57,7 @@ class LowRank(MatrixKind):
 
     def dense(self) -> Tensor:
         """The sum, in float32."""
-        base = dense(self.base)
+        base = packing.dense(self.base)
         if base.ndim > 2:
             return torch.baddbmm(base, self.b.float(), self.a.float(), alpha=self.scale)
         return torch.addmm(base, self.b.float(), self.a.float(), alpha=self.scale)

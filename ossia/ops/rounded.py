@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ossia.ops.low_rank import LowRank
-from ossia.ops.mxfp4 import MXFP4, quantize, unpack
+from ossia.ops.mxfp4 import MXFP4
+from ossia.ops.packing import quantize, quantize_matrix, unpack
 from ossia.ops.weight import (
     Matrices,
     MatrixKind,
@@ -88,7 +89,7 @@ class _RoundedSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, weight: LowRank) -> Tensor:
-        packed = quantize(weight.dense())
+        packed, _, _ = quantize_matrix(weight)
         # Saved through torch, which frees these tensors in recomputed layers.
         ctx.save_for_backward(x, a, b, packed.blocks, packed.scales)
         ctx.scale = weight.scale
