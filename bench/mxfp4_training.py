@@ -104,6 +104,7 @@ def chat_settings(model: Path, chats: Path, seed: int, aware: int, lora: bool) -
         date="2026-01-02",
         learning_rate=3e-3 if lora else 1e-3,
         lora=lora,
+        merge=lora,
         mxfp4_steps=aware,
         seed=seed,
         eval_every=TAUGHT,

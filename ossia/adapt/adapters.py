@@ -28,6 +28,7 @@ from ossia.system.files import check_regular, read_json
 from ossia.system.patterns import exponential
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+GENERATION = "generation_config.json"  # ours: where the adapted model is to stop
 _PREFIX = "base_model.model."
 _STACKS = ("gate_up_proj", "down_proj")  # of experts, in the order of transformers' modules
 

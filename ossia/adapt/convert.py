@@ -109,13 +109,16 @@ def merge(
         check_format(config, chosen)
     decoder = lora.load_base(folder, ignore_unknown_keys)
     adapters.load(decoder, adapter)
+    files = checkpoint.text_files(folder)
+    if (adapter / adapters.GENERATION).is_file():
+        files = [*files, adapter / adapters.GENERATION]  # in the place of the model's
     with writing(out), creating(out) as new:
         errors = checkpoint.save(
             decoder,
             new,
             experts=chosen if formats else None,
             dtype=DENSE_DTYPES[config.dtype],
-            extra_files=checkpoint.text_files(folder),
+            extra_files=files,
         )
         record = Conversion(model, errors, adapter=adapter.name)
         write_json(new / "merge.json", records.to_json(record))

@@ -93,6 +93,14 @@ def adapt(module: Weighted, a: Tensor, b: Tensor, scale: float, dropout: float =
     module.replace(LowRank(base, nn.Parameter(a), nn.Parameter(b), scale, dropout))
 
 
+def detach(decoder: Decoder) -> None:
+    """Remove the updates; the matrices are left as they were stored."""
+    for name, weight in [*updates(decoder)]:
+        module = decoder.get_submodule(name)
+        assert isinstance(module, Weighted)
+        module.replace(weight.base)
+
+
 def adaptable(
     decoder: Decoder, targets: tuple[str, ...] = (*TARGETS, "router")
 ) -> Iterator[tuple[str, Weighted]]:

@@ -30,8 +30,10 @@ def remedy(folder: Path) -> str:
 
 def kind(folder: Path) -> str:
     """What the folder is, if another program or a run left it, and what to do; else ""."""
-    if (folder / "adapter_config.json").is_file():
-        return f"; it is an adapter: ossia merge {_base(folder)} {folder} merged"
+    for inner in (folder, folder / "adapter"):  # ossia finetune --lora saves the second
+        if (inner / "adapter_config.json").is_file():
+            what = "is" if inner == folder else "holds"
+            return f"; it {what} an adapter: ossia merge {_base(inner)} {inner} merged"
     if (folder / "training" / "run.json").is_file():
         return (
             f"; it is an unfinished run of ossia train or finetune, which --resume --out {folder} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,19 @@ def _held_out(evaluation: dict[str, Any]) -> str:
 
 
 def _summary(record: dict[str, Any], out: Path) -> str:
-    line = f"{out}: {record['parameters']['total']:,} parameters, {record['bytes'] / 1e6:.1f} MB"
-    if "held_out_loss" not in record:
+    saved, counts = record["saved"], record["parameters"]
+    if saved["checkpoint"]:
+        line = f"{out}: {counts['total']:,} parameters, {record['bytes'] / 1e6:.1f} MB"
+    else:
+        size = saved["adapter_bytes"] / 1e6
+        line = f"{out / 'adapter'}: an adapter of {counts['trained']:,} parameters, {size:.1f} MB"
+    if "held_out_loss" in record:
+        loss = record["held_out_loss"]
+        line += (
+            f", held out {loss['as_saved']:.3f} nats per token ({loss['before']:.3f} before "
+            f"training, {loss['as_trained']:.3f} before saving)"
+        )
+    if saved["checkpoint"]:
         return line
-    loss = record["held_out_loss"]
-    return (
-        f"{line}, held out {loss['as_saved']:.3f} nats per token ({loss['before']:.3f} before "
-        f"training, {loss['as_trained']:.3f} before saving)"
-    )
+    merge = ["ossia", "merge", record["model"]["name"], str(out / "adapter"), "FOLDER"]
+    return f"{line}\nadd it to the model in a new folder with: {shlex.join(merge)}"

@@ -23,7 +23,7 @@ from ossia.config import (
 from ossia.errors import OssiaError
 from ossia.insight.counts import count, expert_parameters
 from ossia.model import Decoder
-from ossia.ops import mxfp4
+from ossia.ops import mxfp4, packing
 from ossia.system.memory import available_memory, format_size
 from ossia.train.device import CPU
 from ossia.train.loss import CHUNK
@@ -72,10 +72,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Updates:
-    """The low-rank updates that are trained; `rounded`: training rounds them to MXFP4."""
+    """The low-rank updates that are trained.
+
+    rounded: training rounds them to MXFP4. native: `ops.adapted` computes with native products.
+    """
 
     learned: LoRA
     rounded: bool = False
+    native: bool = False
 
 
 def layers(
@@ -147,13 +151,24 @@ def _layer(config: ModelConfig, index: int, updates: Updates | None) -> int:
                 _Input("experts", hidden, copies=chosen),
                 _Input("experts", inner, copies=chosen),
             ]
-            # Expert outputs are kept because they are weighted.
-            kept += chosen * (_ACTIVATED[type(moe.activation)] * inner + hidden)
+            if updates is not None and _keeps_little(updates):
+                inputs = [_Input("router", hidden, kept=True)]
+                updated = "experts" in updates.learned.targets
+                kept += hidden + chosen * 2 * (inner + updated * updates.learned.rank)
+            else:
+                # Expert outputs are kept because they are weighted.
+                kept += chosen * (_ACTIVATED[type(moe.activation)] * inner + hidden)
     inputs += [
         _Input("attention", hidden, matrices=3),
         _Input("attention", layer.attention.num_heads * layer.attention.head_dim, kept=True),
     ]
     return kept + sum(some.numbers(updates) for some in inputs)
+
+
+def _keeps_little(updates: Updates) -> bool:
+    """Whether experts keep no more than `ops.adapted` says."""
+    drops = updates.learned.dropout > 0 and "experts" in updates.learned.targets
+    return updates.native and not updates.rounded and not drops
 
 
 def _attention(config: AttentionConfig, updates: Updates | None) -> int:
@@ -216,7 +231,11 @@ def adapters(stored: ModelConfig, settings: Training, learned: LoRA) -> Estimate
             stored,
             tokens,
             recompute=settings.recompute,
-            updates=Updates(learned, rounded=settings.mxfp4_steps > 0),
+            updates=Updates(
+                learned,
+                rounded=settings.mxfp4_steps > 0,
+                native=packing.native() is not None,
+            ),
         )
         + loss(stored, tokens),
     )

@@ -274,6 +274,10 @@ class FineTuneSettings(Training):
     targets: Annotated[
         str, Option(f"Comma-separated: some of {', '.join(TARGETS)}.", metavar="NAME,...")
     ] = ",".join(TARGETS)
+    merge: Annotated[
+        bool,
+        Option("With --lora: save the checkpoint with the updates added, beside the adapter."),
+    ] = False
     experts: Annotated[
         ExpertFormat | None,
         Option("Format of the experts in the checkpoint.", default="as in --model"),
@@ -309,7 +313,7 @@ class FineTuneSettings(Training):
 
     def _check_lora(self) -> None:
         if not self.lora:
-            for name in ("rank", "alpha", "lora_dropout", "targets"):
+            for name in ("rank", "alpha", "lora_dropout", "targets", "merge"):
                 if getattr(self, name) != getattr(FineTuneSettings, name):
                     raise OssiaError(f"{flag(name)} needs --lora")
             return

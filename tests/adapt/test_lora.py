@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from ossia import checkpoint, load_model
-from ossia.adapt import adapters, lora
-from ossia.config import expert_formats
+from ossia.adapt import adapters, convert, lora
+from ossia.config import ExpertFormat, expert_formats
 from ossia.errors import OssiaError
 from ossia.model import Decoder
 from ossia.ops import mxfp4
@@ -204,7 +205,8 @@ def test_a_model_with_packed_experts_learns_and_is_packed_again(
     settings: FineTuneSettings,
     tmp_path: Path,
 ) -> None:
-    settings = replace(settings, lora=True, rank=4, alpha=8.0, mxfp4_steps=mxfp4_steps)
+    settings = replace(settings, lora=True, merge=True, rank=4, alpha=8.0)
+    settings = replace(settings, mxfp4_steps=mxfp4_steps)
     out = tmp_path / "out"
     run = FineTuning.start(replace(settings, learning_rate=2e-2), out)
     assert run.train()
@@ -229,6 +231,42 @@ def test_a_model_with_packed_experts_learns_and_is_packed_again(
     with torch.no_grad():
         tokens = torch.arange(60).view(2, 30)
         close(again.eval()(tokens), run.decoder.eval()(tokens))
+
+
+def test_the_adapter_alone_is_saved_and_merges_into_what_was_trained(
+    base: Path, settings: FineTuneSettings, tmp_path: Path, monkeypatch
+) -> None:
+    settings = replace(settings, lora=True, rank=4, alpha=8.0, learning_rate=2e-2, steps=10)
+    out, merged = tmp_path / "out", tmp_path / "merged"
+    run = FineTuning.start(settings, out)
+    assert run.decoder.ops.name == "adapted"  # by the native kernels, where they were built
+    run.train()
+    trained = {name: p.detach().clone() for name, p in trained_of(run)}
+    run.model["ends"] = [7]  # as of a base model, whose template's end is none of its own
+    record = run.export()
+    assert {file.name for file in out.iterdir()} == {"adapter", "record.json"}
+    assert record["saved"]["checkpoint"] is False
+    assert record["saved"]["adapter_bytes"] > 4 * record["parameters"]["trained"]
+    assert record["held_out_loss"]["as_saved"] == pytest.approx(
+        record["held_out_loss"]["as_trained"], rel=1e-4
+    )
+    assert all(torch.equal(p, trained[name]) for name, p in trained_of(run))
+    with pytest.raises(OssiaError, match=f"holds an adapter: ossia merge .* {out}/adapter merged"):
+        checkpoint.find(out)
+    convert.merge(str(base), out / "adapter", merged)
+    assert 7 in json.loads((merged / "generation_config.json").read_text())["eos_token_id"]
+    whole = FineTuning.start(replace(settings, merge=True), tmp_path / "whole")
+    whole.train()
+    assert whole.export()["saved"]["checkpoint"] is True
+    folders = merged, tmp_path / "whole"
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in folders)
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_a_format_of_experts_needs_a_checkpoint(settings: FineTuneSettings, tmp_path) -> None:
+    settings = replace(settings, lora=True, experts=ExpertFormat.DENSE)
+    with pytest.raises(OssiaError, match="--experts needs --merge"):
+        FineTuning.start(settings, tmp_path / "out")
 
 
 def trained_of(run: FineTuning) -> list[tuple[str, Tensor]]:

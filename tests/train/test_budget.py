@@ -14,9 +14,11 @@ from ossia.adapt.lora import LoRA
 from ossia.config import ExpertFormat, with_expert_format
 from ossia.model import Decoder
 from ossia.model.linear import Experts
-from ossia.ops import mxfp4, rounded
+from ossia.ops import mxfp4, packing, rounded
+from ossia.ops.adapted import Adapted
 from ossia.ops.mxfp4 import MXFP4
 from ossia.ops.training import Training
+from ossia.ops.weight import Matrix
 from ossia.train import budget
 from ossia.train.budget import Updates
 from ossia.train.evaluate import hidden_states
@@ -36,7 +38,7 @@ def built(name: str) -> Decoder:
     return decoder
 
 
-def adapted(name: str, learned: LoRA, rounded: bool) -> Decoder:
+def adapted(name: str, learned: LoRA, rounded: bool, ops: Training | None = None) -> Decoder:
     """With updates of matrices that lie as in a checkpoint, experts packed."""
     whole = built(name)
     weights = whole.state_dict()
@@ -46,7 +48,7 @@ def adapted(name: str, learned: LoRA, rounded: bool) -> Decoder:
             packed = mxfp4.quantize(dense).tensors().items()
             weights |= {f"{name}.{part}": tensor for part, tensor in packed}
     config = with_expert_format(whole.config, ExpertFormat.MXFP4)
-    decoder = Decoder.assembled(config, weights, Training()).requires_grad_(False)
+    decoder = Decoder.assembled(config, weights, ops or Training()).requires_grad_(False)
     lora.attach(decoder, learned, torch.Generator().manual_seed(0))
     set_rounding(decoder, rounded)
     return decoder.train()
@@ -105,18 +107,33 @@ def test_the_estimate_with_updates_is_what_torch_keeps(
     assert kept(decoder) == pytest.approx(layers, rel=0.05)
 
 
+@pytest.mark.parametrize("targets", [ALL, ("attention",), (*ALL, "router")])
+def test_by_native_products_experts_keep_little(targets: tuple[str, ...]) -> None:
+    if packing.native() is None:
+        pytest.skip("the native module was not built")
+    learned = LoRA(4, 8.0, 0.0, targets)
+    decoder = adapted("small-gpt-oss", learned, False, Adapted())
+    config, tokens = decoder.config, TOKENS.numel()
+    updates = Updates(learned, native=True)
+    layers = budget.layers(config, tokens, recompute=False, updates=updates)
+    assert kept(decoder) == pytest.approx(layers, rel=0.05)
+    if "experts" in targets:
+        usual = budget.layers(config, tokens, recompute=False, updates=Updates(learned))
+        assert layers < 0.6 * usual
+
+
 @pytest.mark.parametrize("recompute", [False, True])
 def test_experts_packed_with_their_updates_wait_only_where_nothing_is_recomputed(
     recompute: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[StorageWeakRef] = []
 
-    def quantize(weight: Tensor) -> MXFP4:
-        packed = mxfp4.quantize(weight)
-        made.append(StorageWeakRef(packed.blocks.untyped_storage()))
+    def quantize(weight: Matrix) -> tuple[MXFP4, float, float]:
+        packed = packing.quantize_matrix(weight)
+        made.append(StorageWeakRef(packed[0].blocks.untyped_storage()))
         return packed
 
-    monkeypatch.setattr(rounded, "quantize", quantize)
+    monkeypatch.setattr(rounded, "quantize_matrix", quantize)
     decoder = adapted("small-gpt-oss", LoRA(2, 4.0, 0.0, ALL), True)
     if recompute:
         decoder.recompute_layers()
@@ -128,7 +145,10 @@ def test_experts_packed_with_their_updates_wait_only_where_nothing_is_recomputed
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_the_estimate_of_a_run_counts_what_it_rounds_and_drops(recompute: bool) -> None:
+def test_the_estimate_of_a_run_counts_what_it_rounds_and_drops(
+    recompute: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "native", lambda: None)  # whose experts keep less if not rounded
     decoder = adapted("small-gpt-oss", LoRA(16, 32.0, 0.0, ALL), False)
     settings = FineTuneSettings(
         model="here", data="chats.jsonl", steps=9, length=64, lora=True, recompute=recompute

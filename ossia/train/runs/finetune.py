@@ -7,6 +7,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -113,7 +114,9 @@ class FineTuning(FolderRun):
         self.estimate.refuse_more_than_there_is(self.device)
         self.notes = [f"training takes {self.estimate}"]
         if self.settings.lora:
-            self.decoder = lora.load_base(self.base, ignore_unknown).on(for_device(self.device))
+            self.decoder = lora.load_base(self.base, ignore_unknown)
+            if self.device.type == "cuda":  # the kernels of lora.load_base's backend are a CPU's
+                self.decoder = self.decoder.on(for_device(self.device))
             generator = torch.Generator().manual_seed(self.settings.seed)
             lora.attach(self.decoder, _lora(self.settings), generator)
         else:
@@ -137,8 +140,11 @@ class FineTuning(FolderRun):
         return super().train(report, stopped)
 
     def export(self) -> dict[str, Any]:
-        dtype = DENSE_DTYPES[self.stored.dtype]
+        """As FolderRun.export. Of updates the adapter is written, and with --merge the checkpoint
+        too.
+        """
         experts = self.settings.experts or ExpertFormat.DENSE
+        merges = not self.settings.lora or self.settings.merge
         trained_model = self.decoder
         if self.settings.lora:
             self.decoder.cpu()
@@ -148,23 +154,15 @@ class FineTuning(FolderRun):
                 return {}
             trained_model = Decoder.assembled(self.decoder.config, weights)
         self.check_claim()
-        errors = checkpoint.save(
-            trained_model,
-            self.out,
-            experts=experts if expert_formats(self.stored) else None,
-            dtype=dtype,
-            extra_files=checkpoint.text_files(self.base),
-        )
-        with writing(self.out):
-            _add_ends(self.out, self.model.get("ends", ()), self.stored)
-        if self.settings.lora:
-            with writing(self.out):
-                folder = self.out / "adapter"
-                adapters.save(self.decoder, folder, _lora(self.settings), self.settings.model)
         trained = sum(p.numel() for p in self.decoder.parameters() if p.requires_grad)
+        errors = self._save_checkpoint(trained_model, experts) if merges else {}
+        saved = {"checkpoint": merges, "adapter": self.settings.lora}
+        if self.settings.lora:
+            saved["adapter_bytes"] = self._save_adapter()
         counts = count(with_expert_format(self.stored, experts))
         record = {
             **self.circumstances(),
+            "saved": saved,
             "parameters": {
                 "total": counts.parameters,
                 "active": counts.active_parameters,
@@ -178,7 +176,7 @@ class FineTuning(FolderRun):
             "curve": self.trainer.progress.curve,
         }
         if self._held_out is not None:
-            reloaded = checkpoint.load(self.out, LoadOptions(device="cpu"))
+            reloaded = self._reloaded()
             record["held_out_loss"] = {
                 "before": record["curve"][0]["held_out_loss"],
                 "as_trained": record["curve"][-1]["held_out_loss"],
@@ -186,6 +184,46 @@ class FineTuning(FolderRun):
             }
         self.finish(record)
         return record
+
+    def _save_checkpoint(self, trained: Decoder, experts: ExpertFormat) -> dict[str, float]:
+        """The relative error of each stack of experts that was packed."""
+        errors = checkpoint.save(
+            trained,
+            self.out,
+            experts=experts if expert_formats(self.stored) else None,
+            dtype=DENSE_DTYPES[self.stored.dtype],
+            extra_files=checkpoint.text_files(self.base),
+        )
+        with writing(self.out):
+            _add_ends(self.out, self.model.get("ends", ()), self.stored)
+        return errors
+
+    @property
+    def adapter(self) -> Path:
+        """Where the updates are saved."""
+        return self.out / "adapter"
+
+    def _save_adapter(self) -> int:
+        """Write the updates, and where the model is to stop at other ids its generation_config.json
+        with them. Returns the bytes.
+        """
+        with writing(self.out):
+            adapters.save(self.decoder, self.adapter, _lora(self.settings), self.settings.model)
+            for file in checkpoint.text_files(self.base):
+                if file.name == adapters.GENERATION:
+                    shutil.copy2(file, self.adapter)
+            _add_ends(self.adapter, self.model.get("ends", ()), self.stored)
+        return sum(file.stat().st_size for file in self.adapter.iterdir())
+
+    def _reloaded(self) -> Decoder:
+        """The model as saved. An adapter is read back into the decoder in the place of its updates,
+        as memory may not hold a second one.
+        """
+        if not self.settings.lora or self.settings.merge:
+            return checkpoint.load(self.out, LoadOptions(device="cpu"))
+        lora.detach(self.decoder)
+        adapters.load(self.decoder, self.adapter)
+        return self.decoder.eval()
 
 
 def _add_ends(folder: Path, ends: Sequence[int], config: ModelConfig) -> None:
@@ -266,6 +304,8 @@ def _settled(settings: FineTuneSettings, stored: ModelConfig) -> FineTuneSetting
     if not formats and (settings.experts or settings.mxfp4_steps):
         raise OssiaError("--experts and --mxfp4-steps need a model with experts")
     experts = settings.experts or next(iter(formats), None)
+    if settings.lora and not settings.merge and experts not in (None, *formats):
+        raise OssiaError("--experts needs --merge: an adapter holds no experts")
     if settings.mxfp4_steps and experts is not ExpertFormat.MXFP4:
         raise OssiaError("--mxfp4-steps needs experts that are saved as mxfp4")
     if settings.expert_parallel and not experts:
