@@ -98,4 +98,4 @@ def reason(error: BaseException) -> str:
         code = next((known for words, known in _WORDS.items() if words in text), None)
     if code is None:
         return brief(text.partition("\n")[0] or error)
-    return f"{_ERRORS[code]} (CUDA error {code})"
+    return f"{_ERRORS[code]} (CUDA error {code})" if number else _ERRORS[code]

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ossia.errors import OssiaError
+from ossia.system import gpu
 
 CPU = torch.device("cpu")
 
@@ -37,7 +38,8 @@ def choose(name: str) -> tuple[torch.device, str | None]:
         torch.cuda.set_device(device)
         return device, None
     if kind == "auto":
-        return CPU, f"training on the CPU: {lacking}" if torch.cuda.is_available() else None
+        problem = lacking if gpu.available() else gpu.problem()
+        return CPU, problem and f"training on the CPU: {problem}"
     raise OssiaError(f"--device {name} cannot be used: {lacking}; --device cpu trains without it")
 
 
@@ -53,7 +55,7 @@ def _lacking(device: torch.device, processes: int) -> str | None:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without it
-        return str(error).partition("\n")[0].rstrip(".")
+        return gpu.problem() or gpu.reason(error).rstrip(".")
     try:
         from ossia.ops import triton
     except ImportError as error:

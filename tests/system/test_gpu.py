@@ -189,7 +189,7 @@ class TestModels:
         monkeypatch.setattr(loading, "_device", lambda _name: torch.device("cuda", 0))
         monkeypatch.setattr(fitting, "free_memory", full)
         monkeypatch.setattr(fitting.ops, "lacking", lambda _device: None)
-        line = "cuda:0 cannot be used: others have taken all of its memory (CUDA error 2)"
+        line = "cuda:0 cannot be used: others have taken all of its memory"
         assert self.refusal("cuda") == line
         assert load_model(packaged_model(), device="auto").device.type == "cpu"
         assert f"device cpu: {line}" in caplog.messages

@@ -67,10 +67,12 @@ def test_auto_takes_a_card_that_can_be_used(cards: Cards) -> None:
     ("change", "reason"),
     [
         ({"capability": (7, 5)}, "the A CARD has compute capability 7.5, and the kernels need 8.0"),
-        ({"problem": "CUDA out of memory.\nmore"}, "CUDA out of memory"),
+        ({"problem": "CUDA out of memory.\nmore"}, "others have taken all of its memory"),
+        ({"problem": "CUDA error: a new one.\nmore"}, "CUDA error: a new one"),
         (
             {"problem": "The NVIDIA driver on your system is too old (found version 11040)."},
-            "The NVIDIA driver on your system is too old (found version 11040)",
+            "its driver is too old: update the driver, or install a PyTorch for an older CUDA "
+            "(https://pytorch.org/get-started)",
         ),
     ],
 )

@@ -19,6 +19,7 @@ import torch
 from ossia.errors import OssiaError, brief
 from ossia.measure.gpu.cases import Case, Side, Suite
 from ossia.measure.gpu.parts import SKIPPED, Kind, Part, Told, parts
+from ossia.system import gpu
 
 _LIMITS_SECONDS = 40.0  # imports from a cold disk take long
 _LEAST_SECONDS = 10.0  # in which a part can measure anything
@@ -42,11 +43,11 @@ def check(device: torch.device) -> None:
     if device.type != "cuda":
         return
     hint = "`ossia bench gpu --rehearse` runs every row's code on the CPU, with tiny shapes"
-    if not torch.cuda.is_available():
+    if not gpu.available():
         built = f"this PyTorch ({torch.__version__}) was built " + (
             f"for CUDA {torch.version.cuda}, and finds none" if torch.version.cuda else "without it"
         )
-        raise OssiaError(f"there is no CUDA card to measure: {built}; {hint}")
+        raise OssiaError(f"there is no CUDA card to measure: {gpu.problem() or built}; {hint}")
     try:
         from ossia.ops import triton
     except ImportError as error:
