@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EMULATE := -C cmake.define.OSSIA_EMULATE_AMX=ON
 
-.PHONY: run test clients evaluations docs pictures cast lint format sanitize wheel test-wheel test-lowest clean
+.PHONY: run test clients evaluations replicas docs pictures cast lint format sanitize wheel test-wheel test-lowest clean
 
 run: .venv/ossia.installed
 	printf '%s\n' "How many r in strawberry?" "What is 48213 * 977?" "What does os.path.exists do?" | \

@@ -13,7 +13,7 @@ from ossia.cli.fields import derived
 from ossia.cli.options import ModelOption, open_llm
 from ossia.errors import OssiaError
 from ossia.options import EngineOptions, LoadOptions
-from ossia.serve.options import ServeOptions
+from ossia.serve.options import Routing, ServeOptions
 
 
 @derived
@@ -95,6 +95,7 @@ def _serve_replicas(
     """Serve replicas of the model on a Ray cluster."""
     from ossia.serve.gate import AccessLog, Gate
     from ossia.serve.replicas import machines
+    from ossia.serve.replicas.balance import Balance
     from ossia.serve.replicas.front import WAIT_SECONDS, Front
     from ossia.serve.server import listen, log_to_stderr
     from ossia.serve.server import serve as run
@@ -118,6 +119,7 @@ def _serve_replicas(
                 max_per_key=options.max_per_key,
                 most_waiting=engine.max_queue,
                 wait_seconds=options.timeout or WAIT_SECONDS,
+                balance=Balance(aware=options.routing == Routing.prefix),
             )
             gate = Gate(front, keys, options.max_body_bytes, options.timeout)
             log_to_stderr(options.json)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 from ossia.options import Option, Options
 from ossia.system.memory import parse_size
+
+
+class Routing(StrEnum):
+    prefix = "prefix"
+    turns = "turns"
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,13 @@ class ServeOptions(Options):
             default="RAY_ADDRESS, or the one that runs here, or a Ray for this command alone",
         ),
     ] = None
+    routing: Annotated[
+        Routing,
+        Option(
+            "Which replica gets a request: prefix, the one that has read its beginning unless "
+            "others are less busy; turns, each in turn."
+        ),
+    ] = Routing.prefix
     json: Annotated[bool, Option("Log JSON lines, and print one when it listens.")] = False
 
     def __post_init__(self) -> None:

@@ -13,8 +13,9 @@ import logging
 import os
 import secrets
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
@@ -98,24 +99,35 @@ def connected(address: str | None) -> Iterator[list[Machine]]:
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to Ray's makers
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    with ExitStack() as stack:
+        try:
+            ray.init(address or "auto", **quiet)
+        except ConnectionError as error:
+            if address is not None or "RAY_ADDRESS" in os.environ:
+                raise OssiaError(f"there is no Ray cluster: {_first_line(error)}") from error
+            folder = TemporaryDirectory(prefix="ossia-ray-", ignore_cleanup_errors=True)
+            _start(stack.enter_context(folder), quiet)
+        stack.callback(ray.shutdown)  # which ends a Ray of its own
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        yield _machines()
+
+
+def _start(folder: str, quiet: dict[str, Any]) -> None:
+    """Start a Ray whose files are in a folder of its own, where no other command finds it and takes
+    it for a cluster. Raises OssiaError.
+    """
     try:
-        ray.init(address or "auto", **quiet)
-    except ConnectionError as error:
-        if address is not None or "RAY_ADDRESS" in os.environ:
-            raise OssiaError(f"there is no Ray cluster: {_first_line(error)}") from error
         ray.init(
             "local",
             num_cpus=usable(),
             include_dashboard=False,
             object_store_memory=OBJECT_STORE,
             _node_ip_address="127.0.0.1",
+            _temp_dir=folder,
             **quiet,
         )
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    try:
-        yield _machines()
-    finally:
-        ray.shutdown()  # which ends a Ray of its own
+    except Exception as error:  # Ray raises bare ones, as when it has not started in 30 seconds
+        raise OssiaError(f"Ray did not start on this machine: {_first_line(error)}") from error
 
 
 def _machines() -> list[Machine]:
