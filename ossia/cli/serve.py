@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 from typing import Annotated, Any
@@ -109,8 +110,9 @@ def _serve_replicas(
         raise OssiaError(
             f"--replicas: Ray is not installed ({error}): pip install 'ossia[serve,ray]'"
         ) from error
-    with listen(options) as server, connected(options.cluster) as free:
-        share = machines.share(free, replicas, load)
+    address = options.cluster or os.environ.get("RAY_ADDRESS")
+    with listen(options) as server, connected(address) as there:
+        share = machines.share(there, replicas, load)
         recipe = Recipe(path, options, load, engine, share, bool(keys))
         with deployed(recipe, replicas) as cluster:
             front = Front(

@@ -103,9 +103,10 @@ class ServeOptions(Options):
     cluster: Annotated[
         str | None,
         Option(
-            "The Ray cluster for --replicas, as Ray names it; this machine must be part of it.",
+            "The Ray cluster for --replicas, as Ray names it; this machine must be part of it. "
+            "auto is the one that runs here.",
             metavar="ADDRESS",
-            default="RAY_ADDRESS, or the one that runs here, or a Ray for this command alone",
+            default="RAY_ADDRESS, or else a Ray for this command alone",
         ),
     ] = None
     routing: Annotated[

@@ -320,6 +320,21 @@ class TestDeaths:
         assert last.startswith("data: {" if path in (CHAT, "/v1/completions") else "event: error\n")
         assert one.figure("ossia_broken_streams_total 1.0")
 
+    def test_one_that_dies_after_its_answer_breaks_nothing(self, fleet):
+        one = fleet()
+        for replica in one.replicas:
+
+            async def send(asked: Asked, first: Any = replica.send) -> AsyncGenerator[Any]:
+                async with aclosing(first(asked)) as batches:
+                    async for batch in batches:
+                        yield batch
+                raise ReplicaLost("killed when it had sent all")
+
+            replica.send = send
+        chunks = list(one.chat(stream=True))
+        assert chunks[-1].choices[0].finish_reason == "stop"
+        assert one.figure("ossia_broken_streams_total 0.0")
+
     def test_a_request_under_which_two_die_is_refused(self, fleet):
         one = fleet(count=3)
         one.hold()

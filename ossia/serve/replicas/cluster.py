@@ -88,9 +88,8 @@ class Cluster:
 
 @contextmanager
 def connected(address: str | None) -> Iterator[list[Machine]]:
-    """While this process is part of a cluster: its machines. address: as Ray has
-    it; None is the cluster that RAY_ADDRESS names, or that runs on this machine, or else a Ray of
-    its own on this machine, which ends with the block. Raises OssiaError.
+    """While this process is part of a cluster: its machines. address: as Ray has it; None is a Ray
+    of its own on this machine, which ends with the block. Raises OssiaError.
     """
     if address is not None and address.startswith("ray://"):
         raise OssiaError(
@@ -100,22 +99,21 @@ def connected(address: str | None) -> Iterator[list[Machine]]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to Ray's makers
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     with ExitStack() as stack:
-        try:
-            ray.init(address or "auto", **quiet)
-        except ConnectionError as error:
-            if address is not None or "RAY_ADDRESS" in os.environ:
-                raise OssiaError(f"there is no Ray cluster: {_first_line(error)}") from error
+        if address is None:
             folder = TemporaryDirectory(prefix="ossia-ray-", ignore_cleanup_errors=True)
             _start(stack.enter_context(folder), quiet)
+        else:
+            try:
+                ray.init(address, **quiet)
+            except (ConnectionError, RuntimeError) as error:
+                raise OssiaError(f"--cluster {address}: {_first_line(error)}") from error
         stack.callback(ray.shutdown)  # which ends a Ray of its own
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         yield _machines()
 
 
 def _start(folder: str, quiet: dict[str, Any]) -> None:
-    """Start a Ray whose files are in a folder of its own, where no other command finds it and takes
-    it for a cluster. Raises OssiaError.
-    """
+    """Start a Ray whose files are in a folder. Raises OssiaError."""
     try:
         ray.init(
             "local",

@@ -148,6 +148,8 @@ class Front:
                 continue
             except ReplicaLost:
                 await self._lost(place)
+            if answer.done:
+                return place
             if answer.begun:
                 self.figures.broken()
                 await answer.broken()
