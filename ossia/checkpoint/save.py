@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -291,13 +292,21 @@ def _file_bytes(tensors: list[_Tensor], source: _Weights) -> Iterator[bytes | me
     encoded += b" " * (-len(encoded) % 8)
     yield len(encoded).to_bytes(8, "little")
     yield encoded
-    for tensor in tensors:
-        written = 0
-        for piece in _pieces(tensor, source):
-            data = _memory(piece)
-            written += len(data)
-            yield data
-        assert written == tensor.nbytes, f"{tensor.name} is not of the size in its header"
+    written = 0
+    for piece in _ahead(piece for tensor in tensors for piece in _pieces(tensor, source)):
+        data = _memory(piece)
+        written += len(data)
+        yield data
+    assert written == end, "the tensors are not of the sizes in the header"
+
+
+def _ahead(pieces: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The pieces, each computed while the one before it is written."""
+    with ThreadPoolExecutor(1, thread_name_prefix="ossia-save") as worker:
+        waiting = worker.submit(next, pieces, None)
+        while (piece := waiting.result()) is not None:
+            waiting = worker.submit(next, pieces, None)
+            yield piece
 
 
 def _pieces(tensor: _Tensor, source: _Weights) -> Iterator[Tensor]:

@@ -16,7 +16,9 @@ from ossia.ops.weight import Matrix, MatrixKind
 from ossia.ops.weight import dense as dense_of
 
 _DTYPES = (torch.float32, torch.bfloat16)
-_PIECE = 1 << 19  # elements that are packed at a time: in float32 they stay in the cache
+# Elements that are packed at a time. torch's threads wait busily after an operation, so the native
+# ones begin milliseconds late: smaller pieces, which would stay in the cache, lose more by that.
+_PIECE = 1 << 23
 
 
 @lru_cache(maxsize=1)

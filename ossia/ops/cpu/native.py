@@ -43,16 +43,17 @@ _used: list[Machine] = []
 
 def training_machine() -> Machine:
     """`machine` with as many threads as torch has now: training chooses between one and all."""
-    return _used[-1] if _used else _made(min(torch.get_num_threads(), usable()))
+    return _used[-1] if _used else _of(torch.get_num_threads())
 
 
 @lru_cache(maxsize=1)
 def _own() -> Machine:
-    return _made(min(torch.get_num_threads(), usable()))
+    return _of(torch.get_num_threads())
 
 
 @lru_cache(maxsize=4)
-def _made(threads: int) -> Machine:
+def _of(threads: int) -> Machine:
+    threads = min(threads, usable())
     try:
         machine = Machine(threads, os.environ.get("OSSIA_CPU_ISA", ""))
     except ValueError as error:
