@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from ossia.options import EngineOptions, LoadOptions
 
 
+_LEAST_KEYS = 256 << 20  # bytes on a GPU
+
+
 @dataclass(frozen=True)
 class Defaults:
     """What a checkpoint's generation_config.json sets: values of sampling, and the ids that end a
@@ -142,8 +145,10 @@ class Parts:
 
 
 def _with_keys(options: EngineOptions, placement: Placement) -> EngineOptions:
-    """The room for keys and values that was left where experts made way for them."""
-    if not placement.on_host or options.kv_memory is not None:
+    """The room for keys and values that was left where experts made way for them. Where hardly any
+    was, because the user chose which do, the engine finds some.
+    """
+    if not placement.on_host or options.kv_memory is not None or placement.keys < _LEAST_KEYS:
         return options
     return replace(options, kv_memory=placement.keys)
 

@@ -295,6 +295,17 @@ def test_a_server_is_refused_before_it_reads_weights(folder: Path, machine: Mach
         Parts.load(folder, LoadOptions(device="cuda"), EngineOptions(kv_memory="20GB"))
 
 
+def test_keys_get_what_was_left_where_experts_made_way() -> None:
+    with_keys = sys.modules["ossia.api.parts"]._with_keys
+    for placement, options, expected in (
+        (Placement(CUDA, (3,), 10**9), EngineOptions(), 10**9),
+        (Placement(CUDA, (3,), 10**9), EngineOptions(kv_memory="2GB"), "2GB"),
+        (Placement(CUDA, (3,), 1000), EngineOptions(), None),
+        (Placement(CUDA, (), 10**9), EngineOptions(), None),
+    ):
+        assert with_keys(options, placement).kv_memory == expected
+
+
 def test_words_and_bytes_of_keys_and_values(folder: Path) -> None:
     """The longest text by each type of stored keys, by the formula."""
     config: ModelConfig = loading.read_config(folder)

@@ -174,3 +174,19 @@ def test_relaid_weights_compute_what_the_files_say(
     decoder = load(folder, dtype="float32")
     assert decoder.ops is not REFERENCE
     assert torch.equal(decoder(torch.tensor([[1, 5, 9]])), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card, and torch sees none")
+@pytest.mark.parametrize("family", FOLDERS)
+def test_a_card_gets_what_the_files_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    """Through pinned buffers that are filled many times over."""
+    monkeypatch.setattr(upload.Upload.__init__, "__kwdefaults__", _SMALL)
+    config, tensors = FOLDERS[family]
+    folder = write_shards(tmp_path, config, tensors())
+    found = load(folder, device="cuda", backend="reference").state_dict()
+    for name, tensor in load(folder, device="cpu", backend="reference").state_dict().items():
+        assert found[name].is_cuda
+        assert torch.equal(found[name].cpu(), tensor), name

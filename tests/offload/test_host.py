@@ -89,7 +89,7 @@ def greedy(decoder: Decoder, new: int = 9) -> list[list[int]]:
     generator = torch.Generator().manual_seed(0)
     prompts = [torch.randint(VOCAB, (n,), generator=generator).tolist() for n in (1, 5, 14)]
     sampling = SamplingParams(temperature=0, max_tokens=new)
-    engine = Engine(decoder, EngineOptions(prefill_chunk=9))
+    engine = Engine(decoder, EngineOptions(prefill_chunk=9, kv_memory="64MiB"))
     return [result.tokens for result in engine.generate(Request(p, sampling) for p in prompts)]
 
 
@@ -246,3 +246,17 @@ def test_modules_are_named_as_decoders_name_them(folder: Path) -> None:
     names = {name for name, module in decoder.named_modules() if isinstance(module, Experts)}
     assert placing.modules(layers_of(folder)) == names
     assert all(isinstance(decoder.get_submodule(n.rpartition(".")[0]), MoE) for n in names)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card, and torch sees none")
+@pytest.mark.parametrize("most", [None, 2, 0])
+def test_a_card_and_its_host_make_one_model(folder: Path, most: int | None) -> None:
+    """The kernels of both, and experts that are sent through pinned buffers."""
+    expected = greedy(load_model(folder, dtype="float32", backend="reference", device="cpu"))
+    layers = layers_of(folder)[-1:]
+    placement = Placement(torch.device("cuda", 0), layers)
+    decoder = load(folder, LoadOptions(dtype=Dtype.float32), placement)
+    stacks(decoder)[0].host.most = most
+    assert decoder.device.type == "cuda"
+    assert greedy(decoder) == expected
