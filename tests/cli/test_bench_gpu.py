@@ -3,11 +3,11 @@
 import json
 
 import pytest
-import torch
 
 from ossia.measure.gpu import suite
 from ossia.measure.gpu.cases import Case, Measure, Side
 from ossia.measure.gpu.parts import Told
+from ossia.system import gpu
 from tests.measure.test_gpu import LIMITS
 
 
@@ -31,7 +31,8 @@ def test_the_table_and_the_json_are_of_one_run(ossia_command, tmp_path) -> None:
     result = ossia_command("bench", "gpu", "--rehearse", "--out", file, "--folder", tmp_path)
     assert result.code == 0, result.err
     lines = [" ".join(line.split()) for line in result.out.splitlines()]
-    assert "card a card, 90.0 GB of 100.0 GB free" in lines
+    assert "card a card" in lines
+    assert "free of it 90 GB" in lines
     assert "reads 4,000 GB/s" in lines
     assert "measured in 150 s" in lines
     [row] = [line for line in lines if line.startswith("decode, 1 x 8 900 ")]
@@ -56,11 +57,11 @@ def test_the_cpu_is_measured_in_the_same_run(ossia_command, monkeypatch) -> None
 
 
 def test_without_a_card_there_is_one_line(ossia_command, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(gpu, "available", lambda: False)
     result = ossia_command("bench", "gpu", "--out", tmp_path / "gpu.json")
     assert (result.code, result.out) == (2, "")
     assert len(result.err.strip().splitlines()) == 1
-    assert "there is no CUDA card to measure" in result.err
+    assert "--rehearse" in result.err
     assert not (tmp_path / "gpu.json").exists()
     nowhere = ossia_command("bench", "gpu", "--rehearse", "--folder", tmp_path / "none")
     assert nowhere.code == 2

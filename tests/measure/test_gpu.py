@@ -15,11 +15,12 @@ from ossia.families import PRESETS
 from ossia.insight.counts import bytes_per_token, kv_bytes, training_flops
 from ossia.insight.hardware import Hardware
 from ossia.measure.gpu import __main__ as process
-from ossia.measure.gpu import report, served, suite
+from ossia.measure.gpu import limits, report, served, suite
 from ossia.measure.gpu.cases import FULL, REHEARSAL, Case, Measure, Side
 from ossia.measure.gpu.parts import Kind, Part, Teller, Told, parts
 from ossia.measure.random_weights import random_decoder
 from ossia.options import EngineOptions
+from ossia.system import gpu
 
 CPU = torch.device("cpu")
 LIMITS = {
@@ -30,6 +31,7 @@ LIMITS = {
     "operations_per_second": 8e14,
     "copy_bytes_per_second": 5e10,
     "versions": {"torch": "2"},
+    "failed": {},
 }
 
 
@@ -183,9 +185,32 @@ def test_what_the_time_does_not_allow_is_skipped_by_name() -> None:
     }
 
 
-def test_without_limits_there_is_one_line() -> None:
-    with pytest.raises(OssiaError, match="limits of the card cannot be measured: its process"):
-        suite.run(REHEARSAL, 8.0, scripted({"limits": "import sys; sys.exit('driver too old')"}))
+def test_without_limits_the_rows_have_figures_all_the_same(monkeypatch) -> None:
+    monkeypatch.setattr(suite, "_LEAST_SECONDS", 0.1)
+    case = Case("gpt2", Measure.TRAINING, 2, 16)
+    told = Told(case, Side.OSSIA, 100.0)
+    programs = {
+        "limits": "import sys; sys.exit('driver too old')",
+        "trained gpt2": f"print({json.dumps(told.to_json())!r})",
+    }
+    found = suite.run(REHEARSAL, 60.0, scripted(programs))
+    assert found.limits["failed"] == {"card": "its process ended with exit code 1: driver too old"}
+    [row] = [row for row in report.rows(found, REHEARSAL) if row.case == case]
+    assert (row.ours, row.limit, row.share) == (told, None, None)
+
+
+def test_a_limit_that_fails_is_unknown_and_says_why(monkeypatch) -> None:
+    def is_too_large(*_: object) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(limits, "_multiply", is_too_large)
+    found = limits.measure(CPU, REHEARSAL)
+    assert found["failed"] == {"operations_per_second": "the card's memory ran out"}
+    card = limits.hardware(found)
+    assert card is not None
+    assert card.flops is None
+    assert Case("gpt2", Measure.TRAINING, 2, 16).limit(PRESETS["gpt2"], card, None) is None
+    assert Case("gpt2", Measure.DECODE, 1, 8).limit(PRESETS["gpt2"], card, None)
 
 
 def test_a_process_of_its_own_measures_the_limits(tmp_path: Path) -> None:
@@ -193,11 +218,12 @@ def test_a_process_of_its_own_measures_the_limits(tmp_path: Path) -> None:
     with suite._running(command(Part(Kind.LIMITS), 60.0)) as running:
         ended = running.finish(time.monotonic() + 300)
     assert running.records, ended
-    [limits] = running.records
-    assert limits["card"] == "this CPU"
-    assert limits["read_bytes_per_second"] > 0
-    assert limits["operations_per_second"] > 0
-    assert limits["versions"]["torch"] == torch.__version__
+    [found] = running.records
+    assert found["card"] == "this CPU"
+    assert found["read_bytes_per_second"] > 0
+    assert found["operations_per_second"] > 0
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["failed"] == {}
 
 
 def test_limits_are_those_of_the_formulas() -> None:
@@ -229,13 +255,23 @@ def test_shares_and_ratios_are_above_one_where_ossia_is_better() -> None:
 
 
 def test_a_card_that_cannot_be_used_is_one_line(monkeypatch) -> None:
-    cuda = torch.device("cuda")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(OssiaError, match="there is no CUDA card to measure: this PyTorch"):
-        suite.check(cuda)
+    for name in ("cpu", "cuda:x", "tpu"):
+        with pytest.raises(OssiaError, match=f"--device {name}: a card is named cuda or cuda:1"):
+            suite.check(name)
+    monkeypatch.setattr(gpu, "problem", lambda: None)
+    monkeypatch.setattr(gpu, "available", lambda: False)
+    with pytest.raises(OssiaError, match=r"no NVIDIA GPU to measure; .*--rehearse"):
+        suite.check("cuda")
+    monkeypatch.setattr(gpu, "problem", lambda: "the NVIDIA GPU cannot be used: an old driver")
+    with pytest.raises(OssiaError, match="cannot be used: an old driver; "):
+        suite.check("cuda:0")
     triton = pytest.importorskip("ossia.ops.triton")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu, "available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(OssiaError, match="--device cuda:1: this process has cuda:0 to cuda:0"):
+        suite.check("cuda:1")
     monkeypatch.setattr(triton, "unusable", lambda _: "the GTX 1080 has compute capability 6.1")
     with pytest.raises(OssiaError, match=r"compute capability 6.1; .*--rehearse"):
-        suite.check(cuda)
-    suite.check(CPU)
+        suite.check("cuda")
+    monkeypatch.setattr(triton, "unusable", lambda _: None)
+    suite.check("cuda")

@@ -62,27 +62,24 @@ class Case:
         unit = "" if self.unit == _RATE else f", {self.unit}"
         return self.measure + parts.get(self.measure, "") + unit
 
-    def limit(self, config: ModelConfig, card: Hardware, copy: float | None) -> float | None:
-        """The best that the card's measured limits allow, in the row's unit; None if there is none.
+    def limit(self, config: ModelConfig, card: Hardware | None, copy: float | None) -> float | None:
+        """The best that the card's measured limits allow, in the row's unit; None if there is none,
+        or if they are unknown.
 
         copy: bytes per second from the host's memory to the card. Training at its limit has a model
         FLOPs utilization of 1.
         """
-        match self.measure:
-            case Measure.LOAD:
-                return count(config).checkpoint_bytes / copy if copy else None
-            case Measure.WEIGHTS:
-                return count(config).checkpoint_bytes / 1e9
-            case Measure.PEAK:
-                return None
-            case Measure.PREFILL:
-                return self.length / roofline.prompt(config, card, 1, self.length).seconds
-            case Measure.DECODE:
-                bound = roofline.decoding(config, card, self.batch, self.length)
-                return bound.tokens_per_second
-            case Measure.TRAINING:
-                flops = training_flops(config, self.length)
-                return card.flops / flops if card.flops else None
+        if self.measure is Measure.LOAD:
+            return count(config).checkpoint_bytes / copy if copy else None
+        if self.measure is Measure.WEIGHTS:
+            return count(config).checkpoint_bytes / 1e9
+        if card is None or self.measure is Measure.PEAK:
+            return None
+        if self.measure is Measure.PREFILL:
+            return self.length / roofline.prompt(config, card, 1, self.length).seconds
+        if self.measure is Measure.DECODE:
+            return roofline.decoding(config, card, self.batch, self.length).tokens_per_second
+        return card.flops / training_flops(config, self.length) if card.flops else None
 
 
 @dataclass(frozen=True)

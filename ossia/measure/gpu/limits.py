@@ -12,34 +12,52 @@ import ossia
 from ossia.insight.hardware import Hardware
 from ossia.measure import memory
 from ossia.measure.gpu.cases import Suite
-from ossia.measure.gpu.parts import seconds
+from ossia.measure.gpu.parts import reason, seconds
 from ossia.system.memory import free_memory
 
+_KEYS = (
+    *("card", "memory_bytes", "free_bytes"),
+    *("read_bytes_per_second", "operations_per_second", "copy_bytes_per_second"),
+)
 _TRIES = 5
 _ROWS = 1 << 10
 
 
 def measure(device: torch.device, suite: Suite) -> dict[str, Any]:
-    """The card, its limits in bytes and FLOP per second, and the versions of what runs on it.
+    """The card, its limits in bytes and FLOP per second, and the versions of what runs on it. What
+    cannot be measured is None, and `failed` says why.
 
     Bandwidth is the best of a sum and of a product of a matrix and a vector over memory far larger
     than any cache; products are square, in bfloat16.
     """
-    return {
-        "card": name(device),
-        "memory_bytes": total(device),
-        "free_bytes": free_memory(device),
-        "read_bytes_per_second": _read(device, suite.buffer_bytes),
-        "operations_per_second": _multiply(device, suite.product),
-        "copy_bytes_per_second": _copy(device, suite.buffer_bytes // 4),
-        "versions": _versions(),
-    }
+    found = unknown({})
+    for key, work in {
+        "card": lambda: _name(device),
+        "memory_bytes": lambda: _total(device),
+        "free_bytes": lambda: free_memory(device),
+        "read_bytes_per_second": lambda: _read(device, suite.buffer_bytes),
+        "operations_per_second": lambda: _multiply(device, suite.product),
+        "copy_bytes_per_second": lambda: _copy(device, suite.buffer_bytes // 4),
+        "versions": _versions,
+    }.items():
+        try:
+            found[key] = work()
+        except Exception as error:
+            found["failed"][key] = reason(error)
+    return found
 
 
-def hardware(record: dict[str, Any]) -> Hardware:
-    """The card of a record, as a roofline takes it."""
+def unknown(failed: dict[str, str]) -> dict[str, Any]:
+    """What `measure` returns where nothing can be measured."""
+    return {**dict.fromkeys(_KEYS), "versions": {}, "failed": failed}
+
+
+def hardware(record: dict[str, Any]) -> Hardware | None:
+    """The card of a record, as a roofline takes it; None if its bandwidth is unknown."""
+    if record["read_bytes_per_second"] is None:
+        return None
     return Hardware(
-        record["card"],
+        str(record["card"]),
         record["memory_bytes"],
         record["read_bytes_per_second"],
         record["operations_per_second"],
@@ -47,11 +65,11 @@ def hardware(record: dict[str, Any]) -> Hardware:
     )
 
 
-def name(device: torch.device) -> str:
+def _name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
 
 
-def total(device: torch.device) -> int:
+def _total(device: torch.device) -> int:
     """Bytes of the device's memory."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory

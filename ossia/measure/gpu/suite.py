@@ -17,11 +17,11 @@ from typing import IO, Any
 import torch
 
 from ossia.errors import OssiaError, brief
+from ossia.measure.gpu import limits
 from ossia.measure.gpu.cases import Case, Side, Suite
 from ossia.measure.gpu.parts import SKIPPED, Kind, Part, Told, parts
 from ossia.system import gpu
 
-_LIMITS_SECONDS = 40.0  # imports from a cold disk take long
 _LEAST_SECONDS = 10.0  # in which a part can measure anything
 _ENDING = 2.0  # seconds that a part is given to say that its time is up
 
@@ -38,16 +38,20 @@ class Found:
     seconds: float = 0.0
 
 
-def check(device: torch.device) -> None:
-    """Raise OssiaError, in one line, without a card that the kernels run on."""
+def check(name: str) -> None:
+    """Raise OssiaError, in one line, unless that is a card that the kernels run on."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("cpu")
     if device.type != "cuda":
-        return
+        raise OssiaError(f"--device {name}: a card is named cuda or cuda:1")
     hint = "`ossia bench gpu --rehearse` runs every row's code on the CPU, with tiny shapes"
     if not gpu.available():
-        built = f"this PyTorch ({torch.__version__}) was built " + (
-            f"for CUDA {torch.version.cuda}, and finds none" if torch.version.cuda else "without it"
-        )
-        raise OssiaError(f"there is no CUDA card to measure: {gpu.problem() or built}; {hint}")
+        raise OssiaError(f"{gpu.problem() or 'there is no NVIDIA GPU to measure'}; {hint}")
+    count = torch.cuda.device_count()
+    if (device.index or 0) >= count:
+        raise OssiaError(f"--device {name}: this process has cuda:0 to cuda:{count - 1}")
     try:
         from ossia.ops import triton
     except ImportError as error:
@@ -73,7 +77,7 @@ def run(
     suite: Suite, seconds: float, command: Command, show: Callable[[str], None] = lambda _: None
 ) -> Found:
     """Measure all parts within `seconds`; the rows of those that did not fit say so. `show` is told
-    what is measured. Raises OssiaError if not even the card's limits can be measured.
+    what is measured.
     """
     start = time.monotonic()
     until = start + seconds
@@ -92,13 +96,11 @@ def run(
 
 
 def _limits(command: Command, until: float) -> dict[str, Any]:
-    left = min(_LIMITS_SECONDS, until - time.monotonic())
+    left = until - time.monotonic()
     with _running(command(Part(Kind.LIMITS), left)) as process:
-        why = process.finish(time.monotonic() + left)
-    for record in process.records:
-        if "card" in record:
-            return record
-    raise OssiaError(f"the limits of the card cannot be measured: {why}")
+        why = process.finish(until)
+    found = (record for record in process.records if "card" in record)
+    return next(found, limits.unknown({"card": why}))
 
 
 def _measure(part: Part, suite: Suite, found: Found, command: Command, until: float) -> None:
