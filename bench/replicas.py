@@ -4,8 +4,8 @@
     python -m bench.replicas kills [--rounds N] [--clients N]           # kill -9, one at a time
 
 routing: conversations that each begin with a long text of their own, turn by turn, four clients at
-a time, with memory for the keys and values of all of them in each replica, and with half of that.
-What counts is how many of the prompts' tokens the replicas' prefix caches had.
+a time. What counts is how many of the prompts' tokens the replicas' prefix caches had. With the
+larger memory each replica can keep all conversations; with the smaller, half of them.
 
 kills: clients send whole and streamed requests to three APIs all the time. A replica is killed at a
 random moment, and the clients go on until it is back. A request is lost if it failed and nothing
@@ -36,7 +36,6 @@ from ossia.measure.machine import describe
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 _WORDS = ("river", "stone", "market", "bridge", "winter", "letter", "garden", "engine", "harbour")
 _CLIENTS = 4  # of routing
-_BYTES_PER_TOKEN = 900  # of keys and values, of the model in the package
 _RECOVERY_SECONDS = 300.0
 
 
@@ -196,14 +195,12 @@ def processes(ancestor: int, title: str) -> list[int]:
 
 
 def _routing(options: argparse.Namespace) -> dict[str, Any]:
-    tokens = options.conversations * 1100
     results = []
-    for share in (1.0, 0.5):
-        memory = str(int(tokens * _BYTES_PER_TOKEN * share))
+    for memory in options.memory.split(","):
         for routing in ("prefix", "turns"):
             with started(2, "--kv-memory", memory, "--routing", routing) as server:
                 figures = measure_routing(server, options.conversations, options.turns)
-            results.append({"routing": routing, "kv_bytes_per_replica": int(memory), **figures})
+            results.append({"routing": routing, "kv_memory": memory, **figures})
             print(json.dumps(results[-1]), file=sys.stderr)
     return {"results": results}
 
@@ -228,6 +225,7 @@ def main() -> int:
     made = {name: commands.add_parser(name) for name in runs}
     made["routing"].add_argument("--conversations", type=int, default=24, metavar="N")
     made["routing"].add_argument("--turns", type=int, default=4, metavar="N")
+    made["routing"].add_argument("--memory", default="64MiB,24MiB", metavar="SIZE,...")
     made["kills"].add_argument("--rounds", type=int, default=10, metavar="N")
     made["kills"].add_argument("--clients", type=int, default=8, metavar="N")
     for name, command in made.items():

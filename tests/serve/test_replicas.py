@@ -244,7 +244,7 @@ class TestRouting:
 
     def test_a_queue_costs_more_than_a_short_beginning(self, fleet):
         one = fleet(ENDLESS, ENDLESS, ENDLESS, ENDLESS, endless=True)
-        streams = [iter(one.chat(LONG[:600], stream=True)) for _ in range(2)]
+        streams = [iter(one.chat(LONG[:150], stream=True)) for _ in range(2)]
         for stream in streams:
             next(stream)
         assert one.asked == [1, 1]

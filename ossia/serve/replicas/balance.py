@@ -11,8 +11,8 @@ from itertools import count
 from ossia.serve.replicas.prefix import BLOCK, BYTES_PER_TOKEN, Chain, Known
 from ossia.serve.replicas.replica import Beat, Replica
 
-# What a running request costs the one that joins it, in blocks to read: about a kibibyte of text.
-RUNNING = 8
+# What a running request costs the one that joins its batch, in blocks to read.
+RUNNING = 2
 
 
 class Place:

@@ -100,14 +100,13 @@ def connected(address: str | None) -> Iterator[list[Machine]]:
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     with ExitStack() as stack:
         if address is None:
-            folder = TemporaryDirectory(prefix="ossia-ray-", ignore_cleanup_errors=True)
-            _start(stack.enter_context(folder), quiet)
+            temporary = TemporaryDirectory(prefix="ossia-ray-", ignore_cleanup_errors=True)
+            folder = stack.enter_context(temporary)
+            stack.callback(ray.shutdown)  # before the folder goes, and if it starts in part only
+            _start(folder, quiet)
         else:
-            try:
-                ray.init(address, **quiet)
-            except (ConnectionError, RuntimeError) as error:
-                raise OssiaError(f"--cluster {address}: {_first_line(error)}") from error
-        stack.callback(ray.shutdown)  # which ends a Ray of its own
+            stack.callback(ray.shutdown)
+            _join(address, quiet)
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         yield _machines()
 
@@ -126,6 +125,14 @@ def _start(folder: str, quiet: dict[str, Any]) -> None:
         )
     except Exception as error:  # Ray raises bare ones, as when it has not started in 30 seconds
         raise OssiaError(f"Ray did not start on this machine: {_first_line(error)}") from error
+
+
+def _join(address: str, quiet: dict[str, Any]) -> None:
+    """Be part of a cluster. Raises OssiaError."""
+    try:
+        ray.init(address, **quiet)
+    except (ConnectionError, RuntimeError) as error:
+        raise OssiaError(f"--cluster {address}: {_first_line(error)}") from error
 
 
 def _machines() -> list[Machine]:
