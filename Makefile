@@ -48,6 +48,16 @@ evaluations: .venv/test.installed .venv-clients/evaluations/installed
 	$(@D)/bin/pip install --quiet --constraint constraints.txt lm-eval inspect-ai
 	touch $@
 
+# `ossia serve --replicas` with Ray, which brings much, in an environment over .venv. Its processes inherit the path.
+replicas: .venv/test.installed .venv-clients/ray/installed
+	PYTHONPATH="$$(echo $(CURDIR)/.venv-clients/ray/lib/python3*/site-packages)" $(BIN)/python -m pytest -q -rs tests/ray
+
+.venv-clients/ray/installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(@D)
+	realpath .venv/lib/python3*/site-packages > "$$(echo $(@D)/lib/python3*/site-packages)/below.pth"
+	$(@D)/bin/pip install --quiet --constraint constraints.txt 'ray[serve]>=2.60'
+	touch $@
+
 # docs/ as a book with the reference, in build/docs. A broken link, or a page that the navigation leaves out, is an error.
 # Pages open from disk; their search needs HTTP: python -m http.server --directory build/docs
 docs: .venv/docs.installed
