@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ossia.ops import packing
 from ossia.train import loss
 from ossia.train.loss import IGNORED, linear_cross_entropy
 
@@ -87,3 +88,21 @@ def test_a_frozen_unembedding_has_no_gradient_and_changes_none() -> None:
     total, _ = linear_cross_entropy(alone, weight.detach(), targets, 9, 0.3)
     total.backward()
     torch.testing.assert_close(alone.grad, hidden.grad)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_frozen_unembedding_in_bfloat16(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By native products, where they were built, and by torch's."""
+    if native and packing.native() is None:
+        pytest.skip("the native module was not built")
+    if not native:
+        monkeypatch.setattr(packing, "native", lambda: None)
+    hidden, weight, targets = inputs(64, 50, torch.float32)
+    targets[::3] = IGNORED
+    monkeypatch.setattr(loss, "CHUNK", 20 * 50)
+    with torch.autocast("cpu", torch.bfloat16):
+        total, _ = linear_cross_entropy(hidden, weight.detach(), targets, 42)
+    expected = plain(hidden, weight, targets, 42, 0.0)
+    torch.testing.assert_close(total, expected, rtol=1e-2, atol=0)
+    (found,), (true,) = (torch.autograd.grad(value, [hidden]) for value in (total, expected))
+    assert (found - true).norm() < 2e-2 * true.norm()
