@@ -17,7 +17,7 @@ from ossia.train.runs.presets import GptOssSizes, gpt_oss
 class Measure(StrEnum):
     LOAD = "load"
     WEIGHTS = "weights"
-    PEAK = "most beside keys, values"
+    PEAK = "most beside the cache"
     PREFILL = "prefill"
     DECODE = "decode"
     TRAINING = "training"

@@ -90,7 +90,7 @@ def _side(name: str, told: Told | None) -> dict[str, Any]:
     return {name: told.value, **({f"{name}_why": told.why} if told.why else {})}
 
 
-HEAD = ("tokens/s unless said, batch x context", "ossia", "limit", "share", "transformers", "times")
+HEAD = ("tokens/s, batch x context", "ossia", "limit", "share", "transformers", "times")
 
 
 def cells(found: Found, suite: Suite) -> list[tuple[str, ...]]:
