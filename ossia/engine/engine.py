@@ -7,9 +7,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import count, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import Tensor
 
 from ossia.engine.capacity import (
     CHUNK,
@@ -39,7 +40,7 @@ from ossia.engine.request import (
     check_vocabulary,
 )
 from ossia.engine.runner import Computed, Runner
-from ossia.engine.sampler import LogitsError, Sample, Sampler
+from ossia.engine.sampler import Drawn, LogitsError, Sample, Sampler
 from ossia.engine.sampler_state import SamplerState
 from ossia.engine.scheduler import Chunk, Scheduler, Sequence
 from ossia.errors import OssiaError
@@ -80,6 +81,14 @@ class EngineStats:
     generated_tokens: int
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+
+
+class Flight(NamedTuple):
+    """A step that was launched, and may still run."""
+
+    step: list[Chunk]
+    computed: Computed
+    drawn: Drawn
 
 
 class Engine:
@@ -140,6 +149,9 @@ class Engine:
         )
         self.runner = Runner(decoder, pool, self.kv, leader)
         self.sampler = Sampler(decoder.ops)
+        # Whether a step is launched before the one before it is read, where that is possible.
+        self.ahead = on_gpu
+        self._flight: Flight | None = None
         self._ids = count()
         self._generated = 0
 
@@ -216,6 +228,9 @@ class Engine:
         logits, or a constraint that allows no id, end only the request concerned; the others repeat
         the step. Raises DeviceLost if there is no device any more.
         """
+        flight, self._flight = self._flight, None
+        if flight is not None and any(chunk.sequence.running for chunk in flight.step):
+            return self._land(flight)
         try:
             return self._run(self.scheduler.schedule())
         except RuntimeError as error:  # of a draft model
@@ -229,23 +244,65 @@ class Engine:
         if not step:
             return []
         try:
-            computed = self.runner.run(step)
-            _check_scores(step, computed)
-            states = [state for chunk in step for state in chunk.samplers]
-            samples = self.sampler.sample(computed.logits, states)
-        except RequestError as error:
-            return self._fail([error.request_id], error)
+            flight = self._launch(step)
         except Exception as error:
-            if (end := lost(error, self._device)) is not None:
-                raise end from error
-            if ran_out(error):
-                if self._shorten(step):
-                    return []
-                error = out_of_memory(self._device)
-            if len(step) == 1:
-                return self._fail([step[0].sequence.id], error)
-            return [output for chunk in step for output in self._run([chunk])]
+            return self._recover(step, error)
+        return self._land(flight)
+
+    def _launch(self, step: list[Chunk], tokens: Tensor | None = None) -> Flight:
+        """Have the device run a step. tokens: as of Runner.run."""
+        computed = self.runner.run(step, tokens)
+        _check_scores(step, computed)
+        states = [state for chunk in step for state in chunk.samplers]
+        ahead = 0 if tokens is None else 1
+        return Flight(step, computed, self.sampler.draw(computed.logits, states, ahead))
+
+    def _following(self, flight: Flight) -> Flight | None:
+        """The step after one that may still run, launched, so that the device never waits for the
+        host; None if it has to.
+        """
+        if not self.ahead:
+            return None
+        step = self.scheduler.ahead(flight.step)
+        if not step or not self.runner.knows(len(step)):
+            return None
+        ids, rows = flight.drawn.ids, [*step]
+        if len(rows) < len(ids):
+            ids = ids[torch.tensor(rows, pin_memory=ids.is_cuda).to(ids.device, non_blocking=True)]
+        return self._launch([*step.values()], ids)
+
+    def _land(self, flight: Flight) -> list[Output]:
+        """The outputs of a step that was launched, after the next one was. A text that has ended
+        since has no use for its token.
+        """
+        step, computed, drawn = flight
+        unused = {i for i, chunk in enumerate(step) if not chunk.sequence.running}
+        try:
+            self._flight = self._following(flight)
+            logits = computed.logits if self._flight is None else None
+            samples = self.sampler.finish(drawn, logits, unused)
+        except Exception as error:
+            self._flight = None
+            return self._recover([c for i, c in enumerate(step) if i not in unused], error)
+        if unused:  # each chunk has one sample
+            used = [i for i in range(len(step)) if i not in unused]
+            step, samples = [step[i] for i in used], [samples[i] for i in used]
+            computed = computed._replace(scores=[computed.scores[i] for i in used])
         return self._commit(step, samples, computed)
+
+    def _recover(self, step: list[Chunk], error: Exception) -> list[Output]:
+        """What follows an error in a step; see `step`."""
+        if isinstance(error, RequestError):
+            return self._fail([error.request_id], error)
+        if (end := lost(error, self._device)) is not None:
+            raise end from error
+        if ran_out(error):
+            if self._shorten(step):
+                return []
+            error = out_of_memory(self._device)
+        if len(step) == 1:
+            return self._fail([step[0].sequence.id], error)
+        return [output for chunk in step for output in self._run([chunk.known])]
 
     def abort(self, request_id: int) -> None:
         """Drop a request and free its pages; nothing happens if it has already finished."""

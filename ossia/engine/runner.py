@@ -80,16 +80,27 @@ class Runner:
         # By the number of rows, and whether each is of another text.
         self._decode_steps: dict[tuple[int, bool], DecodeStep] = {}
 
-    def run(self, step: Sequence[Chunk]) -> Computed:
-        """Read the chunks' tokens."""
-        if self._recorder is not None and all(
-            chunk.wanted == len(chunk.tokens) and not chunk.scored for chunk in step
-        ):
+    def run(self, step: Sequence[Chunk], tokens: Tensor | None = None) -> Computed:
+        """Read the chunks' tokens.
+
+        tokens: int64 (chunks,), one of each, if only the device knows them; of a step that `knows`.
+        """
+        if all(chunk.wanted == len(chunk.tokens) and not chunk.scored for chunk in step):
             spans = _spans(step)
-            for rows in self._recorder.buckets:
-                if rows >= len(spans):
-                    return self._decode(step, spans, rows)
+            if (rows := self._bucket(len(spans))) is not None:
+                return self._decode(step, spans, rows, tokens)
         return self._read(step)
+
+    def knows(self, count: int) -> bool:
+        """Whether a step of one token of each of so many texts has been recorded."""
+        rows = self._bucket(count)
+        decode = None if rows is None else self._decode_steps.get((rows, True))
+        return decode is not None and decode.recorded is not None
+
+    def _bucket(self, count: int) -> int | None:
+        """The rows of the recorded step that has room for so many; None if there can be none."""
+        buckets = () if self._recorder is None else self._recorder.buckets
+        return next((rows for rows in buckets if rows >= count), None)
 
     def _read(self, step: Sequence[Chunk]) -> Computed:
         """Any step, operation by operation."""
@@ -125,7 +136,9 @@ class Runner:
         hidden = hidden[chunk.scored_from - chunk.start :][: len(chunk.scored)]
         return score(self.decoder, hidden, chunk.scored, scores.alternatives)
 
-    def _decode(self, step: Sequence[Chunk], spans: Sequence[Span], rows: int) -> Computed:
+    def _decode(
+        self, step: Sequence[Chunk], spans: Sequence[Span], rows: int, tokens: Tensor | None
+    ) -> Computed:
         """A step whose spans are of one token each, recorded for `rows` of them."""
         assert self._recorder is not None
         form = rows, len(spans) == len(step)
@@ -133,7 +146,7 @@ class Runner:
         if decode is None:
             decode = DecodeStep(self.decoder, self.pool, self.kv, *form)
             self._decode_steps[form] = decode
-        decode.fill(spans)
+        decode.fill(spans, tokens)
         if decode.recorded is not None:
             decode.recorded.replay()
         else:
@@ -171,8 +184,10 @@ class DecodeStep:
         self._tokens, self._positions, lengths, counts = self._numbers
         self._where = PagedKV(pool, self._tables, lengths, counts, one_query=True, apart=apart)
 
-    def fill(self, spans: Sequence[Span]) -> None:
-        """Make these spans, of one token each, what `compute` reads."""
+    def fill(self, spans: Sequence[Span], tokens: Tensor | None = None) -> None:
+        """Make these spans, of one token each, what `compute` reads; `tokens` on the device take
+        the place of theirs.
+        """
         padding = [0] * (len(self._texts) - len(spans))
         starts = [span.start for span in spans]
         numbers = (
@@ -182,6 +197,8 @@ class DecodeStep:
         )
         staged = torch.tensor(numbers, pin_memory=self._pinned)
         self._numbers[:3].copy_(staged, non_blocking=True)
+        if tokens is not None:  # -1 is where none could be sampled: an error that is found later
+            self._tokens[: len(tokens)].copy_(tokens.clamp(min=0))
         for row, span in enumerate(spans):
             if self._versions[row] != span.text.version or self._texts[row] is not span.text:
                 self._copy(row, span.text)

@@ -7,7 +7,7 @@ which is kept until the batch changes, and ids become samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +42,25 @@ class Sample:
     top_logprobs: tuple[tuple[int, float], ...]
 
 
+class Drawn:
+    """Ids, int64 (rows,), that the device samples from these states, on their way to the host."""
+
+    def __init__(self, ids: Tensor, states: Sequence[SamplerState]) -> None:
+        self.ids, self.states = ids, states
+        self._host, self._arrived = ids, None
+        if ids.is_cuda:
+            self._host = torch.empty(ids.shape, dtype=ids.dtype, pin_memory=True)
+            self._host.copy_(ids, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record(torch.cuda.current_stream(ids.device))
+
+    def tolist(self) -> list[int]:
+        """Wait for them, and for nothing that the device was given since."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._host.tolist()
+
+
 class Sampler:
     """Samples a token for each request of a batch."""
 
@@ -58,32 +77,53 @@ class Sampler:
         changed: LogitsError if its logits hold NaN or +inf, or are -inf throughout; ConstraintError
         if its constraint fails or allows no id that the logits give any probability.
         """
+        return self.finish(self.draw(logits, states), logits)
+
+    @torch.inference_mode()
+    def draw(self, logits: Tensor, states: Sequence[SamplerState], ahead: int = 0) -> Drawn:
+        """The first half of `sample`: the device is told to, and nothing waits for it.
+
+        ahead: how many tokens were drawn from each state that it does not know of yet; of `plain`
+        ones only.
+        """
         if not states:
-            return []
-        tokens = self._ids(logits, states)
+            return Drawn(torch.empty(0, dtype=torch.int64), states)
+        return Drawn(self._draw(logits, states, ahead), states)
+
+    def finish(
+        self, drawn: Drawn, logits: Tensor | None, unused: Container[int] = ()
+    ) -> list[Sample]:
+        """The second half. logits: None if the device may have written others there since, because
+        more was drawn; then all states are plain. unused: rows that nobody needs a token of.
+        """
+        tokens, states = drawn.tolist(), drawn.states
         for row, (token, state) in enumerate(zip(tokens, states, strict=True)):
-            if token < 0 and not state.drafted:
-                if not logits[row].amax().isfinite():
+            if token < 0 and not state.drafted and row not in unused:
+                if logits is None or not logits[row].amax().isfinite():
                     raise LogitsError(state.request_id)
                 problem = "allows no id that the model gives any probability"
                 raise ConstraintError(state.request_id, problem)
+        if logits is None:
+            for token, state in zip(tokens, states, strict=True):
+                state.record(token)
+            return [Sample(token, None, ()) for token in tokens]
         samples = _report(logits, tokens, states)
-        assert self._batch is not None
-        self._batch.record(tokens)
+        if self._batch is not None and states:
+            self._batch.record(tokens)
         return samples
 
     def ids(self, logits: Tensor, states: Sequence[SamplerState]) -> list[int]:
         """As `sample`, but only the ids, -1 where there is none, and no state changes."""
-        ids = self._ids(logits, states) if states else []
+        ids = self._draw(logits, states).tolist() if states else []
         if any(state.history is not None for state in states):
             self._batch = None  # its table would not learn of the tokens
         return ids
 
-    def _ids(self, logits: Tensor, states: Sequence[SamplerState]) -> list[int]:
+    def _draw(self, logits: Tensor, states: Sequence[SamplerState], ahead: int = 0) -> Tensor:
         if self._batch is None or not self._batch.serves(logits, states):
             self._batch = Batch(states, logits.shape[-1], logits.device)
-        self._batch.prepare(states)
-        return self._backend.sample(logits, self._batch.table).tolist()
+        self._batch.prepare(states, ahead)
+        return self._backend.sample(logits, self._batch.table)
 
 
 class Batch:
@@ -110,12 +150,16 @@ class Batch:
             and logits.device == self._device
         )
 
-    def prepare(self, states: Sequence[SamplerState]) -> None:
-        """Fill in what changes every step: the random numbers and the constraints' bits."""
+    def prepare(self, states: Sequence[SamplerState], ahead: int = 0) -> None:
+        """Fill in what changes every step: the random numbers, which may be those of tokens `ahead`
+        of the next, and the constraints' bits.
+        """
         self._states, table = tuple(states), self.table
         if len(table.sampled):
-            numbers = [0.0 if s.params.greedy else s.uniform() for s in self._states]
-            table.uniforms.copy_(torch.tensor(numbers, dtype=self._real)[:, None])
+            numbers = [0.0 if s.params.greedy else s.uniform(ahead) for s in self._states]
+            pinned = self._device.type == "cuda"  # or the copy could wait for the device
+            column = torch.tensor(numbers, dtype=self._real, pin_memory=pinned)[:, None]
+            table.uniforms.copy_(column, non_blocking=True)
         for row, words in self._words.items():
             words[:] = memoryview(bytes(words.nbytes)).cast("I")
             try:

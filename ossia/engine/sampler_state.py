@@ -107,9 +107,16 @@ class SamplerState:
         self._unaccepted: list[int] = []  # tokens that the constraint has not been told
         self._allowed: memoryview | None = None  # the bits, if they are known
 
-    def uniform(self) -> float:
-        """The number that picks the request's next token."""
-        return self.random.uniform(self.drawn)
+    @property
+    def plain(self) -> bool:
+        """Whether all that matters of the tokens so far is their number, and nothing but the next
+        one is wanted.
+        """
+        return self.history is None and self.constraint is None and self.params.logprobs is None
+
+    def uniform(self, ahead: int = 0) -> float:
+        """The number that picks the request's next token, or one `ahead` of it."""
+        return self.random.uniform(self.drawn + ahead)
 
     def mask(self, bits: memoryview) -> None:
         """Bring the constraint up to date and have it set the bits of the ids it allows.

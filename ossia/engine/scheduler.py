@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ossia.engine.kv import KVCache, PagedText
@@ -35,6 +35,11 @@ class Sequence:
     def generates(self) -> bool:
         """Whether tokens are to follow the prompt."""
         return self.max_length > self.text.prompt
+
+    @property
+    def running(self) -> bool:
+        """Whether it holds pages, as from its admission until it ends or is preempted."""
+        return self.text.row >= 0
 
     @property
     def pending(self) -> int:
@@ -82,6 +87,13 @@ class Chunk:
     @property
     def end(self) -> int:
         return self.start + len(self.tokens)
+
+    @property
+    def known(self) -> Chunk:
+        """The chunk with the tokens that its text has by now, if it was made without them."""
+        if self.wanted > 1:  # drafted ones, which the text does not have
+            return self
+        return replace(self, tokens=tuple(self.sequence.text.tokens[self.start : self.end]))
 
 
 class Speculation(Protocol):
@@ -131,6 +143,33 @@ class Scheduler:
             if count and self._grow(sequence, end):
                 step.append(_chunk(sequence, start, end))
         return step if self.speculation is None else self.speculation.extend(step, self.kv)
+
+    def ahead(self, step: SequenceOf[Chunk]) -> dict[int, Chunk]:
+        """The step after one that may still run: by their number in that one, the chunks of the
+        texts that go on after it, unless what it samples stops them. Their tokens are not known
+        yet, and 0 here. Pages are granted.
+
+        Empty where samples matter for what follows, where somebody may be admitted first, and where
+        pages are short.
+        """
+        admits = self.waiting and not self._full and len(self.running) < self.max_batch
+        live = {i: chunk for i, chunk in enumerate(step) if chunk.sequence.running}
+        if (
+            self.speculation is not None
+            or admits
+            or len(live) < len(self.running)
+            or not all(chunk.wanted == 1 and chunk.sequence.sampler.plain for chunk in step)
+        ):
+            return {}
+        following = {
+            i: Chunk(chunk.sequence, chunk.end, (0,), 1, samplers=chunk.samplers)
+            for i, chunk in live.items()
+            if chunk.end + 1 < chunk.sequence.max_length
+        }
+        lengths = [(chunk.sequence.text, chunk.end) for chunk in following.values()]
+        if not self.kv.fits(lengths) or not all(self.kv.grow(*length) for length in lengths):
+            return {}
+        return following
 
     def commit(
         self,

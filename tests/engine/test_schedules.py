@@ -13,9 +13,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from ossia.config import ModelConfig
 from ossia.engine import Engine, Request, SamplingParams, TokenOutput
+from ossia.engine.runner import Computed
+from ossia.engine.scheduler import Chunk
 from ossia.model import Decoder
 from ossia.ops import select
 from tests.engine.engines import engine as build
@@ -99,6 +102,9 @@ def decoder(config: ModelConfig, backend: str) -> Decoder:
 class Run:
     """A schedule at work, and what it must give."""
 
+    ahead = False
+    launched = 0  # steps of all runs before the ones before them were read
+
     def __init__(self, model: Decoder, reference: Decoder, schedule: Schedule) -> None:
         generator = torch.Generator().manual_seed(1)
         self.bases = torch.randint(0, VOCAB, (BASES, LONGEST), generator=generator).tolist()
@@ -111,6 +117,14 @@ class Run:
             max_batch=schedule.max_batch,
             prefix_cache=schedule.prefix_cache,
         )
+        self.engine.ahead = self.ahead
+        run = self.engine.runner.run
+
+        def counted(step: list[Chunk], tokens: Tensor | None = None) -> Computed:
+            Run.launched += tokens is not None
+            return run(step, tokens)
+
+        self.engine.runner.run = counted  # type: ignore[method-assign]
         self.asked: dict[int, tuple[list[int], int]] = {}
         self.outputs: dict[int, list[int]] = {}
         self.finished: list[tuple[list[int], list[int]]] = []
@@ -163,17 +177,21 @@ class Run:
 
 
 @pytest.mark.parametrize(
-    ("config", "backend"),
+    ("config", "backend", "ahead"),
     [
-        (gpt_oss_like, "reference"),
-        (gpt_oss_like, "auto"),
-        (qwen3_moe_like, "auto"),
-        (gpt2_like, "auto"),
+        (gpt_oss_like, "reference", False),
+        (gpt_oss_like, "auto", False),
+        (gpt_oss_like, "auto", True),
+        (qwen3_moe_like, "auto", False),
+        (gpt2_like, "auto", True),
     ],
 )
 def test_any_schedule_gives_the_tokens_of_plain_passes(
-    config: Callable[[], ModelConfig], backend: str
+    config: Callable[[], ModelConfig], backend: str, ahead: bool, monkeypatch
 ) -> None:
+    """ahead: steps are launched before the ones before them are read."""
+    monkeypatch.setattr(Run, "ahead", ahead)
+    monkeypatch.setattr(Run, "launched", 0)
     model, reference = decoder(config(), backend), decoder(config(), "reference")
     seen: Counter[str] = Counter()
 
@@ -198,6 +216,7 @@ def test_any_schedule_gives_the_tokens_of_plain_passes(
     # The schedules are of use only if all this happened in them. They are not the same everywhere:
     # hypothesis also draws constants that it finds in the source.
     assert seen["finished"] > 60
+    assert (Run.launched > 500) == (ahead and model.ops.recorder() is not None)
     assert seen["hits"] > 100
     assert seen["preemptions"] > 3
     assert seen["evictions"] > 100

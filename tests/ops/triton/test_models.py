@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from tests.engine.engines import engine as build
 from tests.models import gpt2_like, gpt_oss_like, qwen3_like, qwen3_moe_like
 
 NEW = 3
+launching = import_module("ossia.ops.triton.launch")  # the package has a function of this name
 
 
 def gpt_oss_packed() -> ModelConfig:
@@ -69,6 +71,29 @@ def test_greedy_tokens_are_the_references(device, make):
         tokens.append([result.tokens for result in results])
     assert tokens[1] == tokens[0]
     assert len({token for text in tokens[0] for token in text}) > 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("make", CONFIGS)
+@pytest.mark.parametrize("kv", [None, "fp8"])
+def test_no_order_of_launches_changes_a_token(make, kv, monkeypatch):
+    """Graphs, steps that are launched ahead, and kernels that start early."""
+    generator = torch.Generator().manual_seed(1)
+    prompts = [torch.randint(0, 97, (n,), generator=generator).tolist() for n in (1, 13, 40)]
+    decoder = decoder_of(make, TRITON, torch.device("cuda"))
+    found = []
+    for recorded, ahead, early in ((0, 0, 0), (1, 0, 0), (1, 1, 0), (1, 1, 1), (1, 1, 2)):
+        monkeypatch.setattr(launching, "_EARLIEST", early)
+        engine = build(decoder, page_size=8, prefill_chunk=16, kv=kv)
+        engine.ahead = bool(ahead)
+        if not recorded:
+            engine.runner._recorder = None
+        requests = [
+            Request(prompt, SamplingParams(temperature=1.0, seed=i, max_tokens=9 + 4 * i))
+            for i, prompt in enumerate(prompts)
+        ]
+        found.append([result.tokens for result in engine.generate(requests)])
+    assert all(tokens == found[0] for tokens in found)
 
 
 @pytest.mark.parametrize("make", [gpt2_like, gpt_oss_like])

@@ -55,7 +55,7 @@ class Plain(cpu.NativeBackend):
 PLAIN = Plain()
 
 
-def generate(ops, lengths, **options):
+def generate(ops, lengths, ahead=False, **options):
     decoder = Decoder(gpt_oss_like(), ops).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -63,15 +63,20 @@ def generate(ops, lengths, **options):
             parameter.normal_(0, 0.5, generator=generator)
     prompts = [torch.randint(0, 97, (n,), generator=generator).tolist() for n in lengths]
     sampling = SamplingParams(temperature=0, max_tokens=9)
-    results = build(decoder, **options).generate(Request(prompt, sampling) for prompt in prompts)
+    engine = build(decoder, **options)
+    engine.ahead = ahead
+    results = engine.generate(Request(prompt, sampling) for prompt in prompts)
     return [result.tokens for result in results]
 
 
 @pytest.mark.parametrize("lengths", [(5,), (3, 1, 40), (3, 17, 4, 9, 30, 2, 8)])
-def test_padded_batches_change_no_token(lengths):
-    """Rows without a text write to page 0; texts begin and end at different steps."""
+@pytest.mark.parametrize("ahead", [False, True])
+def test_padded_batches_change_no_token(lengths, ahead):
+    """Rows without a text write to page 0; texts begin and end at different steps, which may be
+    launched before the ones before them are read.
+    """
     graphs = FakeGraphs()
-    found = generate(Recording(graphs), lengths, prefill_chunk=20, page_size=4)
+    found = generate(Recording(graphs), lengths, ahead, prefill_chunk=20, page_size=4)
     assert found == generate(PLAIN, lengths, prefill_chunk=20, page_size=4)
     assert graphs.replays > 5
     assert set(graphs.captured) <= set(BUCKETS)
