@@ -147,6 +147,7 @@ def matrices(
     weights_apart, scales_apart, biases_apart, outs_apart,
     TOKENS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, EVEN: tl.constexpr,
     BIAS: tl.constexpr, RESIDUAL: tl.constexpr, INT8: tl.constexpr, PRECISION: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """A tile of TOKENS tokens times ROWS rows of a matrix."""
     found = _matrix(tl.program_id(1), blocks, rows, more_rows)
@@ -160,6 +161,11 @@ def matrices(
     right = weight + row[None, :].to(tl.int64) * cols + column[:, None]
     if INT8:
         scales += _shift(number, scales_apart)
+    if TOKENS <= 16:  # each matrix is read once
+        own = tl.minimum(ROWS, count - block * ROWS) * cols
+        size: tl.constexpr = weight.dtype.element_ty.primitive_bitwidth // 8
+        fetch(weight + (block * ROWS).to(tl.int64) * cols, own, size, EARLY)
+    begin(EARLY)
     sums = tl.zeros((TOKENS, ROWS), tl.float32)
     for first in range(0, cols, COLS):
         if EVEN:

@@ -8,21 +8,23 @@ import triton.language as tl
 from torch import Tensor
 
 from ossia.ops.backend import Backend
-from ossia.ops.triton.launch import launch, power_of_2, runs
+from ossia.ops.triton.launch import begin, launch, power_of_2, runs
+from ossia.ops.triton.linear_kernels import inverse_root
 
 _WIDEST = 1 << 14  # numbers that one program holds in its registers
 
 
 @triton.jit
-def _rms_norm(x, weight, out, size, eps, WIDTH: tl.constexpr, ROUND: tl.constexpr):
+def _rms_norm(
+    x, weight, out, size, eps, WIDTH: tl.constexpr, ROUND: tl.constexpr, EARLY: tl.constexpr
+):
     row = tl.program_id(0).to(tl.int64) * size
     column = tl.arange(0, WIDTH)
     inside = column < size
     scale = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    begin(EARLY)
     normal = tl.load(x + row + column, mask=inside, other=0.0).to(tl.float32)
-    inverse = 1 / tl.sqrt_rn(tl.sum(normal * normal, 0) / size + eps)
-    # One over infinity would make zeros of all, a finite and wrong text.
-    normal = normal * tl.where(inverse == 0, float("nan"), inverse)
+    normal = normal * inverse_root(tl.sum(normal * normal, 0), size, eps)
     if ROUND:
         normal = normal.to(x.dtype.element_ty).to(tl.float32)
     tl.store(out + row + column, (scale * normal).to(out.dtype.element_ty), mask=inside)
