@@ -58,9 +58,11 @@ class LowRank(MatrixKind):
     def dense(self) -> Tensor:
         """The sum, in float32."""
         base = packing.dense(self.base)
+        a, b = self.a.detach().float(), self.b.detach().float()
+        own = base if isinstance(self.base, MXFP4) else None  # new memory takes as long as the sum
         if base.ndim > 2:
-            return torch.baddbmm(base, self.b.float(), self.a.float(), alpha=self.scale)
-        return torch.addmm(base, self.b.float(), self.a.float(), alpha=self.scale)
+            return torch.baddbmm(base, b, a, alpha=self.scale, out=own)
+        return torch.addmm(base, b, a, alpha=self.scale, out=own)
 
     def unbind(self) -> list[LowRank]:
         parts = zip(self.a.unbind(), self.b.unbind(), strict=True)

@@ -18,7 +18,7 @@ from ossia.ops.weight import dense as dense_of
 _DTYPES = (torch.float32, torch.bfloat16)
 # Elements that are packed at a time. torch's threads wait busily after an operation, so the native
 # ones begin milliseconds late: smaller pieces, which would stay in the cache, lose more by that.
-_PIECE = 1 << 23
+_PIECE = 1 << 22
 
 
 @lru_cache(maxsize=1)
