@@ -50,7 +50,8 @@ def ablate(
     from ossia.ladder import report
     from ossia.ladder.summary import summarize
 
-    built = None if _begun(out) else plan.build()  # before torch is imported
+    # Before torch is imported.
+    built = None if _begun(out) else Plan.at(plan.values["scale"], plan.asked)
     set_threads(machine.threads)
     ablation = _open(plan, built, out, machine.device)
     if machine.threads is None:

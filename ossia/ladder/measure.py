@@ -21,6 +21,8 @@ from ossia.measure.speed import SHORT_PROMPT, UNTIMED, EngineModel, decoding_rat
 from ossia.options import EngineOptions
 from ossia.system import records
 from ossia.system.files import write_json, writing
+from ossia.train.device import send
+from ossia.train.loop import autocast
 from ossia.train.objective import Objective
 
 _DECODED = 64  # tokens of a sequence, each time decoding is measured
@@ -98,8 +100,10 @@ def _activation_bytes(ablation: Ablation, config: ModelConfig) -> int:
     decoder = ablation.trainer(config, settings, ablation.out).decoder
     batch = ablation.batches(settings)(0)
     objective = Objective(decoder, balance=settings.balance, z_loss=settings.z_loss)
-    tokens = batch.inputs.numel()
-    return kept_bytes(objective, batch.inputs, batch.targets, batch.documents, tokens)
+    tensors = (batch.inputs, batch.targets, batch.documents)
+    own = [send(tensor, ablation.device) for tensor in tensors]
+    with autocast(settings.dtype, ablation.device):
+        return kept_bytes(objective, *own, batch.inputs.numel())
 
 
 def kept_bytes(module: nn.Module, *inputs: object) -> int:

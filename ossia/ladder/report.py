@@ -15,12 +15,18 @@ from ossia.ladder.rungs import MXFP4, REACH, ROPE, SINKS, Rung
 from ossia.ladder.statistics import Difference, OverSeeds, Verdict
 from ossia.measure.speed import Spread
 from ossia.system.files import write_bytes, write_json, writing
+from ossia.train.settings import Precision
 
 _TITLE = "From GPT-2 to gpt-oss, rung by rung"
 _STYLE = """
 .better, .worse { font-weight: 600; }
 .unclear { color: var(--quiet); }
 """
+# On a CPU; a GPU's kernel drops within its tiles.
+_DROPOUT = (
+    "Attention dropout needs all attention probabilities, so a model with it trains without the "
+    "tiled kernel of the others, which is part of its extra time and memory. "
+)
 _VERDICTS = {
     Verdict.BETTER: "lower",
     Verdict.WORSE: "higher",
@@ -89,14 +95,21 @@ def _head(results: Results) -> str:
         "<p>Each rung changes one choice of the model below it. All models were trained on the "
         f"same {number(results.tokens, 0)} tokens with {seeds}: {plan.layers} layers of width "
         f"{plan.hidden}, {number(foot.costs.active_parameters, 0)} active parameters, "
-        f"{plan.length} tokens per sequence. These models are small and were trained briefly: what "
-        "helps here may not help at another size, and vice versa.</p>"
+        f"{plan.length} tokens per sequence{_where(results)}. These models are small and were "
+        "trained briefly: what helps here may not help at another size, and vice versa.</p>"
         + page.table(
             ["rung", "what it changes"],
             [[escape(rung.title), escape(rung.meaning)] for rung in results.rungs],
             "words",
         )
     )
+
+
+def _where(results: Results) -> str:
+    """What the runs were trained on, unless it was a CPU in float32."""
+    precision = results.plan.dtype
+    on = f", on one {escape(results.card)}" if results.card is not None else ""
+    return f"{on}, in {precision}" if on or precision != Precision.FLOAT32 else ""
 
 
 def _findings(results: Results) -> str:
@@ -344,15 +357,14 @@ def _speeds(results: Results) -> str:
         sizes = [rung.costs.training_state_bytes, found.activation_bytes]
         rows.append([escape(rung.title), *speeds, *(number(size / 1e6, 1) for size in sizes)])
     return page.table(head, rows) + page.note(
-        f"{escape(measured.machine.processor)}, {_threads(measured.threads)}, "
-        f"{escape(measured.date)}. The rungs were measured in turn, {measured.turns} times: "
-        f"median, lowest and highest. A training step is one batch of {plan.batch_size} x "
-        f"{plan.length} tokens in float32; decoding is one sequence in bfloat16 on the "
-        f"{escape(measured.backend)} backend, with random weights of the rung's shapes. At this "
-        "size the overhead of each operation dominates both, and they say little about large "
-        "models. Attention dropout needs all attention probabilities, so a model with it trains "
-        "without the tiled kernel of the others, which is part of its extra time and memory. The "
-        f"rung {MXFP4.title} is timed with rounding in every step."
+        f"{_trained_on(results)}{escape(measured.machine.processor)}, "
+        f"{_threads(measured.threads)}, {escape(measured.date)}. The rungs were measured in turn, "
+        f"{measured.turns} times: median, lowest and highest. A training step is one batch of "
+        f"{plan.batch_size} x {plan.length} tokens in {plan.dtype}; decoding is one sequence in "
+        f"bfloat16 on the {escape(measured.backend)} backend, with random weights of the rung's "
+        "shapes. At this size the overhead of each operation dominates both, and they say little "
+        f"about large models. {_DROPOUT if results.card is None else ''}"
+        f"The rung {MXFP4.title} is timed with rounding in every step."
     )
 
 
@@ -391,10 +403,12 @@ def _passes(results: Results) -> str:
 
 def _reproduce(results: Results) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
+    means, kind = _threads(results.threads), "processor"
+    if results.card is not None:
+        means, kind = escape(results.card), "GPU"
     return f"<h2>Reproduce</h2><pre>{escape(results.command)}</pre>" + page.note(
-        f"With {escape(versions)} and {_threads(results.threads)} the losses are the same bit "
-        "for bit on the same kind of processor; speeds are not. All figures on this page are "
-        "in results.json."
+        f"With {escape(versions)} and {means} the losses are the same bit for bit on the same kind "
+        f"of {kind}; speeds are not. All figures on this page are in results.json."
     )
 
 
@@ -446,6 +460,11 @@ def _with_deviation(found: OverSeeds) -> str:
 
 def _plain(value: float) -> str:
     return number(value, 4)
+
+
+def _trained_on(results: Results) -> str:
+    """The GPU that training was measured on; everything else ran on the processor."""
+    return "" if results.card is None else f"Training on {escape(results.card)}, decoding on "
 
 
 def _range(found: Spread) -> str:

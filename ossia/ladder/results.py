@@ -216,6 +216,7 @@ class Results:
     climb: Difference
     comparisons: tuple[Comparison, ...]
     measured: Measurements | None = None
+    card: str | None = None  # the GPU that the runs were trained on, if it was one
 
     def to_json(self) -> dict[str, object]:
         return records.to_json(self)

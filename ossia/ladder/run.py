@@ -39,8 +39,6 @@ from ossia.train.settings import Settings
 
 FACTORS = (2, REACH)  # multiples of the training length that a trained model is evaluated at
 
-_MOST_HELD_OUT_BYTES = 64 << 10  # evaluated some fifteen times a run
-
 
 @dataclass(frozen=True)
 class _Beginning:
@@ -106,7 +104,7 @@ class Ablation:
         with writing(out), creating(out) as new:
             (new / "runs").mkdir()
             vocabulary.write(tokenizer, new, plan.foot().context_length)
-            text = texts.write(new, corpus, tokenizer, _MOST_HELD_OUT_BYTES)
+            text = texts.write(new, corpus, tokenizer, plan.held_out)
             beginning = {
                 "plan": asdict(plan),
                 "text": text,
@@ -156,6 +154,8 @@ class Ablation:
             settings = self.plan.settings(packed=is_packed(config), seed=seed)
             trainer = self.trainer(config, settings, states)
             trainer.resume()
+            if self.plan.compile and (problem := trainer.compile()) is not None:
+                raise OssiaError(f"--compile: {rung.title} cannot be compiled ({problem})")
 
             def heard(step: StepReport, rung: Rung = rung, seed: int = seed) -> None:
                 report(rung, seed, step)

@@ -53,8 +53,8 @@ def summarize(ablation: Ablation, measured: Measurements | None = None) -> Resul
     nats = _nats_per_bit_per_byte(ablation.text)
     foot, *_, top = runs.values()
     return Results(
-        # Another number of threads adds in another order.
-        command=f"{command('ablate', plan, ablation.out)} --threads {ablation.threads}",
+        # Another number of threads, or another device, adds in another order.
+        command=f"{command('ablate', plan, ablation.out)} {_means(ablation)}",
         versions=ablation.versions,
         threads=ablation.threads,
         plan=plan,
@@ -68,7 +68,13 @@ def summarize(ablation: Ablation, measured: Measurements | None = None) -> Resul
         climb=difference(_bits(top), _bits(foot)),
         comparisons=(*_on_length(runs, plan.length), *_on_format(runs)),
         measured=measured,
+        card=ablation.card,
     )
+
+
+def _means(ablation: Ablation) -> str:
+    on_gpu = ablation.began_on != "cpu"
+    return f"--device {ablation.began_on}" if on_gpu else f"--threads {ablation.threads}"
 
 
 def _nats_per_bit_per_byte(text: Text) -> float:

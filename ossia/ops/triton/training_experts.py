@@ -127,8 +127,11 @@ class _Mixture(torch.autograd.Function):
         d_found, d_weights = _uncombined(gradient, found, by_expert, weights)
         d_hidden = _products(d_found, second, None, by_expert, turned=True)
         hidden, d_both = _deactivated(d_hidden, both, ctx.activation)
-        d_second = _weights_gradient(d_found, hidden, by_expert, dtypes[2:])
-        d_first = _weights_gradient(d_both, rows, by_expert, dtypes[:2], gather=True)
+        d_first = d_second = (None, None)
+        if any(ctx.needs_input_grad[5:7]):
+            d_second = _weights_gradient(d_found, hidden, by_expert, dtypes[2:])
+        if any(ctx.needs_input_grad[3:5]):
+            d_first = _weights_gradient(d_both, rows, by_expert, dtypes[:2], gather=True)
         d_x = d_residual = None
         if ctx.needs_input_grad[0]:
             d_rows = _products(d_both, first, None, by_expert, turned=True)
