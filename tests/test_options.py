@@ -104,7 +104,7 @@ def test_a_run_refuses_an_option_that_it_did_not_begin_with():
         ({"threads": 1.5}, "--threads must be a whole number, not 1.5"),
         ({"expert_memory": 0}, "--expert-memory must be at least one byte, not 0"),
         ({"expert_memory": "some"}, "--expert-memory: 'some' is no size; write 12GiB, 500MB or a "),
-        ({"kv": "int3"}, "--kv must be int8, not int3"),
+        ({"kv": "int3"}, "--kv must be int8 or fp8, not int3"),
         ({"kv_memory": "0MB"}, "--kv-memory must be at least one byte, not 0"),
         ({"kv_memory": 2.5}, "--kv-memory must be at least one byte, not 2.5"),
         ({"max_batch": 0}, "--max-batch must be at least 1 and at most 65536, not 0"),
