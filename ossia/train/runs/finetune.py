@@ -156,7 +156,7 @@ class FineTuning(FolderRun):
         self.check_claim()
         trained = sum(p.numel() for p in self.decoder.parameters() if p.requires_grad)
         errors = self._save_checkpoint(trained_model, experts) if merges else {}
-        saved = {"checkpoint": merges, "adapter": self.settings.lora}
+        saved: dict[str, Any] = {"checkpoint": merges, "adapter": self.settings.lora}
         if self.settings.lora:
             saved["adapter_bytes"] = self._save_adapter()
         counts = count(with_expert_format(self.stored, experts))
