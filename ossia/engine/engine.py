@@ -43,6 +43,7 @@ from ossia.engine.runner import Computed, Runner
 from ossia.engine.sampler import Drawn, LogitsError, Sample, Sampler
 from ossia.engine.sampler_state import SamplerState
 from ossia.engine.scheduler import Chunk, Scheduler, Sequence
+from ossia.engine.staging import sent
 from ossia.errors import OssiaError
 from ossia.ops.paged import LayerKind, PagePool
 from ossia.options import EngineOptions
@@ -268,7 +269,7 @@ class Engine:
             return None
         ids, rows = flight.drawn.ids, [*step]
         if len(rows) < len(ids):
-            ids = ids[torch.tensor(rows, pin_memory=ids.is_cuda).to(ids.device, non_blocking=True)]
+            ids = ids[sent(rows, torch.int64, ids.device)]
         return self._launch([*step.values()], ids)
 
     def _land(self, flight: Flight) -> list[Output]:

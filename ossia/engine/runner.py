@@ -18,6 +18,7 @@ from ossia.engine.logprobs import score
 from ossia.engine.ranks import Leader, Pass
 from ossia.engine.request import TokenLogprob
 from ossia.engine.scheduler import Chunk
+from ossia.engine.staging import send, sent
 from ossia.ops import Recorded
 from ossia.ops.paged import PagedKV, PagePool
 
@@ -173,7 +174,6 @@ class DecodeStep:
         # Tokens, positions, lengths and query lengths.
         self._numbers = torch.zeros((4, rows), dtype=torch.int64, device=device)
         self._numbers[2:] = 1
-        self._pinned = device.type == "cuda"
         self._tables = {
             kind: torch.zeros((rows, kv.limits.columns), dtype=torch.int32, device=device)
             for kind in pool.kinds
@@ -186,7 +186,7 @@ class DecodeStep:
 
     def fill(self, spans: Sequence[Span], tokens: Tensor | None = None) -> None:
         """Make these spans, of one token each, what `compute` reads; `tokens` on the device take
-        the place of theirs.
+        the place of theirs. Does not wait for a step that the device computes.
         """
         padding = [0] * (len(self._texts) - len(spans))
         starts = [span.start for span in spans]
@@ -195,17 +195,20 @@ class DecodeStep:
             starts + padding,
             [start + 1 for start in starts] + [1] * len(padding),
         )
-        staged = torch.tensor(numbers, pin_memory=self._pinned)
-        self._numbers[:3].copy_(staged, non_blocking=True)
+        send(torch.tensor(numbers), self._numbers[:3])
         if tokens is not None:  # -1 is where none could be sampled: an error that is found later
             self._tokens[: len(tokens)].copy_(tokens.clamp(min=0))
-        for row, span in enumerate(spans):
-            if self._versions[row] != span.text.version or self._texts[row] is not span.text:
-                self._copy(row, span.text)
+        changed = {
+            row: span.text
+            for row, span in enumerate(spans)
+            if self._versions[row] != span.text.version or self._texts[row] is not span.text
+        }
+        if changed:
+            self._copy(changed)
         for row in range(len(spans), len(self._texts)):
             if self._texts[row] is not None:
                 for table in self._tables.values():
-                    table[row, 0] = 0
+                    table[row, :1].zero_()  # `= 0` would copy the number from the host
                 self._texts[row] = None
 
     def compute(self) -> Tensor:
@@ -213,10 +216,14 @@ class DecodeStep:
         context = self._decoder.context(self._tokens, self._positions, self._where)
         return self._decoder.unembed(self._decoder.hidden_states(self._tokens, context))
 
-    def _copy(self, row: int, text: PagedText) -> None:
-        """Bring a row of the tables up to date. Pages that the text has released may stay: no
-        query sees them.
+    def _copy(self, texts: dict[int, PagedText]) -> None:
+        """Bring rows of the tables up to date. Pages that a text has released may stay: no query
+        sees them.
         """
-        for kind, table in self._tables.items():
-            table[row, : text.columns] = self._kv.table[kind][text.row, : text.columns]
-        self._texts[row], self._versions[row] = text, text.version
+        rows = sent([*texts], torch.int64, self._decoder.device)
+        length = self._kv.page_size * max(text.columns for text in texts.values())
+        for kind, pages in self._kv.tables([*texts.values()], length).items():
+            table = self._tables[kind]
+            table[:, : pages.shape[1]].index_copy_(0, rows, sent(pages, table.dtype, table.device))
+        for row, text in texts.items():
+            self._texts[row], self._versions[row] = text, text.version

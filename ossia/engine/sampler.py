@@ -16,6 +16,7 @@ from torch import Tensor
 from ossia.engine.logprobs import log_probabilities
 from ossia.engine.request import RequestError, SamplingParams
 from ossia.engine.sampler_state import ConstraintError, SamplerState, penalizes
+from ossia.engine.staging import send, sent
 from ossia.ops import Backend
 from ossia.ops.sampling import Edits, SamplingTable
 
@@ -157,9 +158,7 @@ class Batch:
         self._states, table = tuple(states), self.table
         if len(table.sampled):
             numbers = [0.0 if s.params.greedy else s.uniform(ahead) for s in self._states]
-            pinned = self._device.type == "cuda"  # or the copy could wait for the device
-            column = torch.tensor(numbers, dtype=self._real, pin_memory=pinned)[:, None]
-            table.uniforms.copy_(column, non_blocking=True)
+            send(torch.tensor(numbers, dtype=self._real)[:, None], table.uniforms)
         for row, words in self._words.items():
             words[:] = memoryview(bytes(words.nbytes)).cast("I")
             try:
@@ -169,7 +168,7 @@ class Batch:
                     raise
                 words[:] = memoryview(bytes(words.nbytes)).cast("I")
         if table.bits is not None and self._bits is not None and table.bits is not self._bits:
-            table.bits.copy_(self._bits)
+            send(self._bits, table.bits)
 
     def record(self, tokens: Sequence[int]) -> None:
         """Remember a token of each row; drafted states are used only once."""
@@ -189,7 +188,9 @@ class Batch:
         if any(slots > edits.ids.shape[1] for *_, slots in changes):
             self._full = True
         elif changes:
-            rows, slots, ids, counts, lengths = torch.tensor(changes).T.to(self._device)
+            rows, slots, ids, counts, lengths = sent(
+                torch.tensor(changes).T, torch.int64, self._device
+            )
             edits.ids[rows, slots] = ids
             edits.counts[rows, slots] = counts
             edits.lengths[rows, 0] = lengths
@@ -206,8 +207,8 @@ class Batch:
             top_p=self._column([p.top_p for p in params], self._real),
             log2_min_p=self._column([_log2(p.min_p) for p in params], torch.float32),
             uniforms=self._column([0.0] * len(params), self._real),
-            sampled=torch.tensor(sampled, dtype=torch.int64, device=self._device),
-            ranked=torch.tensor(ranked, dtype=torch.int64, device=self._device),
+            sampled=sent(sampled, torch.int64, self._device),
+            ranked=sent(ranked, torch.int64, self._device),
             largest_k=max((top_k[sampled[i]] % vocab for i in ranked), default=0),
             edits=self._edits(),
             bits=self._allowed(),
@@ -225,11 +226,11 @@ class Batch:
             stacked = torch.zeros(len(rows), slots, dtype=dtype)
             for target, row in zip(stacked, rows, strict=True):
                 target[: len(row)] = torch.tensor(row, dtype=dtype)
-            return stacked.to(self._device)
+            return sent(stacked, dtype, self._device)
 
         real, whole = torch.float32, torch.int64
         return Edits(
-            rows=torch.tensor([row for row, _ in edited], device=self._device),
+            rows=sent([row for row, _ in edited], whole, self._device),
             lengths=self._column([len(history.ids) for history in histories], whole),
             ids=padded([history.ids for history in histories], whole),
             biases=padded([history.biases for history in histories], real),
@@ -252,7 +253,7 @@ class Batch:
         return self._bits.to(self._device)
 
     def _column(self, numbers: Sequence[float], dtype: torch.dtype) -> Tensor:
-        return torch.tensor(numbers, dtype=dtype, device=self._device)[:, None]
+        return sent(numbers, dtype, self._device)[:, None]
 
 
 def _alike(a: SamplerState, b: SamplerState) -> bool:
