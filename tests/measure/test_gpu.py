@@ -77,8 +77,11 @@ def test_texts_that_are_begun_have_pages_of_their_own_and_leave_none() -> None:
     options = EngineOptions(kv_memory=1 << 20, max_batch=3, prefill_chunk=16)
     engine = Engine(random_decoder(model.config), options)
     served._fill(engine)
-    ids = served._begin(engine, batch=3, context=40, steps=5)
+    context, size = 40, engine.kv.page_size
+    steps = 2 * size
+    ids = served._begin(engine, batch=3, context=context, steps=steps)
     running = engine.scheduler.running
+    assert [sequence.text.columns for sequence in running] == [-(-context // size)] * 3
     for i, store in enumerate(engine.kv.stores):
         held = [page for sequence in running for page in sequence.text.pages[i] if page]
         assert len(held) == len(set(held))
@@ -89,6 +92,11 @@ def test_texts_that_are_begun_have_pages_of_their_own_and_leave_none() -> None:
     outputs = engine.step()
     assert sorted(output.request_id for output in outputs) == ids
     assert [sequence.computed for sequence in running] == [40, 40, 40]
+    for _ in range(steps - 1):  # pages are granted as they are needed, as in a served request
+        assert len(engine.step()) == 3
+    assert [sequence.text.columns for sequence in running] == [
+        -(-(context + steps - 1) // size)
+    ] * 3
     for id in ids:
         engine.abort(id)
     assert all(store.counts.used == 0 for store in engine.kv.stores)

@@ -137,7 +137,8 @@ def _decoding_rate(engine: Engine, teller: Teller, batch: int, context: int) -> 
 
 def _begin(engine: Engine, batch: int, context: int, steps: int) -> list[int]:
     """Put texts of `context` tokens into the engine as if their prompts had been read: their pages
-    hold random numbers, which take as long to attend to as others. Each has pages of its own.
+    hold random numbers, which take as long to attend to as others. Each has pages of its own, and
+    gets those of what it generates as any request does: there is room for `steps` tokens of each.
     """
     vocab_size, kv, scheduler = engine.config.vocab_size, engine.kv, engine.scheduler
     pages = -(-(context + steps) // kv.page_size)
@@ -153,7 +154,7 @@ def _begin(engine: Engine, batch: int, context: int, steps: int) -> list[int]:
         kv.open(sequence.text, 0)
         scheduler.running.append(sequence)
         # Layers with a window have pages for it and a chunk of each text.
-        for end in [*range(chunk, context, chunk), context + steps]:
+        for end in [*range(chunk, context, chunk), context]:
             granted = kv.grow(sequence.text, end)
             assert granted, "a kind that has a window has pages for all texts"
             kv.commit(sequence.text, min(end, context - 1))
