@@ -224,6 +224,8 @@ def _split(needs: Needs, expert_memory: int | str | None, free: int, beside: Bes
     split = _Split(on_host, needs.whole - away, away, passing if on_host else 0, draft, keys)
     if split.required > free and not near:  # a small GPU computes no experts
         split = replace(split, passing=0)
+        short = max(0, split.required - free)
+        split = replace(split, keys=max(beside.least, keys - short))  # a wish is no need
     return split
 
 

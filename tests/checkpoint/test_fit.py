@@ -139,6 +139,27 @@ def test_room_for_a_whole_text_is_left_where_experts_make_way(
     assert 0 <= placed.keys - free // 8 < 10
 
 
+def test_keys_that_are_only_wished_for_take_what_is_left(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where no expert is left on the GPU; those that must be there are still missing."""
+    config, free = ossia.config("gpt-oss-20b"), 5_000_000_000
+    needs = fitting.Needs.of(loading.without_weights(config, Path()), torch.bfloat16)
+    machine(free - WORKSPACE)
+    left = free - WORKSPACE - needs.dense
+    assert 0.3e9 < left < free // 8
+
+    def placed(beside: Beside) -> Placement:
+        return fitting.place(needs, LoadOptions(device="cuda"), CUDA, Path("model"), beside)
+
+    every = tuple(range(len(config.layers)))
+    assert placed(Beside(wished=10**10, holds=str)) == Placement(CUDA, every, left, sends=False)
+    assert caplog.messages[-1].endswith(f"take 10.0 GB: {left}")
+    assert placed(Beside(left, 10**10)).keys == left
+    with pytest.raises(OssiaError, match=r"0\.1 GB are missing"):
+        placed(Beside(left + 10**8, 10**10))
+
+
 @pytest.mark.parametrize("size", [LAYER, 2 * LAYER - 1, f"{LAYER}"])
 def test_expert_memory_is_for_the_gpus(folder: Path, machine: Machine, size: int | str) -> None:
     machine(10**9)
