@@ -110,7 +110,7 @@ class Plan(Options):
     def at(cls, scale: Scale | str, values: Mapping[str, Any]) -> Plan:
         """A plan of these values, and of the scale's for all others."""
         if scale not in list(Scale):
-            return cls(scale=scale, **values)  # type: ignore[arg-type]  # refuses it
+            return cls(**{**values, "scale": scale})  # refuses it
         return cls(**{**_SCALES[Scale(scale)], **values, "scale": Scale(scale)})
 
     def foot(self) -> ModelConfig:

@@ -25,6 +25,8 @@ def test_a_scale_sets_what_is_not_set_alone() -> None:
     assert Plan.at("cpu", {}) == Plan()
     with pytest.raises(OssiaError, match="--scale must be cpu or gpu, not huge"):
         Plan.at("huge", {})
+    with pytest.raises(OssiaError, match="--scale must be cpu or gpu, not bogus"):
+        Plan.at("bogus", {"scale": "bogus"})
 
 
 def test_a_ladder_in_bfloat16_says_so(plan: Plan, tmp_path: Path) -> None:
