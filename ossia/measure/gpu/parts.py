@@ -16,6 +16,7 @@ import torch
 
 from ossia.errors import brief
 from ossia.measure.gpu.cases import Case, Measure, Side, Suite
+from ossia.train.device import wait_for
 
 SKIPPED = "skipped"
 
@@ -135,12 +136,6 @@ def reason(error: BaseException) -> str:
     if isinstance(error, torch.OutOfMemoryError):
         return "the card's memory ran out"
     return brief(error, 160)
-
-
-def wait_for(device: torch.device) -> None:
-    """Wait until a card has done its work, so that the clock can be read."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def seconds(device: torch.device, work: Callable[[], object]) -> float:
