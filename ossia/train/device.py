@@ -26,7 +26,7 @@ def choose(name: str) -> tuple[torch.device, str | None]:
         raise OssiaError(f"--device {name}: training runs on cpu, cuda, cuda:N or auto")
     if kind == "cpu":
         return CPU, None
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    processes = processes_here()
     if index and processes > 1:
         raise OssiaError(
             f"--device {name} is one GPU, and torchrun started {processes} processes here: "
@@ -41,6 +41,11 @@ def choose(name: str) -> tuple[torch.device, str | None]:
         problem = lacking if gpu.available() else gpu.problem()
         return CPU, problem and f"training on the CPU: {problem}"
     raise OssiaError(f"--device {name} cannot be used: {lacking}; --device cpu trains without it")
+
+
+def processes_here() -> int:
+    """Processes that torchrun started on this machine; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _lacking(device: torch.device, processes: int) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from statistics import median
 from typing import TypeVar
 
@@ -27,7 +28,8 @@ Choice = TypeVar("Choice")
 
 def choose_threads(time_pass: Pass) -> dict[int, float]:
     """Set torch's threads to one or to all, whichever trains faster, and return the tokens per
-    second of each; {} without measuring if there is no choice, or OMP_NUM_THREADS made it.
+    second of each; {}, and no change, if there is no choice, OMP_NUM_THREADS made it, or a pass
+    runs out of memory.
     """
     most = torch.get_num_threads()
     if most == 1 or os.environ.get("OMP_NUM_THREADS"):
@@ -37,17 +39,30 @@ def choose_threads(time_pass: Pass) -> dict[int, float]:
         torch.set_num_threads(threads)
         return time_pass
 
-    rates = _rates((1, most), use, _enough(time_pass))
+    try:
+        rates = _rates((1, most), use, _enough(time_pass))
+    except torch.OutOfMemoryError:
+        torch.set_num_threads(most)
+        return {}
     torch.set_num_threads(faster(rates))
     return rates
 
 
 def compare_precisions(time_pass: Callable[[Precision], Pass]) -> dict[Precision, float]:
-    """Tokens per second of passes in float32 and in bfloat16."""
+    """Tokens per second of passes in float32 and in bfloat16; 0 in one that runs out of memory.
+
+    Raises torch.OutOfMemoryError if both do.
+    """
     both = (Precision.FLOAT32, Precision.BFLOAT16)
-    # Each allocates, initialises and perhaps compiles in its first pass.
-    tokens = min(_enough(time_pass(precision)) for precision in both)
-    return _rates(both, time_pass, tokens)
+    tokens: dict[Precision, int] = {}
+    for precision in both:
+        # Each allocates, initialises and perhaps compiles in its first pass.
+        with suppress(torch.OutOfMemoryError):
+            tokens[precision] = _enough(time_pass(precision))
+    if not tokens:
+        raise torch.OutOfMemoryError("neither float32 nor bfloat16 fits")
+    rates = _rates(tokens, time_pass, min(tokens.values()))
+    return {precision: rates.get(precision, 0.0) for precision in both}
 
 
 def faster(rates: dict[Choice, float]) -> Choice:

@@ -122,7 +122,8 @@ class Trainer:
             if parallel.first_says(stopped):
                 self.save()
                 return False
-            done = self._step_within_memory()
+            with self.within_memory(f"in step {self.progress.step + 1}"):
+                done = self.step()
             if done.step == done.steps or done.step % self.settings.save_every == 0:
                 self.save()
             report(done)
@@ -148,13 +149,14 @@ class Trainer:
         device.wait_for(self.device)
         start = time.perf_counter()
         self._objective.train()
-        with autocast(precision or self.settings.dtype, self.device):
-            losses = self._objective(*tensors, count, 1.0)
-        losses.total.backward()
-        device.wait_for(self.device)
-        seconds = time.perf_counter() - start
-        self._drop_gradients()
-        return seconds, rows * length
+        try:
+            with autocast(precision or self.settings.dtype, self.device):
+                losses = self._objective(*tensors, count, 1.0)
+            losses.total.backward()
+            device.wait_for(self.device)
+            return time.perf_counter() - start, rows * length
+        finally:
+            self._drop_gradients()
 
     def _drop_gradients(self) -> None:
         for optimizer in self.optimizers:
@@ -166,12 +168,12 @@ class Trainer:
         """
         self.decoder.compile_layers()
         try:
-            self.time_pass(self._parts(self.progress.step)[0].inputs.numel())
-        except torch.OutOfMemoryError:
+            with self.within_memory("while the layers were compiled"):
+                self.time_pass(self._parts(self.progress.step)[0].inputs.numel())
+        except OssiaError:
             raise
         except Exception as error:  # the compiler's are of many types
             self.decoder.compile_layers(False)
-            self._drop_gradients()
             return brief(error)
         return None
 
@@ -182,16 +184,18 @@ class Trainer:
         step = self.progress.step
         self._refuse_nonsense(step, nats_per_token(self.summed_loss, self._parts(step - 1)))
 
-    def _step_within_memory(self) -> StepReport:
+    @contextmanager
+    def within_memory(self, when: str) -> Iterator[None]:
+        """Raise OssiaError, with what is saved and what needs less, if the memory runs out."""
         try:
-            return self.step()
+            yield
         except torch.OutOfMemoryError as error:
             saved = "no state is saved"
             if self._saved_step is not None:
                 saved = f"the state after step {self._saved_step} is saved"
             raise OssiaError(
-                f"the memory of {self.device} ran out in step {self.progress.step + 1} (does "
-                f"another program use it?); {saved}; {budget.SAVE_MEMORY}"
+                f"the memory of {self.device} ran out {when} (does another program use it?); "
+                f"{saved}; {budget.SAVE_MEMORY}"
             ) from error
 
     def step(self) -> StepReport:

@@ -5,6 +5,8 @@ memory, records and resuming.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +15,11 @@ import torch
 import torch.distributed as dist
 
 from ossia.errors import OssiaError
-from ossia.train import device, parallel
+from ossia.train import device, loop, parallel
 from ossia.train.budget import Estimate
 from ossia.train.runs.folder import last_device
 from ossia.train.runs.pretrain import Run
-from ossia.train.settings import Settings
+from ossia.train.settings import Precision, Settings
 from ossia.train.utilization import measured_peak
 
 
@@ -148,6 +150,82 @@ def test_a_run_that_finds_no_memory_left_says_what_is_saved(tiny: Settings, tmp_
     run.trainer.step = full  # type: ignore[method-assign]
     with pytest.raises(OssiaError, match=r"ran out in step 5 .*; the state after step 3 is saved"):
         run.train()
+
+
+def full(*_: object, **__: object) -> torch.Tensor:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+
+def test_the_precision_that_fits_is_kept_and_nothing_is_left_behind(
+    tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.start(replace(tiny, dtype="auto"), tmp_path / "out")
+    precisions: list[str] = []
+    autocast, backward = loop.autocast, torch.Tensor.backward
+
+    @contextmanager
+    def noted(dtype: str, on: torch.device) -> Iterator[None]:
+        precisions.append(dtype)
+        with autocast(dtype, on):
+            yield
+
+    def half(loss: torch.Tensor) -> None:
+        backward(loss)
+        if precisions[-1] == "float32":
+            full()
+
+    monkeypatch.setattr(loop, "autocast", noted)
+    monkeypatch.setattr(torch.Tensor, "backward", half)
+    run.choose_precision()
+    assert run.settings.dtype == "bfloat16"
+    assert any("(float32 runs out of memory, " in note for note in run.notes)
+    assert all(parameter.grad is None for parameter in run.decoder.parameters())
+    with pytest.raises(torch.OutOfMemoryError):
+        run.trainer.time_pass(64, Precision.FLOAT32)
+    assert all(parameter.grad is None for parameter in run.decoder.parameters())
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_timed_pass_that_finds_no_memory_is_one_line(
+    tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    run = Run.start(replace(tiny, dtype="auto"), tmp_path / "out")
+    monkeypatch.setattr(torch.Tensor, "backward", full)
+    monkeypatch.setattr(parallel, "size", lambda: processes)
+    when = "in float32 and in bfloat16" if processes == 1 else "in a timed pass"
+    with pytest.raises(OssiaError, match=rf"of cpu ran out {when} .*; no state is saved; use --"):
+        run.choose_precision()
+
+
+def test_layers_that_find_no_memory_when_compiled_say_so_in_one_line(
+    tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.start(tiny, tmp_path / "out")
+    monkeypatch.setattr("ossia.model.decoder._compiled", lambda function: function)
+    monkeypatch.setattr(torch.Tensor, "backward", full)
+    with pytest.raises(OssiaError, match=r"ran out while the layers were compiled .*; use --"):
+        run.compile()
+
+
+def test_a_run_goes_on_with_the_card_that_it_had(
+    cards: Cards, tiny: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards.count = 2
+    out = tmp_path / "out"
+    run = Run.start(tiny, out)
+    run.device = torch.device("cuda:1")
+    run._note_session()
+    assert last_device(out) == "cuda:1"
+    assert device.choose(last_device(out))[0] == run.device
+    with monkeypatch.context() as patch:
+        patch.setenv("LOCAL_WORLD_SIZE", "2")
+        assert last_device(out) == "cuda"
+    cards.count = 1
+    assert last_device(out) == "cuda"
+    cards.count = 2
+    monkeypatch.setattr(parallel, "size", lambda: 2)
+    run._note_session()
+    assert last_device(out) == "cuda"
 
 
 def test_a_run_goes_on_where_it_was(

@@ -69,3 +69,39 @@ def test_both_precisions_are_timed_over_the_same_tokens_in_turns(chosen):
     assert faster(found) is chosen
     # The slower one needs no more tokens for a tenth of a second.
     assert passes[-6:] == [(Precision.FLOAT32, 256), (Precision.BFLOAT16, 256)] * 3
+
+
+class Memory:
+    """A device on which a pass in each precision fits up to so many tokens."""
+
+    def __init__(self, most):
+        self.most = most
+
+    def __call__(self, precision):
+        def timed(tokens):
+            if tokens > self.most[precision]:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+            return 1e-6 * tokens, min(tokens, 4096)
+
+        return timed
+
+
+@pytest.mark.parametrize("fits", [Precision.FLOAT32, Precision.BFLOAT16])
+@pytest.mark.parametrize("most", [0, 1000])
+def test_a_precision_that_runs_out_of_memory_loses(fits, most):
+    limits = dict.fromkeys(Precision, most) | {fits: 10**9}
+    found = compare_precisions(Memory(limits))
+    assert faster(found) is fits
+    both = (Precision.FLOAT32, Precision.BFLOAT16)
+    assert found == pytest.approx({p: 1e6 if p is fits else 0 for p in both})
+
+
+def test_both_precisions_may_run_out_of_memory():
+    with pytest.raises(torch.OutOfMemoryError, match="neither"):
+        compare_precisions(Memory(dict.fromkeys(Precision, 1000)))
+
+
+def test_threads_stay_where_a_pass_runs_out_of_memory():
+    memory = Memory(dict.fromkeys(Precision, 1000))
+    assert choose_threads(memory(Precision.FLOAT32)) == {}
+    assert torch.get_num_threads() == 4

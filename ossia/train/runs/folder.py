@@ -12,7 +12,7 @@ import shlex
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +26,7 @@ from ossia.options import flag
 from ossia.system.claims import Claim, claim
 from ossia.system.files import check_new_folder, creating, read_json, write_json, writing
 from ossia.train import parallel
-from ossia.train.device import CPU, describe
+from ossia.train.device import CPU, describe, processes_here
 from ossia.train.fastest import Pass, choose_threads, compare_precisions, faster
 from ossia.train.loop import StepReport, Trainer
 from ossia.train.settings import Precision, Training
@@ -191,11 +191,15 @@ class FolderRun(ABC):
         """
         if self.settings.dtype is not Precision.AUTO:
             return
-        rates = compare_precisions(self._pass_in)
+        with self.trainer.within_memory("in float32 and in bfloat16"):
+            rates = compare_precisions(self._pass_in)
         self.settings = replace(self.settings, dtype=faster(rates))
         self.trainer.settings = self.settings
         parallel.first_does(self._write_precision)
-        measured = ", ".join(f"{rate:,.0f} tokens/s in {name}" for name, rate in rates.items())
+        measured = ", ".join(
+            f"{rate:,.0f} tokens/s in {name}" if rate else f"{name} runs out of memory"
+            for name, rate in rates.items()
+        )
         note = f"precision: {self.settings.dtype}, the faster ({measured}); --dtype sets it"
         self.notes = (*self.notes, note)
 
@@ -212,7 +216,10 @@ class FolderRun(ABC):
             precision = Precision.FLOAT32
 
         def time_pass(most: int) -> tuple[float, int]:
-            measured = self.trainer.time_pass(most, precision)
+            # Others would wait for a process that went on without its pass.
+            alone = parallel.size() == 1
+            with nullcontext() if alone else self.trainer.within_memory("in a timed pass"):
+                measured = self.trainer.time_pass(most, precision)
             return parallel.first_says(lambda: measured)
 
         return time_pass
@@ -272,8 +279,13 @@ class FolderRun(ABC):
             "threads": torch.get_num_threads(),
             "processes": parallel.size(),
             **describe(self.device),
+            **({"index": self.device.index} if self._has_index() else {}),
             **({"compiled": True} if self.compiled else {}),
         }
+
+    def _has_index(self) -> bool:
+        """Whether the GPU's number tells it from others: each of several processes has its own."""
+        return self.device.type == "cuda" and parallel.size() == 1
 
     def finish(self, record: dict[str, Any]) -> None:
         """Write the record and remove what only training needed."""
@@ -290,10 +302,15 @@ def _sessions(folder: Path) -> list[dict[str, Any]]:
 
 def last_device(out: Path) -> str:
     """The device that the run in `out` last trained on, by the name that `choose` takes; auto if it
-    has not trained.
+    has not trained. A GPU's number is left out if several processes resume, or it is not here.
     """
     sessions = _sessions(out / "training")
-    return sessions[-1].get("device", "cpu") if sessions else "auto"
+    if not sessions:
+        return "auto"
+    kind, index = sessions[-1].get("device", "cpu"), sessions[-1].get("index")
+    if index is None or processes_here() > 1 or index >= torch.cuda.device_count():
+        return kind
+    return f"{kind}:{index}"
 
 
 def versions() -> dict[str, str]:
