@@ -499,7 +499,7 @@ def test_the_record_repeats_the_command() -> None:
         ({"decay": 3}, "--decay needs --schedule wsd"),
         ({"schedule": "line"}, "--schedule must be cosine or wsd, not line"),
         ({"config": "small-gpt2", "expert_parallel": True}, "--expert-parallel needs a model"),
-        ({"dtype": "int8"}, "--dtype must be float32 or bfloat16, not int8"),
+        ({"dtype": "int8"}, "--dtype must be float32 or bfloat16 or auto, not int8"),
         ({"experts": "int4"}, "--experts must be dense or mxfp4, not int4"),
         ({"config": "huge"}, "--config huge: neither a config.json nor one of small-gpt-oss"),
         ({"length": 256, "batch_size": 1}, "context is 128 tokens, too short for 256"),
