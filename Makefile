@@ -126,7 +126,7 @@ test-lowest: wheel
 	  print(*(d.replace(">=", "==") for d in project["dependencies"] if not d.startswith("torch")), sep="\n")' > build/lowest.txt
 	cat build/lowest.txt
 	build/lowest/bin/pip install --quiet $(LOWEST_TORCH)
-	build/lowest/bin/pip install --quiet --requirement build/lowest.txt dist/*.whl pytest pytest-xdist hypothesis numpy openai-harmony
+	build/lowest/bin/pip install --quiet --requirement build/lowest.txt dist/*.whl pytest pytest-xdist hypothesis openai-harmony
 	echo "$(CURDIR)" > "$$(echo build/lowest/lib/python3*/site-packages)/checkout.pth"  # after site-packages: for tests/ alone
 	PYTHONSAFEPATH=1 build/lowest/bin/pytest -q -n 2 -o pythonpath= $(LOWEST_TESTS) \
 	  $(addprefix --ignore tests/,$(BESIDE_TRANSFORMERS)) --ignore tests/ops/cpu

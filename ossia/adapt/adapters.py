@@ -165,6 +165,10 @@ def load(decoder: Decoder, folder: Path) -> None:
 
     Raises OssiaError if the files are not a LoRA of this model or use an unsupported feature.
     """
+    if not (folder / CONFIG).is_file():
+        inner = folder / "adapter"  # of a folder that ossia finetune --lora wrote
+        hint = f"; {inner} is" if (inner / CONFIG).is_file() else f": it has no {CONFIG}"
+        raise OssiaError(f"{folder} is no adapter{hint}")
     config = read_json(folder / CONFIG)
     _check_config(config, folder / CONFIG)
     tensors = _read_tensors(folder)

@@ -33,8 +33,14 @@ bench = typer.Typer(
     help="Measure this machine, or a model on it.",
     epilog="Example: ossia bench cpu gpt-oss-20b --prompt 512 --tokens 32",
     rich_markup_mode=None,
-    no_args_is_help=True,
 )
+
+
+@bench.callback(invoke_without_command=True)
+def _help(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 TurnsOption = Annotated[

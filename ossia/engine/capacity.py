@@ -133,8 +133,7 @@ def plan_pages(
     low, high = 1, 2 * limits.max_texts * limits.columns
     if (least := cost(_pages(page_bytes, low, limits))) > budget:
         raise OssiaError(
-            f"kv_memory of {format_size(budget)} holds no text: at least {format_size(least)} are "
-            "needed"
+            f"--kv-memory of {budget:,} bytes holds no text: at least {least:,} bytes are needed"
         )
     while low < high:
         middle = (low + high + 1) // 2

@@ -49,7 +49,7 @@ class Session:
         questions = self._questions() if begins or options.task else []
         if begins:
             options, sampling = _defaults(options, sampling, asked)
-        self.store = Store(folder, create=True)
+        self.store, self._new = Store(folder, create=True), begins
         try:
             given = {k: v for k, v in asdict(sampling).items() if v not in (None, ())}
             max_tokens = given.pop("max_tokens", None)
@@ -65,11 +65,13 @@ class Session:
             self._sampling = self._settled(given)
             self._check(questions, prices)
             self.store.add_questions(questions)
+            if not self.store.questions():
+                raise OssiaError("the run has no questions; name some with --task")
             self._save_plan(questions)
             self.budget = Budget(options.max_cost, prices, self.work.max_tokens, self.work.judge)
             self._runner = Runner(self.store, self.work, self._open, self.budget)
         except BaseException:
-            self.store.close()
+            self._give_up()
             raise
 
     @property
@@ -77,8 +79,22 @@ class Session:
         return self._runner.progress()
 
     def run(self, show: Show, stopped: Callable[[], bool]) -> Progress:
-        """See Runner.run."""
-        return self._runner.run(show, stopped)
+        """See Runner.run. What a new run was asked for is forgotten if it fails, as for a model
+        that cannot be loaded, before there is a reply to keep.
+        """
+        try:
+            return self._runner.run(show, stopped)
+        except OssiaError:
+            if not self.progress.done:
+                self._give_up()
+            raise
+
+    def _give_up(self) -> None:
+        """Close the store, and remove it if this object made it."""
+        if self._new:
+            self.store.remove()
+        else:
+            self.store.close()
 
     def _questions(self) -> list[Question]:
         names, limit = self._options.task, self._options.limit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -64,6 +65,7 @@ class Store:
         file = folder / FILE
         if not create and not file.is_file():
             raise OssiaError(f"{folder} holds no run; ossia eval --out {folder} makes one")
+        self._folder, self._made = folder, not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         try:
             self._database = sqlite3.connect(file, timeout=1.0, isolation_level=None)
@@ -82,6 +84,17 @@ class Store:
 
     def close(self) -> None:
         self._database.close()
+
+    def remove(self) -> None:
+        """Close and delete the file, and the folder if this object made it and nothing else is
+        there.
+        """
+        self.close()
+        for suffix in ("", "-wal", "-shm"):
+            (self._folder / f"{FILE}{suffix}").unlink(missing_ok=True)
+        if self._made:
+            with suppress(OSError):
+                self._folder.rmdir()
 
     def __enter__(self) -> Self:
         return self

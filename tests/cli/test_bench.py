@@ -23,6 +23,12 @@ def is_spread(value):
     return 0 < value["least"] <= value["median"] <= value["most"]
 
 
+def test_alone_it_lists_its_commands(ossia_command):
+    result = ossia_command("bench")
+    assert result.code == 0
+    assert "Measure read bandwidth and matrix products." in result.out
+
+
 def test_a_checkpoint_is_measured(ossia_command, model_folder):
     result = ossia_command("bench", "cpu", model_folder, *SHORT, "--batch", "1,3", "--json")
     assert result.code == 0

@@ -371,6 +371,28 @@ def test_a_run_goes_on_only_as_it_began(tmp_path: Path) -> None:
         session.store.close()
 
 
+def test_a_run_that_cannot_begin_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Else the corrected command would go on with what was wrong."""
+    run, tasks = tmp_path / "run", (str(write_tasks(tmp_path, 2)),)
+
+    def missing(name: str):
+        raise OssiaError(f"{name} is no model")
+
+    with pytest.raises(OssiaError, match="--effort silly"):
+        start(run, task=tasks, effort="silly")
+    assert not run.exists()
+    session = Session(run, EvalOptions(model=("m",), task=tasks), SamplingOptions(), {}, missing)
+    with pytest.raises(OssiaError, match="m is no model"):
+        session.run(lambda _: None, lambda: False)
+    assert not run.exists()
+    with serving(lambda body: Answer(str(number_of(body)))) as served:
+        progress, _ = ask(run, model=(f"{served.url}#m",), task=tasks)
+        assert (progress.done, progress.right) == (2, 2)
+        with pytest.raises(OssiaError, match="--effort silly"):
+            start(run, effort="silly")
+        assert ask(run)[0].done == 2  # what is there is kept
+
+
 def test_the_packaged_model_is_asked_one_question_at_a_time(tmp_path: Path) -> None:
     """So that its card can be reproduced to the digit, also by a run that goes on."""
     cases: tuple[tuple[str, dict[str, Any], int], ...] = (

@@ -138,10 +138,9 @@ class Trace:
         return (1 - alone).mean(-1).float()
 
     def save(self, path: str | Path) -> None:
-        """Write every array to an .npz file, which `numpy.load` and `Trace.load_from` read. Needs
-        NumPy.
-        """
-        numpy = _numpy()
+        """Write every array to an .npz file, which `numpy.load` and `Trace.load_from` read."""
+        import numpy
+
         arrays = {name: tensor.numpy() for name, tensor in self._arrays().items()}
         about = {
             "near": self.near,
@@ -154,7 +153,8 @@ class Trace:
     @classmethod
     def load_from(cls, path: str | Path) -> Self:
         """What `save` wrote. Raises OssiaError for another file."""
-        numpy = _numpy()
+        import numpy
+
         try:
             with numpy.load(path) as file:
                 about = json.loads(str(file["about"]))
@@ -206,11 +206,3 @@ class Trace:
 
 
 _PARTS = fields(Difference)
-
-
-def _numpy() -> Any:
-    try:
-        import numpy
-    except ImportError as error:
-        raise OssiaError("an .npz file needs NumPy: pip install 'ossia[xray]'") from error
-    return numpy
