@@ -66,6 +66,7 @@ def _softmax_losses(
     tl.store(parts + row, tl.where(counts, natural - chosen, 0.0))
     tl.store(parts + rows + row, tl.where(counts, natural * natural, 0.0))
     if SLOPES:
+        tl.debug_barrier()  # every warp has loaded `chosen`, whose place one of them overwrites
         weight = tl.where(counts, scale * (1 + twice_z * natural), 0.0)
         less = tl.where(counts, scale, 0.0)
         for i in range(0, vocab, BLOCK):

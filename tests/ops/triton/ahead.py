@@ -3,8 +3,9 @@
 
     python -m tests.ops.triton.ahead 90 [name]
 
-prints one JSON line per kernel for compute capability 9.0: registers, bytes that spilled to the
-stack, and shared memory. `name` restricts it to the operations whose names contain it.
+prints one JSON line per kernel for compute capability 9.0: barriers of a block, registers, bytes
+that spilled to the stack, and shared memory. `name` restricts it to the operations whose names
+contain it.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def compile_all(architecture: int, part: str) -> None:
 
 
 def _usage(found: Launch, compiled: Any) -> dict[str, Any]:
-    """What ptxas says of the registers and the spills of a compiled kernel."""
+    """The barriers of a compiled kernel, and what ptxas says of its registers and spills."""
     ptx = compiled.asm["ptx"]
     match = re.search(r"^\.target (sm_(\d+)\w*)", ptx, re.MULTILINE)
     assert match is not None
@@ -83,6 +84,7 @@ def _usage(found: Launch, compiled: Any) -> dict[str, Any]:
     assert spills is not None
     return {
         "kernel": found.kernel.__name__,
+        "barriers": len(re.findall(r"\bbar(?:rier)?\.sync\b", ptx)),
         "registers": int(registers[1]),
         "spilled": int(spills[1]),
         "shared": compiled.metadata.shared,

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ossia.ops import REFERENCE, AttentionSpec, Documents
-from ossia.ops.triton import training_attention
+from ossia.ops.triton import recording, training_attention
+from ossia.ops.triton.launch import CARDS
 from ossia.ops.triton.training_attention import attend
 from tests.ops.triton.common import DTYPES, FEW, RESULT_ERROR, normal, relative_error
 
@@ -140,3 +141,19 @@ def test_the_operation_is_one_for_torch(device, documents):
     arguments = (*leaves, *bounds, None, 7, 0.0)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(training_attention._attention, arguments, test_utils=checks)
+
+
+def test_a_batch_may_have_more_heads_than_a_grid_has_second_indices():
+    """CUDA C++ Programming Guide, compute capabilities: 2^31 - 1 blocks by 65,535 by 65,535."""
+    batch, length, heads = 8192, 200, 16
+    q = torch.empty(batch, length, heads, 64, dtype=torch.bfloat16, device="meta")
+    k = torch.empty(batch, length, heads // 2, 64, dtype=torch.bfloat16, device="meta")
+    sinks = torch.empty(heads, device="meta")
+    with recording(CARDS[90]) as launches:
+        out, lse = training_attention.forward(q, k, k, sinks, None, None, None, 0, 0.0)
+        training_attention.backward(out, q, k, k, sinks, None, None, None, out, lse, 0, 0.0)
+    assert len(launches) == 4
+    for launch in launches:
+        first, *others = launch.grid
+        assert batch * heads // 2 <= first < 2**31
+        assert all(size <= 65_535 for size in others)

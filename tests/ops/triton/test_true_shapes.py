@@ -26,6 +26,11 @@ def test_kernels_compile_without_spills(architecture):
     assert {kernel["case"] for kernel in kernels} <= ahead.CASES.keys()
     assert kernels
     assert [kernel for kernel in kernels if kernel["spilled"]] == []
+    # Slopes overwrite the logits, after every warp has read its target's.
+    losses = [kernel for kernel in kernels if kernel["kernel"] == "_softmax_losses"]
+    plain, *in_place = [kernel["barriers"] for kernel in losses]
+    assert in_place
+    assert min(in_place) > plain
 
 
 @pytest.mark.gpu
