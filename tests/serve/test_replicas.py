@@ -9,7 +9,7 @@ import http.client
 import json
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ import pytest
 from ossia import text
 from ossia.api import LLM
 from ossia.engine import Driver
+from ossia.errors import DeviceLost
 from tests.scripted import ScriptedEngine, eventually, small_config
 from tests.serve.conftest import ANSWER, openai, run
 
@@ -24,13 +25,14 @@ pytest.importorskip("fastapi")
 
 from ossia.serve.app import application
 from ossia.serve.gate import AccessLog, Gate, Message
+from ossia.serve.replicas import front as front_module
 from ossia.serve.replicas.balance import Balance
 from ossia.serve.replicas.front import Front
 from ossia.serve.replicas.prefix import BLOCK, MOST_BLOCKS, Known, chain
 from ossia.serve.replicas.records import RemoteStore, SharedRecords
-from ossia.serve.replicas.replica import Asked, Beat, ReplicaLost
+from ossia.serve.replicas.replica import Asked, Beat, ReplicaLost, ReplicaUnreachable
 from ossia.serve.replicas.worker import Worker
-from ossia.serve.responses.store import ResponseStore
+from ossia.serve.responses.store import Kept, ResponseStore
 from ossia.serve.service import Service
 
 CHAT = "/v1/chat/completions"
@@ -375,6 +377,22 @@ class TestDeaths:
             one.chat()
         assert one.get("/health").status == 200
 
+    @pytest.mark.parametrize("path", GENERATING)
+    def test_a_lost_device_takes_no_more_requests(self, fleet, path):
+        one = fleet(count=2)
+
+        def step() -> Any:
+            raise DeviceLost("the GPU fell off the bus")
+
+        one.replicas[0].engine.step = step
+        _, body = opening(path)
+        for _ in range(3):
+            assert one.post(path, body | {"stream": False}).status == 200
+        assert one.asked == [1, 3]
+        assert eventually(lambda: one.figure('ossia_replica_up{replica="0"} 0.0'))
+        one.start(0)
+        assert eventually(lambda: one.figure('ossia_replica_up{replica="0"} 1.0'))
+
     def test_a_client_that_hangs_up_takes_its_request_out_of_the_engine(self, fleet):
         one = fleet(ENDLESS, ENDLESS, endless=True)
         stream = one.chat(stream=True)
@@ -434,6 +452,222 @@ class TestResponses:
         assert eventually(lambda: retrieve(made.id).status == "failed")
         assert "stopped before" in retrieve(made.id).error.message
         assert eventually(lambda: not one.front.tasks)
+
+
+class Scripted:
+    """A replica that beats and answers, or fails to, when a test says so."""
+
+    name = "0"
+
+    def __init__(self) -> None:
+        self.heard: asyncio.Queue[Beat | Exception] = asyncio.Queue()
+        self.answers: list[asyncio.Queue[Message | Exception]] = []  # by requests
+
+    async def beats(self) -> AsyncGenerator[Beat]:
+        while True:
+            yield _raised(await self.heard.get())
+
+    async def send(self, asked: Asked) -> AsyncGenerator[Sequence[Message]]:
+        self.answers.append(messages := asyncio.Queue())
+        going = True
+        while going:
+            message = _raised(await messages.get())
+            going = message.get("more_body", True)
+            yield [message]
+
+
+def _raised(item: Any) -> Any:
+    if isinstance(item, Exception):
+        raise item
+    return item
+
+
+class Lost:
+    """Records that note which runs they are told are lost. running: of the one response."""
+
+    def __init__(self, running: str | None = None) -> None:
+        self.runs: list[str] = []
+        self.fails = False
+        self._running = running
+
+    async def running_in(self, id: str) -> str | None:
+        return self._running
+
+    async def lost(self, run: str) -> None:
+        if self.fails:
+            self.fails = False
+            raise RuntimeError("the records are away")
+        self.runs.append(run)
+
+    async def size(self) -> tuple[int, int]:
+        return 0, 0
+
+
+def head(status: int = 200, kind: bytes = b"application/json") -> Message:
+    headers = [(b"content-type", kind)]
+    return {"type": "http.response.start", "status": status, "headers": headers}
+
+
+def part(body: bytes, more_body: bool = False) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": more_body}
+
+
+class Desk:
+    """A front end before one replica, without a socket."""
+
+    def __init__(self, records: Lost) -> None:
+        self.replica, self.records = Scripted(), records
+        self.front = Front([self.replica], records)
+        (self.place,) = self.front.places
+
+    async def hear(self, *items: Beat | Exception, up: bool, run: str | None) -> None:
+        for item in items:
+            self.replica.heard.put_nowait(item)
+        await until(lambda: (self.place.up, self.place.run) == (up, run))
+
+    def ask(self, path: str, body: Any = None) -> asyncio.Task[list[Message]]:
+        return asyncio.create_task(self._asked(path, body))
+
+    async def _asked(self, path: str, body: Any) -> list[Message]:
+        sent: list[Message] = []
+        unread = [
+            {"type": "http.request", "body": b"" if body is None else json.dumps(body).encode()}
+        ]
+        scope = {"type": "http", "path": path, "query_string": b"", "headers": []}
+
+        async def receive() -> Message:
+            return unread.pop() if unread else await asyncio.Future()
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        await self.front(scope | {"method": "GET" if body is None else "POST"}, receive, send)
+        return sent
+
+    async def answers(self, count: int) -> list[asyncio.Queue[Message | Exception]]:
+        """Those of so many requests, once they are there."""
+        await until(lambda: len(self.replica.answers) == count)
+        return self.replica.answers
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    assert await asyncio.to_thread(eventually, condition)
+
+
+@asynccontextmanager
+async def desk(running: str | None = None) -> AsyncGenerator[Desk]:
+    one, events = Desk(Lost(running)), asyncio.Queue[Message]()
+    events.put_nowait({"type": "lifespan.startup"})
+    life = asyncio.create_task(one.front({"type": "lifespan"}, events.get, _nothing))
+    try:
+        yield one
+    finally:
+        events.put_nowait({"type": "lifespan.shutdown"})
+        await life
+
+
+async def _nothing(_message: Message) -> None:
+    pass
+
+
+class TestWatching:
+    @pytest.fixture(autouse=True)
+    def at_once(self, monkeypatch):
+        monkeypatch.setattr(front_module, "_LOOK_SECONDS", 0.01)
+
+    def test_no_error_ends_it(self):
+        async def test() -> None:
+            async with desk() as one:
+                await one.hear(Beat("first"), up=True, run="first")
+                await one.hear(RuntimeError("what nobody thought of"), up=False, run="first")
+                await one.hear(Beat("first"), up=True, run="first")
+                assert one.records.runs == []
+                one.records.fails = True
+                await one.hear(ReplicaLost("dead"), up=False, run="first")
+                await one.hear(Beat("second"), up=True, run="second")
+                assert one.records.runs == ["first"]
+
+        asyncio.run(test())
+
+    def test_a_late_death_is_not_that_of_the_next_process(self):
+        async def test() -> None:
+            async with desk() as one:
+                await one.hear(Beat("first"), up=True, run="first")
+                asked = one.ask("/v1/completions", {"prompt": "?", "stream": True})
+                (answer,) = await one.answers(1)
+                answer.put_nowait(head(kind=b"text/event-stream"))
+                answer.put_nowait(part(b"data: 1\n\n", more_body=True))
+                await until(answer.empty)
+                await one.hear(ReplicaLost("dead"), Beat("second"), up=True, run="second")
+                answer.put_nowait(ReplicaLost("dead"))
+                assert b"replica_lost" in (await asked)[-1]["body"]
+                assert one.place.up
+                assert set(one.records.runs) == {"first"}
+
+        asyncio.run(test())
+
+    def test_one_that_cannot_be_reached_keeps_what_it_has(self):
+        async def test() -> None:
+            async with desk() as one:
+                await one.hear(Beat("first"), up=True, run="first")
+                asked = [one.ask("/v1/models") for _ in range(2)]
+                first, second = await one.answers(2)
+                first.put_nowait(ReplicaUnreachable("a moment"))
+                await until(lambda: not one.place.up)
+                for message in (head(), part(b"{}")):
+                    second.put_nowait(message)
+                assert (await asked[1])[0]["status"] == 200
+                await one.hear(Beat("first"), up=True, run="first")
+                *_, third = await one.answers(3)
+                for message in (head(), part(b"{}")):
+                    third.put_nowait(message)
+                assert (await asked[0])[0]["status"] == 200
+                assert one.records.runs == []
+
+        asyncio.run(test())
+
+    def test_a_process_that_was_not_heard_yet_is_not_a_dead_one(self):
+        async def test() -> None:
+            async with desk(running="first") as one:
+                asked = one.ask("/v1/responses/resp_1")
+                await asyncio.sleep(0.05)
+                await one.hear(Beat("first"), up=True, run="first")
+                (answer,) = await one.answers(1)
+                for message in (head(), part(b"{}")):
+                    answer.put_nowait(message)
+                assert (await asked)[0]["status"] == 200
+                assert one.records.runs == []
+
+        asyncio.run(test())
+
+    @pytest.mark.parametrize(("status", "knows"), [(200, True), (429, False)])
+    def test_a_prompt_that_was_refused_has_not_been_read(self, status, knows):
+        async def test() -> None:
+            body = {"prompt": LONG}
+            async with desk() as one:
+                asked = one.ask("/v1/completions", body)
+                (answer,) = await one.answers(1)
+                assert one.place.match(chain(body)) == len(chain(body))
+                for message in (head(status), part(b"{}")):
+                    answer.put_nowait(message)
+                assert (await asked)[0]["status"] == status
+                assert one.place.match(chain(body)) == knows * len(chain(body))
+
+        asyncio.run(test())
+
+
+def test_a_response_that_could_not_be_kept_runs_no_more(monkeypatch):
+    store = ResponseStore()
+    records, kept = SharedRecords(store), Kept({"id": "resp_1", "status": "queued"}, [])
+    records.put(kept, True, "first")
+
+    def full(*_given: Any, **_options: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(store, "put", full)
+    with pytest.raises(OSError, match="no space"):
+        records.put(kept, False, "first")
+    assert records.running_in("resp_1") is None
 
 
 class TestTheGate:

@@ -20,7 +20,17 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray.exceptions import ObjectLostError, RayActorError, RayError, WorkerCrashedError
+from ray.exceptions import (
+    ActorUnavailableError,
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 from ray.serve.exceptions import RayServeException
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -28,14 +38,21 @@ from ossia.errors import OssiaError
 from ossia.serve.gate import Message
 from ossia.serve.replicas.deployment import Model, Recipe, RecordsActor
 from ossia.serve.replicas.machines import Machine, Share
-from ossia.serve.replicas.replica import Asked, Beat, ReplicaLost
+from ossia.serve.replicas.replica import Asked, Beat, ReplicaLost, ReplicaUnreachable
 from ossia.system.processors import usable
 
 OBJECT_STORE = 128 * 2**20  # of a Ray of this command's own: no weights pass through it
 _CALLS = 100_000  # at a time, which the engine's own queue bounds
 _HEALTH_SECONDS = 1.0  # between looks at a replica; its recovery waits for one
 _QUIET = {"log_level": "ERROR", "enable_access_log": False}
-_LOST = (RayActorError, WorkerCrashedError, ObjectLostError, RayServeException)
+_UNREACHABLE = (ActorUnavailableError, ObjectLostError, RayServeException)
+_LOST = (
+    RayActorError,  # of which ActorUnavailableError is one
+    WorkerCrashedError,
+    OutOfMemoryError,
+    NodeDiedError,
+    LocalRayletDiedError,
+)
 
 
 class RayReplica:
@@ -55,6 +72,12 @@ class RayReplica:
         try:
             async for item in response:
                 yield item
+        except RayTaskError as error:  # what the replica raised, without Ray's traceback
+            if isinstance(error.cause, OssiaError):
+                raise error.cause from None
+            raise
+        except _UNREACHABLE as error:
+            raise ReplicaUnreachable(f"replica {self.name} cannot be reached: {error}") from error
         except _LOST as error:
             raise ReplicaLost(f"replica {self.name} died") from error
         finally:

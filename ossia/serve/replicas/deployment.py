@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from ossia.api import LLM
 from ossia.errors import OssiaError
@@ -159,8 +159,8 @@ def _watch(records: Any) -> None:
     while not over.wait(ORPHAN_SECONDS):
         try:
             ray.get(records.size.remote())
-        except RayActorError:
+        except ActorDiedError:
             serve.delete(serve.get_replica_context().app_name, _blocking=False)
             return
-        except RayError:
+        except RayError:  # it may be a moment's: the actor is started again
             continue

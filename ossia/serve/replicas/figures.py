@@ -56,7 +56,7 @@ class Figures:
 
     def sent(self, place: Place, chain: Chain) -> None:
         """Count a request that goes to a replica."""
-        name, known = place.replica.name, place.known.match(chain)
+        name, known = place.replica.name, place.match(chain)
         self._sent.labels(name).inc()
         self._blocks.labels(name, "yes").inc(known)
         self._blocks.labels(name, "no").inc(len(chain) - known)

@@ -22,7 +22,13 @@ from ossia.serve.replicas.answer import Answer, parsed, read, unless_hung_up
 from ossia.serve.replicas.balance import Balance, Place
 from ossia.serve.replicas.figures import Figures
 from ossia.serve.replicas.prefix import Chain, chain
-from ossia.serve.replicas.replica import Asked, Records, Replica, ReplicaLost
+from ossia.serve.replicas.replica import (
+    Asked,
+    Records,
+    Replica,
+    ReplicaLost,
+    ReplicaUnreachable,
+)
 
 GENERATING = (
     "/v1/chat/completions",
@@ -35,6 +41,7 @@ WAIT_SECONDS = 120.0  # for a replica to be up
 _MOST_CONVERSATIONS = 4096
 _LOOK_SECONDS = 0.5
 _METRICS_SECONDS = 5.0
+_ELSEWHERE = (429, 503)  # a full queue, a lost device: another replica may answer
 _RESPONSE = re.compile(r"/v1/responses/(resp_\w+)")
 _log = logging.getLogger(__name__)
 
@@ -141,13 +148,14 @@ class Front:
             place, pinned = await self._place(pinned, blocks, full)
             others = [one for one in self._up() if one is not place and one not in full]
             answer.may_refuse = pinned is not None or not others
+            run = place.run
             try:
                 if await self._attempt(place, asked, blocks, answer):
                     return place
                 full.add(place)
                 continue
-            except ReplicaLost:
-                await self._lost(place)
+            except ReplicaLost as error:
+                await self._lost(place, run, error)
             if answer.done:
                 return place
             if answer.begun:
@@ -162,17 +170,19 @@ class Front:
             self.figures.retried()
 
     async def _attempt(self, place: Place, asked: Asked, blocks: Chain, answer: Answer) -> bool:
-        """Have this replica answer; False if it has no room. Raises ReplicaLost, also as soon as it
-        is known that the replica died, if nothing has come of it.
+        """Have this replica answer; False if another one is to. Raises ReplicaLost, also as soon as
+        it is known that the replica died, if nothing has come of it.
         """
 
         async def attempt() -> bool:
             with place.sent(blocks) as begun:
                 async with aclosing(_messages(place.replica.send(asked))) as messages:
+                    status = 0
                     async for message in messages:
-                        if message.get("status") == 429 and not answer.may_refuse:
+                        status = message.get("status", status)
+                        if status in _ELSEWHERE and not answer.may_refuse:
                             return False
-                        if await answer.take(message):
+                        if await answer.take(message) and status < 400:
                             begun()
             if not answer.done:
                 raise ApiError(500, "the answer broke off; the log says why", code="internal_error")
@@ -195,11 +205,25 @@ class Front:
     ) -> tuple[Place, str | None]:
         """Where a request goes, and still the run that alone can answer it, if that lives."""
         if pinned is not None:
-            for place in self.places:
-                if place.up and place.run == pinned:
-                    return place, pinned
+            if (place := await self._running(pinned)) is not None:
+                return place, pinned
             await self._records.lost(pinned)  # so that any replica knows that it failed
         return self._balance.choose(blocks, self._up(full) or await self._risen()), None
+
+    async def _running(self, run: str) -> Place | None:
+        """The replica whose process this is; None if it has died."""
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                while True:
+                    for place in self.places:
+                        if place.alive and place.run == run:
+                            return place
+                    if not any(place.up and place.run is None for place in self.places):
+                        return None
+                    await self._heard.wait()  # it may be one that has not been heard yet
+        except TimeoutError:
+            message = "the replica that makes this response cannot be reached"
+            raise ApiError(503, message, code="not_ready") from None
 
     async def _risen(self) -> list[Place]:
         """The replicas that are up, once one is."""
@@ -221,16 +245,37 @@ class Front:
         up = [place for place in self.places if place.up]
         return [place for place in up if place not in full] or up
 
-    async def _lost(self, place: Place) -> None:
-        if place.up:
+    async def _lost(self, place: Place, run: str | None, error: ReplicaLost) -> None:
+        """Note what a call came to that was made while `run` was heard last, unless another process
+        has been heard since.
+        """
+        if place.run != run:
+            return
+        if isinstance(error, ReplicaUnreachable):
+            self._rest(place, error)
+            return
+        if place.alive:
             _log.warning("replica %s died", place.replica.name)
             place.lose()
             self.figures.died(place)
             for task, (other, answer) in self._attempts.items():
                 if other is place and not answer.begun:
                     task.cancel()
-        if place.run is not None:
-            await self._records.lost(place.run)
+            self._tell()
+        if run is not None:
+            await self._records.lost(run)
+
+    def _rest(self, place: Place, error: Exception) -> None:
+        """Send a replica nothing until it is heard again. What it has may still go on."""
+        if place.up:
+            _log.warning("replica %s is not used: %s", place.replica.name, error)
+            place.up = False
+            self._tell()
+
+    def _tell(self) -> None:
+        """Have those look again that wait for a replica."""
+        self._heard.set()
+        self._heard = asyncio.Event()
 
     def _note(self, id: str, blocks: Chain) -> None:
         """Remember how the prompt of a response begins, for those that go on from it."""
@@ -268,20 +313,32 @@ class Front:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _watch(self, place: Place) -> None:
+        """Listen to a replica, whatever goes wrong meanwhile."""
         while True:
             try:
-                async for beat in place.replica.beats():
+                await self._listen(place)
+            except Exception as error:
+                _log.error("replica %s was not heard", place.replica.name, exc_info=error)
+                self._rest(place, error)
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _listen(self, place: Place) -> None:
+        """Hear a replica's beats until it is lost."""
+        name = place.replica.name
+        try:
+            async with aclosing(place.replica.beats()) as beats:
+                async for beat in beats:
+                    if place.run not in (None, beat.run):  # whose death nobody may have told of
+                        await self._lost(place, place.run, ReplicaLost(f"replica {name} died"))
                     if not place.up:
-                        _log.warning("replica %s is up again", place.replica.name)
+                        _log.warning("replica %s is up again", name)
                     place.hear(beat)
                     for level, line in beat.log:
-                        _log.log(level, "replica %s: %s", place.replica.name, line)
-                    self._heard.set()
-                    self._heard = asyncio.Event()
-            except ReplicaLost:
-                pass
-            await self._lost(place)
-            await asyncio.sleep(_LOOK_SECONDS)
+                        _log.log(level, "replica %s: %s", name, line)
+                    self._tell()
+            raise ReplicaUnreachable(f"replica {name} beats no more")
+        except ReplicaLost as error:
+            await self._lost(place, place.run, error)
 
 
 async def _messages(batches: AsyncGenerator[Sequence[Message]]) -> AsyncGenerator[Message]:

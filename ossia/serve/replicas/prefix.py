@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -81,12 +81,12 @@ class Known:
         self.most = most
         self._blocks: OrderedDict[bytes, None] = OrderedDict()
 
-    def match(self, chain: Chain) -> int:
-        """How many blocks at the beginning are known."""
-        return sum(1 for _ in takewhile(self._blocks.__contains__, chain))
+    def match(self, chain: Chain, others: Container[bytes] = ()) -> int:
+        """How many blocks at the beginning are known, or among others."""
+        return sum(1 for _ in takewhile(lambda one: one in self._blocks or one in others, chain))
 
     def add(self, chain: Chain) -> None:
-        """Note a text that is being read. Its end is forgotten before its beginning."""
+        """Note a text that was read. Its end is forgotten before its beginning."""
         for digest in reversed(chain[: self.most]):
             self._blocks[digest] = None
             self._blocks.move_to_end(digest)

@@ -27,10 +27,12 @@ class SharedRecords:
         with self._lock:
             if running:
                 self._running[id] = run
-        self._store.put(kept, running=running)
-        with self._lock:
-            if not running:
-                self._running.pop(id, None)
+        try:
+            self._store.put(kept, running=running)
+        finally:
+            with self._lock:
+                if not running:
+                    self._running.pop(id, None)
 
     def get(self, id: str) -> Kept | None:
         return self._store.get(id)

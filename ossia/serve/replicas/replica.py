@@ -11,7 +11,11 @@ from ossia.serve.gate import Message
 
 
 class ReplicaLost(OssiaError):
-    """The replica's process died, or cannot be reached."""
+    """The replica's process died."""
+
+
+class ReplicaUnreachable(ReplicaLost):
+    """The replica cannot be reached or does not work at present; its process may still live."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from ossia.api import LLM
 from ossia.serve.gate import Asgi, Message
-from ossia.serve.replicas.replica import Asked, Beat
+from ossia.serve.replicas.replica import Asked, Beat, ReplicaUnreachable
 
 BEAT_SECONDS = 1.0
 _MOST_LINES = 100  # of the log, between two beats
@@ -31,8 +31,11 @@ class Worker:
         return self._llm.stats().engine is not None
 
     async def beats(self) -> AsyncGenerator[Beat]:
+        """A beat each second. Raises ReplicaUnreachable once the engine has ended."""
         while True:
             stats = self._llm.stats()
+            if stats.engine is None:  # with no queue, it would seem to have room
+                raise ReplicaUnreachable(str(stats.fault or "the engine has ended"))
             lines = tuple(self._log.take())
             yield Beat(self._run, stats.unfinished, stats.max_queue, self._cache_tokens, lines)
             await asyncio.sleep(BEAT_SECONDS)
