@@ -92,7 +92,7 @@ def forward(
     batch, length, heads, _ = q.shape
     out, lse = _outputs(q)
     blocks = _blocks(q).forward
-    grid = (batch * heads * ceil_div(length, blocks.rows),)
+    grid = (ceil_div(length, blocks.rows), heads, batch)
     launch(
         kernels.forward, grid, q, k, v, sinks, firsts, seed, out, lse, length,
         **_options(q, k, blocks, window, dropout, firsts), SINKS=sinks is not None,
@@ -134,18 +134,18 @@ def backward(
     taken = torch.empty_like(lse)
     parts = lse.new_empty(batch, heads, count if sinks is not None else 0)
     launch(
-        kernels.prepare, (batch * heads * count,), gradient, out, sinks, lse, taken, parts, length,
+        kernels.prepare, (count, heads, batch), gradient, out, sinks, lse, taken, parts, length,
         HEADS=heads, SIZE=size, WIDTH=width, ROWS=_PREPARED, SINKS=sinks is not None, num_warps=4,
     )  # fmt: skip
     d_q, d_k, d_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     options = _options(q, k, shapes.keys, window, dropout, firsts)
-    grid = (batch * k.shape[2] * ceil_div(length, shapes.keys.cols),)
+    grid = (ceil_div(length, shapes.keys.cols), k.shape[2], batch)
     launch(
         kernels.keys_backward, grid,
         gradient, q, k, v, lse, taken, ends, seed, d_k, d_v, length, **options,
     )  # fmt: skip
     options = _options(q, k, shapes.queries, window, dropout, firsts)
-    grid = (batch * heads * ceil_div(length, shapes.queries.rows),)
+    grid = (ceil_div(length, shapes.queries.rows), heads, batch)
     launch(
         kernels.queries_backward, grid,
         gradient, q, k, v, lse, taken, firsts, seed, d_q, length, **options,

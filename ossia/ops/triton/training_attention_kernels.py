@@ -31,15 +31,6 @@ def _tile(x, batch, length, position, head, HEADS: tl.constexpr, SIZE: tl.conste
 
 
 @triton.jit
-def _own(length, SPAN: tl.constexpr):
-    """The program's pair of a sequence and a head, and which of the pair's tiles of SPAN it has.
-    They share the grid's first dimension, because the others end at 65,535.
-    """
-    tiles = tl.cdiv(length, SPAN)
-    return tl.program_id(0) // tiles, tl.program_id(0) % tiles
-
-
-@triton.jit
 def _first_seen(firsts, batch, length, row, WINDOW: tl.constexpr, DOCUMENTS: tl.constexpr):
     """The first position that each row sees; those behind the end count as the last row."""
     row = tl.minimum(row, length - 1)
@@ -96,10 +87,10 @@ def forward(
     """A tile of queries of one head. lse (batch, heads, length): log2 of each row's sum of
     exponentials, the sink's among them.
     """
-    pair, tile = _own(length, ROWS)
     # The last rows have the most keys, so they come first.
-    start = (tl.cdiv(length, ROWS) - 1 - tile) * ROWS
-    batch, head = pair // HEADS, pair % HEADS
+    start = (tl.num_programs(0) - 1 - tl.program_id(0)) * ROWS
+    head, batch = tl.program_id(1), tl.program_id(2)
+    pair = batch * HEADS + head
     shared = head // (HEADS // KV_HEADS)
     row = start + tl.arange(0, ROWS)
     queries, exists = _tile(q, batch, length, row, head, HEADS, SIZE, WIDTH)
@@ -147,8 +138,8 @@ def prepare(
     gradient takes from every score's; d_sinks (batch * heads, blocks): a block's part of the
     gradient of the sink, whose column has no value.
     """
-    pair, block = _own(length, ROWS)
-    batch, head = pair // HEADS, pair % HEADS
+    block, head, batch = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    pair = batch * HEADS + head
     row = block * ROWS + tl.arange(0, ROWS)
     outputs, exists = _tile(out, batch, length, row, head, HEADS, SIZE, WIDTH)
     gradients, _ = _tile(gradient, batch, length, row, head, HEADS, SIZE, WIDTH)
@@ -159,7 +150,7 @@ def prepare(
     if SINKS:
         sink = tl.load(sinks + head).to(tl.float32) * LOG2_E
         share = tl.exp2(sink - tl.load(lse + place, mask=row < length, other=float("inf")))
-        tl.store(d_sinks + tl.program_id(0), -tl.sum(share * sums))
+        tl.store(d_sinks + pair * tl.num_programs(0) + block, -tl.sum(share * sums))
 
 
 @triton.jit
@@ -170,9 +161,8 @@ def keys_backward(
     DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradients of a tile of keys and values, from all queries that see them."""
-    pair, tile = _own(length, COLS)
-    start = tile * COLS
-    batch, shared = pair // KV_HEADS, pair % KV_HEADS
+    start = tl.program_id(0) * COLS
+    shared, batch = tl.program_id(1), tl.program_id(2)
     col = start + tl.arange(0, COLS)
     keys, exists = _tile(k, batch, length, col, shared, KV_HEADS, SIZE, WIDTH)
     values, _ = _tile(v, batch, length, col, shared, KV_HEADS, SIZE, WIDTH)
@@ -230,9 +220,9 @@ def queries_backward(
     DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradient of a tile of queries of one head."""
-    pair, tile = _own(length, ROWS)
-    start = (tl.cdiv(length, ROWS) - 1 - tile) * ROWS
-    batch, head = pair // HEADS, pair % HEADS
+    start = (tl.num_programs(0) - 1 - tl.program_id(0)) * ROWS
+    head, batch = tl.program_id(1), tl.program_id(2)
+    pair = batch * HEADS + head
     shared = head // (HEADS // KV_HEADS)
     row = start + tl.arange(0, ROWS)
     queries, exists = _tile(q, batch, length, row, head, HEADS, SIZE, WIDTH)
