@@ -141,7 +141,7 @@ class Trace:
         """Write every array to an .npz file, which `numpy.load` and `Trace.load_from` read."""
         import numpy
 
-        arrays = {name: tensor.numpy() for name, tensor in self._arrays().items()}
+        arrays: dict[str, Any] = {name: x.numpy() for name, x in self._arrays().items()}
         about = {
             "near": self.near,
             "num_experts": self.num_experts,
