@@ -93,7 +93,8 @@ void put(const float* x, long count, void* at) {
                     reinterpret_cast<const char*>(&value) + 2, 2);
     }
 }
-constexpr TileGemm kRight{nullptr, dense<0>, nullptr, nullptr, put}, kWrong{nullptr, dense<1>, nullptr, nullptr, put};
+constexpr TileGemm kRight{nullptr, nullptr, dense<0>, nullptr, nullptr, put};
+constexpr TileGemm kWrong{nullptr, nullptr, dense<1>, nullptr, nullptr, put};
 
 }  // namespace
 

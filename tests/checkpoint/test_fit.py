@@ -197,6 +197,7 @@ def test_a_context_that_is_longer_than_what_is_left(
     folder: Path, machine: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:
     machine(weights(folder) + 1000)
+    caplog.set_level("WARNING")
     place(folder, Beside(0, 1000, str), device="cuda")
     assert not caplog.messages
     place(folder, Beside(0, 2_000_000, str), device="cuda")

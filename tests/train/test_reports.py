@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from ossia.config import Router
 from ossia.errors import OssiaError
 from ossia.insight.counts import forward_flops
+from ossia.ops import Routing
 from ossia.train.balance import shares
 from ossia.train.corpus import packing
 from ossia.train.corpus.conversations import Example
@@ -21,19 +23,22 @@ from ossia.train.loss import IGNORED
 from ossia.train.objective import Objective
 from ossia.train.settings import Settings
 from ossia.train.utilization import Utilization
-from tests.models import build, moe_of, small
+from tests.models import build, small
 
 
-def test_the_load_report_counts_the_choices_of_each_layer() -> None:
+def test_the_load_report_counts_the_choices_of_each_layer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     decoder = build(small()).eval()
     objective = Objective(decoder, balance=0.0, z_loss=0.0).eval()
     chosen: list[torch.Tensor] = []
+    route = decoder.ops.route
 
-    def keep(module: torch.nn.Module, arguments: object, out: Tensor) -> None:
-        chosen.append(out)
+    def keep(logits: Tensor, count: int, router: Router) -> Routing:
+        chosen.append(logits)
+        return route(logits, count, router)
 
-    for i in range(len(decoder.layers)):
-        moe_of(decoder, i).router.register_forward_hook(keep)
+    monkeypatch.setattr(decoder.ops, "route", keep)
     tokens = torch.randint(8, 50, (2, 20))
     with objective.routers.counting() as counts, torch.no_grad():
         objective(tokens, tokens, None, 40)
