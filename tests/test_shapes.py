@@ -1,4 +1,4 @@
-"""No function of the package is long, its parameters aside; ruff's PLR0913 counts those."""
+"""No function of the package is long; ruff's PLR0913 counts parameters."""
 
 import ast
 from pathlib import Path
@@ -7,7 +7,7 @@ import ossia
 
 ROOT = Path(ossia.__file__).parent
 MOST_LINES = 60
-MOST_OF_A_KERNEL = 70  # in Triton, where what is shared between functions is passed name by name
+MOST_OF_A_KERNEL = 73  # in Triton, whose kernels take each number of theirs as a parameter
 
 
 def test_no_function_is_longer_than_a_screen() -> None:
@@ -16,7 +16,7 @@ def test_no_function_is_longer_than_a_screen() -> None:
         for path in sorted(ROOT.rglob("*.py"))
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and (lines := (node.end_lineno or 0) - node.body[0].lineno + 1)
+        and (lines := (node.end_lineno or 0) - node.lineno + 1)
         > (MOST_OF_A_KERNEL if "triton" in path.parts else MOST_LINES)
     ]
     assert long == []

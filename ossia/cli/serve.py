@@ -54,20 +54,36 @@ def serve(
     if None not in (path, model):
         raise OssiaError("the model was named twice, as an argument and with --model")
     _check(api_key or [], options)
-    path = path or model
+    _check_packages()
+    run = _serve_one if options.replicas is None else _serve_replicas
+    run(path or model, options, api_key or [], load, engine)
+
+
+def _check_packages() -> None:
+    """Raise OssiaError if what the server needs is not installed."""
     try:
-        from ossia.serve import opening
-        from ossia.serve.app import application
-        from ossia.serve.responses.store import ResponseStore
-        from ossia.serve.server import listen, log_to_stderr
-        from ossia.serve.server import serve as run
+        import ossia.serve.app
+        import ossia.serve.server  # noqa: F401
     except ImportError as error:
         raise OssiaError(
             f"the server's packages are not installed ({error}): pip install 'ossia[serve]'"
         ) from error
-    keys = api_key or []
-    if options.replicas is not None:
-        return _serve_replicas(path, options, keys, load, engine)
+
+
+def _serve_one(
+    path: str | None,
+    options: ServeOptions,
+    keys: list[str],
+    load: LoadOptions,
+    engine: EngineOptions,
+) -> None:
+    """Serve the model in this process."""
+    from ossia.serve import opening
+    from ossia.serve.app import application
+    from ossia.serve.responses.store import ResponseStore
+    from ossia.serve.server import listen, log_to_stderr
+    from ossia.serve.server import serve as run
+
     with (
         listen(options) as server,
         opening.tools(options) as tools,
@@ -83,7 +99,6 @@ def serve(
         log_to_stderr(options.json)
         _announce(opening.about(service), server, bool(keys), options.json)
         run(app, server, options.drain_seconds, service.tasks, lambda: llm.stats().fault)
-    return None
 
 
 def _serve_replicas(
