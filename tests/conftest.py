@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import lzma
 import os
 from collections.abc import Callable, Iterator
@@ -40,10 +41,12 @@ def unpack(name: str, target: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Undo what a command set: on one thread, sums are taken in one order."""
+def undo_a_command() -> Iterator[None]:
+    """Undo what a command set: threads (on one, sums are taken in one order), and the log's level,
+    which decides what the next test finds in its log."""
     yield
     torch.set_num_threads(1)
+    logging.getLogger("ossia").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
