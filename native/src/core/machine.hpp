@@ -125,8 +125,6 @@ class Machine {
   private:
     Machine(int threads, const Form& form);
 
-    // Up to this many tokens, weights are multiplied in their stored form; beyond, unpacking them first pays.
-    static constexpr long kFewTokens = 16;
     void linear_of(const std::vector<Product>& products, const void* x, Type type, long tokens);
     void linear_few(const std::vector<Product>& products, const void* x, Type type, long tokens);
     void linear_few_transposed(const std::vector<Product>& products, const Floats& x, long tokens);

@@ -59,32 +59,13 @@ inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 
-struct Codes {
-    static constexpr int kCount = 32;
-    __m512i words;
-
-    static Codes load(const std::int8_t* p) {
-        return {_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
-    }
-};
-
-struct Dots {
-    static constexpr int kSums = 8;
-    __m512i v;
-
-    static Dots zero() { return {_mm512_setzero_si512()}; }
-    void add(Codes codes, const std::int16_t* words) {
-        v = _mm512_dpwssd_epi32(v, codes.words, _mm512_loadu_si512(words));
-    }
-    Vec floats() const { return {_mm512_cvtepi32_ps(v)}; }
-};
-
 #include "kernels/exp.inl"
 
 // These call exp2 and exp.
 #include "kernels/attend.inl"
 #include "kernels/dense.inl"
 #include "kernels/int8.inl"
+#include "kernels/int8_bytes.inl"
 #include "kernels/mxfp4.inl"
 #include "kernels/packed.inl"
 #include "kernels/rope.inl"
@@ -308,8 +289,9 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
 }  // namespace
 
 const Kernels& kernels_avx512() {
-    static const Kernels kernels{"avx512", dense<bf16>, dense<float>, dense_int8, to_words<bf16>, to_words<float>,
-                                 to_codes<bf16>, to_codes<float>, pack_blocks<bf16>, pack_blocks<float>,
+    static const Kernels kernels{"avx512", dense<bf16>, dense<float>, dense_int8, words_size, to_words<bf16>,
+                                 to_words<float>, to_codes<bf16>, to_codes<float>, pack_blocks<bf16>,
+                                 pack_blocks<float>,
                                  unpack_blocks<bf16>, unpack_blocks<float>, sum_words, quantized_size, quantize,
                                  packed, turn<bf16>, turn<float>, attend_scratch, kAttend<bf16>, kAttend<float>,
                                  kAttend<std::int8_t>, kRowwise<bf16>, kRowwise<float>, turns, kWeighing};

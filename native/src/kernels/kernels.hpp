@@ -47,6 +47,11 @@ struct Floats {
 // Tokens that are a multiple of 4 KB apart would share the lines of the first-level cache, so there is a line between.
 constexpr long padded(long cols, long line) { return (cols + line - 1) / line * line + line; }
 
+// Up to this many tokens, weights are multiplied in their stored form; beyond, unpacking them first pays.
+constexpr long kFewTokens = 16;
+
+constexpr long kMostGroup = 256;  // columns: the sum of so many products of int8 and int16 is exact in 32 bits
+
 // A matrix of int8 codes: `groups` scales per row, each for `group` columns, the last for what is left.
 struct Int8 {
     const std::int8_t* codes;
@@ -57,11 +62,10 @@ struct Int8 {
 // Tokens in the form that the int8 kernels read: integer multiples of a power of two, one power for each group of
 // columns. A bfloat16 is exact unless it is 128 times smaller than its group's largest.
 struct Words {
-    const std::int16_t* words;  // (tokens, stride), aligned to 64 bytes, each token padded with zeros
+    const std::int16_t* words;  // (tokens, stride), aligned to 64 bytes, in a layout of the form's own
     const float* scales;        // (tokens, groups), NaN where the group holds NaN or infinity
     long stride, groups;
 };
-constexpr long kWordsAtOnce = 32;  // strides are multiples of it
 
 // Rows of an MXFP4 matrix: cols/2 bytes of codes and cols/32 bytes of scales each.
 struct Packed {
@@ -145,12 +149,13 @@ struct Kernels {
     void (*dense_bf16)(const Dense<bf16>&, const Floats& x, long tokens, float* y, long y_stride, long begin, long end);
     void (*dense_f32)(const Dense<float>&, const Floats& x, long tokens, float* y, long y_stride, long begin, long end);
 
-    // The same for words in the groups of the matrix; if `add`, it is added to y.
+    // The same for words in the groups of the matrix and at most kFewTokens tokens; if `add`, it is added to y.
     void (*dense_int8)(const Int8&, const Words& x, long tokens, bool add, float* y, long y_stride, long begin,
                        long end);
 
-    // A token's words, padded to a multiple of kWordsAtOnce, and its scales. The rounding error goes to `rest` (cols,)
+    // A token's words, `words_size(cols, group)` of 16 bits, and its scales. The rounding error goes to `rest` (cols,)
     // unless that is null.
+    long (*words_size)(long cols, long group);
     void (*words_bf16)(const bf16* x, long cols, long group, std::int16_t* words, float* scales, float* rest);
     void (*words_f32)(const float* x, long cols, long group, std::int16_t* words, float* scales, float* rest);
 

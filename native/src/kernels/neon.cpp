@@ -102,6 +102,7 @@ struct Dots {
 #include "kernels/attend.inl"
 #include "kernels/dense.inl"
 #include "kernels/int8.inl"
+#include "kernels/int8_words.inl"
 #include "kernels/mxfp4.inl"
 #include "kernels/packed.inl"
 #include "kernels/rope.inl"
@@ -179,6 +180,7 @@ const Kernels& kernels_neon() {
         form.dense_bf16 = dense<bf16>;
         form.dense_f32 = dense<float>;
         form.dense_int8 = dense_int8;
+        form.words_size = words_size;
         form.words_bf16 = to_words<bf16>;
         form.words_f32 = to_words<float>;
         form.codes_bf16 = to_codes<bf16>;

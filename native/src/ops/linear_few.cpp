@@ -30,7 +30,8 @@ class Inputs {
             set_floats(x, type, tokens, w.cols);
             return;
         }
-        const long groups = w.int8().groups, stride = padded(w.cols, kWordsAtOnce);
+        constexpr long kLineWords = 32;
+        const long groups = w.int8().groups, stride = padded(kernels.words_size(w.cols, w.group), kLineWords);
         const int parts = type == Type::f32 ? 2 : 1;
         words_ = lines<std::int16_t>(parts * tokens * stride);
         scales_.reset(new float[parts * tokens * groups]);

@@ -5,7 +5,6 @@
 
 namespace ossia {
 
-constexpr long kMostGroup = 256;  // columns: the sum of so many products of int8 and int16 is exact in 32 bits
 
 // A matrix (rows, cols) in memory, and its bias. Throws std::invalid_argument for parts that do not fit together.
 struct Matrix {

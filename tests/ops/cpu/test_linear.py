@@ -5,6 +5,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ossia.ops import _native
 from ossia.ops.int8 import GROUP, Int8, quantize
 from tests.ops.cpu.common import DTYPES, FEW, RESULT_ERROR, native, normal, relative_error
 from tests.ops.flat import reference
@@ -174,6 +175,27 @@ def test_the_largest_sums_that_int8_can_come_to_are_exact(form):
         weight = Int8(torch.full((5, GROUP), -128, dtype=torch.int8), torch.ones(5, 1))
         found = form(native.linear, x, weight, dtype=torch.float32)
         assert torch.equal(found, torch.full((3, 5), -sign * 255 * 2.0**14 * GROUP))
+
+
+@pytest.mark.parametrize("group", [32, 96, 160, 256])
+def test_int8_in_groups_of_other_sizes(form, group):
+    rows, cols = 45, 2 * group + 29
+    x, weight = normal(16, cols, dtype=torch.bfloat16), normal(rows, cols, seed=1)
+    codes = (weight * 32).round().clamp(-128, 127).to(torch.int8)
+    scales = normal(rows, 3, seed=2).abs()
+    matrix = _native.Matrix(codes, None, scales, group)
+    expected = x.double() @ (codes * scales.repeat_interleave(group, 1)[:, :cols]).double().T
+    for machine in form.machines:
+
+        def linear(x, machine=machine):
+            y = torch.empty(len(x), rows)
+            machine.linear(x, matrix, y, None)
+            return y
+
+        found = linear(x)
+        assert relative_error(found, expected) <= 3e-5
+        for tokens in (1, 2, 3, 7):
+            assert torch.equal(linear(x[:tokens]), found[:tokens])
 
 
 @FEW
