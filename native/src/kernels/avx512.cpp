@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -63,6 +64,9 @@ inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 
 // These call exp2 and exp.
 #include "kernels/attend.inl"
+#include "kernels/attend_block.inl"
+#include "kernels/attend_integers.inl"
+#include "kernels/attend_words.inl"
 #include "kernels/dense.inl"
 #include "kernels/int8.inl"
 #include "kernels/int8_bytes.inl"
@@ -293,8 +297,9 @@ const Kernels& kernels_avx512() {
                                  to_words<float>, to_codes<bf16>, to_codes<float>, pack_blocks<bf16>,
                                  pack_blocks<float>,
                                  unpack_blocks<bf16>, unpack_blocks<float>, sum_words, quantized_size, quantize,
-                                 packed, turn<bf16>, turn<float>, attend_scratch, kAttend<bf16>, kAttend<float>,
-                                 kAttend<std::int8_t>, kRowwise<bf16>, kRowwise<float>, turns, kWeighing};
+                                 packed, turn<bf16>, turn<float>, attend_scratch, words_scratch, kAttendWords<bf16>,
+                                 kAttend<float>, kAttendWords<std::int8_t>, kRowwise<bf16>, kRowwise<float>, turns,
+                                 kWeighing};
     return kernels;
 }
 

@@ -107,6 +107,10 @@ struct Attend {
     // or null.
     void (*block)(const Cache<Element>&, const float* q, const float* sinks, long group, long queries, long kv_head,
                   long position, long window, float* scratch, float* out);
+
+    // `block` in integers, with an error of some 1e-4; null where that is no faster.
+    void (*words)(const Cache<Element>&, const float* q, const float* sinks, long group, long queries, long kv_head,
+                  long position, long window, float* scratch, float* out);
 };
 
 // Operations between the matrix products, on numbers of type Element; see rowwise.inl.
@@ -188,7 +192,9 @@ struct Kernels {
     void (*turn_bf16)(const bf16* x, const float* cosines, const float* sines, long dim, float scale, float* y);
     void (*turn_f32)(const float* x, const float* cosines, const float* sines, long dim, float scale, float* y);
 
-    long (*attend_scratch)(long rows, long head_dim);  // floats that `block` takes for queries * group rows
+    // Floats, aligned to 64 bytes, that `block` and `words` take for queries * group rows.
+    long (*attend_scratch)(long rows, long head_dim);
+    long (*words_scratch)(long rows, long head_dim);
     Attend<bf16> attend_bf16;
     Attend<float> attend_f32;
     Attend<std::int8_t> attend_int8;

@@ -100,6 +100,7 @@ struct Dots {
 
 // These call exp2 and exp.
 #include "kernels/attend.inl"
+#include "kernels/attend_block.inl"
 #include "kernels/dense.inl"
 #include "kernels/int8.inl"
 #include "kernels/int8_words.inl"

@@ -88,6 +88,7 @@ struct Dots {
 
 // These call exp2 and exp.
 #include "kernels/attend.inl"
+#include "kernels/attend_block.inl"
 #include "kernels/dense.inl"
 #include "kernels/int8.inl"
 #include "kernels/int8_words.inl"
@@ -132,7 +133,7 @@ const Kernels& kernels_portable() {
                                  to_words<float>, to_codes<bf16>, to_codes<float>, pack_blocks<bf16>,
                                  pack_blocks<float>,
                                  unpack_blocks<bf16>, unpack_blocks<float>, sum_words, quantized_size, quantize,
-                                 packed, turn<bf16>, turn<float>, attend_scratch, kAttend<bf16>, kAttend<float>,
+                                 packed, turn<bf16>, turn<float>, attend_scratch, nullptr, kAttend<bf16>, kAttend<float>,
                                  kAttend<std::int8_t>, kRowwise<bf16>, kRowwise<float>, turns, kWeighing};
     return kernels;
 }

@@ -28,9 +28,12 @@ struct PagedStep {
 
 namespace {
 
-// Rows (heads times queries) that share one pass over the keys: many, so that keys are read seldom, but few enough for
-// the second-level cache.
-constexpr long kBlockRows = 192;
+// Rows (heads times queries) that share one pass over the keys: many, so that keys are read and widened seldom, but few
+// enough for the second-level cache and, of integers, which take more to convert, for every thread to have some blocks.
+constexpr long kBlockRows = 192, kMostWordRows = 768;
+constexpr long kBlocksPerThread = 4;
+// Up to this many queries are multiplied as floats, as few tokens are in matrix products.
+constexpr long kFewQueries = 16;
 // Keys of one query per task: long texts keep all threads busy, and the order of a sum does not depend on the number of
 // threads.
 constexpr long kPartKeys = 1024;
@@ -106,7 +109,7 @@ class PagedAttention {
   public:
     using Turn = void (*)(const Element*, const float*, const float*, long, float, float*);
 
-    PagedAttention(const PagedStep& p, const Kernels& kernels, const Attend<Stored>& attend, Turn turn)
+    PagedAttention(const PagedStep& p, const Kernels& kernels, const Attend<Stored>& attend, Turn turn, int threads)
         : p_(p),
           kernels_(kernels),
           attend_(attend),
@@ -116,6 +119,7 @@ class PagedAttention {
           v_(static_cast<const Element*>(p.v)),
           y_(static_cast<Element*>(p.y)),
           group_(p.heads / p.kv_heads),
+          word_rows_(std::clamp(p.tokens * p.heads / (kBlocksPerThread * threads), kBlockRows, kMostWordRows)),
           sequences_(sequences(p)),
           sinks_(p.sinks ? p.heads : 0) {
         for (std::size_t h = 0; h < sinks_.size(); ++h)
@@ -158,7 +162,9 @@ class PagedAttention {
     // Runs tasks until none is left.
     void attend() {
         const long dim = p_.head_dim;
-        std::vector<float> q, out, scratch;
+        std::vector<float> q, out;
+        Lines<float> scratch;
+        long scratch_size = 0;
         for (long i; (i = next_.fetch_add(1)) < static_cast<long>(tasks_.size());) {
             const Task& task = tasks_[i];
             const Sequence& sequence = *task.sequence;
@@ -184,10 +190,13 @@ class PagedAttention {
                 continue;
             }
             out.resize(std::max<long>(out.size(), rows * dim));
-            scratch.resize(std::max<long>(scratch.size(), kernels_.attend_scratch(rows, dim)));
+            const bool words = in_words(sequence);
+            const long size = (words ? kernels_.words_scratch : kernels_.attend_scratch)(rows, dim);
+            if (size > scratch_size) scratch = lines<float>(scratch_size = size);
             const float* sinks = sinks_.empty() ? nullptr : sinks_.data() + task.kv_head * group_;
-            attend_.block(cache, q.data(), sinks, group_, task.queries, task.kv_head, sequence.position + task.query,
-                          p_.window, scratch.data(), out.data());
+            (words ? attend_.words : attend_.block)(cache, q.data(), sinks, group_, task.queries, task.kv_head,
+                                                    sequence.position + task.query, p_.window, scratch.get(),
+                                                    out.data());
             for (long query = 0; query < task.queries; ++query)
                 write_out(out.data() + query * group_ * dim, sequence.token + task.query + query, task.kv_head);
         }
@@ -226,10 +235,15 @@ class PagedAttention {
         long token, kv_head, begin, end;
     };
 
+    // Whether queries are multiplied in integers, which is as exact as bfloat16 needs.
+    bool in_words(const Sequence& sequence) const {
+        return sizeof(Element) < sizeof(float) && attend_.words && sequence.count > kFewQueries;
+    }
+
     // Returns the number of the next part. One query has too few rows for a block unless heads are many.
     long add_tasks(const Sequence& sequence, long part) {
         const auto oldest = [&](long position) { return p_.window ? std::max(0L, position - p_.window + 1) : 0; };
-        const long step = std::max(1L, kBlockRows / group_);
+        const long step = std::max(1L, (in_words(sequence) ? word_rows_ : kBlockRows) / group_);
         for (long kv_head = 0; kv_head < p_.kv_heads; ++kv_head) {
             if (sequence.count > 1) {
                 for (long query = 0; query < sequence.count; query += step) {
@@ -267,7 +281,7 @@ class PagedAttention {
     const Turn turn_;
     const Element *q_, *k_, *v_;
     Element* y_;
-    const long group_;
+    const long group_, word_rows_;
     const std::vector<Sequence> sequences_;
     std::vector<float> sinks_;
     std::vector<Task> tasks_;
@@ -279,7 +293,7 @@ class PagedAttention {
 template <class Element, class Stored>
 void Machine::paged_attention_of(const PagedStep& p, const Attend<Stored>& attend,
                                  void (*turn)(const Element*, const float*, const float*, long, float, float*)) {
-    PagedAttention<Element, Stored> step(p, kernels_, attend, turn);
+    PagedAttention<Element, Stored> step(p, kernels_, attend, turn, pool_.size());
     run_if_large(p.tokens * p.kv_heads * p.head_dim, [&](int thread, int threads) {
         const Share mine = share(p.tokens, 1, thread, threads);
         step.append(mine.begin, mine.end);

@@ -107,16 +107,18 @@ def test_paged_attention(
 
 @pytest.mark.parametrize("window", [None, 128])
 @pytest.mark.parametrize("group", [1, 8])
-def test_a_prompt_read_in_chunks_gets_the_bits_it_gets_whole(form, window, group):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_prompt_read_in_chunks_gets_the_bits_it_gets_whole(form, window, group, dtype):
     kind = LayerKind(window, 2, 64)
-    pages = Pages(kind, [500], 16, torch.float32)
-    q, k, v = inputs(500, kind, group, torch.float32)
+    pages = Pages(kind, [500], 16, dtype)
+    q, k, v = inputs(500, kind, group, dtype)
     sinks = normal(2 * group, seed=3)
     whole = form(native.paged_attention, q, k, v, pages.step([500]), sinks=sinks)
     expected = reference.paged_attention(
         q.double(), k.double(), v.double(), pages.step([500]), sinks=sinks
     )
-    assert relative_error(whole, expected) <= 1e-6
+    tolerance = RESULT_ERROR[dtype]
+    assert relative_error(whole, expected) <= tolerance
     parts, start = [], 0
     for end in (1, 64, 65, 193, 320, 500):
         chunk = slice(start, end)
@@ -125,9 +127,46 @@ def test_a_prompt_read_in_chunks_gets_the_bits_it_gets_whole(form, window, group
         start = end
     # Single queries are summed in another order.
     together = torch.cat(parts)
-    assert relative_error(together, whole) <= 1e-6
+    assert relative_error(together, whole) <= tolerance
     several = [i for i in range(500) if i not in (0, 64)]
     assert torch.equal(together[several], whole[several])
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("size", [0.1, 1, 4])
+@pytest.mark.parametrize(("window", "head_dim"), [(None, 128), (100, 64), (7, 20)])
+def test_integers_err_by_a_tenth_of_bfloat16(form, window, head_dim, size, stored):
+    """AVX-512 multiplies more than 16 queries in bfloat16 as integers."""
+    kind = LayerKind(window, 2, head_dim)
+    pages = Pages(kind, [333], 16, stored)
+    q, k, v = inputs(90, kind, 3, torch.bfloat16)
+    q = q * size
+    found = form(native.paged_attention, q, k, v, pages.step([90]))
+    exact = reference.paged_attention(q.double(), k.double(), v.double(), pages.step([90]))
+    rounded = relative_error(exact.bfloat16(), exact)
+    assert relative_error(found, exact) ** 2 <= rounded**2 + 3e-4**2
+
+
+@pytest.mark.parametrize("power", [-120, -100, -38, 38, 60])
+@pytest.mark.parametrize("which", ["keys", "values", "a key", "a value", "no values", "queries"])
+def test_numbers_of_any_size_are_weighed(form, which, power):
+    kind = LayerKind(None, 1, 16)
+    pages = Pages(kind, [120], 16, torch.bfloat16)
+    q, k, v = inputs(40, kind, 2, torch.bfloat16)
+    stored = (pages.pool.values if "value" in which else pages.pool.keys)[kind]
+    sequence = pages.table[0].long()  # the pool has one layer
+    if which == "queries":
+        q[::3] *= 2.0**power
+    elif which == "no values":
+        stored[0, sequence[:4]] = 0
+    elif which.startswith("a "):
+        stored[0, sequence[2], 5] *= 2.0**power
+    else:
+        stored[0, sequence[:4]] *= 2.0**power
+    found = form(native.paged_attention, q, k, v, pages.step([40]))
+    expected = reference.paged_attention(q.double(), k.double(), v.double(), pages.step([40]))
+    for ours, theirs in zip(found, expected, strict=True):  # token by token
+        assert relative_error(ours, theirs) <= 2 * RESULT_ERROR[torch.bfloat16]
 
 
 @pytest.mark.parametrize("length", [1024, 1025, 3000])
@@ -157,13 +196,21 @@ def test_scores_of_any_size_are_weighed(form):
         assert relative_error(found, expected) <= 1e-6 * max(1, size)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+@pytest.mark.parametrize(
+    ("stored", "dtype"),
+    [
+        (torch.float32, torch.float32),
+        (torch.int8, torch.float32),
+        (torch.bfloat16, torch.bfloat16),
+        (torch.int8, torch.bfloat16),
+    ],
+)
 @pytest.mark.parametrize("which", [0, 1, 2])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_no_number_spoils_those_that_see_it(form, dtype, which, bad):
+def test_what_is_no_number_spoils_those_that_see_it(form, stored, dtype, which, bad):
     kind = LayerKind(20, 1, 16)
-    pages = Pages(kind, [100, 30], 16, dtype)
-    arguments = inputs(90, kind, 2, torch.float32)  # of the second sequence the first query at 0
+    pages = Pages(kind, [100, 30], 16, stored)
+    arguments = inputs(90, kind, 2, dtype)  # of the second sequence the first query at 0
     counts = [60, 30]
     healthy = form(native.paged_attention, *arguments, pages.step(counts))
     arguments[which][30, 0, 3] = bad  # at position 70
@@ -172,7 +219,7 @@ def test_what_is_no_number_spoils_those_that_see_it(form, dtype, which, bad):
     assert torch.equal(found[60:], healthy[60:])
     assert (found.isnan() <= expected.isnan()).all()
     if which == 2:  # one dimension of the value
-        seeing = found[30:50, :, 3] if dtype is torch.float32 else found[30:50]
+        seeing = found[30:50] if stored is torch.int8 else found[30:50, :, 3]
         assert not seeing.isfinite().any()
     elif which == 0:
         assert found[30, 0].isnan().all()
