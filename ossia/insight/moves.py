@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 from ossia.families.mapping import Index, Row
 
@@ -45,13 +45,21 @@ def fold(rows: Iterable[Row], kinds: Mapping[str, str]) -> Iterator[Move]:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Rising numbers as "3", "0-23" or "0,2,...,22" if evenly spaced, else all of them."""
-    steps = {later - earlier for earlier, later in pairwise(numbers)}
-    if len(numbers) < 3 or len(steps) > 1:
-        return ",".join(map(str, numbers))
-    if steps == {1}:
-        return f"{numbers[0]}-{numbers[-1]}"
-    return f"{numbers[0]},{numbers[1]},...,{numbers[-1]}"
+    """Rising numbers, with evenly spaced runs as "0-23" or "0,2,...,22": "0-3,8,10,...,20,47"."""
+    parts = []
+    while numbers:
+        steps = [later - earlier for earlier, later in pairwise(numbers)] or [1]
+        step = steps[0]
+        run = 1 + sum(1 for _ in takewhile(step.__eq__, steps[: len(numbers) - 1]))
+        if run >= 3 and step == 1:
+            parts.append(f"{numbers[0]}-{numbers[run - 1]}")
+        elif run >= 4:
+            parts.append(f"{numbers[0]},{numbers[1]},...,{numbers[run - 1]}")
+        else:  # the number after a pair may begin a run
+            run = 1
+            parts.append(str(numbers[0]))
+        numbers = numbers[run:]
+    return ",".join(parts)
 
 
 def shape_text(shape: Sequence[int]) -> str:
