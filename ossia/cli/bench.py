@@ -188,15 +188,14 @@ def gpu(*, options: GPUOptions, as_json: JsonOption = False) -> None:
     downloaded. Each part has a process of its own; what fails in one is a line of the report.
     """
     from ossia.measure.gpu import cases, parts, report, suite
-    from ossia.system.files import write_json, writing
+    from ossia.system.files import check_output, json_bytes, write_output
 
     name, device = ("rehearsal", "cpu") if options.rehearse else ("full", options.device)
     chosen = cases.SUITES[name]
     if not options.rehearse:
         suite.check(device)
     if options.out is not None:
-        with writing(options.out):
-            options.out.touch()  # not after minutes
+        check_output(options.out)  # not after minutes
     with _temporary(options.folder) as place:
         weights = place / chosen.stored.name
         command = suite.command(name, device, weights)
@@ -206,8 +205,7 @@ def gpu(*, options: GPUOptions, as_json: JsonOption = False) -> None:
         if options.cpu:
             record["cpu"] = _gpt_oss_on_cpu(weights, chosen.stored.config)
     if options.out is not None:
-        with writing(options.out):
-            write_json(options.out, record)
+        write_output(options.out, json_bytes(record))
     if as_json:
         print(json.dumps(record))
         return

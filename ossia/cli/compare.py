@@ -17,7 +17,7 @@ from ossia.cli.options import IgnoreUnknownOption, complete_model
 from ossia.cli.text import say
 from ossia.errors import OssiaError
 from ossia.options import Option, Options
-from ossia.system.files import read_json, write_bytes, writing
+from ossia.system.files import check_output, read_json, write_output
 from ossia.system.memory import parse_size
 
 if TYPE_CHECKING:
@@ -116,6 +116,8 @@ def compare(
         raise OssiaError("name one or more models, such as ossia compare gpt2-xl gpt-oss-20b")
     if len(models) > _MOST:
         raise OssiaError(f"at most {_MOST} models are compared at a time, not {len(models)}")
+    if out.html is not None:
+        check_output(out.html)
     found = [_model(name, ignore_unknown_keys) for name in dict.fromkeys(models)]
     _write(found, inputs, out, "markdown" if markdown else "json" if as_json else "table")
 
@@ -129,7 +131,7 @@ def _write(models: Sequence[Model], inputs: _Inputs, out: OutOptions, form: str)
     lineage, points = findings(models, inputs.effects), inputs.points(models)
     if out.html is not None:
         page = compare_page.render(comparison, lineage, points, _command())
-        _save(out.html.parent, {out.html.name: page})
+        write_output(out.html, page.encode())
     if out.svg is not None:
         _save(out.svg, compare_page.files(comparison))
     if form == "json":
@@ -244,11 +246,8 @@ def _command() -> str:
 
 
 def _save(folder: Path, files: Mapping[str, str]) -> None:
-    with writing(folder):
-        for name, text in files.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(path, text.encode())
+    for name, text in files.items():
+        write_output(folder / name, text.encode())
 
 
 def _record(

@@ -18,7 +18,7 @@ from ossia.cli.xray_sides import Looker, Side, Source, read_messages, read_text
 from ossia.errors import OssiaError
 from ossia.insight.xray_options import XrayOptions
 from ossia.options import LoadOptions, Option, Options
-from ossia.system.files import write_bytes, writing
+from ossia.system.files import check_output, write_output, writing
 
 if TYPE_CHECKING:
     from ossia.insight.xray import Xray
@@ -88,6 +88,10 @@ def xray(
     """
     first = Side(model, load, _source(text, options))
     sides = [first, first.changed(options.compare)] if options.compare else [first]
+    if not options.json:
+        check_output(options.out)
+    if options.npz is not None:
+        check_output(options.npz)
     with _shown(model) as progress:
         looker = Looker(progress)
         seen = [looker.look(side, look) for side in sides]
@@ -101,11 +105,16 @@ def xray(
     if shown is None:
         print(json.dumps(_record(seen), ensure_ascii=False))
         return
-    with writing(options.out):
-        write_bytes(options.out, shown.encode())
+    write_output(options.out, shown.encode())
     for _, subject in seen:
-        say(f"{subject.name}: {len(subject.pieces):,} tokens, {subject.trace.loss:.3f} nats each")
+        say(f"{subject.name}: {_length(subject)}")
     say(f"The x-ray is in {options.out} ({len(shown) / 1e6:.1f} MB); open it in a browser")
+
+
+def _length(subject: Subject) -> str:
+    if len(subject.pieces) == 1:  # which nothing comes before
+        return "1 token"
+    return f"{len(subject.pieces):,} tokens, {subject.trace.loss:.3f} nats each"
 
 
 def _source(text: str | None, options: TextOptions) -> Source:
@@ -118,7 +127,8 @@ def _source(text: str | None, options: TextOptions) -> Source:
     if options.messages is not None:
         from ossia.text.chat import read_effort  # imports the tokenizer's library
 
-        chat = read_messages(options.messages, read_effort(options.reasoning_effort))
+        effort = read_effort(options.reasoning_effort, "--reasoning-effort")
+        chat = read_messages(options.messages, effort)
         return Source(chat=chat, reply=options.reply)
     if options.reasoning_effort is not None:
         raise OssiaError("--reasoning-effort: only a chat has one; give --messages")
@@ -159,4 +169,5 @@ def _save(seen: Sequence[tuple[Xray, Subject]], path: Path) -> None:
     paths = [path] if len(seen) == 1 else [path.with_stem(f"{path.stem}-{s}") for s in "ab"]
     for (found, _), place in zip(seen, paths, strict=True):
         with writing(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
             found.trace.save(place)

@@ -134,6 +134,27 @@ def writing(place: Path) -> Iterator[None]:
         raise OssiaError(f"cannot write to {place}: {error.strerror or error}") from error
 
 
+def check_output(path: Path) -> None:
+    """Raise OssiaError for a file that `write_output` could not write: before work, not after."""
+    if path.is_dir():
+        raise OssiaError(f"cannot write to {path}: it is a folder; give a file in it")
+    place = next(place for place in path.absolute().parents if place.exists())
+    if not place.is_dir():
+        raise OssiaError(f"cannot write to {path}: {place} is a file, not a folder")
+    if not os.access(place, os.W_OK):
+        raise OssiaError(f"cannot write to {path}: no permission in the folder {place}")
+
+
+def write_output(path: Path, content: bytes) -> None:
+    """Write a file that a user named, atomically, with the folders that lead to it. Raises
+    OssiaError if it cannot be written.
+    """
+    check_output(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, content)
+
+
 def check_new_folder(folder: Path) -> None:
     """Raise OssiaError for a folder with contents, or one that `replacing` would refuse later."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -176,9 +197,14 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON in UTF-8, as `write_bytes` does."""
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """A value as indented JSON in UTF-8."""
     text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
     # Only lone surrogates cannot be encoded; their replacement is JSON's own escape.
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+    return text.encode("utf-8", "backslashreplace")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -23,13 +23,18 @@ def xray(ossia_command, model_folder, *arguments):
 
 def test_a_page_and_arrays(ossia_command, model_folder, tmp_path):
     pytest.importorskip("numpy")
-    page, arrays = tmp_path / "x.html", tmp_path / "x.npz"
+    page, arrays = tmp_path / "new" / "x.html", tmp_path / "other" / "new" / "x.npz"
     made = xray(ossia_command, model_folder, "Hello", "--out", page, "--npz", arrays)
     assert made.code == 0
     assert "tiny: 5 tokens, " in made.out
     assert "<title>X-ray: tiny</title>" in page.read_text("utf-8")
     trace = Trace.load_from(arrays)
     assert trace.tokens.tolist() == load_tokenizer(model_folder).encode("Hello")
+
+
+def test_a_single_token_has_no_loss(ossia_command, model_folder, tmp_path):
+    made = xray(ossia_command, model_folder, "H", "--no-effects", "--out", tmp_path / "x.html")
+    assert made.out.startswith("tiny: 1 token\n")
 
 
 def test_json_instead_of_a_page(ossia_command, model_folder, tmp_path, monkeypatch, stdin):
@@ -109,7 +114,7 @@ def test_a_comparison_with_a_model_and_with_a_text(ossia_command, model_folder, 
         (["a", "--compare", "sinks=on"], "--compare sinks=on: give another model, or one of "),
         (["a", "--compare", "effort=low"], "--compare effort=low: only a chat has an effort"),
         (["a", "--compare", "x", "--compare", "y"], "--compare takes one other model"),
-        (["a", "--out", "absent/x.html"], "cannot write to absent/x.html: No such file or directo"),
+        (["a", "--out", "."], "cannot write to .: it is a folder; give a file in it"),
     ],
 )
 def test_bad_input_is_one_line(

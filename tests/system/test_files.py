@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from ossia.errors import OssiaError
-from ossia.system.files import read_json, write_bytes, write_json
+from ossia.system.files import (
+    check_output,
+    read_json,
+    write_bytes,
+    write_json,
+    write_output,
+)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
@@ -65,3 +71,33 @@ def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_bytes(b'\xef\xbb\xbf{"a": 1}')
     assert read_json(file) == {"a": 1}
+
+
+def test_an_output_gets_the_folders_that_lead_to_it(tmp_path: Path) -> None:
+    page = tmp_path / "new" / "deep" / "page.html"
+    write_output(page, b"one")
+    write_output(page, b"two")
+    assert page.read_bytes() == b"two"
+    assert [path.name for path in page.parent.iterdir()] == ["page.html"]
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    cases = {
+        tmp_path / "folder": "it is a folder; give a file in it",
+        tmp_path / "file" / "page.html": "file is a file, not a folder",
+    }
+    for path, says in cases.items():
+        with pytest.raises(OssiaError, match=f"cannot write to {path}: .*{says}"):
+            check_output(path)
+        with pytest.raises(OssiaError, match=f"cannot write to {path}"):
+            write_output(path, b"")
+
+
+def test_an_output_in_a_folder_without_permission_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda place, _: place != tmp_path)  # root may everything
+    with pytest.raises(OssiaError, match=rf"no permission in the folder {tmp_path}"):
+        check_output(tmp_path / "new" / "page.html")
