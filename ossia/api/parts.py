@@ -110,8 +110,9 @@ class Parts:
         tokenizer = text.load_tokenizer(beside)
         chat_format = _load_format(beside, tokenizer)
         source = str(beside / "generation_config.json")
+        generation_config = text.read_generation_config(beside)
         try:
-            defaults = Defaults.of(text.read_generation_config(beside), source)
+            defaults = Defaults.of(generation_config, source)
         except OssiaError as error:
             raise OssiaError(f"{source}: {error}") from error
         draft = _find_draft(options.speculate, tokenizer)

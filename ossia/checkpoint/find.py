@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from pathlib import Path
@@ -93,10 +94,18 @@ def find(path_or_hub_name: str | os.PathLike[str] | None, *, config_only: bool =
     hub_name = HUB_NAMES.get(short.lower().replace(":", "-"), short)
     if not _HUB_NAME.fullmatch(hub_name) or name.endswith("@"):
         raise OssiaError(
-            f"{name!r} is neither a folder nor a model's name on the hub (owner/name, "
-            f"owner/name@revision, or one of {', '.join([*_packaged(), *HUB_NAMES])})"
+            f"{name!r} is neither a folder nor a model's name on the hub {_meant(name)}"
         )
     return _download(hub_name, revision or None, [CONFIG_FILE] if config_only else WANTED)
+
+
+def _meant(name: str) -> str:
+    """What a name that is none may have been meant to be."""
+    known = [*_packaged(), *HUB_NAMES]
+    short, _, _ = name.lower().rpartition("/")[2].partition("@")
+    if close := difflib.get_close_matches(short, known, n=2, cutoff=0.7):
+        return f"(owner/name); did you mean {' or '.join(close)}?"
+    return "(owner/name or owner/name@revision, or short: gpt2, qwen3-0.6b, gpt-oss-20b, ...)"
 
 
 def packaged_model() -> Path:

@@ -208,12 +208,13 @@ def _enough_memory(device: torch.device) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not gpu.ran_out(error):
             raise
+        instead = "" if device.type == "cpu" else ", or use --device cpu"
         raise OssiaError(
             f"the memory of {device} ran out while weights were loaded: other programs have taken "
-            "some of it meanwhile; end them, or use --device cpu"
+            f"some of it meanwhile; end them{instead}"
         ) from error
 
 
@@ -318,6 +319,10 @@ def _device(name: str) -> torch.device:
 def _why(name: str, error: Exception) -> str:
     """Why a device cannot be used."""
     if not name.startswith("cuda"):
+        try:
+            torch.device(name)
+        except RuntimeError:  # names the twenty devices of all builds of torch
+            return "there is no such device; give auto, cpu, cuda, cuda:N or mps"
         return brief(str(error).partition("\n")[0])
     if gpu.available():
         count = torch.cuda.device_count()

@@ -101,7 +101,7 @@ def chat(
         raise OssiaError("the message is empty")
     if text is not None and model is None:
         refuse_a_model_as_text(text, "ossia chat")
-    effort = read_effort(options.reasoning_effort)
+    effort = read_effort(options.reasoning_effort, "--reasoning-effort")
     if options.save is not None:
         check_writable(options.save)
     llm = open_llm(model, load, engine, options.quiet)

@@ -151,7 +151,7 @@ class Conversation:
             raise OssiaError(
                 f"this model's {self._llm.chat_format.name} chat format has no reasoning effort"
             )
-        self.effort = read_effort(effort)
+        self.effort = read_effort(effort, "the reasoning effort")
 
     def use_tools(self, tools: Sequence[Tool]) -> None:
         """Offer these tools from the next turn on. Raises OssiaError if the model cannot call

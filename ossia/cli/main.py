@@ -111,9 +111,18 @@ def main(arguments: Sequence[str] | None = None, commands: typer.Typer = app) ->
     except UnicodeDecodeError as error:
         return _fail(f"what was piped in is not {error.encoding}: {error.reason}")
     except _UsageError as error:
-        return _fail(error.format_message())  # type: ignore[attr-defined]
+        # typer's own words for a choice of ours begin with the kind of error.
+        return _fail(error.format_message().replace("Value error, ", ""))  # type: ignore[attr-defined]
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+    except (RuntimeError, MemoryError) as error:
+        from ossia.system.gpu import ran_out  # torch comes with it
+
+        if not ran_out(error):
+            raise
+        return _fail(
+            "the memory ran out; end other programs, or use a smaller model, batch or length"
+        )
     return code if isinstance(code, int) else 0
 
 

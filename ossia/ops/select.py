@@ -85,5 +85,6 @@ def _cpu(*, required: bool) -> Backend:
     machine = cpu.machine()
     if machine.remark:
         _log.warning("%s", machine.remark)
-    _log.info("backend: cpu, native kernels (%s, %d threads)", machine.isa, machine.threads)
+    threads = "1 thread" if machine.threads == 1 else f"{machine.threads} threads"
+    _log.info("backend: cpu, native kernels (%s, %s)", machine.isa, threads)
     return cpu.CPU

@@ -45,12 +45,13 @@ _FULL = (
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "Triton Error [CUDA]: out of memory",
+    "DefaultCPUAllocator: can't allocate memory",
 )
 
 
 def ran_out(error: Exception) -> bool:
-    """Whether the memory of a device did not suffice."""
-    if isinstance(error, torch.OutOfMemoryError):
+    """Whether the memory of a device, or of the host, did not suffice."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _FULL)
 

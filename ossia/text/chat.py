@@ -384,10 +384,12 @@ def bare_name(name: str, tools: Collection[str]) -> str:
     return name if name in tools else name.removeprefix(_NAMESPACE) or name
 
 
-def read_effort(effort: Any) -> Effort | None:
-    """The effort of that name. Raises OssiaError if there is none."""
+def read_effort(effort: Any, name: str = "reasoning_effort") -> Effort | None:
+    """The effort that this says. Raises OssiaError, about what the user calls `name`, if there is
+    none.
+    """
     if effort is not None and effort not in list(Effort):
-        raise OssiaError(f"reasoning_effort must be one of {', '.join(Effort)}, not {effort!r}")
+        raise OssiaError(f"{name} must be one of {', '.join(Effort)}, not {effort!r}")
     return effort and Effort(effort)
 
 

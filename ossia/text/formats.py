@@ -105,8 +105,9 @@ def end_of_text_ids(config: Mapping[str, Any]) -> frozenset[int]:
 def _stop_ids(folder: Path) -> frozenset[int]:
     """The ids that end a text, from the first file that names any."""
     for name in ("generation_config.json", "config.json"):
+        config = _read_config(folder / name)
         try:
-            if ids := end_of_text_ids(_read_config(folder / name)):
+            if ids := end_of_text_ids(config):
                 return ids
         except OssiaError as error:
             raise OssiaError(f"{folder / name}: {error}") from error

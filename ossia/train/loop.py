@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from ossia.errors import OssiaError, brief
 from ossia.model import Decoder
+from ossia.system.gpu import ran_out
 from ossia.train import budget, device, parallel, state
 from ossia.train.balance import shares
 from ossia.train.corpus.packing import nats_per_token
@@ -189,7 +190,9 @@ class Trainer:
         """Raise OssiaError, with what is saved and what needs less, if the memory runs out."""
         try:
             yield
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out(error):
+                raise
             saved = "no state is saved"
             if self._saved_step is not None:
                 saved = f"the state after step {self._saved_step} is saved"

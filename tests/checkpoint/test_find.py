@@ -78,6 +78,21 @@ def test_what_looks_like_a_path_is_never_sent_to_the_hub(name: str | Path, messa
         find(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("gpt-oss-20", "gpt-oss-20b or gpt-oss-120b"),
+        ("GPT2-medum", "gpt2-medium"),
+        ("a/b/qwen3-06b", "qwen3-0.6b"),
+        ("osia-stdlib", "ossia-stdlib"),
+    ],
+)
+def test_a_misspelt_name_is_told_what_it_may_mean(name: str, meant: str) -> None:
+    with pytest.raises(OssiaError, match=rf"did you mean {meant}") as caught:
+        find(name)
+    assert len(str(caught.value)) < 160
+
+
 def test_a_file_and_a_folder_without_config_are_told(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"")

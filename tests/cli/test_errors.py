@@ -5,6 +5,7 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from tests.scripted import write_byte_tokenizer
 
@@ -45,7 +46,8 @@ class TestModels:
     def test_a_broken_generation_config(self, fails, command, model_folder, tmp_path):
         copy = shutil.copytree(model_folder, tmp_path / "copy")
         (copy / "generation_config.json").write_text("{")
-        assert "generation_config.json" in fails(*self.arguments(command, copy))
+        line = fails(*self.arguments(command, copy))
+        assert line.startswith(f"{copy / 'generation_config.json'} is not valid JSON")
 
     def test_an_unknown_backend(self, fails, command, model_folder):
         line = fails(*self.arguments(command, model_folder), "--backend", "abacus")
@@ -55,7 +57,8 @@ class TestModels:
         assert "int3" in fails(*self.arguments(command, model_folder), "--kv", "int3")
 
     def test_an_unknown_device(self, fails, command, model_folder):
-        assert "abacus" in fails(*self.arguments(command, model_folder), "--device", "abacus")
+        line = fails(*self.arguments(command, model_folder), "--device", "abacus")
+        assert line.startswith("device 'abacus' cannot be used: there is no such device; give auto")
 
 
 class TestPrompts:
@@ -155,3 +158,26 @@ class TestBench:
     def test_random_weights_that_memory_cannot_hold(self, fails, monkeypatch):
         monkeypatch.setattr("ossia.measure.model.available_memory", lambda: 10**9)
         assert "13.8 GB" in fails("bench", "cpu", "gpt-oss-20b")
+
+
+def test_options_are_named_as_they_were_typed(fails):
+    line = fails("chat", "hi", "--reasoning-effort", "huge")
+    assert line == "--reasoning-effort must be one of low, medium, high, not 'huge'"
+    assert "Value error" not in fails("generate", "x", "--dense", "int4")
+
+
+@pytest.mark.parametrize("ask", [lambda: torch.empty(1 << 60), lambda: bytearray(1 << 60)])
+def test_memory_that_runs_out_is_one_line(fails, monkeypatch, ask):
+    """torch's allocator of the CPU raises a plain RuntimeError."""
+    monkeypatch.setattr("ossia.cli.generate.open_llm", lambda *_: ask())
+    assert fails("generate", "x").startswith("the memory ran out")
+
+
+def test_a_page_that_cannot_be_written_is_told_before_the_model_reads(fails, tmp_path):
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "page.html"
+    for option in ("--out", "--npz"):
+        assert f"{tmp_path / 'file'} is a file" in fails(
+            "xray", "x", "--model", tmp_path / "none", option, place
+        )
+    assert f"{tmp_path / 'file'} is a file" in fails("compare", "none", "--html", place)

@@ -194,3 +194,19 @@ def test_a_run_killed_at_its_last_write_is_finished_and_cleared_away(
         with pytest.raises(OssiaError, match="holds a finished run; there is nothing to resume"):
             Run.resume(out)
         assert not (out / "training").exists()
+
+
+def test_memory_that_runs_out_on_the_cpu_is_one_line(
+    short: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which torch raises as a plain RuntimeError there."""
+    run = Run.start(short, tmp_path / "out")
+    real = run.trainer._update
+
+    def update(step: int, rate: float) -> object:
+        return real(step, rate) if step < 3 else torch.empty(1 << 60)
+
+    monkeypatch.setattr(run.trainer, "_update", update)
+    says = "the memory of cpu ran out in step 4 .*the state after step 2 is saved; .*--batch-size"
+    with pytest.raises(OssiaError, match=says):
+        run.train()
