@@ -77,9 +77,11 @@ class LowRank(MatrixKind):
     def _frozen(self, x: Tensor) -> Tensor:
         if isinstance(self.base, MXFP4):
             return self.base.linear(x)
-        if self.base.dtype != x.dtype:
-            return frozen.linear(x, self.base, frozen.cast)
-        return F.linear(x, self.base)
+        kind = x.device.type
+        narrow = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        if self.base.dtype in (x.dtype, narrow):
+            return F.linear(x, self.base)
+        return frozen.linear(x, self.base, frozen.cast)
 
 
 def _built(

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from functools import lru_cache
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ossia.ops import mxfp4
 from ossia.ops.mxfp4 import BLOCK, MXFP4
-from ossia.ops.weight import Matrix, MatrixKind
+from ossia.ops.weight import Matrix, MatrixKind, tensors_of
 from ossia.ops.weight import dense as dense_of
 
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -68,8 +69,9 @@ def quantize_matrix(weight: Matrix) -> tuple[MXFP4, float, float]:
     It is computed a few rows at a time. Raises ValueError as `mxfp4.quantize` does.
     """
     rows, cols = weight.shape
-    blocks = torch.empty(rows, cols // BLOCK, BLOCK // 2, dtype=torch.uint8)
-    scales = torch.empty(rows, cols // BLOCK, dtype=torch.uint8)
+    on: Any = {"dtype": torch.uint8, "device": next(iter(tensors_of(weight).values())).device}
+    blocks = torch.empty(rows, cols // BLOCK, BLOCK // 2, **on)
+    scales = torch.empty(rows, cols // BLOCK, **on)
     lost = total = 0.0
     step = max(1, _PIECE // cols)
     for start in range(0, rows, step):

@@ -2,23 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ossia.ops.backend import Where
+from ossia.ops.low_rank import LowRank
 from ossia.ops.paged import LayerKV
 from ossia.ops.rounded import Rounded
 from ossia.ops.training import Training
-from ossia.ops.triton import training_attention, training_experts
+from ossia.ops.triton import frozen, training_attention, training_experts
 from ossia.ops.triton.launch import DTYPES, launches_on
 from ossia.ops.values import AttentionSpec, ExpertWeights, RopeTable, Routing
+from ossia.ops.weight import Weight
 
 
 class TritonTraining(Training):
     """As Training, on a GPU. What has no kernel is computed by the definition."""
 
     name = "triton training"
+
+    def embed(self, ids: Tensor, table: Tensor, *, residual: Tensor | None = None) -> Tensor:
+        """As Backend.embed, in float32 at least: a frozen table stays as it was stored."""
+        out = F.embedding(ids, table)
+        out = out.to(torch.promote_types(out.dtype, torch.float32))
+        return out if residual is None else residual + out
+
+    def linear(
+        self,
+        x: Tensor,
+        weight: Weight,
+        bias: Tensor | None = None,
+        *,
+        residual: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """As Backend.linear; under autocast an updated matrix has results in its dtype too."""
+        if isinstance(weight, LowRank):
+            x = x.to(_autocast_dtype(x))
+            bias = None if bias is None else bias.to(x.dtype)
+        return super().linear(x, weight, bias, residual=residual, dtype=dtype)
+
+    def linears(
+        self, x: Tensor, weights: Sequence[Weight], biases: Sequence[Tensor | None]
+    ) -> tuple[Tensor, ...]:
+        """As Backend.linears; x is rounded once, and so kept once."""
+        if any(isinstance(weight, LowRank) for weight in weights):
+            x = x.to(_autocast_dtype(x))
+        return super().linears(x, weights, biases)
 
     def attention(
         self,
@@ -56,13 +89,18 @@ class TritonTraining(Training):
         residual: Tensor | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """As Backend.moe, without waiting for the device if the experts are dense, or rounded from
-        dense ones.
+        """As Backend.moe, without waiting for the device if the experts are dense, rounded from
+        dense ones, or frozen, with or without low-rank updates.
         """
-        stack, narrow = _dense(experts), _autocast_dtype(x)
-        if stack is None or not x.numel() or not launches_on(x.device) or narrow not in DTYPES:
+        narrow = _autocast_dtype(x)
+        if not x.numel() or not launches_on(x.device) or narrow not in DTYPES:
             return super().moe(x, routing, experts, residual=residual, dtype=dtype)
-        out = training_experts.mixture(x, routing, stack, experts.activation, narrow, residual)
+        if (stack := _dense(experts)) is not None:
+            out = training_experts.mixture(x, routing, stack, experts.activation, narrow, residual)
+        elif (layer := frozen.Layer.of(experts)) is not None:
+            out = frozen.mixture(x, routing, layer, narrow, residual)
+        else:
+            return super().moe(x, routing, experts, residual=residual, dtype=dtype)
         return out if dtype is None else out.to(dtype)
 
 

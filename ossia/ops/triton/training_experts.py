@@ -59,12 +59,12 @@ def mixture(
     x's dtype, or the residual's if that is wider.
     """
     return _Mixture.apply(
-        x, routing.weights, residual, *stack, _sorted(routing.experts, len(stack.down)),
+        x, routing.weights, residual, *stack, sort(routing.experts, len(stack.down)),
         activation, dtype,
     )  # fmt: skip
 
 
-class _Sorted(NamedTuple):
+class Sorted(NamedTuple):
     """Choices sorted by expert: see `training_experts_kernels`. places (choices,): the row of each
     choice.
     """
@@ -75,7 +75,7 @@ class _Sorted(NamedTuple):
     chosen: int
 
 
-def _sorted(choices: Tensor, experts: int) -> _Sorted:
+def sort(choices: Tensor, experts: int) -> Sorted:
     flat = choices.flatten()
     # Sorting takes a pass over each byte of the keys.
     keys, order = flat.to(torch.uint8 if experts <= 256 else torch.int32).sort(stable=True)
@@ -84,7 +84,7 @@ def _sorted(choices: Tensor, experts: int) -> _Sorted:
     places = torch.empty_like(order).scatter_(0, order.long(), count)
     edges = torch.arange(experts + 1, dtype=torch.int32, device=flat.device)
     offsets = torch.searchsorted(keys.int(), edges, out_int32=True)
-    return _Sorted(order, places, offsets, choices.shape[1])
+    return Sorted(order, places, offsets, choices.shape[1])
 
 
 class _Mixture(torch.autograd.Function):
@@ -98,18 +98,18 @@ class _Mixture(torch.autograd.Function):
         gate_up_bias: Tensor | None,
         down: Tensor,
         down_bias: Tensor | None,
-        by_expert: _Sorted,
+        by_expert: Sorted,
         activation: SwiGLU | ClampedSwiGLU,
         dtype: torch.dtype,
     ) -> Tensor:
         rows = x.to(dtype).contiguous()
         weights = weights.contiguous()
         first, second = gate_up.to(dtype).contiguous(), down.to(dtype).contiguous()
-        both = _products(rows, first, gate_up_bias, by_expert, gather=True)
-        hidden = _activated(both, activation)
-        found = _products(hidden, second, down_bias, by_expert)
+        both = products(rows, first, gate_up_bias, by_expert, gather=True)
+        hidden = activated(both, activation)
+        found = products(hidden, second, down_bias, by_expert)
         wide = x.dtype if residual is None else torch.promote_types(x.dtype, residual.dtype)
-        out = _combined(found, by_expert, weights, residual, wide)
+        out = combined(found, by_expert, weights, residual, wide)
         ctx.by_expert, ctx.activation = by_expert, activation
         ctx.dtypes = x.dtype, None if residual is None else residual.dtype
         ctx.stack_dtypes = [None if w is None else w.dtype for w in (
@@ -125,17 +125,17 @@ class _Mixture(torch.autograd.Function):
         by_expert, dtypes = ctx.by_expert, ctx.stack_dtypes
         gradient = gradient.contiguous()
         d_found, d_weights = _uncombined(gradient, found, by_expert, weights)
-        d_hidden = _products(d_found, second, None, by_expert, turned=True)
+        d_hidden = products(d_found, second, None, by_expert, turned=True)
         hidden, d_both = _deactivated(d_hidden, both, ctx.activation)
         d_first = d_second = (None, None)
         if any(ctx.needs_input_grad[5:7]):
-            d_second = _weights_gradient(d_found, hidden, by_expert, dtypes[2:])
+            d_second = weights_gradient(d_found, hidden, by_expert, dtypes[2:])
         if any(ctx.needs_input_grad[3:5]):
-            d_first = _weights_gradient(d_both, rows, by_expert, dtypes[:2], gather=True)
+            d_first = weights_gradient(d_both, rows, by_expert, dtypes[:2], gather=True)
         d_x = d_residual = None
         if ctx.needs_input_grad[0]:
-            d_rows = _products(d_both, first, None, by_expert, turned=True)
-            d_x = _combined(d_rows, by_expert, None, None, ctx.dtypes[0])
+            d_rows = products(d_both, first, None, by_expert, turned=True)
+            d_x = combined(d_rows, by_expert, None, None, ctx.dtypes[0])
         if ctx.needs_input_grad[2]:
             d_residual = gradient.to(ctx.dtypes[1])
         return d_x, d_weights, d_residual, *d_first, *d_second, None, None, None
@@ -147,24 +147,29 @@ def _tables(x: Tensor, width: int) -> tuple[_Blocks, _Blocks]:
     return _ODD if x.shape[1] % 16 or width % 16 else for_card(_BLOCKS, x.device)
 
 
-def _precision(x: Tensor) -> str:
+def precision(x: Tensor) -> str:
     return "ieee" if x.dtype is torch.float32 else "tf32"
 
 
-def _products(
+def products(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    by_expert: _Sorted,
+    by_expert: Sorted,
     *,
     gather: bool = False,
     turned: bool = False,
+    added_to: Tensor | None = None,
 ) -> Tensor:
-    """Each row by its expert's matrix transposed, or `turned` by the matrix itself."""
+    """Each row by its expert's matrix (rows, cols) transposed, plus its bias -> (choices, rows); or
+    `turned`, by the matrix itself -> (choices, cols). gather: x has a row for each token, and else
+    for each choice, in the order of `by_expert`. added_to: the result of earlier products, to which
+    these are added in place.
+    """
     experts, rows, cols = weight.shape
     width, depth = (cols, rows) if turned else (rows, cols)
     count, blocks = len(by_expert.order), _tables(x, width)[0]
-    out = x.new_empty(count, width)
+    out = x.new_empty(count, width) if added_to is None else added_to
     # Each expert's last tile may be half empty.
     tiles = ceil_div(count, blocks.rows) + min(experts, count)
     launch(
@@ -173,15 +178,16 @@ def _products(
         *((1, cols) if turned else (cols, 1)), rows * cols,
         EXPERTS=experts, LANES=power_of_2(experts), CHOSEN=by_expert.chosen, ROWS=blocks.rows,
         COLS=blocks.cols, DEPTH=blocks.depth, GATHER=gather, BIAS=bias is not None,
-        PRECISION=_precision(x), num_warps=blocks.num_warps, num_stages=blocks.num_stages,
+        ADD=added_to is not None, PRECISION=precision(x), num_warps=blocks.num_warps,
+        num_stages=blocks.num_stages,
     )  # fmt: skip
     return out
 
 
-def _weights_gradient(
+def weights_gradient(
     gradient: Tensor,
     x: Tensor,
-    by_expert: _Sorted,
+    by_expert: Sorted,
     dtypes: tuple[torch.dtype, torch.dtype | None],
     *,
     gather: bool = False,
@@ -196,17 +202,17 @@ def _weights_gradient(
         (ceil_div(depth, blocks.depth), ceil_div(width, blocks.cols), experts),
         gradient, x, by_expert.order, by_expert.offsets, found, bias, width, depth,
         CHOSEN=by_expert.chosen, ROWS=blocks.rows, COLS=blocks.cols, DEPTH=blocks.depth,
-        GATHER=gather, BIAS=bias is not None, PRECISION=_precision(x),
+        GATHER=gather, BIAS=bias is not None, PRECISION=precision(x),
         num_warps=blocks.num_warps, num_stages=blocks.num_stages,
     )  # fmt: skip
     return found, bias
 
 
-def _activated(both: Tensor, activation: SwiGLU | ClampedSwiGLU) -> Tensor:
+def activated(both: Tensor, activation: SwiGLU | ClampedSwiGLU) -> Tensor:
     count, width = both.shape
     limit, alpha, clamped = gate_arguments(activation)
     out = both.new_empty(count, width // 2)
-    block = _block(width // 2)
+    block = block_of(width // 2)
     launch(
         kernels.activate, (count, ceil_div(width // 2, block)), both, out, width // 2, limit, alpha,
         CLAMPED=clamped, BLOCK=block, num_warps=4,
@@ -217,11 +223,11 @@ def _activated(both: Tensor, activation: SwiGLU | ClampedSwiGLU) -> Tensor:
 def _deactivated(
     gradient: Tensor, both: Tensor, activation: SwiGLU | ClampedSwiGLU
 ) -> tuple[Tensor, Tensor]:
-    """What `_activated` gave, and the gradient of its input."""
+    """What `activated` gave, and the gradient of its input."""
     count, inter = gradient.shape
     limit, alpha, clamped = gate_arguments(activation)
     hidden, d_both = torch.empty_like(gradient), torch.empty_like(both)
-    block = _block(inter)
+    block = block_of(inter)
     launch(
         kernels.activate_backward, (count, ceil_div(inter, block)),
         gradient, both, hidden, d_both, inter, limit, alpha,
@@ -230,9 +236,9 @@ def _deactivated(
     return hidden, d_both
 
 
-def _combined(
+def combined(
     rows: Tensor,
-    by_expert: _Sorted,
+    by_expert: Sorted,
     weights: Tensor | None,
     residual: Tensor | None,
     dtype: torch.dtype,
@@ -240,7 +246,7 @@ def _combined(
     """Of each token the sum of its rows, weighted if there are weights, plus the residual."""
     width, tokens = rows.shape[1], len(rows) // by_expert.chosen
     out = rows.new_empty(tokens, width, dtype=dtype)
-    block = _block(width)
+    block = block_of(width)
     residual = None if residual is None else residual.contiguous()
     launch(
         kernels.combine, (tokens, ceil_div(width, block)),
@@ -252,7 +258,7 @@ def _combined(
 
 
 def _uncombined(
-    gradient: Tensor, rows: Tensor, by_expert: _Sorted, weights: Tensor
+    gradient: Tensor, rows: Tensor, by_expert: Sorted, weights: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradients of rows and weights."""
     count, width = rows.shape
@@ -260,12 +266,12 @@ def _uncombined(
     launch(
         kernels.combine_backward, (count,),
         gradient, rows, by_expert.order, weights, d_rows, d_weights, width,
-        CHOSEN=by_expert.chosen, BLOCK=_block(width), num_warps=4,
+        CHOSEN=by_expert.chosen, BLOCK=block_of(width), num_warps=4,
     )  # fmt: skip
     return d_rows, d_weights
 
 
-def _block(width: int) -> int:
+def block_of(width: int) -> int:
     return min(1024, power_of_2(width))
 
 

@@ -15,11 +15,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ossia.ops.triton.gates import gated
+from ossia.ops.triton.gates import gated, gated_slopes
 
 
 @triton.jit
-def _own_tile(offsets, EXPERTS: tl.constexpr, LANES: tl.constexpr, ROWS: tl.constexpr):
+def own_tile(offsets, EXPERTS: tl.constexpr, LANES: tl.constexpr, ROWS: tl.constexpr):
     """Expert, first row and end of the rows of this program's tile; an expert of EXPERTS or more
     means none.
     """
@@ -42,14 +42,14 @@ def products(
     x, weight, bias, order, offsets, out, depth, width, step, turn, size,
     EXPERTS: tl.constexpr, LANES: tl.constexpr, CHOSEN: tl.constexpr, ROWS: tl.constexpr,
     COLS: tl.constexpr, DEPTH: tl.constexpr, GATHER: tl.constexpr, BIAS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    ADD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """out[row, n] = sum over k of x[row, k] * weight[expert, n, k] + bias[expert, n].
 
     depth and width: of k and n. step and turn: strides of n and k in weight, whose experts are
-    `size` apart. GATHER: x has a row per token.
+    `size` apart. GATHER: x has a row per token. ADD: to what `out` holds.
     """
-    expert, first, end = _own_tile(offsets, EXPERTS, LANES, ROWS)
+    expert, first, end = own_tile(offsets, EXPERTS, LANES, ROWS)
     if expert < EXPERTS:
         row = first + tl.arange(0, ROWS)
         exists = row < end
@@ -77,6 +77,8 @@ def products(
             sums += more.to(tl.float32)[None, :]
         place = row.to(tl.int64)[:, None] * width + col[None, :]
         mask = exists[:, None] & inside[None, :]
+        if ADD:
+            sums += tl.load(out + place, mask=mask, other=0.0).to(tl.float32)
         tl.store(out + place, sums.to(out.dtype.element_ty), mask=mask)
 
 
@@ -151,17 +153,7 @@ def activate_backward(
     slope = tl.load(gradient + row * inter + lane, mask=mask, other=0.0).to(tl.float32)
     found = gated(gate, up, limit, alpha, CLAMPED)
     tl.store(hidden + row * inter + lane, found.to(hidden.dtype.element_ty), mask=mask)
-    steep, offset, low, high = 1.0, 0.0, gate, up  # the gate and `up` within their bounds
-    if CLAMPED:
-        steep, offset = alpha, 1.0
-        low = tl.minimum(gate, limit)
-        high = tl.maximum(tl.minimum(up, limit), -limit)
-    share = 1 / (1 + tl.exp(-steep * low))
-    d_gate = slope * (high + offset) * share * (1 + steep * low * (1 - share))
-    d_up = slope * low * share
-    if CLAMPED:
-        d_gate = tl.where(gate > limit, 0.0, d_gate)
-        d_up = tl.where((up > limit) | (up < -limit), 0.0, d_up)
+    d_gate, d_up = gated_slopes(slope, gate, up, limit, alpha, CLAMPED)
     tl.store(d_both + pair, d_gate.to(d_both.dtype.element_ty), mask=mask)
     tl.store(d_both + pair + 1, d_up.to(d_both.dtype.element_ty), mask=mask)
 

@@ -20,7 +20,7 @@ def run(assembly: str, outputs: int, inputs: list[int]) -> list[int]:
         if not (line := line.strip()) or line.startswith(".reg"):
             continue
         operation, rest = line.split(None, 1)
-        if operation == "mov.b32":  # {l, h}, word: its halves
+        if operation == "mov.b32" and "{" in rest:  # {l, h}, word: its halves
             low, high, word = re.findall(r"[\w$]+", rest)
             values[low], values[high] = values[word] & 0xFFFF, values[word] >> 16
             continue
@@ -35,6 +35,8 @@ def _operand(name: str, values: dict[str, int]) -> int:
 
 def _step(operation: str, words: list[int]) -> int:
     match operation:
+        case "mov.b32":
+            return words[0]
         case "and.b32":
             return words[0] & words[1]
         case "or.b32":
@@ -51,6 +53,8 @@ def _step(operation: str, words: list[int]) -> int:
             return _halves(words[0], words[1], 0)
         case "fma.rn.f16x2":
             return _halves(*words)
+        case "fma.rn.bf16x2":
+            return _brain_halves(*words)
         case "cvt.f32.f16":
             return _bits(float(_half(words[0])))
         case "add.f32":
@@ -64,6 +68,17 @@ def _halves(a: int, b: int, c: int) -> int:
     for shift in (0, 16):
         x, y, z = (float(_half(word >> shift & 0xFFFF)) for word in (a, b, c))
         result |= int(np.float16(x * y + z).view(np.uint16)) << shift
+    return result
+
+
+def _brain_halves(a: int, b: int, c: int) -> int:
+    """As `_halves`, of bfloat16."""
+    result = 0
+    for shift in (0, 16):
+        x, y, z = (_float((word >> shift & 0xFFFF) << 16) for word in (a, b, c))
+        bits = _bits(x * y + z)
+        assert bits & 0xFFFF == 0, "only exact results are rounded right"
+        result |= bits >> 16 << shift
     return result
 
 

@@ -8,12 +8,10 @@ from torch import Tensor
 
 from ossia.config import ClampedSwiGLU, SwiGLU
 from ossia.ops import REFERENCE, Routing
-from ossia.ops.mxfp4 import quantize
 from ossia.ops.rounded import Rounded, round_trip
 from ossia.ops.triton import training_experts
 from ossia.ops.triton.training import TritonTraining
 from ossia.ops.values import ExpertWeights
-from ossia.ops.weight import Weight
 from tests.ops.triton.common import normal, relative_error
 
 NAMES = ("x", "weights", "residual", "gate_up", "gate_up_bias", "down", "down_bias")
@@ -101,15 +99,6 @@ def test_rounded_experts_are_those_of_the_definition(device):
     expected = outcome(REFERENCE, wide, chosen, ClampedSwiGLU())
     for name in found:
         assert relative_error(found[name], expected[name]) < 2e-6, name
-
-
-def test_other_kinds_are_left_to_the_definition(device):
-    values = inputs(device, 5, 32, 32, 4, 2)
-    packed: list[Weight] = [quantize(values[name]) for name in ("gate_up", "down")]
-    stack = ExpertWeights(packed[0], None, packed[1], None, SwiGLU())
-    routing = Routing(choices(device, 5, 4, 2), values["weights"])
-    found = TritonTraining().moe(values["x"], routing, stack)
-    assert torch.equal(found, REFERENCE.moe(values["x"], routing, stack))
 
 
 def test_every_number_is_rounded_as_mxfp4_rounds(device):

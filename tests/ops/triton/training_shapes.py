@@ -12,7 +12,10 @@ from torch import Tensor
 
 from ossia.config import ClampedSwiGLU, SwiGLU
 from ossia.ops import Backend, Routing
-from ossia.ops.triton import training_attention, training_experts, training_loss
+from ossia.ops.low_rank import LowRank
+from ossia.ops.mxfp4 import MXFP4
+from ossia.ops.triton import frozen, training_attention, training_experts, training_loss
+from ossia.ops.values import ExpertWeights
 from tests.ops.triton.true_shapes import Inputs
 
 
@@ -80,6 +83,56 @@ class _Experts:
             return torch.autograd.grad(out.sum(), leaves)[1]
 
 
+def _frozen(_: Backend, inputs: Inputs) -> Tensor:
+    """Forward and backward pass over 2,048 tokens through gpt-oss-20b's packed experts, with
+    updates.
+    """
+    x, routing = _routed(inputs, 32)
+    gate_up, down = (
+        LowRank(
+            _packed(inputs, 32, rows),
+            inputs.normal(32, 16, 2880, dtype=torch.float32, scale=0.02),
+            inputs.normal(32, rows, 16, dtype=torch.float32, scale=0.02),
+            2.0,
+        )
+        for rows in (5760, 2880)
+    )
+    biases = [inputs.normal(32, rows, dtype=torch.float32) for rows in (5760, 2880)]
+    stack = ExpertWeights(gate_up, biases[0], down, biases[1], ClampedSwiGLU())
+    with torch.enable_grad():
+        leaves = [t.requires_grad_() for t in (x, gate_up.a, gate_up.b, down.a, down.b)]
+        layer = frozen.Layer.of(stack)
+        assert layer is not None
+        out = frozen.mixture(x, routing, layer, torch.bfloat16, x)
+        return torch.autograd.grad(out.sum(), leaves)[0]
+
+
+def _frozen_products(experts: int, dtype: torch.dtype) -> Callable[[Backend, Inputs], Tensor]:
+    """2,048 tokens by packed matrices, and by their transposes."""
+
+    def products(_: Backend, inputs: Inputs) -> Tensor:
+        x, routing = _routed(inputs, experts)
+        packed, by_expert = (
+            _packed(inputs, experts, 2880),
+            training_experts.sort(routing.experts, experts),
+        )
+        out = frozen.products(x.to(dtype), packed, None, by_expert, gather=True)
+        return frozen.products_turned(out, packed, by_expert)
+
+    return products
+
+
+def _routed(inputs: Inputs, experts: int) -> tuple[Tensor, Routing]:
+    choices = inputs.integers(experts, 2048, 4)
+    weights = inputs.normal(2048, 4, dtype=torch.float32)
+    return inputs.normal(2048, 2880, dtype=torch.float32), Routing(choices, weights)
+
+
+def _packed(inputs: Inputs, experts: int, rows: int) -> MXFP4:
+    blocks = inputs.integers(256, experts, rows, 90, 16, dtype=torch.uint8)
+    return MXFP4(blocks, inputs.integers(122, experts, rows, 90, dtype=torch.uint8, low=118))
+
+
 def _loss(_: Backend, inputs: Inputs) -> Tensor:
     logits, targets = inputs.normal(512, 50304), inputs.integers(50304, 512)
     training_loss.softmax_losses(logits, targets, 512.0, 0.0, slopes=False)
@@ -107,6 +160,9 @@ CASES: dict[str, Callable[[Backend, Inputs], Tensor]] = {
     "training experts of Qwen3": _Experts(2048, 768, 128, 8, bias=False),
     "training experts of odd sizes": _Experts(90, 36, 8, 2),
     "training experts in float32": _Experts(768, 768, 8, 2, dtype=torch.float32),
+    "frozen experts of gpt-oss-20b": _frozen,
+    "frozen experts of gpt-oss-120b": _frozen_products(128, torch.bfloat16),
+    "frozen experts in float32": _frozen_products(32, torch.float32),
     "training loss": _loss,
     "training rounding": _rounding,
 }
