@@ -20,6 +20,8 @@ from ossia.model.linear import Linear, Weighted
 from ossia.ops.adapted import Adapted
 from ossia.ops.low_rank import LowRank
 from ossia.ops.mxfp4 import MXFP4
+from ossia.ops.training import for_device
+from ossia.ops.weight import tensors_of
 from ossia.options import LoadOptions
 
 TARGETS = ("attention", "mlp", "experts")  # and routers, with --train-router
@@ -42,10 +44,17 @@ class LoRA:
     targets: tuple[str, ...]
 
 
-def load_base(folder: Path, ignore_unknown_keys: bool = False) -> Decoder:
-    """A checkpoint's model, ready for updates: matrices stay in the mapped files, experts stay
-    packed, everything else is float32, and no parameter requires a gradient.
+TABLES = ("embedding.weight", "unembedding.weight")
+
+
+def load_base(
+    folder: Path, ignore_unknown_keys: bool = False, device: torch.device | None = None
+) -> Decoder:
+    """A checkpoint's model, ready for updates, on the CPU or on a GPU: matrices stay as they are
+    stored, on the CPU in the mapped files, and experts packed; everything else is float32, except a
+    GPU's embedding and unembedding; no parameter requires a gradient.
     """
+    on_gpu = _on_gpu(device)
     stored = checkpoint.load(
         folder,
         LoadOptions(
@@ -55,12 +64,18 @@ def load_base(folder: Path, ignore_unknown_keys: bool = False) -> Decoder:
             ignore_unknown_keys=ignore_unknown_keys,
         ),
     )
-    kept = {f"{name}.weight" for name, _ in adaptable(stored)}
+    kept = {f"{name}.weight" for name, _ in adaptable(stored)} | set(TABLES if on_gpu else ())
     weights = {
         name: value.float() if value.is_floating_point() and name not in kept else value
         for name, value in stored.state_dict().items()
     }
-    return Decoder.assembled(stored.config, weights, Adapted()).requires_grad_(False)
+    ops = for_device(device) if on_gpu and device is not None else Adapted()
+    decoder = Decoder.assembled(stored.config, weights, ops).requires_grad_(False)
+    return decoder.to(device) if on_gpu else decoder
+
+
+def _on_gpu(device: torch.device | None) -> bool:
+    return device is not None and device.type == "cuda"
 
 
 def attach(decoder: Decoder, settings: LoRA, generator: torch.Generator) -> None:
@@ -80,9 +95,13 @@ def attach(decoder: Decoder, settings: LoRA, generator: torch.Generator) -> None
 
 
 def widen(decoder: Decoder) -> None:
-    """Convert matrices without an update to float32, the dtype of everything around them."""
+    """Convert matrices without an update to float32, the dtype of everything around them; not the
+    unembedding, by which the loss multiplies in any dtype.
+    """
     for module in decoder.modules():
-        if isinstance(module, Linear) and isinstance(module.value, Tensor):
+        if not isinstance(module, Linear) or module.role is Role.UNEMBEDDING:
+            continue
+        if isinstance(module.value, Tensor):
             module.replace(module.value.detach().float())
 
 
@@ -90,6 +109,8 @@ def adapt(module: Weighted, a: Tensor, b: Tensor, scale: float, dropout: float =
     """Add scale * b @ a to the module's matrix or stack; a and b become its parameters."""
     base = module.value
     assert isinstance(base, Tensor | MXFP4)
+    device = next(iter(tensors_of(base).values())).device
+    a, b = a.to(device), b.to(device)
     module.replace(LowRank(base, nn.Parameter(a), nn.Parameter(b), scale, dropout))
 
 

@@ -27,7 +27,7 @@ from ossia.ops import mxfp4, packing
 from ossia.system.memory import available_memory, format_size
 from ossia.train.device import CPU
 from ossia.train.loss import CHUNK
-from ossia.train.settings import Training
+from ossia.train.settings import Precision, Training
 
 SAVE_MEMORY = (
     "use --recompute, fewer rows at a time (--batch-size, --accumulate), a shorter --length or a "
@@ -35,6 +35,7 @@ SAVE_MEMORY = (
 )
 
 _FLOAT = 4  # bytes
+_GPU_CHUNK = 1 << 28  # logits at a time, at most; see ops/triton/training_loss.py
 # Numbers kept per hidden unit, without the result, which counts as the next matrix's input.
 _ACTIVATED = {GELU: 1, SwiGLU: 3, ClampedSwiGLU: 6}
 
@@ -56,9 +57,12 @@ class Estimate:
         parts = ", ".join(f"{name} {format_size(size)}" for name, size in vars(self).items())
         return f"about {format_size(self.total)} of memory ({parts})"
 
-    def refuse_more_than_there_is(self, device: torch.device = CPU) -> None:
-        """Raise OssiaError if the device has less free memory, as far as that is known. Of a GPU
-        only what is there without activations counts: autocast may halve those.
+    def refuse_more_than_there_is(
+        self, device: torch.device = CPU, hint: str = SAVE_MEMORY
+    ) -> None:
+        """Raise OssiaError, with a hint at what takes less, if the device has less free memory, as
+        far as that is known. Of a GPU only what is there without activations counts: autocast and
+        compiled layers keep fewer of those.
         """
         on_gpu = device.type == "cuda"
         free = torch.cuda.mem_get_info(device)[0] if on_gpu else available_memory()
@@ -66,7 +70,8 @@ class Estimate:
         if free is not None and needed > free:
             where = f" on {device}" if on_gpu else ""
             raise OssiaError(
-                f"training needs {self}, and {format_size(free)} are free{where}: {SAVE_MEMORY}"
+                f"training needs {self}, and {format_size(free)} are free{where}, at least "
+                f"{format_size(needed - free)} too little: {hint}"
             )
 
 
@@ -74,12 +79,15 @@ class Estimate:
 class Updates:
     """The low-rank updates that are trained.
 
-    rounded: training rounds them to MXFP4. native: `ops.adapted` computes with native products.
+    rounded: training rounds them to MXFP4. native: `ops.adapted` computes with native products, or
+    `ops.triton.frozen` on a GPU. narrow: under autocast on a GPU, where what products keep is in
+    bfloat16.
     """
 
     learned: LoRA
     rounded: bool = False
     native: bool = False
+    narrow: bool = False
 
 
 def layers(
@@ -89,20 +97,23 @@ def layers(
     or to `updates`, in float32. They follow what torch keeps for each operation of `ops.training`,
     with an error of about a tenth.
     """
-    kept = [
-        _FLOAT * tokens * _layer(config, i, updates) + _packed(config, i, tokens, updates)
+    width = _FLOAT // 2 if updates is not None and updates.narrow else _FLOAT
+    each = [
+        _FLOAT * _norms(config, updates) + width * _layer(config, i, updates)
         for i in range(len(config.layers))
     ]
+    kept = [tokens * one + _packed(config, i, tokens, updates) for i, one in enumerate(each)]
     inputs = _FLOAT * tokens * config.hidden_size * len(kept)
     return inputs + max(kept) if recompute else sum(kept)
 
 
-def loss(config: ModelConfig, tokens: int) -> int:
+def loss(config: ModelConfig, tokens: int, *, on_gpu: bool = False) -> int:
     """Bytes of the loss: the last norm and its gradient; and for one chunk the logits, their
-    gradient and a copy.
+    gradient and a copy, or on a GPU the logits, which become their gradient.
     """
-    logits = min(tokens * config.vocab_size, max(CHUNK, config.vocab_size))
-    return _FLOAT * (4 * tokens * config.hidden_size + 3 * logits)
+    chunk, copies = (_GPU_CHUNK, 1) if on_gpu else (CHUNK, 3)
+    logits = min(tokens * config.vocab_size, max(chunk, config.vocab_size))
+    return _FLOAT * (4 * tokens * config.hidden_size + copies * logits)
 
 
 @dataclass(frozen=True)
@@ -130,12 +141,17 @@ class _Input:
         return self.copies * (own + self.matrices * each)
 
 
-def _layer(config: ModelConfig, index: int, updates: Updates | None) -> int:
-    """Numbers that one layer keeps per token."""
-    layer, hidden = config.layers[index], config.hidden_size
+def _norms(config: ModelConfig, updates: Updates | None) -> int:
+    """Numbers that the norms of one layer keep per token."""
     # A trained RMSNorm keeps its normalised input.
     learns = updates is None and not isinstance(config.norm, LayerNorm)
-    kept = 2 * (hidden + learns * hidden) + _attention(layer.attention, updates)
+    return 2 * (config.hidden_size + learns * config.hidden_size)
+
+
+def _layer(config: ModelConfig, index: int, updates: Updates | None) -> int:
+    """Numbers that one layer keeps per token, beside its norms."""
+    layer, hidden = config.layers[index], config.hidden_size
+    kept = _attention(layer.attention, updates)
     match layer.feedforward:
         case MLPConfig() as mlp:
             inner = mlp.intermediate_size
@@ -205,15 +221,19 @@ def full(config: ModelConfig, settings: Training) -> Estimate:
     )
 
 
-def adapters(stored: ModelConfig, settings: Training, learned: LoRA) -> Estimate:
-    """The estimate for low-rank updates: matrices keep their stored format, and everything else is
-    float32.
+def adapters(
+    stored: ModelConfig, settings: Training, learned: LoRA, device: torch.device = CPU
+) -> Estimate:
+    """The estimate for low-rank updates: matrices keep their stored format, on a GPU the embedding
+    and the unembedding too, and everything else is float32.
     """
+    on_gpu = device.type == "cuda"
     with torch.device("meta"):
         decoder = Decoder(stored)
     matrices = dict(lora.adaptable(decoder, learned.targets))
     width = DENSE_DTYPES[stored.dtype].itemsize
     kept = {f"{name}.{part}" for name in matrices for part in ("weight", "blocks", "scales")}
+    kept |= set(lora.TABLES if on_gpu else ())
     sizes = {
         name: value.numel() * (width if name in kept else _FLOAT)
         if value.is_floating_point()
@@ -234,8 +254,9 @@ def adapters(stored: ModelConfig, settings: Training, learned: LoRA) -> Estimate
             updates=Updates(
                 learned,
                 rounded=settings.mxfp4_steps > 0,
-                native=packing.native() is not None,
+                native=on_gpu or packing.native() is not None,
+                narrow=on_gpu and settings.dtype is not Precision.FLOAT32,
             ),
         )
-        + loss(stored, tokens),
+        + loss(stored, tokens, on_gpu=on_gpu),
     )

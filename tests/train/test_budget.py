@@ -12,6 +12,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from ossia.adapt import lora
 from ossia.adapt.lora import LoRA
 from ossia.config import ExpertFormat, with_expert_format
+from ossia.families import PRESETS as FAMILIES
+from ossia.insight.counts import count
 from ossia.model import Decoder
 from ossia.model.linear import Experts
 from ossia.ops import mxfp4, packing, rounded
@@ -25,7 +27,7 @@ from ossia.train.evaluate import hidden_states
 from ossia.train.rounding import set_rounding
 from ossia.train.runs.finetune import estimate
 from ossia.train.runs.presets import PRESETS
-from ossia.train.settings import FineTuneSettings
+from ossia.train.settings import FineTuneSettings, Precision
 
 TOKENS = torch.randint(300, (2, 128), generator=torch.Generator().manual_seed(0))
 ALL = ("attention", "mlp", "experts")
@@ -161,3 +163,31 @@ def test_the_estimate_of_a_run_counts_what_it_rounds_and_drops(
     assert rounded.weights == plain.weights
     dropped = estimate(decoder.config, replace(settings, lora_dropout=0.1))
     assert dropped.activations > plain.activations
+
+
+@pytest.mark.parametrize(
+    ("name", "rank", "tokens", "memory"),
+    [
+        ("gpt-oss-20b", 16, 8192, 24 << 30),
+        ("gpt-oss-20b", 32, 2048, 24 << 30),
+        ("gpt-oss-120b", 8, 4096, 80 * 10**9),
+    ],
+)
+def test_lora_of_a_published_model_fits_a_card(
+    name: str, rank: int, tokens: int, memory: int
+) -> None:
+    """By count. What the checkpoint holds lies on the card once, and little is wider there; a
+    gigabyte is left to CUDA, the kernels' workspaces and fragments.
+    """
+    config = FAMILIES[name]
+    settings = FineTuneSettings(
+        model=name, data="chats.jsonl", lora=True, rank=rank, batch_size=tokens // 1024,
+        length=1024, recompute=True, dtype=Precision.BFLOAT16,
+    )  # fmt: skip
+    found = estimate(config, settings, torch.device("cuda"))
+    trained = found.gradients // 4
+    stored = count(config).checkpoint_bytes
+    assert stored < found.weights - 4 * trained < 1.01 * stored
+    assert found.optimizer == 8 * trained
+    assert found.total < memory - 10**9
+    assert found.total < estimate(config, settings).total

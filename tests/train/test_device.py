@@ -21,6 +21,7 @@ from ossia.train.runs.folder import last_device
 from ossia.train.runs.pretrain import Run
 from ossia.train.settings import Precision, Settings
 from ossia.train.utilization import measured_peak
+from tests.training import chats
 
 
 class Cards:
@@ -112,6 +113,33 @@ def test_a_missing_triton_is_named(cards: Cards, monkeypatch: pytest.MonkeyPatch
         device.choose("cuda")
 
 
+@pytest.mark.parametrize("lacking", ["triton", "too old", "no card"])
+def test_lora_on_a_card_that_cannot_be_used_is_one_line(
+    lacking: str,
+    cards: Cards,
+    monkeypatch: pytest.MonkeyPatch,
+    ossia_command,
+    base: Path,
+    tmp_path: Path,
+) -> None:
+    if lacking == "triton":
+        monkeypatch.setitem(__import__("sys").modules, "ossia.ops.triton", None)
+        monkeypatch.delattr("ossia.ops.triton", raising=False)
+    elif lacking == "too old":
+        cards.capability = (7, 5)
+    else:
+        cards.count, cards.problem = 0, "No CUDA GPUs are available"
+    data, out = chats(tmp_path / "chats.jsonl", 4), tmp_path / "out"
+    words = ("--model", base, "--data", data, "--lora", "--device", "cuda", "--out", out)
+    done = ossia_command("finetune", *words)
+    reason = {"triton": "triton cannot be imported", "too old": "the kernels need 8.0"}
+    assert done.code == 2
+    assert len(done.err.strip().splitlines()) == 1
+    assert "--device cuda cannot be used" in done.err
+    assert reason.get(lacking, cards.problem) in done.err
+    assert not out.exists()
+
+
 def test_each_process_of_torchrun_has_a_card(cards: Cards, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
@@ -134,8 +162,9 @@ def test_memory_of_a_card_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (3 * 10**9, 10**10))
     card = torch.device("cuda:0")
     Estimate(10**9, 10**9, 10**9, 10**12).refuse_more_than_there_is(card)
-    with pytest.raises(OssiaError, match=r"3\.0 GB are free on cuda:0: use --recompute"):
-        Estimate(10**9, 10**9, 10**9 + 1, 0).refuse_more_than_there_is(card)
+    expected = r"3\.0 GB are free on cuda:0, at least 0\.2 GB too little: use --recompute"
+    with pytest.raises(OssiaError, match=expected):
+        Estimate(10**9, 10**9, 12 * 10**8, 0).refuse_more_than_there_is(card)
 
 
 def test_a_run_that_finds_no_memory_left_says_what_is_saved(tiny: Settings, tmp_path: Path) -> None:

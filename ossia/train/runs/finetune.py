@@ -30,6 +30,7 @@ from ossia.system.files import write_json, writing
 from ossia.train import budget, parallel
 from ossia.train.corpus import conversations, packing
 from ossia.train.corpus.conversations import Conversation, Example
+from ossia.train.device import CPU
 from ossia.train.evaluate import SummedLoss, loss_of
 from ossia.train.loop import Trainer
 from ossia.train.runs.folder import FolderRun, Prepared
@@ -49,7 +50,7 @@ class FineTuning(FolderRun):
         model = checkpoint.find(settings.model)
         stored = checkpoint.read_config(model, settings.ignore_unknown_keys)
         settings = _settled(settings, stored)
-        estimate(stored, settings).refuse_more_than_there_is(device)
+        estimate(stored, settings, device).refuse_more_than_there_is(device, _hint(settings))
         where = checkpoint.text_folder(model)
         chat_format = text.load_format(where, text.load_tokenizer(where))
         train, held_out = _read(settings)
@@ -110,13 +111,11 @@ class FineTuning(FolderRun):
     def build(self) -> None:
         ignore_unknown = self.settings.ignore_unknown_keys
         self.stored = checkpoint.read_config(self.base, ignore_unknown)
-        self.estimate = estimate(self.stored, self.settings)
-        self.estimate.refuse_more_than_there_is(self.device)
+        self.estimate = estimate(self.stored, self.settings, self.device)
+        self.estimate.refuse_more_than_there_is(self.device, _hint(self.settings))
         self.notes = [f"training takes {self.estimate}"]
         if self.settings.lora:
-            self.decoder = lora.load_base(self.base, ignore_unknown)
-            if self.device.type == "cuda":  # the kernels of lora.load_base's backend are a CPU's
-                self.decoder = self.decoder.on(for_device(self.device))
+            self.decoder = lora.load_base(self.base, ignore_unknown, self.device)
             generator = torch.Generator().manual_seed(self.settings.seed)
             lora.attach(self.decoder, _lora(self.settings), generator)
         else:
@@ -146,9 +145,7 @@ class FineTuning(FolderRun):
         experts = self.settings.experts or ExpertFormat.DENSE
         merges = not self.settings.lora or self.settings.merge
         trained_model = self.decoder
-        if self.settings.lora:
-            self.decoder.cpu()
-        else:
+        if not self.settings.lora:
             weights = parallel.gathered(self.decoder)
             if parallel.rank() != 0:
                 return {}
@@ -216,8 +213,8 @@ class FineTuning(FolderRun):
         return sum(file.stat().st_size for file in self.adapter.iterdir())
 
     def _reloaded(self) -> Decoder:
-        """The model as saved. An adapter is read back into the decoder in the place of its updates,
-        as memory may not hold a second one.
+        """The model as saved. An adapter is read back into the decoder, where it is, in the place
+        of its updates, as memory may not hold a second one.
         """
         if not self.settings.lora or self.settings.merge:
             return checkpoint.load(self.out, LoadOptions(device="cpu"))
@@ -237,11 +234,19 @@ def _add_ends(folder: Path, ends: Sequence[int], config: ModelConfig) -> None:
         write_json(folder / "generation_config.json", settings)
 
 
-def estimate(stored: ModelConfig, settings: FineTuneSettings) -> budget.Estimate:
-    """The memory that fine-tuning a checkpoint takes."""
+def estimate(
+    stored: ModelConfig, settings: FineTuneSettings, device: torch.device = CPU
+) -> budget.Estimate:
+    """The memory that fine-tuning a checkpoint takes on a device."""
     if settings.lora:
-        return budget.adapters(stored, settings, _lora(settings))
+        return budget.adapters(stored, settings, _lora(settings), device)
     return budget.full(with_expert_format(stored, ExpertFormat.DENSE), settings)
+
+
+def _hint(settings: FineTuneSettings) -> str:
+    """What takes less memory."""
+    smaller = "use fewer --targets or a lower --rank, or " if settings.lora else ""
+    return smaller + budget.SAVE_MEMORY
 
 
 def _lora(settings: FineTuneSettings) -> lora.LoRA:
