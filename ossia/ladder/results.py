@@ -200,6 +200,16 @@ class Measurements:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """Another ladder, with the answers of it that ladders of any size have, by what is asked."""
+
+    active_parameters: int
+    tokens: int
+    seeds: int
+    differences: dict[str, Difference]
+
+
+@dataclass(frozen=True)
 class Results:
     """All that the report shows, from the foot up. `equal_flops` is what the cheapest rung's whole
     training takes; `climb` is the difference between the top and the foot.
@@ -217,6 +227,7 @@ class Results:
     comparisons: tuple[Comparison, ...]
     measured: Measurements | None = None
     card: str | None = None  # the GPU that the runs were trained on, if it was one
+    beside: Beside | None = None
 
     def to_json(self) -> dict[str, object]:
         return records.to_json(self)

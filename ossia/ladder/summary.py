@@ -13,6 +13,7 @@ from ossia.insight.counts import count, kv_bytes, training_flops
 from ossia.ladder.plan import STRETCHES
 from ossia.ladder.results import (
     AtStep,
+    Beside,
     Comparison,
     Costs,
     CurvePoint,
@@ -28,17 +29,22 @@ from ossia.ladder.results import (
     WindowLength,
 )
 from ossia.ladder.run import FACTORS, Ablation
-from ossia.ladder.rungs import MXFP4, REACH, ROPE, SINKS, Rung
+from ossia.ladder.rungs import MXFP4, REACH, ROPE, SINKS, WINDOWS, Rung
 from ossia.ladder.statistics import difference, over_seeds
 from ossia.train.runs.folder import command
+
+# What a question about two rungs with the same reading ends with.
+_READINGS = {Reading.AS_TRAINED: "", Reading.YARN: ", both with YaRN"}
 
 _STATE_BYTES = 16  # per parameter: weight, gradient and AdamW's two moments in float32
 
 Runs = Mapping[str, Sequence[Run]]  # of every seed, by the rung's name, from the foot up
 
 
-def summarize(ablation: Ablation, measured: Measurements | None = None) -> Results:
-    """The results of a ladder whose runs are all finished."""
+def summarize(
+    ablation: Ablation, measured: Measurements | None = None, beside: Beside | None = None
+) -> Results:
+    """The results of a ladder whose runs are all finished, beside those of another one if given."""
     plan, runs = ablation.plan, ablation.results()
     flops = {
         rung.name: training_flops(config, plan.length) * plan.batch_size * plan.length
@@ -69,6 +75,7 @@ def summarize(ablation: Ablation, measured: Measurements | None = None) -> Resul
         comparisons=(*_on_length(runs, plan.length), *_on_format(runs)),
         measured=measured,
         card=ablation.card,
+        beside=beside,
     )
 
 
@@ -205,12 +212,13 @@ def _on_length(runs: Runs, length: int) -> Iterator[Comparison]:
             yarn = _rises(pair[0], Reading.YARN, factor)
             question = f"{tokens}, YaRN against plain RoPE"
             yield Comparison(Topic.LENGTH, question, difference(yarn, rope))
-        if pair := _with_below(runs, SINKS):
-            for reading, note in ((Reading.AS_TRAINED, ""), (Reading.YARN, ", both with YaRN")):
-                if reading in pair[1][0].longer:
-                    sinks, none = (_rises(one, reading, factor) for one in pair)
-                    question = f"{tokens}, sinks against none{note}"
-                    yield Comparison(Topic.LENGTH, question, difference(sinks, none))
+        for rung, against in ((WINDOWS, "windows against none"), (SINKS, "sinks against none")):
+            if pair := _with_below(runs, rung):
+                for reading, note in _READINGS.items():
+                    if reading in pair[1][0].longer:
+                        with_it, without = (_rises(one, reading, factor) for one in pair)
+                        question = f"{tokens}, {against}{note}"
+                        yield Comparison(Topic.LENGTH, question, difference(with_it, without))
 
 
 def _on_format(runs: Runs) -> Iterator[Comparison]:

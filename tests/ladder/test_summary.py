@@ -9,19 +9,20 @@ import statistics
 import numpy as np
 import pytest
 
+from ossia.insight.svg import number
 from ossia.ladder import report
 from ossia.ladder.results import Results
 from ossia.ladder.run import Ablation
 from ossia.ladder.summary import summarize
 from tests.ladder.conftest import small_plan
 
-NAMES = ["gpt2", "rope", "gqa", "sinks"]
+NAMES = ["gpt2", "rope", "windows", "sinks"]
 
 
 @pytest.fixture(scope="module")
 def ablation(tmp_path_factory: pytest.TempPathFactory) -> Ablation:
     folder = tmp_path_factory.mktemp("ladder")
-    plan = small_plan(folder, rungs="rope,gqa,sinks", steps=16)
+    plan = small_plan(folder, rungs="rope,windows,sinks", steps=16)
     ablation = Ablation.start(plan, folder / "out")
     ablation.train()
     return ablation
@@ -64,16 +65,23 @@ def test_rises_beyond_the_training_length_are_compared_by_seed(
 ) -> None:
     results = summarize(ablation)
     asked = {c.question: c for c in results.comparisons}
-    sinks = asked["rise to 64 tokens, sinks against none"].answer
-    rises = [
-        [r["longer"]["as trained"]["bits_per_byte"]["4"] - r["bits_per_byte"] for r in runs[name]]
-        for name in ("sinks", "gqa")
-    ]
-    assert sinks.by_seed == pytest.approx([a - b for a, b in zip(*rises, strict=True)])
-    # Learned positions cannot be read with YaRN; the rung below sinks can.
+    rises = {
+        name: [
+            r["longer"]["as trained"]["bits_per_byte"]["4"] - r["bits_per_byte"] for r in runs[name]
+        ]
+        for name in NAMES
+    }
+    for name, below in (("windows", "rope"), ("sinks", "windows")):
+        answer = asked[f"rise to 64 tokens, {name} against none"].answer
+        both = zip(rises[name], rises[below], strict=True)
+        assert answer.by_seed == pytest.approx([a - b for a, b in both])
+        assert f"{name} against none {number(answer.mean, 4, sign=True)}" in " ".join(
+            report.findings(results)
+        )
+    # Learned positions cannot be read with YaRN; the rungs below windows and sinks can.
     assert sum("YaRN against plain RoPE" in question for question in asked) == 2
-    assert sum("both with YaRN" in question for question in asked) == 2
-    assert len(asked) == 8
+    assert sum("both with YaRN" in question for question in asked) == 4
+    assert len(asked) == 12
 
 
 def test_equal_compute_reads_every_curve_at_the_cheapest_rungs_end(
@@ -84,7 +92,7 @@ def test_equal_compute_reads_every_curve_at_the_cheapest_rungs_end(
         rung.name: rung.costs.training_flops_per_token * results.tokens for rung in results.rungs
     }
     assert results.equal_flops == pytest.approx(min(spent.values()))
-    assert spent["gqa"] < spent["rope"]
+    assert spent["windows"] < spent["rope"]
     for rung in results.rungs:
         for seed, run in enumerate(runs[rung.name]):
             steps = [point["step"] for point in run["curve"]]
