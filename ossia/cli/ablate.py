@@ -14,12 +14,12 @@ from ossia.cli.progress import progress
 from ossia.cli.start import INTERRUPTED
 from ossia.cli.stopping import until_interrupted
 from ossia.cli.text import note, say
-from ossia.ladder.plan import Plan
-from ossia.options import TrainingMachineOptions
+from ossia.ladder.plan import LadderMachine, Plan, ReportOptions
+from ossia.system.processors import usable
 
 if TYPE_CHECKING:
     from ossia.ladder.results import Measurements
-    from ossia.ladder.run import Ablation
+    from ossia.ladder.run import Ablation, Planned
     from ossia.ladder.rungs import Rung
     from ossia.train.loop import StepReport
 
@@ -32,13 +32,8 @@ def ablate(
         typer.Option("--out", "-o", metavar="FOLDER", help="A new folder, or that of a ladder."),
     ],
     plan: Given[Plan],
-    measure: Annotated[
-        bool, typer.Option("--measure", help="Measure speeds and memory again.")
-    ] = False,
-    turns: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Times to measure; the median counts.")
-    ] = 7,
-    machine: TrainingMachineOptions,
+    shown: ReportOptions,
+    machine: LadderMachine,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Train each rung from GPT-2 to gpt-oss and report what it does.
@@ -47,24 +42,29 @@ def ablate(
     same text. The folder then holds report.html and results.json. Ctrl-C saves and stops; the same
     command, or ossia ablate --out FOLDER alone, continues.
     """
-    from ossia.ladder import report
+    from ossia.ladder import beside, report
     from ossia.ladder.summary import summarize
 
-    # Before torch is imported.
+    # Before anything is trained.
+    other = None if shown.beside is None else beside.read(Path(shown.beside))
     built = None if _begun(out) else Plan.at(plan.values["scale"], plan.asked)
-    set_threads(machine.threads)
+    threads = machine.threads
+    if built is not None and threads is None and machine.jobs is not None:
+        threads = max(1, usable() // machine.jobs)
+    set_threads(threads)
     ablation = _open(plan, built, out, machine.device)
     if machine.threads is None:
         set_threads(ablation.threads)
     again = f"continue with: ossia ablate --out {out}"
     try:
-        if not _train(ablation):
+        if not _train(ablation, machine.jobs):
             note(f"stopped and saved; {again}")
             raise typer.Exit(INTERRUPTED)
     except KeyboardInterrupt:
         note(f"stopped at once; what was saved before stays; {again}")
         raise typer.Exit(INTERRUPTED) from None
-    results = summarize(ablation, _measured(ablation, turns, again=measure))
+    measured = _measured(ablation, shown.turns, again=shown.measure)
+    results = summarize(ablation, measured, other)
     page = report.write(results, out)
     if as_json:
         print(json.dumps(results.to_json()))
@@ -98,23 +98,40 @@ def _open(plan: Given[Plan], new: Plan | None, out: Path, name: str) -> Ablation
     return Ablation(out, seeds=seeds, device=device)
 
 
-def _train(ablation: Ablation) -> bool:
+def _train(ablation: Ablation, jobs: int | None) -> bool:
     """Train what is not trained, under a progress bar; False if interrupted."""
+    from ossia.ladder import jobs as several
+
     if not ablation.unfinished:
         return True
-    steps = ablation.plan.steps
-    places = {(rung.name, seed): i for i, (rung, _, seed) in enumerate(ablation.runs)}
-    done = (len(places) - len(ablation.unfinished)) * steps
-    with until_interrupted() as stopped, progress(len(places) * steps, "steps", done) as shown:
+    if jobs is None:
+        jobs = several.fitting(ablation)
+    steps, total = ablation.plan.steps, len(ablation.runs)
+    finished = (total - len(ablation.unfinished)) * steps
+    made: dict[tuple[str, int], int] = {}  # steps of each run
+    at_work: dict[str, StepReport] = {}  # by title
+
+    with until_interrupted() as stopped, progress(total * steps, "steps", finished) as shown:
 
         def report(rung: Rung, seed: int, step: StepReport) -> None:
-            done = places[rung.name, seed] * steps + step.step
-            name = f"{rung.title}, seed {seed}"
-            shown.update(done, f"{step.tokens_per_second:,.0f} tokens/s, {name}")
-            if step.step == steps and step.evaluation is not None:
-                bits = step.evaluation["held_out_bits_per_byte"]
-                shown.say(f"{name}: held out {bits:.4f} bits per byte")
+            title = f"{rung.title}, seed {seed}"
+            made[rung.name, seed] = step.step
+            at_work[title] = step
+            rate = sum(one.tokens_per_second for one in at_work.values())
+            names = [f"{name} ({one.step / steps:.0%})" for name, one in at_work.items()]
+            shown.update(finished + sum(made.values()), f"{rate:,.0f} tokens/s, {'; '.join(names)}")
+            if step.step == steps:
+                del at_work[title]
+                if step.evaluation is not None:
+                    bits = step.evaluation["held_out_bits_per_byte"]
+                    shown.say(f"{title}: held out {bits:.4f} bits per byte")
 
+        def lost(run: Planned, line: str) -> None:
+            at_work.pop(run.title, None)
+            shown.say(line)
+
+        if jobs > 1:
+            return several.train(ablation, jobs, report, lost, stopped)
         return ablation.train(report, stopped)
 
 

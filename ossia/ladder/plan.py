@@ -13,7 +13,7 @@ from ossia.errors import OssiaError
 from ossia.ladder import rungs
 from ossia.ladder.rungs import REACH
 from ossia.ladder.statistics import MOST_SEEDS
-from ossia.options import PRECISIONS, Option, Options
+from ossia.options import PRECISIONS, Option, Options, TrainingMachineOptions
 from ossia.train.settings import Precision, Settings
 
 STRETCHES = 4 * REACH  # of positions within the longest, each with bits per byte of its own
@@ -42,6 +42,37 @@ _SCALES: dict[Scale, dict[str, Any]] = {
         "held_out": 1 << 19,
     },
 }
+
+
+@dataclass(frozen=True)
+class LadderMachine(TrainingMachineOptions):
+    """What a ladder is trained on."""
+
+    jobs: Annotated[
+        int | None,
+        Option(
+            "Runs to train at once, each in a process of its own.",
+            minimum=1,
+            default="as many as a GPU has room for, at most 4; 1 on a CPU",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class ReportOptions(Options):
+    """What the report holds besides the ladder's own losses."""
+
+    measure: Annotated[bool, Option("Measure speeds and memory again.")] = False
+    turns: Annotated[int, Option("Times to measure; the median counts.", minimum=1)] = 7
+    beside: Annotated[
+        str | None,
+        Option(
+            "The folder of another ladder, or its results.json, such as one of smaller models: the "
+            "report says what stands clear of the noise in one of them only.",
+            metavar="PATH",
+            default="none",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

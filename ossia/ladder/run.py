@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tokenizers import Tokenizer
@@ -50,6 +51,18 @@ class _Beginning:
     versions: dict[str, str]
     device: str = CPU.type
     card: str | None = None
+
+
+class Planned(NamedTuple):
+    """A run of a ladder: a rung with a seed."""
+
+    rung: Rung
+    config: ModelConfig
+    seed: int
+
+    @property
+    def title(self) -> str:
+        return f"{self.rung.title}, seed {self.seed}"
 
 
 class Ablation:
@@ -117,16 +130,22 @@ class Ablation:
         return cls(out, device=device)
 
     @property
-    def runs(self) -> list[tuple[Rung, ModelConfig, int]]:
+    def runs(self) -> list[Planned]:
         """All runs in order: every rung with seed 0, then with seed 1 and so on."""
         return [
-            (rung, config, seed) for seed in range(self.plan.seeds) for rung, config in self.rungs
+            Planned(rung, config, seed)
+            for seed in range(self.plan.seeds)
+            for rung, config in self.rungs
         ]
 
     @property
-    def unfinished(self) -> list[tuple[Rung, ModelConfig, int]]:
+    def unfinished(self) -> list[Planned]:
         """The `runs` without results."""
-        return [run for run in self.runs if not self._file(run[0], run[2]).is_file()]
+        return [run for run in self.runs if not self._file(run.rung, run.seed).is_file()]
+
+    def run(self, name: str, seed: int) -> Planned:
+        """The run of the rung of this name with this seed."""
+        return next(run for run in self.runs if (run.rung.name, run.seed) == (name, seed))
 
     def train(
         self,
@@ -141,7 +160,7 @@ class Ablation:
         """
         if not self.unfinished:
             return True
-        self._refuse_other_sums()
+        self.refuse_other_sums()
         runs = self.out / "runs"
         claimed = claim(runs)
 
@@ -149,25 +168,66 @@ class Ablation:
             claimed.check(runs)
             return stopped()
 
-        for rung, config, seed in self.unfinished:
-            states = self._file(rung, seed).with_suffix("")
-            settings = self.plan.settings(packed=is_packed(config), seed=seed)
-            trainer = self.trainer(config, settings, states)
-            trainer.resume()
-            if self.plan.compile and (problem := trainer.compile()) is not None:
-                raise OssiaError(f"--compile: {rung.title} cannot be compiled ({problem})")
+        for run in self.unfinished:
 
-            def heard(step: StepReport, rung: Rung = rung, seed: int = seed) -> None:
-                report(rung, seed, step)
+            def heard(step: StepReport, run: Planned = run) -> None:
+                report(run.rung, run.seed, step)
 
-            if not trainer.run(heard, checked):
+            if not self.train_one(run, heard, checked):
                 return False
-            claimed.check(runs)
-            with writing(self.out):
-                found = records.to_json(self._evaluate(trainer, config))
-                write_json(self._file(rung, seed), found)
-                shutil.rmtree(states)
         return True
+
+    def train_one(
+        self,
+        run: Planned,
+        report: Callable[[StepReport], None] = lambda _: None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Train one of the unfinished `runs` and write its results. False when `stopped()` returned
+        True, with its state saved.
+
+        Raises OssiaError if the run fails, and if another process trains it.
+        """
+        file = self._file(run.rung, run.seed)
+        states = file.with_suffix("")
+        found = self._trained(run, states, report, stopped)
+        if found is None:
+            return False
+        with writing(self.out):
+            write_json(file, records.to_json(found))
+            shutil.rmtree(states)
+        return True
+
+    def _trained(
+        self,
+        run: Planned,
+        states: Path,
+        report: Callable[[StepReport], None],
+        stopped: Callable[[], bool],
+    ) -> Run | None:
+        """The results of a run, whose states are kept meanwhile; None if it was stopped."""
+        try:
+            states.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OssiaError(f"cannot write to {states}: {error.strerror}") from error
+        claimed = claim(states)
+
+        def checked() -> bool:
+            if stopped():
+                return True
+            claimed.check(states)
+            return False
+
+        settings = self.plan.settings(packed=is_packed(run.config), seed=run.seed)
+        trainer = self.trainer(run.config, settings, states)
+        trainer.resume()
+        if self.plan.compile and (problem := trainer.compile()) is not None:
+            raise OssiaError(f"--compile: {run.rung.title} cannot be compiled ({problem})")
+        if not trainer.run(report, checked):
+            return None
+        found = self._evaluate(trainer, run.config)
+        claimed.check(states)
+        return found
 
     def trainer(self, config: ModelConfig, settings: Settings, states: Path) -> Trainer:
         """One run at its first step."""
@@ -238,7 +298,7 @@ class Ablation:
         length = REACH * self.plan.length
         return bits_by_position(decoder, self._held_out, length, self._token_bytes, STRETCHES)
 
-    def _refuse_other_sums(self) -> None:
+    def refuse_other_sums(self) -> None:
         """Raise OssiaError for another device or number of threads, which add in another order, and
         for other versions.
         """

@@ -69,6 +69,42 @@ def test_an_interrupted_ladder_goes_on_with_its_own_settings(text: str, tmp_path
     assert "One seed was trained" in page
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
+def test_runs_at_once_end_with_their_command_and_go_on(text: str, tmp_path: Path) -> None:
+    from ossia.ladder.run import Ablation
+    from ossia.system.claims import claim
+
+    out = tmp_path / "out"
+    process = start(
+        *SMALL, "--data", text, "--out", str(out), "--steps", "60", "--jobs", "2", "--threads", "1"
+    )
+    deadline = time.monotonic() + 120
+    while not all(list((out / "runs" / name).glob("step-*")) for name in ("gpt2-0", "rope-0")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.communicate(timeout=120)
+    waiting = {run.rung.name for run in Ablation(out).unfinished}
+    for name in waiting:  # until nobody is at work there
+        while True:
+            try:
+                claim(out / "runs" / f"{name}-0")
+                break
+            except OssiaError:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+    process = start("--out", str(out), "--json", "--turns", "1", "--jobs", "2")
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert not [path for path in (out / "runs").iterdir() if path.is_dir()]
+    results = json.loads(stdout)
+    alone = Ablation.start(Ablation(out).plan, tmp_path / "alone")
+    assert alone.train()
+    bits = {name: runs[0].bits_per_byte for name, runs in alone.results().items()}
+    assert {rung["name"]: rung["bits_per_byte"]["mean"] for rung in results["rungs"]} == bits
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -77,6 +113,8 @@ def test_an_interrupted_ladder_goes_on_with_its_own_settings(text: str, tmp_path
         (["--rungs", "relu"], "'relu' is none of"),
         (["--seeds", "0"], "--seeds must be at least 1 and at most 10, not 0"),
         (["--steps", "0"], "--steps must be at least 1"),
+        (["--jobs", "0"], "--jobs must be at least 1"),
+        (["--beside", "absent"], "absent: no such file"),
         (["--length", "250"], "--length must be a multiple of 4, not 250"),
         (["--data", "short.txt", "--vocab-size", "300"], "too few for windows of 256"),
         (
