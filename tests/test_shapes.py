@@ -7,7 +7,6 @@ import ossia
 
 ROOT = Path(ossia.__file__).parent
 MOST_LINES = 60
-MOST_OF_A_KERNEL = 73  # in Triton, whose kernels take each number of theirs as a parameter
 
 
 def test_no_function_is_longer_than_a_screen() -> None:
@@ -16,7 +15,6 @@ def test_no_function_is_longer_than_a_screen() -> None:
         for path in sorted(ROOT.rglob("*.py"))
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and (lines := (node.end_lineno or 0) - node.lineno + 1)
-        > (MOST_OF_A_KERNEL if "triton" in path.parts else MOST_LINES)
+        and (lines := (node.end_lineno or 0) - node.lineno + 1) > MOST_LINES
     ]
     assert long == []

@@ -325,23 +325,38 @@ def decode(
                 pages, i, first, high, position, head, HEADS, SIZE, PAGE, WIDTH,
                 KEYS, 0, True, QUANTIZED, FORM, PRECISION,
             )  # fmt: skip
-        largest, total, sums = state
-        group = sequence.to(tl.int64) * (HEADS * GROUP) + head * GROUP
-        place = group + rows
-        if PARTS == 1:
-            result = (sums / total[:, None]).to(out.dtype.element_ty)
-            tl.store(out + place[:, None] * SIZE + dim, result, mask=mask)
-        else:
-            shift = tl.num_programs(0).to(tl.int64) * (HEADS * GROUP * PARTS)
-            tl.store(partial + place * PARTS + part, largest, mask=real)
-            tl.store(partial + shift + place * PARTS + part, total, mask=real)
-            tl.store(sums_of + (place * PARTS + part)[:, None] * SIZE + dim, sums, mask=mask)
-            tl.debug_barrier()  # all of the program's writes are behind it
-            counter = counters + sequence * HEADS + head
-            if tl.atomic_add(counter, 1, sem="acq_rel") == used - 1:
-                tl.store(counter, 0)
-                for member in tl.static_range(GROUP):
-                    _join(partial, sums_of, out, group + member, shift, used, SIZE, WIDTH, PARTS)
+        _finish(
+            state, out, partial, sums_of, counters, sequence, head, part, used, real,
+            HEADS, GROUP, SIZE, WIDTH, PARTS,
+        )  # fmt: skip
+
+
+@triton.jit
+def _finish(
+    state, out, partial, sums_of, counters, sequence, head, part, used, real,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr,
+    PARTS: tl.constexpr,
+):  # fmt: skip
+    """Write a part's result; the last part to finish joins them all."""
+    largest, total, sums = state
+    dim = tl.arange(0, WIDTH)[None, :]
+    mask = real[:, None] & (dim < SIZE)
+    group = sequence.to(tl.int64) * (HEADS * GROUP) + head * GROUP
+    place = group + tl.arange(0, real.shape[0])
+    if PARTS == 1:
+        result = (sums / total[:, None]).to(out.dtype.element_ty)
+        tl.store(out + place[:, None] * SIZE + dim, result, mask=mask)
+    else:
+        shift = tl.num_programs(0).to(tl.int64) * (HEADS * GROUP * PARTS)
+        tl.store(partial + place * PARTS + part, largest, mask=real)
+        tl.store(partial + shift + place * PARTS + part, total, mask=real)
+        tl.store(sums_of + (place * PARTS + part)[:, None] * SIZE + dim, sums, mask=mask)
+        tl.debug_barrier()  # all of the program's writes are behind it
+        counter = counters + sequence * HEADS + head
+        if tl.atomic_add(counter, 1, sem="acq_rel") == used - 1:
+            tl.store(counter, 0)
+            for member in tl.static_range(GROUP):
+                _join(partial, sums_of, out, group + member, shift, used, SIZE, WIDTH, PARTS)
 
 
 @triton.jit

@@ -66,6 +66,29 @@ def _chunks(
 
 
 @triton.jit
+def _added(
+    sums, squares, tile, x, gain, column, cols,
+    TOKENS: tl.constexpr, EVEN: tl.constexpr, NORM: tl.constexpr,
+):  # fmt: skip
+    """The sums plus the products of a tile at these columns with each of TOKENS vectors, and with
+    NORM the squares plus the vectors' own.
+    """
+    if NORM:
+        tile = tile * tl.load(gain + column, mask=column < cols, other=0.0).to(tl.float32)
+    after = ()
+    more = ()
+    for t in tl.static_range(TOKENS):
+        if EVEN:
+            numbers = tl.load(x + t * cols + column)
+        else:
+            numbers = tl.load(x + t * cols + column, mask=column < cols, other=0.0)
+        numbers = numbers.to(tl.float32)
+        after = after + (sums[t] + tile * numbers,)
+        more = more + (squares[t] + numbers * numbers if NORM else squares[t],)
+    return after, more
+
+
+@triton.jit
 def vectors(
     x, weight, scales, bias, residual, out, cols, groups, blocks, rows, more_rows,
     weights_apart, scales_apart, biases_apart, outs_apart, gain, eps,
@@ -91,10 +114,9 @@ def vectors(
     if INT8:
         scales += _shift(number, scales_apart)
     sums = ()
-    squares = ()
     for _ in tl.static_range(TOKENS):
         sums = sums + (tl.zeros((ROWS, CHUNK), tl.float32),)
-        squares = squares + (tl.zeros((ROWS, CHUNK), tl.float32),)
+    squares = sums
     tiles, factors = _chunks(
         weight, scales, start, row, real, 0, cols, groups, ROWS, CHUNK, UNROLL, EVEN, INT8
     )
@@ -112,20 +134,9 @@ def vectors(
             tile = tiles[i].to(tl.float32)
             if INT8:
                 tile = tile * factors[i][:, None]
-            if NORM:
-                tile = tile * tl.load(gain + here, mask=here < cols, other=0.0).to(tl.float32)
-            after = ()
-            more = ()
-            for t in tl.static_range(TOKENS):
-                if EVEN:
-                    numbers = tl.load(x + t * cols + here)
-                else:
-                    numbers = tl.load(x + t * cols + here, mask=here < cols, other=0.0)
-                numbers = numbers.to(tl.float32)
-                after = after + (sums[t] + tile * numbers,)
-                more = more + (squares[t] + numbers * numbers if NORM else squares[t],)
-            sums = after
-            squares = more
+            sums, squares = _added(
+                sums, squares, tile, x, gain, here, cols, TOKENS, EVEN, NORM
+            )  # fmt: skip
         tiles, factors = following
     out += _shift(number, outs_apart)
     for t in tl.static_range(TOKENS):
