@@ -69,7 +69,7 @@ def ablate(
     if as_json:
         print(json.dumps(results.to_json()))
         return
-    for sentence in report.findings(results):
+    for sentence in report.findings(results) + report.scales.sentences(results):
         say(sentence)
     say(f"The whole report is in {page}")
 
