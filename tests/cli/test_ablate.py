@@ -115,7 +115,7 @@ def test_runs_at_once_end_with_their_command_and_go_on(text: str, tmp_path: Path
         (["--seeds", "0"], "--seeds must be at least 1 and at most 10, not 0"),
         (["--steps", "0"], "--steps must be at least 1"),
         (["--jobs", "0"], "--jobs must be at least 1"),
-        (["--beside", "absent"], "absent: no such file"),
+        (["--beside", "absent"], "cannot read absent: No such file or directory"),
         (["--length", "250"], "--length must be a multiple of 4, not 250"),
         (["--data", "short.txt", "--vocab-size", "300"], "too few for windows of 256"),
         (
