@@ -46,7 +46,7 @@ class Attention(nn.Module):
         heads = (*x.shape[:-1], -1, config.head_dim)
         q, k, v = (y.view(heads) for y in project(x, norm, self.q, self.k, self.v))
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+            q, k = self.ops.norms((q, k), (self.q_norm.value, self.k_norm.value))
         spec = AttentionSpec(config.window, self.sinks, self.dropout if self.training else 0.0)
         rope = context.rope.get(config.head_dim)
         out = self.ops.attention(q, k, v, spec, context.layer(self.index), rope)

@@ -114,6 +114,10 @@ class Backend:
             return self.rms_norm(x, weight, eps, round_before_weight=before)
         return self.layer_norm(x, weight, bias, eps)
 
+    def norms(self, xs: Sequence[Tensor], norms: Sequence[Norm]) -> tuple[Tensor, ...]:
+        """Each x by the norm of its own, as `norm` does."""
+        return tuple(self.norm(x, norm) for x, norm in zip(xs, norms, strict=True))
+
     def normed_linears(
         self, x: Tensor, norm: Norm, weights: Sequence[Weight], biases: Sequence[Tensor | None]
     ) -> tuple[Tensor, ...]:

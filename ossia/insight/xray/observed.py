@@ -114,6 +114,9 @@ class Observed(Backend):
     def norm(self, x: Tensor, norm: Norm) -> Tensor:
         return self.inner.norm(x, norm)
 
+    def norms(self, xs: Sequence[Tensor], norms: Sequence[Norm]) -> tuple[Tensor, ...]:
+        return self.inner.norms(xs, norms)
+
     def normed_linears(
         self, x: Tensor, norm: Norm, weights: Sequence[Weight], biases: Sequence[Tensor | None]
     ) -> tuple[Tensor, ...]:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ossia.ops import REFERENCE
+from ossia.ops import REFERENCE, Norm
 from ossia.ops.triton import TRITON
 from tests.ops.triton.common import DTYPES, FEW, RESULT_ERROR, normal, relative_error, same_kinds
 
@@ -25,6 +25,37 @@ def test_rms_norm(device, rows, size, before, dtype):
     assert found.dtype is dtype
     assert found.shape == x.shape
     assert relative_error(found, expected) <= 2 * RESULT_ERROR[dtype]
+
+
+@FEW
+@given(
+    heads=st.tuples(st.integers(0, 3), st.integers(1, 3)),
+    size=st.sampled_from([1, 7, 64, 100]),
+    before=st.booleans(),
+    dtype=DTYPES,
+)
+def test_two_rms_norms_at_once(device, heads, size, before, dtype):
+    """Queries and keys, of which one may be none, as slices of one product."""
+    both = normal(2, sum(heads), size, dtype=dtype, device=device) * 3
+    xs = both.split(heads, 1)
+    weights = [normal(size, seed=seed, dtype=dtype, device=device) for seed in (1, 2)]
+    found = TRITON.norms(xs, [Norm(weight, None, 1e-5, before) for weight in weights])
+    for x, weight, one in zip(xs, weights, found, strict=True):
+        expected = REFERENCE.rms_norm(x.double(), weight.double(), 1e-5, round_before_weight=False)
+        assert one.dtype is dtype
+        assert one.shape == x.shape
+        assert relative_error(one, expected) <= 2 * RESULT_ERROR[dtype]
+
+
+def test_norms_that_differ_in_more_than_weights_keep_their_own(device):
+    xs = [normal(3, size, seed=size, device=device) for size in (20, 20)]
+    weights = [normal(20, seed=seed, device=device) for seed in (1, 2)]
+    norms = Norm(weights[0], None, 1e-6), Norm(weights[1], None, 1e-2)
+    centred = Norm(weights[0], weights[1], 1e-6)
+    for pair in (norms, (centred, norms[0]), (norms[0], Norm(weights[1], None, 1e-6, True))):
+        expected = [REFERENCE.norm(x, norm) for x, norm in zip(xs, pair, strict=True)]
+        for one, other in zip(TRITON.norms(xs, pair), expected, strict=True):
+            assert relative_error(one, other.double()) <= 1e-6
 
 
 @FEW

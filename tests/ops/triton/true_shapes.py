@@ -62,6 +62,13 @@ def rms_norm(ops: Backend, inputs: Inputs) -> Tensor:
 
 
 @case
+def rms_norms(ops: Backend, inputs: Inputs) -> Tensor:
+    """Qwen3's, of 16 query and 8 key heads."""
+    norms = [Norm(inputs.normal(128), None, 1e-6, True) for _ in range(2)]
+    return torch.cat(ops.norms([inputs.normal(8, 16, 128), inputs.normal(8, 8, 128)], norms), 1)
+
+
+@case
 def layer_norm(ops: Backend, inputs: Inputs) -> Tensor:
     x, weight, bias = inputs.normal(8, 768), inputs.normal(768), inputs.normal(768)
     return ops.layer_norm(x, weight, bias, 1e-5)
