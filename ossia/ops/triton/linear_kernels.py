@@ -147,8 +147,7 @@ def vectors(
             shift = _shift(number, biases_apart)
             result += tl.load(bias + shift + row, mask=real, other=0.0).to(tl.float32)
         if RESIDUAL:
-            added = tl.load(residual + t * count + row, mask=real, other=0.0)
-            result += added.to(tl.float32)
+            result += tl.load(residual + t * count + row, mask=real, other=0.0).to(tl.float32)
         tl.store(out + t * count + row, result.to(out.dtype.element_ty), mask=real)
 
 
