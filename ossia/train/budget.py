@@ -243,20 +243,20 @@ def adapters(
     shapes = [module.value.shape for module in matrices.values()]
     trained = sum(math.prod(lead) * learned.rank * (r + c) for *lead, r, c in shapes)
     tokens = settings.batch_size * settings.length // settings.accumulate
+    narrow = on_gpu and settings.dtype is not Precision.FLOAT32
+    updates = Updates(
+        learned,
+        rounded=settings.mxfp4_steps > 0,
+        native=on_gpu or packing.native() is not None,
+        narrow=narrow,
+    )
+    kept = layers(stored, tokens, recompute=settings.recompute, updates=updates)
+    if on_gpu:  # an evaluation, which keeps nothing, has the unembedding in float32
+        widened = _FLOAT * stored.vocab_size * stored.hidden_size if width < _FLOAT else 0
+        kept = max(kept, widened) if narrow else kept + widened
     return Estimate(
         weights=sum(sizes.values()) + _FLOAT * trained,
         gradients=_FLOAT * trained,
         optimizer=2 * _FLOAT * trained,
-        activations=layers(
-            stored,
-            tokens,
-            recompute=settings.recompute,
-            updates=Updates(
-                learned,
-                rounded=settings.mxfp4_steps > 0,
-                native=on_gpu or packing.native() is not None,
-                narrow=on_gpu and settings.dtype is not Precision.FLOAT32,
-            ),
-        )
-        + loss(stored, tokens, on_gpu=on_gpu),
+        activations=kept + loss(stored, tokens, on_gpu=on_gpu),
     )

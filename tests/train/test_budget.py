@@ -190,4 +190,7 @@ def test_lora_of_a_published_model_fits_a_card(
     assert stored < found.weights - 4 * trained < 1.01 * stored
     assert found.optimizer == 8 * trained
     assert found.total < memory - 10**9
+    # An evaluation is in float32, and so are its logits and the matrix that gives them.
+    last = 4 * config.vocab_size * config.hidden_size
+    assert found.activations >= last + 4 * min(tokens * config.vocab_size, 1 << 28)
     assert found.total < estimate(config, settings).total

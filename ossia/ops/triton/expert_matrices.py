@@ -18,9 +18,9 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ossia.ops.triton.fp4 import in_order, tiles
+from ossia.ops.triton.fp4 import in_order, precision, tiles, wide
 from ossia.ops.triton.gates import gate_arguments, gated
-from ossia.ops.triton.launch import INTERPRETED, Card, card, ceil_div, launch
+from ossia.ops.triton.launch import Card, card, ceil_div, launch
 from ossia.ops.triton.paired import GROUP, PairedMXFP4
 from ossia.ops.triton.routing import Sorted, sort
 from ossia.ops.values import ExpertWeights, Routing
@@ -293,7 +293,7 @@ def _packed_product(
         order.order, order.starts, order.owners, out, len(order.owners), limit, alpha,
         CHOSEN=chosen, SIZE=size, INPUTS=inputs, DEPTH=stack.depth, EXPERTS=count,
         ROWS=blocks.rows, COLUMNS=blocks.columns, TOGETHER=blocks.together, BULK=bulk,
-        WIDE=_wide(x), PRECISION=_precision(x, packed=True), GATED=first, CLAMPED=clamped,
+        WIDE=wide(x), PRECISION=precision(x, packed=True), GATED=first, CLAMPED=clamped,
         BIAS=bias is not None, num_warps=blocks.warps, num_stages=blocks.stages,
     )  # fmt: skip
 
@@ -314,16 +314,6 @@ def _dense_product(
         *stack.stride(),
         CHOSEN=chosen, SIZE=size, DEPTH=inputs, EXPERTS=count,
         ROWS=blocks.rows, COLUMNS=blocks.columns, STEP=blocks.depth, TOGETHER=blocks.together,
-        PRECISION=_precision(x, packed=False), GATED=first, CLAMPED=clamped,
+        PRECISION=precision(x, packed=False), GATED=first, CLAMPED=clamped,
         BIAS=bias is not None, num_warps=blocks.warps, num_stages=blocks.stages,
     )  # fmt: skip
-
-
-def _wide(x: Tensor) -> bool:
-    """Whether packed numbers are multiplied as float32, because x is not in bfloat16."""
-    return INTERPRETED or x.dtype is not torch.bfloat16
-
-
-def _precision(x: Tensor, *, packed: bool) -> str:
-    """That of products in float32. TensorFloat-32 holds float16 and packed numbers exactly."""
-    return "tf32" if packed and x.dtype is torch.float16 else "ieee"

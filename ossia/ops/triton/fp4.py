@@ -10,8 +10,10 @@ and sums in float32.
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from ossia.ops.triton.launch import INTERPRETED
 
@@ -153,3 +155,13 @@ def tiles(packed, pair, WIDE: tl.constexpr):
 def in_order(packed, ROWS: tl.constexpr):
     """Bytes (ROWS, 32) with byte i of columns i of both blocks."""
     return tl.reshape(tl.permute(tl.reshape(packed, (ROWS, 4, 4, 2)), (0, 2, 1, 3)), (ROWS, 32))
+
+
+def wide(x: Tensor) -> bool:
+    """Whether packed numbers are multiplied as float32, because x is not in bfloat16."""
+    return INTERPRETED or x.dtype is not torch.bfloat16
+
+
+def precision(x: Tensor, *, packed: bool) -> str:
+    """That of products in float32. TensorFloat-32 holds float16 and packed numbers exactly."""
+    return "tf32" if packed and x.dtype is torch.float16 else "ieee"

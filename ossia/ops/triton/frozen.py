@@ -20,8 +20,9 @@ from ossia.ops.low_rank import LowRank
 from ossia.ops.mxfp4 import MXFP4
 from ossia.ops.triton import frozen_kernels as kernels
 from ossia.ops.triton import training_experts as dense
+from ossia.ops.triton.fp4 import precision, wide
 from ossia.ops.triton.gates import gate_arguments
-from ossia.ops.triton.launch import INTERPRETED, ceil_div, for_card, launch, power_of_2
+from ossia.ops.triton.launch import ceil_div, for_card, launch, power_of_2
 from ossia.ops.triton.training_experts import Sorted
 from ossia.ops.values import ExpertWeights, Routing
 from ossia.ops.weight import Weight
@@ -226,11 +227,6 @@ def _blocks(x: Tensor, by_expert: Sorted) -> _Blocks:
     return few if len(by_expert.order) < _FEW * (len(by_expert.offsets) - 1) else many
 
 
-def _wide(x: Tensor) -> bool:
-    """Whether packed numbers are multiplied as float32, because x is not in bfloat16."""
-    return INTERPRETED or x.dtype is not torch.bfloat16
-
-
 def products(
     x: Tensor,
     stack: Tensor | MXFP4,
@@ -252,8 +248,9 @@ def products(
         striped, stack.blocks.contiguous(), stack.scales.contiguous(), bias, by_expert.order,
         by_expert.offsets, out, width, cols // 2,
         EXPERTS=experts, LANES=power_of_2(experts), CHOSEN=by_expert.chosen, ROWS=blocks.rows,
-        COLS=blocks.cols, GATHER=gather, BIAS=bias is not None, WIDE=_wide(x),
-        PRECISION=_precision(x), num_warps=blocks.num_warps, num_stages=blocks.num_stages,
+        COLS=blocks.cols, GATHER=gather, BIAS=bias is not None, WIDE=wide(x),
+        PRECISION=precision(x, packed=True), num_warps=blocks.num_warps,
+        num_stages=blocks.num_stages,
     )  # fmt: skip
     return out
 
@@ -275,15 +272,11 @@ def products_turned(
         slope, stack.blocks.contiguous(), stack.scales.contiguous(), by_expert.order,
         by_expert.offsets, out, depth, cols // 2,
         EXPERTS=experts, LANES=power_of_2(experts), CHOSEN=by_expert.chosen, ROWS=rows,
-        BYTES=width // 2, DEPTH=step, GATHER=gather, WIDE=_wide(slope), PRECISION=_precision(slope),
-        num_warps=blocks.num_warps, num_stages=blocks.num_stages,
+        BYTES=width // 2, DEPTH=step, GATHER=gather, WIDE=wide(slope),
+        PRECISION=precision(slope, packed=True), num_warps=blocks.num_warps,
+        num_stages=blocks.num_stages,
     )  # fmt: skip
     return out
-
-
-def _precision(x: Tensor) -> str:
-    """That of products in float32. TensorFloat-32 holds float16 and packed numbers exactly."""
-    return "tf32" if x.dtype is torch.float16 else "ieee"
 
 
 def _deactivated(

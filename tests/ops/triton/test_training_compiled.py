@@ -13,7 +13,8 @@ from ossia.model import Decoder, decoder
 from ossia.ops.triton.training import TritonTraining
 from ossia.train.objective import Objective
 from ossia.train.settings import Settings
-from tests.models import gpt2_like
+from tests.models import gpt2_like, small
+from tests.ops.triton.test_frozen_step import built
 from tests.ops.triton.test_training_step import batches, gpt_oss
 
 
@@ -54,3 +55,22 @@ def test_layers_of_a_form_share_a_graph(device, traced, config: ModelConfig):
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
     for name, gradient in found[0][1].items():
         torch.testing.assert_close(found[1][1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_layers_with_updates_share_a_graph(device, traced):
+    """Under autocast, as LoRA trains on a GPU: attention with a window and without."""
+    model = built(device, TritonTraining(), narrow=True)
+    objective = Objective(model, balance=0.0, z_loss=0.0).train()
+    batch = batches(small(), Settings(batch_size=1, length=12))(0)
+    tensors = [t.to(device) for t in (batch.inputs, batch.targets, batch.documents)]
+    found = []
+    for compiled in (False, True):
+        model.compile_layers(compiled)
+        model.zero_grad()
+        with torch.autocast(device.type, torch.bfloat16):
+            loss = objective(*tensors, 12).total
+        loss.backward()
+        gradients = [p.grad.norm() for p in model.parameters() if p.grad is not None]
+        found.append(torch.stack([loss.detach(), *gradients]))
+    assert counters["stats"]["unique_graphs"] == 2
+    torch.testing.assert_close(found[1], found[0], rtol=2e-2, atol=1e-3)

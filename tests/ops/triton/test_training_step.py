@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ossia.adapt import lora
 from ossia.config import ExpertFormat, ModelConfig, with_expert_format
 from ossia.model import Decoder
 from ossia.ops.training import Training
@@ -22,7 +23,7 @@ from ossia.train.corpus.shards import Batch, TextBatches
 from ossia.train.loop import Trainer
 from ossia.train.objective import Objective
 from ossia.train.settings import Settings
-from tests.models import gpt2_like, gpt_oss_like, qwen3_like
+from tests.models import gpt2_like, gpt_oss_like, qwen3_like, small
 from tests.ops.triton.common import relative_error
 
 
@@ -64,9 +65,12 @@ def test_losses_and_gradients_are_the_definitions(device, config):
         assert difference < least + 2e-5 * float(gradient.abs().amax()), name
 
 
-def test_a_step_waits_for_the_device_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("updated", [False, True])
+def test_a_step_waits_for_the_device_once(
+    updated: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """On meta tensors, which have no numbers: whatever asks for one fails. Only the figures of the
-    step are given.
+    step are given. All weights are trained, or updates of packed ones.
     """
     waits: list[int] = []
 
@@ -75,10 +79,14 @@ def test_a_step_waits_for_the_device_once(monkeypatch: pytest.MonkeyPatch, tmp_p
         waits.append(len(figures))
         return [1.0] * len(figures)
 
-    config = gpt_oss()
-    settings = Settings(steps=10, batch_size=4, length=32, accumulate=2, mxfp4_steps=5)
+    config = with_expert_format(small(), ExpertFormat.MXFP4) if updated else gpt_oss()
+    rounds = 0 if updated else 5
+    settings = Settings(steps=10, batch_size=4, length=32, accumulate=2, mxfp4_steps=rounds)
     with torch.device("meta"):
         decoder = Decoder(config, TritonTraining())
+    if updated:
+        learned = lora.LoRA(4, 8.0, 0.0, ("attention", "experts"))
+        lora.attach(decoder.requires_grad_(False), learned, torch.Generator())
     monkeypatch.setattr(loop, "build_optimizers", lambda *_: [])
     monkeypatch.setattr(loop, "autocast", lambda *_: nullcontext())
     monkeypatch.setattr(loss, "_on_card", lambda *_: True)
@@ -107,4 +115,5 @@ def test_a_step_waits_for_the_device_once(monkeypatch: pytest.MonkeyPatch, tmp_p
             assert (report.loss, report.balance, report.gradient_norm) == (1.0, 1.0, 1.0)
     assert waits == [3, 3]
     kernels = {found.kernel.__name__ for found in launches}
-    assert kernels >= {"_softmax_losses", "products", "weights_backward", "round_blocks"}
+    own = {"products_turned", "activate_backward"} if updated else {"round_blocks"}
+    assert kernels >= {"_softmax_losses", "products", "weights_backward"} | own
