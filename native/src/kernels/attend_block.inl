@@ -6,34 +6,41 @@ constexpr long kLanes = kTileColumns * Vec::kWidth;  // query rows per tile
 
 inline long in_tiles(long rows) { return (rows + kTileRows - 1) / kTileRows * kTileRows; }
 
-// c (kTileRows, kLanes) = c * fades (kLanes), or 0 without, + a (kTileRows, depth) b (depth, kLanes). Row r of `a`
-// begins at r * stride; if it is transposed, column k begins at k * stride.
-template <bool kTransposed>
+// c (kTileRows, kLanes) = c * fades (kLanes), or 0 without, + a (kTileRows, depth) b (depth, kLanes), for the first
+// kColumns vectors of lanes. Row r of `a` begins at r * stride; if it is transposed, column k begins at k * stride.
+template <bool kTransposed, int kColumns>
 inline void tile(const float* a, long stride, const float* b, long depth, const float* fades, float* c) {
-    Vec sums[kTileRows][kTileColumns];
+    Vec sums[kTileRows][kColumns];
     for (int r = 0; r < kTileRows; ++r)
-        for (int i = 0; i < kTileColumns; ++i) {
+        for (int i = 0; i < kColumns; ++i) {
             const long at = r * kLanes + i * Vec::kWidth;
             sums[r][i] = fades ? Vec::load(c + at) * Vec::load(fades + i * Vec::kWidth) : Vec::zero();
         }
     for (long k = 0; k < depth; ++k) {
-        Vec columns[kTileColumns];
-        for (int i = 0; i < kTileColumns; ++i) columns[i] = Vec::load(b + k * kLanes + i * Vec::kWidth);
+        Vec columns[kColumns];
+        for (int i = 0; i < kColumns; ++i) columns[i] = Vec::load(b + k * kLanes + i * Vec::kWidth);
         for (int r = 0; r < kTileRows; ++r) {
             const Vec element = Vec::fill(kTransposed ? a[k * stride + r] : a[r * stride + k]);
-            for (int i = 0; i < kTileColumns; ++i) sums[r][i] = Vec::fma(element, columns[i], sums[r][i]);
+            for (int i = 0; i < kColumns; ++i) sums[r][i] = Vec::fma(element, columns[i], sums[r][i]);
         }
     }
     for (int r = 0; r < kTileRows; ++r)
-        for (int i = 0; i < kTileColumns; ++i) sums[r][i].store(c + r * kLanes + i * Vec::kWidth);
+        for (int i = 0; i < kColumns; ++i) sums[r][i].store(c + r * kLanes + i * Vec::kWidth);
+}
+
+// Calls task with a constant of that number of vectors.
+template <int kMost, class Task>
+inline void with_columns(int vectors, const Task& task) {
+    if (vectors == kMost) return task(std::integral_constant<int, kMost>());
+    if constexpr (kMost > 1) with_columns<kMost - 1>(vectors, task);
 }
 
 // Replaces the scores (keys, kLanes) of keys [from, until) by weights and updates the running maxima and totals. A row
 // sees key j iff oldest <= j <= newest; `all_seen` skips that test.
 inline void soften(float* scores, long from, long until, bool all_seen, const float* oldest, const float* newest,
-                   float* maxima, float* totals, float* fades) {
+                   long lanes, float* maxima, float* totals, float* fades) {
     const Vec none = Vec::fill(-std::numeric_limits<float>::infinity());
-    for (long i = 0; i < kLanes; i += Vec::kWidth) {
+    for (long i = 0; i < lanes; i += Vec::kWidth) {
         const Vec before = Vec::load(maxima + i);
         Vec maximum = before;
         if (all_seen) {
@@ -158,8 +165,13 @@ void attend_block(const Cache<Element>& cache, const float* q, const float* sink
             const long from = oldest_of(first) > base ? oldest_of(first) - base : 0;
             const long until = position + last + 1 - base < kBlockKeys ? position + last + 1 - base : kBlockKeys;
             if (from >= until) continue;
-            for (long j = from / kTileRows * kTileRows; j < until; j += kTileRows)
-                tile<false>(keys + j * dims, dims, turned + t * dims * kLanes, dim, nullptr, scores + j * kLanes);
+            const long left = rows - t * kLanes;
+            const int vectors = left < kLanes ? static_cast<int>((left + Vec::kWidth - 1) / Vec::kWidth) : kTileColumns;
+            with_columns<kTileColumns>(vectors, [&](auto columns) {
+                for (long j = from / kTileRows * kTileRows; j < until; j += kTileRows)
+                    tile<false, columns.value>(keys + j * dims, dims, turned + t * dims * kLanes, dim, nullptr,
+                                               scores + j * kLanes);
+            });
             const bool all_seen = base + until - 1 <= position + first && oldest_of(last) <= base + from;
             if (!all_seen)
                 for (long lane = 0; lane < kLanes; ++lane) {
@@ -167,14 +179,17 @@ void attend_block(const Cache<Element>& cache, const float* q, const float* sink
                     oldest[lane] = static_cast<float>(oldest_of(query) - base);
                     newest[lane] = static_cast<float>(position + query - base);
                 }
-            soften(scores, from, until, all_seen, oldest, newest, maxima + t * kLanes, totals + t * kLanes, fades);
+            soften(scores, from, until, all_seen, oldest, newest, vectors * Vec::kWidth, maxima + t * kLanes,
+                   totals + t * kLanes, fades);
             if (!finite && !all_seen) {
                 add_seen(values, dims, scores, from, until, oldest, newest, fades, sums + t * dims * kLanes);
                 continue;
             }
-            for (long d = 0; d < dims; d += kTileRows)
-                tile<true>(values + from * dims + d, dims, scores + from * kLanes, until - from, fades,
-                           sums + (t * dims + d) * kLanes);
+            with_columns<kTileColumns>(vectors, [&](auto columns) {
+                for (long d = 0; d < dims; d += kTileRows)
+                    tile<true, columns.value>(values + from * dims + d, dims, scores + from * kLanes, until - from,
+                                              fades, sums + (t * dims + d) * kLanes);
+            });
         }
     }
     for (long row = 0; row < rows; ++row) {

@@ -15,7 +15,7 @@
 // A row whose query, or a key or value that it sees, has NaN, infinity or an extreme scale is summed in floats.
 
 constexpr float kLargestSum = 524000;
-constexpr long kWordColumns = 3;  // vectors of rows
+constexpr int kWordColumns = 3;  // vectors of rows
 constexpr long kWordLanes = kWordColumns * 16;
 constexpr long kWordRows = 8;  // keys, or dimensions of a value, per tile: 24 registers of sums
 
@@ -255,13 +255,9 @@ void attend_words(const Cache<Element>& cache, const float* q, const float* sink
             const WordTile tile{
                 words + lane * dims / 2,     scales + lane, maxima + lane, totals + lane, sums + lane * dims,
                 all_seen ? nullptr : oldest, newest};
-            if (here > 32) {
-                add_words<3>(block, tile, from, until, dims, scratch);
-            } else if (here > 16) {
-                add_words<2>(block, tile, from, until, dims, scratch);
-            } else {
-                add_words<1>(block, tile, from, until, dims, scratch);
-            }
+            with_columns<kWordColumns>(static_cast<int>((here + 15) / 16), [&](auto columns) {
+                add_words<columns.value>(block, tile, from, until, dims, scratch);
+            });
         }
         base += kBlockKeys;
         count = next_count;

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <stdexcept>
+#include <tuple>
 
 #include "core/check.hpp"
 #include "core/machine.hpp"
@@ -126,9 +127,11 @@ class PagedAttention {
             sinks_[h] = read(p.sinks.data, p.sinks.type, static_cast<long>(h)) * kLog2E;
         long part = 0;
         for (const Sequence& sequence : sequences_) part = add_tasks(sequence, part);
-        // Most expensive first, so that all threads finish at about the same time.
-        std::stable_sort(tasks_.begin(), tasks_.end(),
-                         [](const Task& a, const Task& b) { return a.cost() > b.cost(); });
+        // Most expensive first, so that all threads finish at about the same time. Of equal ones, those that read the
+        // same keys follow each other: drafts of one text, or texts with one beginning.
+        std::stable_sort(tasks_.begin(), tasks_.end(), [](const Task& a, const Task& b) {
+            return std::make_tuple(-a.cost(), a.kv_head, a.first) < std::make_tuple(-b.cost(), b.kv_head, b.first);
+        });
         parts_.maxima.resize(part * group_);
         parts_.totals.resize(part * group_);
         parts_.sums.resize(part * group_ * p.head_dim);
@@ -264,7 +267,8 @@ class PagedAttention {
     }
 
     void write_out(const float* out, long token, long kv_head) const {
-        store(out, group_ * p_.head_dim, y_ + (token * p_.heads + kv_head * group_) * p_.head_dim, nullptr);
+        Element* y = y_ + (token * p_.heads + kv_head * group_) * p_.head_dim;
+        kernels_.rowwise(y).finish(out, nullptr, nullptr, y, group_ * p_.head_dim);
     }
 
     // Keeps null pointers null.
