@@ -8,19 +8,22 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ossia.config import ClampedSwiGLU, SwiGLU
 from ossia.ops import REFERENCE, Routing
 from ossia.ops.low_rank import LowRank
 from ossia.ops.mxfp4 import LUT, MXFP4, quantize, unpack
-from ossia.ops.triton import frozen, frozen_kernels, training_experts
+from ossia.ops.triton import frozen, frozen_kernels, recording, training_experts
+from ossia.ops.triton.launch import CARDS
 from ossia.ops.triton.training import TritonTraining
 from ossia.ops.values import ExpertWeights
 from ossia.ops.weight import tensors_of
-from tests.ops.triton import ptx
+from tests.ops.triton import ptx, training_shapes
 from tests.ops.triton.common import normal, relative_error, same_kinds
 from tests.ops.triton.test_fp4 import stack, words_of
 from tests.ops.triton.test_training_experts import choices
+from tests.ops.triton.true_shapes import Inputs
 
 SCALE = 0.75
 
@@ -174,6 +177,33 @@ def packed_products(device, packed: MXFP4, x: Tensor, slope: Tensor) -> tuple[Te
     return out.cpu(), frozen.products_turned(slope.to(device), there, by_expert).cpu()
 
 
+@pytest.mark.parametrize(
+    ("experts", "tokens", "rows", "cols"),
+    [
+        (5, 33, 70, 96),
+        pytest.param(32, 2048, 5760, 2880, marks=pytest.mark.gpu),
+        pytest.param(128, 2048, 2880, 2880, marks=pytest.mark.gpu),
+    ],
+)
+def test_products_in_bfloat16_round_only_their_results(device, experts, tokens, rows, cols):
+    packed = moved(stack(experts, rows, cols, low=118, high=122), device)
+    assert isinstance(packed, MXFP4)
+    ids = choices(device, tokens, experts, 4)
+    by_expert = training_experts.sort(ids, experts)
+    x = normal(tokens, cols, seed=1, dtype=torch.bfloat16, device=device)
+    out = frozen.products(x, packed, None, by_expert, gather=True)
+    turned = frozen.products_turned(out, packed, by_expert)
+    assert out.dtype is turned.dtype is torch.bfloat16
+    owners = ids.flatten()[by_expert.order]
+    for expert in (0, 2, experts - 1):
+        own = owners == expert
+        dense = unpack(packed[expert], torch.float32)
+        source = x[by_expert.order[own] // 4].float()
+        assert own.any()
+        assert relative_error(out[own], source @ dense.T) < 2**-8
+        assert relative_error(turned[own], out[own].float() @ dense) < 2**-8
+
+
 @pytest.mark.parametrize("cols", [32, 160])
 def test_every_code_and_every_scale(device, cols):
     """Also scales whose numbers are subnormal."""
@@ -199,6 +229,29 @@ def test_nan_and_infinity_show_where_they_are_used(device):
     assert same_kinds(turned, slope @ dense)
     assert out.isfinite().any()
     assert turned[:, :32].isfinite().any() == (slope @ dense)[:, :32].isfinite().any()
+
+
+class _Largest(TorchDispatchMode):
+    """Notes the bytes of the largest tensor that an operation makes."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, function, _, arguments=(), keywords=None):
+        made = function(*arguments, **(keywords or {}))
+        for tensor in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(tensor, Tensor) and tensor._base is None:
+                self.bytes = max(self.bytes, tensor.nbytes)
+        return made
+
+
+def test_no_stack_is_ever_unpacked():
+    """Forwards and backwards at gpt-oss-20b's shapes, no tensor is as large as a packed stack."""
+    inputs = Inputs(torch.device("meta"))
+    with recording(CARDS[90]), _Largest() as largest:
+        training_shapes.CASES["frozen experts of gpt-oss-20b"](REFERENCE, inputs)
+    pairs = 2048 * 4 * 5760  # outputs of the first matrices, in bfloat16
+    packed = 32 * 5760 * 2880 // 2  # the largest input
+    assert 2 * pairs <= largest.bytes <= packed
 
 
 def test_assembly_decodes_every_byte():
