@@ -69,11 +69,12 @@ def read_headers(
             "remove it for other programs"
         )
         data = {key: value for key, value in data.items() if key != "quantization_config"}
-    if dtype is not None:
-        data = {key: value for key, value in data.items() if key != "torch_dtype"}
-        data["dtype"] = dtype
+    if dtype is not None:  # whatever the config says, and in original/, whose config has no dtype
+        data = {key: value for key, value in data.items() if key not in ("dtype", "torch_dtype")}
     config = families.from_hf(data, str(path), ignore_unknown_keys)
-    if not any(data.get(key) for key in ("dtype", "torch_dtype")):
+    if dtype is not None:
+        config = replace(config, dtype=dtype)
+    elif not any(data.get(key) for key in ("dtype", "torch_dtype")):
         config = replace(config, dtype=_prevailing_dtype(stored, config.dtype))
     if config.tied_embeddings and tied_differ(families.layouts(config), stored):
         warn(

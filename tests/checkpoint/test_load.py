@@ -82,6 +82,14 @@ def test_both_layouts_of_gpt_oss_give_the_same_weights(gpt_oss: Path, tmp_path: 
     assert_equal(load(original).state_dict(), load(gpt_oss).state_dict())
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_another_dtype_is_one_for_both_layouts(gpt_oss: Path, tmp_path: Path, dtype: str) -> None:
+    original = write(tmp_path / "original", ORIGINAL_CONFIG, original_tensors())
+    found, expected = (load(place, dtype=dtype) for place in (original, gpt_oss))
+    assert found.embedding.weight.dtype is getattr(torch, dtype)
+    assert_equal(found.state_dict(), expected.state_dict())
+
+
 def test_shards_give_the_same_weights(gpt_oss: Path, tmp_path: Path) -> None:
     shards = write_shards(tmp_path / "shards", GPT_OSS_CONFIG, gpt_oss_tensors())
     assert_equal(load(shards).state_dict(), load(gpt_oss).state_dict())
