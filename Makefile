@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EMULATE := -C cmake.define.OSSIA_EMULATE_AMX=ON
 
-.PHONY: run test clients evaluations replicas docs pictures cast lint format sanitize wheel test-wheel test-lowest clean
+.PHONY: run test clients evaluations replicas docs pictures screenshots cast lint format sanitize wheel test-wheel test-lowest clean
 
 run: .venv/ossia.installed
 	printf '%s\n' "How many r in strawberry?" "What is 48213 * 977?" "What does os.path.exists do?" | \
@@ -17,8 +17,11 @@ test: lint
 APART := gpt_oss instructor lm_eval schemathesis
 CLIENT_TESTS := pytest -q -rs --confcutdir tests/clients
 clients: .venv/test.installed .venv-clients/node/installed $(patsubst %,.venv-clients/%/installed,shared $(APART))
-	.venv-clients/shared/bin/$(CLIENT_TESTS) tests/clients $(patsubst %,--ignore tests/clients/test_%.py,$(APART))
-	for name in $(APART); do .venv-clients/$$name/bin/$(CLIENT_TESTS) tests/clients/test_$$name.py || exit 1; done
+	failed=; .venv-clients/shared/bin/$(CLIENT_TESTS) tests/clients \
+	  $(patsubst %,--ignore tests/clients/test_%.py,$(APART)) || failed=shared; \
+	for name in $(APART); do \
+	  .venv-clients/$$name/bin/$(CLIENT_TESTS) tests/clients/test_$$name.py || failed="$$failed $$name"; done; \
+	test -z "$$failed" || { echo "failed: $$failed"; exit 1; }
 
 # gpt-oss needs Python 3.12. That a program of that name is found is not enough: it may be a shim of pyenv's.
 CLIENT_PYTHON = $(PYTHON)
@@ -68,6 +71,10 @@ pictures: .venv/ossia.installed
 	$(BIN)/ossia compare --article docs/compare --ladder docs/ablation --measured bench/results/2026-11-28
 	$(BIN)/python -m book.pictures docs/ideas
 	$(BIN)/python -m book.cast draw docs/cast.cast docs/cast.svg
+
+# docs/xray.png and xray-dark.png anew, by Chromium.
+screenshots: .venv/ossia.installed
+	$(BIN)/python -m book.screenshots docs
 
 # The terminal cast of the README anew: a shell in which the commands of book/cast.py are typed, in about half a minute.
 cast: .venv/ossia.installed

@@ -20,9 +20,9 @@ from ossia.text.harmony.format import HarmonyFormat
 from ossia.text.harmony.grammar import ControlToken
 from ossia.text.tokenizer import Tokenizer, load_tokenizer
 
-_DATE = "2026-11-28"
+DATE = "2026-11-28"
 _PAGE = 16  # positions
-_FIRST = [
+FIRST = [
     {"role": "user", "content": "Spell banana."},
     {"role": "assistant", "reasoning": "Letters: b a n a n a.", "content": "b-a-n-a-n-a"},
 ]
@@ -46,13 +46,13 @@ def pictures() -> dict[str, str]:
 
 
 def _chat(messages: Sequence[dict[str, str]]) -> Chat:
-    return Chat.of(messages, date=_DATE, reasoning_effort="medium")
+    return Chat.of(messages, date=DATE, reasoning_effort="medium")
 
 
 def _messages(tokenizer: Tokenizer) -> list[list[texts.Run]]:
     """A chat by message, as control tokens and the texts between them."""
     control = {id: name for name, id in tokenizer.control.items()}
-    [(prompt, reply)] = HarmonyFormat(tokenizer).render_turns(_chat(_FIRST))
+    [(prompt, reply)] = HarmonyFormat(tokenizer).render_turns(_chat(FIRST))
     messages: list[list[texts.Run]] = []
     for ids, generated in ((prompt, False), (reply, True)):
         for is_control, run in groupby(ids, control.__contains__):
@@ -67,7 +67,7 @@ def _messages(tokenizer: Tokenizer) -> list[list[texts.Run]]:
 def _pages(format: HarmonyFormat) -> list[texts.PagedRow]:
     """Two turns of a chat and the first of another, one after the other through one cache."""
     titles = "first turn", "its second turn", "another chat"
-    turns = [*format.render_turns(_chat([*_FIRST, *_THEN])), *format.render_turns(_chat(_OTHER))]
+    turns = [*format.render_turns(_chat([*FIRST, *_THEN])), *format.render_turns(_chat(_OTHER))]
     kind = LayerKind(window=None, num_kv_heads=1, head_dim=1)
     cache = KVCache({kind: 64}, CacheLimits(_PAGE, chunk=512, max_texts=1, context_length=512))
     rows = []
