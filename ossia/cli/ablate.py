@@ -108,26 +108,26 @@ def _train(ablation: Ablation, jobs: int | None) -> bool:
         jobs = several.fitting(ablation)
     steps, total = ablation.plan.steps, len(ablation.runs)
     finished = (total - len(ablation.unfinished)) * steps
-    made: dict[tuple[str, int], int] = {}  # steps of each run
-    at_work: dict[str, StepReport] = {}  # by title
+    made: dict[str, int] = {}  # steps of each run
+    at_work: dict[str, StepReport] = {}
 
     with until_interrupted() as stopped, progress(total * steps, "steps", finished) as shown:
 
         def report(rung: Rung, seed: int, step: StepReport) -> None:
-            title = f"{rung.title}, seed {seed}"
-            made[rung.name, seed] = step.step
-            at_work[title] = step
+            name = f"{rung.name}-{seed}"
+            made[name] = step.step
+            at_work[name] = step
             rate = sum(one.tokens_per_second for one in at_work.values())
-            names = [f"{name} ({one.step / steps:.0%})" for name, one in at_work.items()]
-            shown.update(finished + sum(made.values()), f"{rate:,.0f} tokens/s, {'; '.join(names)}")
+            names = [f"{name} {one.step / steps:.0%}" for name, one in at_work.items()]
+            shown.update(finished + sum(made.values()), f"{', '.join(names)}, {rate:,.0f} tokens/s")
             if step.step == steps:
-                del at_work[title]
+                del at_work[name]
                 if step.evaluation is not None:
                     bits = step.evaluation["held_out_bits_per_byte"]
-                    shown.say(f"{title}: held out {bits:.4f} bits per byte")
+                    shown.say(f"{rung.title}, seed {seed}: held out {bits:.4f} bits per byte")
 
         def lost(run: Planned, line: str) -> None:
-            at_work.pop(run.title, None)
+            at_work.pop(f"{run.rung.name}-{run.seed}", None)
             shown.say(line)
 
         if jobs > 1:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from ossia.errors import shortened
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
@@ -39,8 +41,10 @@ def progress(total: int, unit: str, done: int = 0) -> Iterator[Progress]:
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    spare = console.width - len(f"{total}/{total} {unit} 0:00:00") - 40
+    room = console.width - len(f"{total}/{total} {unit} 0:00:00 ")
+    spare = room - 40
     columns = [BarColumn(min(spare, 40))] if spare >= 8 else []
+    room -= min(spare, 40) + 1 if columns else 0
     with Bars(
         *columns,
         TextColumn(f"{{task.completed}}/{{task.total}} {unit}"),
@@ -48,15 +52,16 @@ def progress(total: int, unit: str, done: int = 0) -> Iterator[Progress]:
         TextColumn("{task.description}"),
         console=console,
     ) as bars:
-        yield _Bar(bars, bars.add_task("", total=total, completed=done))
+        yield _Bar(bars, bars.add_task("", total=total, completed=done), room)
 
 
 class _Bar:
-    def __init__(self, bars: Bars, task: TaskID) -> None:
-        self._bars, self._task = bars, task
+    def __init__(self, bars: Bars, task: TaskID, room: int) -> None:
+        self._bars, self._task, self._room = bars, task, max(4, room)
 
     def update(self, done: int, text: str) -> None:
-        self._bars.update(self._task, completed=done, description=text)
+        # rich would shorten the other columns as well
+        self._bars.update(self._task, completed=done, description=shortened(text, self._room))
 
     def say(self, line: str) -> None:
         self._bars.console.print(line, markup=False)

@@ -1,6 +1,10 @@
-"""Progress where there is no terminal: lines, seldom enough for a log."""
+"""Progress: a bar on a terminal, and elsewhere lines, seldom enough for a log."""
 
-from ossia.cli.progress import Lines
+import io
+import re
+import sys
+
+from ossia.cli.progress import Lines, progress
 
 
 def test_a_line_every_ten_seconds_says_how_far_it_is_and_what_is_left(capsys):
@@ -22,3 +26,18 @@ def test_a_long_step_has_a_line_and_others_are_said_at_once(capsys):
     lines.update(1, "")
     lines.say("held out")
     assert capsys.readouterr().err == "1/3 steps (33%), 2:13:20 left\nheld out\n"
+
+
+def test_a_long_text_leaves_its_room_to_the_count(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    with progress(1600, "steps") as bar:
+        bar.update(954, "gpt2-0 74%, " * 9)
+    line = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue())
+    assert re.search(r"954/1600 steps \S+ gpt2-0 74%, .*\.\.\.$", line, re.MULTILINE)
