@@ -277,6 +277,7 @@ class _Crew:
             self._jobs -= 1
             if not self._stopping:
                 self._waiting.put_back(run)
+            why = why.partition(";")[0]  # what follows is for a run that has all of the memory
             once = "one run is" if self._jobs == 1 else f"{self._jobs} runs are"
             self._lost(run, f"{run.title}: {why}; it continues later, and {once} at work at once")
         else:
