@@ -89,8 +89,8 @@ class Plan(Options):
     data: Annotated[
         str,
         Option(
-            "A UTF-8 text or .jsonl file, a folder of them, or stdlib: this Python's standard "
-            "library.",
+            "A UTF-8 text or .jsonl file, a folder of them, a pattern such as 'src/**/*.py', or "
+            "stdlib: this Python's standard library.",
             metavar="PATH",
         ),
     ] = "stdlib"

@@ -15,6 +15,7 @@ from ossia.errors import OssiaError
 
 _UTF8 = "utf-8-sig"  # with a mark or without
 _MOST_SPACE = 1 << 12  # characters before the list of a file that is one
+_WILD = set("*?[")  # in a pattern
 _LONGEST_LINE = 1 << 26  # bytes of a line of a .jsonl file; more means a file of another kind
 
 
@@ -43,30 +44,39 @@ class Corpus:
 
 
 def read(source: str, option: str) -> list[Document]:
-    """The documents of `source`: a UTF-8 text file, or a folder of them, whose hidden files are
-    skipped. Each line of a .jsonl file is an object with a "text".
+    """The documents of `source`: a UTF-8 text file, a folder of them, whose hidden files are
+    skipped, or a pattern for some of them, such as src/**/*.py. Each line of a .jsonl file is an
+    object with a "text".
 
     Raises OssiaError for a source that is absent, which it calls by the `option` that named it,
     and, with file and line, for one that is empty, not UTF-8, or not JSON where it says so.
     """
     path = Path(source)
+    root = Path(*itertools.takewhile(lambda part: not _WILD & set(part), path.parts))
     if path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-        names = {file: file.relative_to(path) for file in files}
-        documents = [
-            document
-            for file, name in names.items()
-            if not any(part.startswith(".") for part in name.parts)
-            for document in _documents(file, name.as_posix())
-        ]
+        documents = _in_folder(path, "**/*")
     elif path.is_file():
         documents = list(_documents(path, path.name))
+    elif root != path and root.is_dir():
+        documents = _in_folder(root, str(path.relative_to(root)))
     else:
         raise OssiaError(f"{option} {source}: no such file or folder")
     documents = [document for document in documents if document.text]
     if not documents:
         raise OssiaError(f"{option} {source}: holds no text")
     return documents
+
+
+def _in_folder(folder: Path, pattern: str) -> list[Document]:
+    """Those of its files that match; names are relative to it."""
+    files = [file for file in sorted(folder.glob(pattern)) if file.is_file()]
+    names = {file: file.relative_to(folder) for file in files}
+    return [
+        document
+        for file, name in names.items()
+        if not any(part.startswith(".") for part in name.parts)
+        for document in _documents(file, name.as_posix())
+    ]
 
 
 def _documents(file: Path, name: str) -> Iterator[Document]:

@@ -114,6 +114,23 @@ def test_each_line_of_a_jsonl_file_is_a_document(tmp_path: Path) -> None:
     assert found == {"a.jsonl:1": "one\ntwo", "a.jsonl:3": "drei", "b.txt": "four"}
 
 
+def test_a_pattern_names_some_files_of_a_folder(tmp_path: Path) -> None:
+    package = tmp_path / ".venv" / "package"
+    (package / "part").mkdir(parents=True)
+    (package / ".cache").mkdir()
+    for name in ("one.py", "part/two.py", "part/three.txt", ".cache/four.py"):
+        (package / name).write_text(name)
+    (package / "part" / "native.so").write_bytes(b"\x7fELF\xff")
+    corpus = sources.read(f"{package}/**/*.py")
+    assert {d.name for d in (*corpus.train, *corpus.held_out)} == {"one.py", "part/two.py"}
+    with pytest.raises(OssiaError, match=r"native\.so"):
+        sources.read(str(package))
+    with pytest.raises(OssiaError, match=r"\*\*/\*.md: holds no text"):
+        sources.read(f"{package}/**/*.md")
+    with pytest.raises(OssiaError, match=r"absent/\*.py: no such file or folder"):
+        sources.read(f"{package}/absent/*.py")
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
