@@ -53,7 +53,7 @@ def ours(case: Case, dtype: str, recipe: str) -> Callable[[], None]:
     from ossia.config import GELU, AttentionConfig, Dropout, LayerConfig, MLPConfig
     from ossia.families import PRESETS
     from ossia.model import Decoder
-    from ossia.ops.training import Training
+    from ossia.ops.training import for_device
     from ossia.train.corpus.shards import TextBatches
     from ossia.train.loop import Trainer
     from ossia.train.settings import Optimizer, Precision, Settings
@@ -67,7 +67,7 @@ def ours(case: Case, dtype: str, recipe: str) -> Callable[[], None]:
         layers=(layer,) * case.layers,
         dropout=Dropout(),
     )
-    decoder = Decoder(config, Training())
+    decoder = Decoder(config, for_device(torch.device("cpu")))
     decoder.init_weights()
     settings = Settings(
         steps=10**6,

@@ -157,6 +157,15 @@ NB_MODULE(_native, m) {
         .def("clamped_swiglu", operation(&Machine::clamped_swiglu))
         .def("gate_pairs", &Machine::gate_pairs, nb::call_guard<Unlocked>())
         .def("gate_gradient", &Machine::gate_gradient, nb::call_guard<Unlocked>())
+        .def("gelu_gradient", &Machine::gelu_gradient, nb::call_guard<Unlocked>())
+        .def("gated_gradient", &Machine::gated_gradient, nb::call_guard<Unlocked>())
+        .def("norm", &Machine::norm, nb::call_guard<Unlocked>(), "x"_a, "weight"_a, "bias"_a.none(), "y"_a, "eps"_a,
+             "round_before_weight"_a)
+        .def("norm_gradient", &Machine::norm_gradient, nb::call_guard<Unlocked>(), "x"_a, "weight"_a, "gradient"_a,
+             "y"_a, "d_weight"_a, "d_bias"_a.none(), "eps"_a)
+        .def("softmax_loss", &Machine::softmax_loss, nb::call_guard<Unlocked>())
+        .def("weight_gradient", &Machine::weight_gradient, nb::call_guard<Unlocked>(), "gradient"_a, "x"_a, "counts"_a,
+             "y"_a, "bias"_a.none(), "add"_a)
         .def("route", operation(&Machine::route))
         .def("moe", operation(&Machine::moe), "x"_a, "ids"_a, "weights"_a, "experts"_a, "y"_a,
              "residual"_a.none() = nb::none())

@@ -273,6 +273,74 @@ class Machine:
     def clamped_swiglu(
         self, gate: Tensor, up: Tensor, y: Tensor, limit: float, alpha: float, /
     ) -> None: ...
+    def gelu_gradient(self, x: Tensor, gradient: Tensor, y: Tensor, /) -> None:
+        """y: the gradient of x by that of gelu's result."""
+    def gated_gradient(
+        self,
+        gate: Tensor,
+        up: Tensor,
+        gradient: Tensor,
+        d_gate: Tensor,
+        d_up: Tensor,
+        clamped: bool,
+        limit: float,
+        alpha: float,
+        /,
+    ) -> None:
+        """The gradients of gate and up by that of swiglu's, or of clamped_swiglu's result."""
+    def norm(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        y: Tensor,
+        eps: float,
+        round_before_weight: bool,
+    ) -> None:
+        """y (..., size): the layer norm of x, or its RMS norm without a bias; float32 weight and
+        bias (size,). y has its own type if x is float32.
+        """
+    def norm_gradient(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        gradient: Tensor,
+        y: Tensor,
+        d_weight: Tensor,
+        d_bias: Tensor | None,
+        eps: float,
+    ) -> None:
+        """y, of x's type: the gradient of x by that of `norm`'s result; float32 d_weight (size,),
+        and d_bias of a layer norm.
+        """
+    def softmax_loss(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        losses: Tensor,
+        scale: float,
+        z_loss: float,
+        slopes: bool,
+        /,
+    ) -> None:
+        """float32 losses (rows, 2): of each row of logits (rows, vocab) the cross-entropy of its
+        int64 target (rows,) and the squared log-sum-exp. With `slopes` the logits become scale
+        times the gradient of the first plus z_loss times the second. Raises IndexError for a target
+        outside the vocabulary.
+        """
+    def weight_gradient(
+        self,
+        gradient: Tensor,
+        x: Tensor,
+        counts: Tensor,
+        y: Tensor,
+        bias: Tensor | None,
+        add: bool,
+    ) -> None:
+        """float32 y (experts, rows, cols): the gradients of the matrices of `grouped`, of its
+        bfloat16 x (tokens, cols) and the gradient (tokens, rows) of its result; with float32 bias
+        (experts, rows) those of the biases. If `add`, they are added to y and bias.
+        """
     def route(
         self,
         logits: Tensor,

@@ -60,8 +60,13 @@ class Training(Backend):
             q, k = self.rotate(q, rope), self.rotate(k, rope)
         documents = None if where is None else where.ids
         q, k = q.to(v.dtype), k.to(v.dtype)
-        pieces = [*_pieces(q.shape[1], spec.window, documents, q)]
-        return _Attention.apply(q, k, v, spec.sinks, pieces)
+        dtype = self.attention_dtype(v.dtype)
+        pieces = [*_pieces(q.shape[1], spec.window, documents, dtype)]
+        return _Attention.apply(q, k, v, spec.sinks, _Plan(pieces, dtype))
+
+    def attention_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """The dtype that attention over queries, keys and values of `dtype` is computed in."""
+        return dtype
 
     def route(self, logits: Tensor, chosen: int, router: Router) -> Routing:
         """As Backend.route."""
@@ -71,12 +76,16 @@ class Training(Backend):
 
 
 def for_device(device: torch.device) -> Training:
-    """The training backend for the CPU or a GPU."""
-    if device.type != "cuda":
-        return Training()
-    from ossia.ops.triton.training import TritonTraining
+    """The training backend for the CPU or a GPU: the native one, where that was built."""
+    if device.type == "cuda":
+        from ossia.ops.triton.training import TritonTraining
 
-    return TritonTraining()
+        return TritonTraining()
+    try:
+        from ossia.ops.cpu.training import NativeTraining
+    except ImportError:
+        return Training()
+    return NativeTraining()
 
 
 @dataclass(frozen=True)
@@ -89,8 +98,16 @@ class _Piece:
     mask: Tensor | None  # added to the scores; None is plain causal
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """All pieces, and the dtype that they are computed in."""
+
+    pieces: list[_Piece]
+    dtype: torch.dtype
+
+
 def _pieces(
-    length: int, window: int | None, documents: Tensor | None, like: Tensor
+    length: int, window: int | None, documents: Tensor | None, dtype: torch.dtype
 ) -> Iterator[_Piece]:
     """The pieces that make up all of attention: one per document; a document longer than the
     window is split into blocks.
@@ -100,7 +117,7 @@ def _pieces(
         yield _Piece(rows, slice(start, first), slice(start, first), None)
         if window is not None and first < stop:
             step = max(window, _SMALLEST_BLOCK)
-            mask = _band(min(step, stop - first), window, like)
+            mask = _band(min(step, stop - first), window, dtype)
             for i in range(first, stop, step):
                 count = min(step, stop - i)
                 keys = slice(i - window + 1, i + count)
@@ -124,11 +141,11 @@ def _documents(length: int, documents: Tensor | None) -> Iterator[tuple[slice, i
             first = row
 
 
-def _band(queries: int, window: int, like: Tensor) -> Tensor:
+def _band(queries: int, window: int, dtype: torch.dtype) -> Tensor:
     """(queries, queries + window - 1): query i sees the `window` keys from key i on."""
     distance = torch.arange(queries + window - 1) - torch.arange(queries)[:, None]
     hidden = (distance < 0) | (distance >= window)
-    return torch.zeros(hidden.shape, dtype=like.dtype).masked_fill_(hidden, float("-inf"))
+    return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))
 
 
 class _Attention(torch.autograd.Function):
@@ -147,24 +164,30 @@ class _Attention(torch.autograd.Function):
         k: Tensor,
         v: Tensor,
         sinks: Tensor | None,
-        pieces: list[_Piece],
+        plan: _Plan,
     ) -> Tensor:
+        pieces, dtype = plan.pieces, plan.dtype
         batch, length, heads, _ = q.shape
-        out = torch.empty_like(q)
-        wide = torch.promote_types(q.dtype, torch.float32)
-        total = torch.empty(batch, heads, length, dtype=wide)
-        ctx.pieces = pieces
+        wide = torch.promote_types(dtype, torch.float32)
+        whole = len(pieces) == 1  # of which nothing is copied
+        out = torch.empty(0) if whole else torch.empty_like(q, dtype=dtype)
+        total = torch.empty(0) if whole else torch.empty(batch, heads, length, dtype=wide)
         for piece in pieces:
-            queries, keys, values = _taken(piece, q, k, v)
+            queries, keys, values = _taken(piece, dtype, q, k, v)
             part, lse = _flash(
                 queries, keys, values, is_causal=piece.mask is None, attn_mask=piece.mask
             )
-            out[piece.rows, piece.queries] = part.transpose(1, 2)
-            total[piece.rows, :, piece.queries] = lse
+            if whole:
+                out, total = part.transpose(1, 2), lse
+            else:
+                out[piece.rows, piece.queries] = part.transpose(1, 2)
+                total[piece.rows, :, piece.queries] = lse
         if sinks is not None:
             joined = torch.logaddexp(total, sinks.to(wide)[:, None])
             out.mul_((total - joined).exp_().transpose(1, 2)[..., None])
             total = joined
+        out = out.to(q.dtype)
+        ctx.pieces, ctx.dtype = pieces, dtype
         ctx.save_for_backward(q, k, v, sinks, out, total)
         return out
 
@@ -173,33 +196,39 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, sinks, out, total = ctx.saved_tensors
         gradient = gradient.contiguous()
-        # Only blocks of a sliding layer share keys, so only dk and dv are sums.
-        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for piece in ctx.pieces:
-            queries, keys, values = _taken(piece, q, k, v)
-            own = (gradient[piece.rows, piece.queries], out[piece.rows, piece.queries])
-            parts = _flash_backward(
-                own[0].transpose(1, 2),
-                queries,
-                keys,
-                values,
-                own[1].transpose(1, 2),
-                total[piece.rows, :, piece.queries],
-                0.0,
-                piece.mask is None,
-                attn_mask=piece.mask,
+        d_sinks = None
+        if sinks is not None and ctx.needs_input_grad[3]:
+            share = (sinks.to(total.dtype)[:, None] - total).exp_().transpose(1, 2)
+            taken = (gradient * out).sum(-1, dtype=total.dtype)  # (batch, length, heads)
+            d_sinks = -(share * taken).sum((0, 1)).to(sinks.dtype)
+
+        def parts_of(piece: _Piece) -> list[Tensor]:
+            tensors = _taken(piece, ctx.dtype, q, k, v)
+            slope, result = (
+                x[piece.rows, piece.queries].to(ctx.dtype).transpose(1, 2) for x in (gradient, out)
             )
-            dq[piece.rows, piece.queries] = parts[0].transpose(1, 2)
-            dk[piece.rows, piece.keys] += parts[1].transpose(1, 2)
-            dv[piece.rows, piece.keys] += parts[2].transpose(1, 2)
-        if sinks is None or not ctx.needs_input_grad[3]:
-            return dq, dk, dv, None, None
-        share = (sinks.to(total.dtype)[:, None] - total).exp_().transpose(1, 2)
-        taken = (gradient * out).sum(-1, dtype=total.dtype)  # (batch, length, heads)
-        return dq, dk, dv, -(share * taken).sum((0, 1)).to(sinks.dtype), None
+            lse, causal = total[piece.rows, :, piece.queries], piece.mask is None
+            parts = _flash_backward(slope, *tensors, result, lse, 0.0, causal, attn_mask=piece.mask)
+            return [part.transpose(1, 2) for part in parts]
+
+        if len(ctx.pieces) == 1:
+            dq, dk, dv = (part.to(q.dtype) for part in parts_of(ctx.pieces[0]))
+            return dq, dk, dv, d_sinks, None
+        # Only blocks of a sliding layer share keys, so only dk and dv are sums.
+        dq = torch.empty_like(q)
+        dk, dv = torch.zeros_like(k, dtype=ctx.dtype), torch.zeros_like(v, dtype=ctx.dtype)
+        for piece in ctx.pieces:
+            parts = parts_of(piece)
+            dq[piece.rows, piece.queries] = parts[0]
+            dk[piece.rows, piece.keys] += parts[1]
+            dv[piece.rows, piece.keys] += parts[2]
+        return dq, dk.to(k.dtype), dv.to(v.dtype), d_sinks, None
 
 
-def _taken(piece: _Piece, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-    """The piece's part of q, k and v, (rows, heads, positions, head_dim)."""
+def _taken(
+    piece: _Piece, dtype: torch.dtype, q: Tensor, k: Tensor, v: Tensor
+) -> tuple[Tensor, ...]:
+    """The piece's part of q, k and v, (rows, heads, positions, head_dim), in `dtype`."""
     rows, queries, keys = piece.rows, piece.queries, piece.keys
-    return tuple(x.transpose(1, 2) for x in (q[rows, queries], k[rows, keys], v[rows, keys]))
+    parts = q[rows, queries], k[rows, keys], v[rows, keys]
+    return tuple(part.to(dtype).transpose(1, 2) for part in parts)

@@ -14,6 +14,7 @@ from ossia.ops import packing
 
 IGNORED = -100  # torch's own mark for a target that does not count
 
+NATIVE = (torch.float32, torch.bfloat16)
 CHUNK = 1 << 24  # at a time, in elements: enough for fast products, 64 MB in float32
 
 
@@ -85,16 +86,24 @@ def _card_losses(
     return sums, logits if slopes else None
 
 
+def _native_losses(
+    logits: Tensor, targets: Tensor, of: _Loss, slopes: bool
+) -> tuple[Tensor, Tensor | None]:
+    """As _softmax_losses, natively and in place of the logits."""
+    native = packing.native()
+    assert native is not None
+    sums = native.softmax_losses(logits, targets, 1 / of.count, of.z_loss, slopes=slopes)
+    return sums, logits if slopes else None
+
+
 class _Unembedding:
-    """Products with a matrix (vocab, hidden) in another dtype; native with a frozen one in bfloat16
-    on the CPU, where they are several times as fast as torch's.
+    """Products with a matrix (vocab, hidden) in another dtype; in bfloat16 on the CPU native ones,
+    which are several times as fast as torch's.
     """
 
     def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
         self._weight = weight.to(dtype)
-        self._native = None
-        if dtype is torch.bfloat16 and not weight.requires_grad:
-            self._native = packing.native()
+        self._native = packing.native() if dtype is torch.bfloat16 else None
         self._stack = None if self._native is None else self._native.stack_of(self._weight)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -108,6 +117,16 @@ class _Unembedding:
         if self._native is None or self._stack is None:
             return slope @ self._weight
         return self._native.grouped(slope, torch.tensor([len(slope)]), self._stack, turned=True)
+
+    def add_gradient(self, slope: Tensor, hidden: Tensor, total: Tensor) -> None:
+        """Add the gradient of the matrix by logits of (rows, hidden) to the total."""
+        if total.dtype == slope.dtype:
+            total.addmm_(slope.T, hidden)
+        elif self._native is None or self._stack is None or total.dtype is not torch.float32:
+            total += slope.T @ hidden
+        else:
+            counts = torch.tensor([len(slope)])
+            self._native.weight_gradient(slope, hidden, counts, total[None], add=True)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -134,6 +153,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
             chunk_losses = _card_losses
             elements = training_loss.chunk_elements(hidden.device)
+        elif dtype in NATIVE and hidden.device.type == "cpu" and packing.native() is not None:
+            chunk_losses = _native_losses
         step = max(1, elements // len(weight))
         for start in range(0, len(hidden), step):
             chunk = hidden[start : start + step].to(dtype)
@@ -144,12 +165,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 continue
             if d_hidden is not None:
                 d_hidden[start : start + step] = unembedding.gradient(slope)
-            if d_weight is None:
-                continue
-            if d_weight.dtype == dtype:
-                d_weight.addmm_(slope.T, chunk)
-            else:
-                d_weight += slope.T @ chunk
+            if d_weight is not None:
+                unembedding.add_gradient(slope, chunk, d_weight)
         ctx.save_for_backward(d_hidden, d_weight)
         loss = sums[0] / count
         ctx.mark_non_differentiable(loss)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ossia.config import ClampedSwiGLU, SwiGLU
-from ossia.ops import adapted, mxfp4
+from ossia.ops import adapted, mxfp4, packing
 from ossia.ops.adapted import Adapted
 from ossia.ops.low_rank import LowRank
 from ossia.ops.mxfp4 import MXFP4
@@ -58,7 +58,7 @@ def factors(*weights: Weight) -> list[Tensor]:
 
 def native_runs(monkeypatch) -> list[str]:
     """The native products, one after another."""
-    native = adapted._native()
+    native = packing.native()
     if native is None:
         pytest.skip("the native module was not built")
     runs: list[str] = []
@@ -167,7 +167,7 @@ def test_what_is_not_native_torch_computes(cause: str, monkeypatch) -> None:
         first, last = (replace(w, a=w.a.double(), b=w.b.double()) for w in (first, last))
         experts = replace(experts, gate_up=first, down=last, down_bias=bias.double())
     if cause == "no module":
-        monkeypatch.setattr(adapted, "_native", lambda: None)
+        monkeypatch.setattr(adapted, "native", lambda: None)
 
     def run(ops: Training) -> list[Tensor]:
         torch.manual_seed(1)

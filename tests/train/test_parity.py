@@ -11,17 +11,18 @@ from transformers import AutoModelForCausalLM
 
 from ossia import checkpoint, load_model
 from ossia.model import Decoder
-from ossia.ops.training import Training
+from ossia.ops.training import Training, for_device
 from ossia.train.objective import Objective
 from tests.transformers_models import VOCAB, gpt2, gpt_oss, qwen3_moe
 
 LENGTH, STEPS, RATE = 40, 4, 0.05
 
 
+@pytest.mark.parametrize("ops", [Training(), for_device(torch.device("cpu"))], ids=["", "native"])
 @pytest.mark.parametrize("recomputed", [False, True])
 @pytest.mark.parametrize("build", [gpt2, gpt_oss, qwen3_moe])
 def test_losses_and_weights_agree_after_every_step(
-    build: Callable, recomputed: bool, tmp_path
+    build: Callable, recomputed: bool, ops: Training, tmp_path
 ) -> None:
     """Plain gradient descent, so that the weights show the gradients themselves: an optimizer that
     divides by their size would hide a wrong factor.
@@ -30,7 +31,7 @@ def test_losses_and_weights_agree_after_every_step(
     theirs = build().train()
     theirs.save_pretrained(tmp_path / "theirs")
     loaded = load_model(tmp_path / "theirs", dtype=torch.float32)
-    ours = Decoder(loaded.config, Training())
+    ours = Decoder(loaded.config, ops)
     ours.load_state_dict(loaded.state_dict())
     if recomputed:
         ours.recompute_layers()

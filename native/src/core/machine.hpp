@@ -97,6 +97,33 @@ class Machine {
     // y (tokens, 2 * units): the gradient of x by that of gate_pairs' result (tokens, units).
     void gate_gradient(const Array& x, const Array& gradient, const Array& y, bool clamped, float limit, float alpha);
 
+    // y: the gradient of x by that of gelu's result; of gate and up by that of swiglu's or, if `clamped`, of
+    // clamped_swiglu's.
+    void gelu_gradient(const Array& x, const Array& gradient, const Array& y);
+    void gated_gradient(const Array& gate, const Array& up, const Array& gradient, const Array& d_gate,
+                        const Array& d_up, bool clamped, float limit, float alpha);
+
+    // y (..., size): the layer norm of x (..., size), or its RMS norm without a bias; float32 weight and bias (size,).
+    // y has its own type if x is float32.
+    void norm(const Array& x, const Array& weight, const Array& bias, const Array& y, float eps,
+              bool round_before_weight);
+
+    // y, of x's type: the gradient of x by that of norm's result; float32 d_weight (size,), and d_bias of a layer norm.
+    void norm_gradient(const Array& x, const Array& weight, const Array& gradient, const Array& y,
+                       const Array& d_weight, const Array& d_bias, float eps);
+
+    // float32 losses (rows, 2): of each row of logits (rows, vocab) the cross-entropy of its int64 target (rows,), and
+    // the squared log-sum-exp. With `slopes` the logits become scale times the gradient of the first plus z_loss times
+    // the second.
+    void softmax_loss(const Array& logits, const Array& targets, const Array& losses, float scale, float z_loss,
+                      bool slopes);
+
+    // float32 y (experts, rows, cols): the gradients of the matrices that `grouped` multiplies by int64 counts
+    // (experts,), of its bfloat16 x (tokens, cols) and the gradient (tokens, rows) of its result; with the optional
+    // bias (experts, rows) those of the biases. If `add`, they are added to what y and bias hold.
+    void weight_gradient(const Array& gradient, const Array& x, const Array& counts, const Array& y, const Array& bias,
+                         bool add);
+
     // The indices of each token's largest logits (tokens, experts), int64 ids (tokens, chosen), and their softmax,
     // float32 weights (tokens, chosen): over the chosen ones, or over all if `softmax_first`, then divided by their sum
     // if `renormalize`.

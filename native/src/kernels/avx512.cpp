@@ -74,6 +74,7 @@ inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 #include "kernels/packed.inl"
 #include "kernels/rope.inl"
 #include "kernels/rowwise.inl"
+#include "kernels/gradients.inl"
 #include "kernels/sampling.inl"
 
 // MXFP4 by bytes. A 64-byte load of codes holds the even columns of a group of 128 in its low nibbles and the odd ones
@@ -299,7 +300,8 @@ const Kernels& kernels_avx512() {
                                  unpack_blocks<bf16>, unpack_blocks<float>, sum_words, quantized_size, quantize,
                                  packed, turn<bf16>, turn<float>, attend_scratch, words_scratch, kAttendWords<bf16>,
                                  kAttend<float>, kAttendWords<std::int8_t>, kRowwise<bf16>, kRowwise<float>, turns,
-                                 kWeighing};
+                                 kWeighing,
+                                 kTraining};
     return kernels;
 }
 

@@ -126,6 +126,42 @@ struct Rowwise {
     void (*finish)(const float* x, const Element* bias, const Element* residual, Element* y, long count);
 };
 
+// Gradients of these, and the loss; see gradients.inl.
+template <class Element>
+struct Gradients {
+    void (*gelu)(const Element* x, const Element* gradient, Element* y, long count);
+    void (*gated)(const Element* gate, const Element* up, const Element* gradient, Element* d_gate, Element* d_up,
+                  long count, bool clamped, float limit, float alpha);
+    void (*softmax_loss)(Element* logits, long count, long target, float scale, float z_loss, bool slopes,
+                         float* scratch, float* losses);
+};
+
+// Norms of numbers of type In with a result of type Out, and their gradients: layer norms, or RMS norms if bias or
+// d_bias is null. d_weight and d_bias are added to.
+template <class In, class Out>
+struct Normal {
+    void (*norm)(const In* x, const float* weight, const float* bias, Out* y, long size, float eps,
+                 bool round_before_weight);
+    void (*gradient)(const In* x, const float* weight, const Out* gradient, In* y, float* d_weight, float* d_bias,
+                     long size, float eps);
+};
+
+// What training computes between its products.
+struct Training {
+    Gradients<bf16> gradients_bf16;
+    Gradients<float> gradients_f32;
+    Normal<bf16, bf16> normal_bf16;
+    Normal<float, bf16> normal_narrowed;
+    Normal<float, float> normal_f32;
+
+    // The tables for pointers' types.
+    const Gradients<bf16>& gradients(const bf16*) const { return gradients_bf16; }
+    const Gradients<float>& gradients(const float*) const { return gradients_f32; }
+    const Normal<bf16, bf16>& normal(const bf16*, const bf16*) const { return normal_bf16; }
+    const Normal<float, bf16>& normal(const float*, const bf16*) const { return normal_narrowed; }
+    const Normal<float, float>& normal(const float*, const float*) const { return normal_f32; }
+};
+
 // A logit x weighs the power of two (x - largest) * scale, as a whole number of 2^-kWeightBits. Powers fall into bins;
 // what is beyond the last bin weighs 0.
 constexpr int kWeightBits = 40;
@@ -206,6 +242,8 @@ struct Kernels {
     void (*turns)(float position, const float* frequencies, long half, double factor, float* cosines, float* sines);
 
     Weighing weighing;
+
+    Training training;
 
     // The table for a pointer's type.
     const Rowwise<bf16>& rowwise(const bf16*) const { return rowwise_bf16; }

@@ -108,6 +108,7 @@ struct Dots {
 #include "kernels/packed.inl"
 #include "kernels/rope.inl"
 #include "kernels/rowwise.inl"
+#include "kernels/gradients.inl"
 #include "kernels/sampling.inl"
 
 constexpr int kBlock = 32;
@@ -200,6 +201,7 @@ const Kernels& kernels_neon() {
         form.rowwise_bf16 = kRowwise<bf16>;
         form.rowwise_f32 = kRowwise<float>;
         form.weighing = kWeighing;
+        form.training = kTraining;
         form.turns = turns;
         return form;
     }();

@@ -96,6 +96,7 @@ struct Dots {
 #include "kernels/packed.inl"
 #include "kernels/rope.inl"
 #include "kernels/rowwise.inl"
+#include "kernels/gradients.inl"
 #include "kernels/sampling.inl"
 
 constexpr int kBlock = 32;
@@ -134,7 +135,8 @@ const Kernels& kernels_portable() {
                                  pack_blocks<float>,
                                  unpack_blocks<bf16>, unpack_blocks<float>, sum_words, quantized_size, quantize,
                                  packed, turn<bf16>, turn<float>, attend_scratch, nullptr, kAttend<bf16>, kAttend<float>,
-                                 kAttend<std::int8_t>, kRowwise<bf16>, kRowwise<float>, turns, kWeighing};
+                                 kAttend<std::int8_t>, kRowwise<bf16>, kRowwise<float>, turns, kWeighing,
+                                 kTraining};
     return kernels;
 }
 

@@ -1,4 +1,5 @@
-"""Products with frozen matrices and with their transposes, and MXFP4 packed and unpacked, natively.
+"""Products with matrices and with their transposes, their gradients, the loss of logits, and MXFP4
+packed and unpacked, natively.
 
 These are what training uses besides torch: no backend's operations.
 """
@@ -13,7 +14,17 @@ from ossia.ops import _native
 from ossia.ops.cpu.native import DTYPES, training_machine
 from ossia.ops.mxfp4 import BLOCK, MXFP4
 
-__all__ = ["Stack", "activate", "activation_gradient", "grouped", "pack", "stack_of", "unpack"]
+__all__ = [
+    "Stack",
+    "activate",
+    "activation_gradient",
+    "grouped",
+    "pack",
+    "softmax_losses",
+    "stack_of",
+    "unpack",
+    "weight_gradient",
+]
 
 Stack = _native.Stack
 
@@ -50,6 +61,35 @@ def grouped(x: Tensor, counts: Tensor, stack: Stack, *, turned: bool = False) ->
     out = torch.empty(len(x), cols if turned else rows, dtype=x.dtype)
     training_machine().grouped(x.contiguous(), counts, stack, out, turned)
     return out
+
+
+def weight_gradient(
+    gradient: Tensor,
+    x: Tensor,
+    counts: Tensor,
+    out: Tensor,
+    bias: Tensor | None = None,
+    *,
+    add: bool = False,
+) -> None:
+    """Write the gradients of the matrices that `grouped` multiplied, of x (tokens, cols) and the
+    gradient (tokens, rows) of its result, both bfloat16: float32 out (experts, rows, cols), and
+    bias (experts, rows) of the biases. If `add`, they are added to what these hold.
+    """
+    gradient, x = gradient.contiguous(), x.contiguous()
+    training_machine().weight_gradient(gradient, x, counts, out, bias, add)
+
+
+def softmax_losses(
+    logits: Tensor, targets: Tensor, scale: float, z_loss: float, *, slopes: bool
+) -> Tensor:
+    """float32 (2,): the summed cross-entropy of logits (rows, vocab), with int64 targets (rows,),
+    and the summed squares of their log-sum-exp. With `slopes`, logits become scale times the
+    gradient of the first plus z_loss times the second.
+    """
+    losses = torch.empty(len(logits), 2)
+    training_machine().softmax_loss(logits, targets.contiguous(), losses, scale, z_loss, slopes)
+    return losses.sum(0)
 
 
 def activate(pairs: Tensor, activation: SwiGLU | ClampedSwiGLU) -> Tensor:

@@ -185,6 +185,33 @@ class Calls:
         gradient = ("gate_gradient", [pairs, units, torch.empty_like(pairs), *kind])
         return self.draw.choice((("gate_pairs", [pairs, units, *kind]), gradient))
 
+    def _gradients(self, dtype: torch.dtype) -> tuple[str, list[Any]]:
+        five = [self._floats(3, 70, dtype=dtype) for _ in range(5)]
+        kind = [self.draw.random() < 0.5, 7.0, 1.7]
+        return self.draw.choice((("gelu_gradient", five[:3]), ("gated_gradient", [*five, *kind])))
+
+    def _norm(self, dtype: torch.dtype) -> tuple[str, list[Any]]:
+        x, slope = self._floats(3, 40, dtype=dtype), self._floats(3, 40, dtype=dtype)
+        weight, bias = self._floats(40), self.draw.choice((None, self._floats(40)))
+        d_bias = None if bias is None else torch.empty_like(bias)
+        gradient = [x, weight, slope, torch.empty_like(x), torch.empty_like(weight), d_bias, 1e-5]
+        return self.draw.choice(
+            (("norm", [x, weight, bias, slope, 1e-5, False]), ("norm_gradient", gradient))
+        )
+
+    def _softmax_loss(self, dtype: torch.dtype) -> tuple[str, list[Any]]:
+        logits, targets = self._floats(3, 70, dtype=dtype), self._ids(3, below=70)
+        slopes = self.draw.random() < 0.5
+        return "softmax_loss", [logits, targets, torch.zeros(3, 2), 0.5, 0.1, slopes]
+
+    def _weight_gradient(self, _: torch.dtype) -> tuple[str, list[Any]]:
+        counts = torch.tensor(self.draw.choice(([0, 1, 2], [40, 0, 3])))
+        sizes = (50, 70)
+        slope, x = (self._floats(int(counts.sum()), n, dtype=torch.bfloat16) for n in sizes)
+        bias = self.draw.choice((None, self._floats(3, 50)))
+        add = self.draw.random() < 0.5
+        return "weight_gradient", [slope, x, counts, self._floats(3, 50, 70), bias, add]
+
     def _embed(self, dtype: torch.dtype) -> tuple[str, list[Any]]:
         residual = self.draw.choice((None, self._floats(4, 8, dtype=dtype)))
         table, y = self._floats(10, 8, dtype=dtype), self._floats(4, 8, dtype=dtype)
@@ -277,6 +304,10 @@ class Calls:
         _unpack,
         _grouped,
         _gate,
+        _gradients,
+        _norm,
+        _softmax_loss,
+        _weight_gradient,
         _embed,
         _rms_norm,
         _layer_norm,
