@@ -138,6 +138,7 @@ NB_MODULE(_native, m) {
         .def_prop_ro("remark", &Machine::remark)
         .def_prop_ro("threads", &Machine::threads)
         .def("pin", &Machine::pin)
+        .def("share_threads", &Machine::share_threads)
         .def("sample", &Machine::sample, nb::call_guard<Unlocked>())
         .def("sum", &Machine::sum, nb::call_guard<Unlocked>())
         .def("linear", operation(&Machine::linear), "x"_a, "matrix"_a, "y"_a, "residual"_a.none() = nb::none())

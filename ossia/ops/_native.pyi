@@ -201,6 +201,10 @@ class Machine:
     def threads(self) -> int: ...
     def pin(self) -> None:
         """Pin each thread but the caller to a processor; does nothing where the system cannot."""
+    def share_threads(self) -> None:
+        """Compute on the threads of the OpenMP runtime that torch has loaded, if there is one with
+        GCC's entry points.
+        """
     def sample(self, logits: Tensor, table: SamplingTable, ids: Tensor, /) -> None:
         """int64 ids (rows,): what each row of float32 logits (rows, vocab) samples, or -1 where it
         has no finite largest. The logits change during the call and change back. Raises ValueError

@@ -40,6 +40,7 @@ class Machine {
     }  // why a better instruction set of the processor is not used, or empty
     int threads() const { return pool_.size(); }
     void pin() { pool_.pin(); }
+    void share_threads() { pool_.share_threads(); }
 
     // y (..., rows), float32 or of x's type: x (..., cols) times the matrix, plus its bias and the optional residual
     // (..., rows), both of y's type.

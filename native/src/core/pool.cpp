@@ -11,6 +11,7 @@
 #include <immintrin.h>
 #endif
 #if !defined(_WIN32)
+#include <dlfcn.h>
 #include <pthread.h>
 #endif
 #if defined(__linux__)
@@ -89,10 +90,54 @@ struct Pool::Forks {
         mutex.unlock();
     }
 
-    // The parent's threads can be neither joined nor detached here, so the crew is left as it is.
+    // The parent's threads can be neither joined nor detached here, so the crew is left as it is. OpenMP's threads do
+    // not survive a fork either.
     void in_child() {
-        for (Pool* pool : pools) static_cast<void>(pool->crew_.release());
+        for (Pool* pool : pools) {
+            static_cast<void>(pool->crew_.release());
+            pool->shared_ = nullptr;
+        }
         after();
+    }
+};
+
+// The runtime's functions, and a task on its threads: it may start fewer than it is asked for.
+struct Pool::OpenMP {
+    void (*parallel)(void (*task)(void*), void* data, unsigned threads, unsigned flags);
+    int (*thread)();
+    int (*threads)();
+
+    struct Job {
+        const OpenMP& runtime;
+        const void* task;
+        Call call;
+        int threads;
+        std::mutex mutex;
+        std::exception_ptr failure;
+    };
+
+    static void work(void* data) noexcept {
+        Job& job = *static_cast<Job*>(data);
+        for (int thread = job.runtime.thread(); thread < job.threads; thread += job.runtime.threads()) {
+            try {
+                job.call(job.task, thread, job.threads);
+            } catch (...) {
+                std::lock_guard<std::mutex> lock(job.mutex);
+                if (!job.failure) job.failure = std::current_exception();
+            }
+        }
+    }
+
+    static const OpenMP* found() {
+#if defined(_WIN32)
+        return nullptr;
+#else
+        static const OpenMP runtime{
+            reinterpret_cast<decltype(OpenMP::parallel)>(dlsym(RTLD_DEFAULT, "GOMP_parallel")),
+            reinterpret_cast<decltype(OpenMP::thread)>(dlsym(RTLD_DEFAULT, "omp_get_thread_num")),
+            reinterpret_cast<decltype(OpenMP::threads)>(dlsym(RTLD_DEFAULT, "omp_get_num_threads"))};
+        return runtime.parallel && runtime.thread && runtime.threads ? &runtime : nullptr;
+#endif
     }
 };
 
@@ -106,8 +151,20 @@ void Pool::pin() {
     if (crew_) crew_->pin();
 }
 
+void Pool::share_threads() {
+    std::lock_guard<std::mutex> turn(turn_);
+    shared_ = OpenMP::found();
+    if (shared_) crew_.reset();
+}
+
 void Pool::run_erased(const void* task, Call call) {
     std::lock_guard<std::mutex> turn(turn_);
+    if (shared_) {
+        OpenMP::Job job{*shared_, task, call, threads_, {}, {}};
+        shared_->parallel(OpenMP::work, &job, static_cast<unsigned>(threads_), 0);
+        if (job.failure) std::rethrow_exception(job.failure);
+        return;
+    }
     if (!crew_) {
         crew_.reset(new Crew(threads_));
         if (pinned_) crew_->pin();

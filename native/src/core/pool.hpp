@@ -36,6 +36,11 @@ class Pool {
     // starts would inherit that. Does nothing where the system cannot.
     void pin();
 
+    // Runs tasks on the threads of the OpenMP runtime that torch has loaded, from now on, if there is one with GCC's
+    // entry points. Between two of torch's operations its threads wait busily, and a second pool would have to wait for
+    // them; two such pools on two processors are half as fast as one thread.
+    void share_threads();
+
     // Calls task(thread, threads) on every thread and returns when all are done. Callers take turns; a task must not
     // call run(). Throws what a thread threw, once all are done.
     template <class Task>
@@ -71,11 +76,13 @@ class Pool {
         std::exception_ptr failure;  // the first that the task threw
     };
     struct Forks;
+    struct OpenMP;
 
     void run_erased(const void* task, Call call);
 
     const int threads_;
     bool pinned_ = false;
+    const OpenMP* shared_ = nullptr;
     std::mutex turn_;             // of the callers; held while the process forks
     std::unique_ptr<Crew> crew_;  // null in a child process until its first task: threads do not survive a fork
 };

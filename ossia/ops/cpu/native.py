@@ -42,8 +42,10 @@ _used: list[Machine] = []
 
 
 def training_machine() -> Machine:
-    """`machine` with as many threads as torch has now: training chooses between one and all."""
-    return _used[-1] if _used else _of(torch.get_num_threads())
+    """`machine` with as many threads as torch has now, and on torch's threads: training chooses
+    between one and all, and takes turns with torch.
+    """
+    return _used[-1] if _used else _beside_torch(torch.get_num_threads())
 
 
 @lru_cache(maxsize=1)
@@ -52,6 +54,12 @@ def _own() -> Machine:
 
 
 @lru_cache(maxsize=4)
+def _beside_torch(threads: int) -> Machine:
+    machine = _of(threads)
+    machine.share_threads()
+    return machine
+
+
 def _of(threads: int) -> Machine:
     threads = min(threads, usable())
     try:
