@@ -227,6 +227,13 @@ def _blocks(x: Tensor, by_expert: Sorted) -> _Blocks:
     return few if len(by_expert.order) < _FEW * (len(by_expert.offsets) - 1) else many
 
 
+def _readable(stack: Tensor, x: Tensor) -> Tensor:
+    """A dense stack as the products with x read it. They widen a narrower one tile by tile; tiles
+    of a wider one might not fit into shared memory.
+    """
+    return (stack if stack.itemsize <= x.itemsize else stack.to(x.dtype)).contiguous()
+
+
 def products(
     x: Tensor,
     stack: Tensor | MXFP4,
@@ -237,7 +244,7 @@ def products(
 ) -> Tensor:
     """As `training_experts.products`."""
     if isinstance(stack, Tensor):
-        return dense.products(x, stack.to(x.dtype).contiguous(), bias, by_expert, gather=gather)
+        return dense.products(x, _readable(stack, x), bias, by_expert, gather=gather)
     experts, width, cols = stack.shape
     count, blocks = len(by_expert.order), _blocks(x, by_expert)
     out = x.new_empty(count, width)
@@ -260,7 +267,7 @@ def products_turned(
 ) -> Tensor:
     """As `training_experts.products`, turned."""
     if isinstance(stack, Tensor):
-        stack = stack.to(slope.dtype).contiguous()
+        stack = _readable(stack, slope)
         return dense.products(slope, stack, None, by_expert, gather=gather, turned=True)
     experts, depth, cols = stack.shape
     count, blocks = len(by_expert.order), _blocks(slope, by_expert)

@@ -47,7 +47,8 @@ def products(
     """out[row, n] = sum over k of x[row, k] * weight[expert, n, k] + bias[expert, n].
 
     depth and width: of k and n. step and turn: strides of n and k in weight, whose experts are
-    `size` apart. GATHER: x has a row per token. ADD: to what `out` holds.
+    `size` apart, and whose dtype may be another one. GATHER: x has a row per token. ADD: to what
+    `out` holds.
     """
     expert, first, end = own_tile(offsets, EXPERTS, LANES, ROWS)
     if expert < EXPERTS:
@@ -71,7 +72,7 @@ def products(
                 own + k[:, None] * turn + col[None, :] * step,
                 mask=mask[:, None] & inside[None, :], other=0.0,
             )  # fmt: skip
-            sums = tl.dot(left, right, sums, input_precision=PRECISION)
+            sums = tl.dot(left, right.to(left.dtype), sums, input_precision=PRECISION)
         if BIAS:
             more = tl.load(bias + expert.to(tl.int64) * width + col, mask=inside, other=0.0)
             sums += more.to(tl.float32)[None, :]
