@@ -1,5 +1,5 @@
-"""The effect of formats of dense weights, keys and values on the logits of the model inside the
-package.
+"""The effect of formats of dense weights, activations, keys and values on the logits of the model
+inside the package.
 
     python bench/precision.py [--chats N]
 
@@ -29,13 +29,26 @@ from ossia.train.corpus.conversations import Example
 from ossia.train.loss import IGNORED
 
 CHUNK = 512
-FORMATS = {  # of the model, of dense matrices, of keys and values
-    "float32": ("float32", None, torch.float32),
-    "kv bfloat16": ("float32", None, torch.bfloat16),
-    "kv int8": ("float32", None, torch.int8),
-    "dense int8": ("float32", "int8", torch.float32),
-    "bfloat16": ("bfloat16", None, torch.bfloat16),
-    "bfloat16, dense int8": ("bfloat16", "int8", torch.bfloat16),
+FORMATS = {  # options of the model, and the format of keys and values
+    "float32": ({"dtype": "float32"}, torch.float32),
+    "kv bfloat16": ({"dtype": "float32"}, torch.bfloat16),
+    "kv int8": ({"dtype": "float32"}, torch.int8),
+    "dense int8": ({"dtype": "float32", "dense": "int8"}, torch.float32),
+    "activations int8": ({"dtype": "float32", "activations": "int8"}, torch.float32),
+    "dense, activations int8": (
+        {"dtype": "float32", "dense": "int8", "activations": "int8"},
+        torch.float32,
+    ),
+    "bfloat16": ({"dtype": "bfloat16"}, torch.bfloat16),
+    "bfloat16, dense int8": ({"dtype": "bfloat16", "dense": "int8"}, torch.bfloat16),
+    "bfloat16, activations int8": (
+        {"dtype": "bfloat16", "activations": "int8"},
+        torch.bfloat16,
+    ),
+    "bfloat16, dense, activations int8": (
+        {"dtype": "bfloat16", "dense": "int8", "activations": "int8"},
+        torch.bfloat16,
+    ),
 }
 CHATS = Path(__file__).parent.parent / "tests/fixtures/dialogues/held_out.jsonl.xz"
 
@@ -71,8 +84,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = packaged_model()
     decoders = {
-        name: (ossia.load_model(str(folder), dtype=dtype, dense=dense), kv)
-        for name, (dtype, dense, kv) in FORMATS.items()
+        name: (ossia.load_model(str(folder), **asked), kv) for name, (asked, kv) in FORMATS.items()
     }
     examples = chats(folder)[: options.chats]
     sums = {name: torch.zeros(5, dtype=torch.float64) for name in FORMATS}

@@ -141,8 +141,9 @@ NB_MODULE(_native, m) {
         .def("share_threads", &Machine::share_threads)
         .def("sample", &Machine::sample, nb::call_guard<Unlocked>())
         .def("sum", &Machine::sum, nb::call_guard<Unlocked>())
-        .def("linear", operation(&Machine::linear), "x"_a, "matrix"_a, "y"_a, "residual"_a.none() = nb::none())
-        .def("linears", operation(&Machine::linears))
+        .def("linear", operation(&Machine::linear), "x"_a, "matrix"_a, "y"_a, "residual"_a.none() = nb::none(),
+             "rounds"_a = false)
+        .def("linears", operation(&Machine::linears), "x"_a, "matrices"_a, "ys"_a, "rounds"_a = false)
         .def("quantize_int8", &Machine::quantize_int8, nb::call_guard<Unlocked>())
         .def("pack_mxfp4", &Machine::pack_mxfp4, nb::call_guard<Unlocked>())
         .def("unpack_mxfp4", &Machine::unpack_mxfp4, nb::call_guard<Unlocked>())
@@ -169,7 +170,7 @@ NB_MODULE(_native, m) {
              "y"_a, "bias"_a.none(), "add"_a)
         .def("route", operation(&Machine::route))
         .def("moe", operation(&Machine::moe), "x"_a, "ids"_a, "weights"_a, "experts"_a, "y"_a,
-             "residual"_a.none() = nb::none())
+             "residual"_a.none() = nb::none(), "rounds"_a = false)
         .def("paged_attention", operation(&Machine::paged_attention), "q"_a, "k"_a, "v"_a, "y"_a, "pages"_a, "tables"_a,
              "window"_a = 0, "sinks"_a.none() = nb::none(), "cosines"_a.none() = nb::none(),
              "sines"_a.none() = nb::none());

@@ -2,13 +2,22 @@
 
 from ossia.checkpoint.find import find, is_packaged, packaged_model, text_files, text_folder
 from ossia.checkpoint.fit import Beside, Placement
-from ossia.checkpoint.load import check, fit, load, load_share, read_config, stored_bytes
+from ossia.checkpoint.load import (
+    check,
+    check_activations,
+    fit,
+    load,
+    load_share,
+    read_config,
+    stored_bytes,
+)
 from ossia.checkpoint.save import save
 
 __all__ = [
     "Beside",
     "Placement",
     "check",
+    "check_activations",
     "find",
     "fit",
     "is_packaged",

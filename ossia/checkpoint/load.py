@@ -28,9 +28,13 @@ from ossia.errors import OssiaError, brief
 from ossia.families.keys import warn
 from ossia.families.mapping import Layout
 from ossia.model import Decoder, sharding
+from ossia.model.linear import Weighted
 from ossia.offload import placing
 from ossia.offload import plan as planning
 from ossia.offload.store import StoredStack
+from ossia.ops.int8 import Int8
+from ossia.ops.mxfp4 import MXFP4
+from ossia.ops.weight import ExpertsKind
 from ossia.options import Load, LoadOptions
 from ossia.system import gpu, huge_pages
 from ossia.system.files import read_json
@@ -117,6 +121,7 @@ def load(
     packed or not; the others stay in the host's and are computed there.
     dense "int8" quantizes the dense matrices at load (`Decoder.to_int8`), which changes the numbers
     slightly. Such a model cannot be saved.
+    activations "int8" rounds what prompts multiply with packed experts and int8 matrices.
     Raises OssiaError, in one line that names file and tensor or key, if the checkpoint is
     incomplete or does not fit its config.json.
     """
@@ -171,7 +176,7 @@ def _load(
     found = _read(folder, options)
     placement = placement or _placement(found, options, NOTHING)
     config, layout, stored, target = found.config, found.layout, found.stored, placement.device
-    backend = backend or ops.select(options.backend, target)
+    backend = backend or ops.select(options.backend, target, rounds=options.activations is not None)
     decoder = without_weights(config, folder, backend)
     check_headers(decoder, layout, stored)
     plan = None
@@ -196,6 +201,8 @@ def _load(
             placing.attach(decoder, placement.on_host, host, sends=placement.sends)
         if options.dense is not None:
             _quantize(decoder, folder)
+    if options.activations is not None:
+        check_activations(decoder, str(folder))
     decoder.origin = folder
     if target.type == "cuda":
         torch.cuda.empty_cache()  # of weights before they were re-laid
@@ -225,6 +232,28 @@ def _quantize(decoder: Decoder, folder: Path) -> None:
     except ValueError as error:
         raise OssiaError(f"{folder}: {error}") from error
     _log.info("dense weights: int8, quantized at load")
+
+
+def check_activations(decoder: Decoder, name: str) -> None:
+    """Log the weights that `--activations int8` is for, and raise OssiaError if a model, which
+    messages call `name`, has none.
+    """
+    weights = [module.value for module in decoder.modules() if isinstance(module, Weighted)]
+    served = [
+        what
+        for what, kinds in (
+            ("experts in MXFP4", (MXFP4, ExpertsKind)),
+            ("matrices in int8", (Int8,)),
+        )
+        if any(isinstance(weight, kinds) for weight in weights)
+    ]
+    if not served:
+        raise OssiaError(
+            f"{name}: --activations int8 is for experts in MXFP4 and matrices in int8, and this "
+            "model has neither: add --dense int8, or leave it out"
+        )
+    others = "" if decoder.is_int8 else "; others exactly, unless --dense int8 quantizes them"
+    _log.info("activations: int8, where prompts multiply %s%s", " and ".join(served), others)
 
 
 def load_share(folder: Path, options: LoadOptions, rank: int) -> Decoder:
@@ -289,7 +318,8 @@ def check(options: LoadOptions) -> None:
     """Raise OssiaError for a device or a backend that cannot be used here. `load` does so too;
     this needs no checkpoint, which may have to be downloaded first.
     """
-    ops.check(options.backend, _device(options.device))
+    device = _device(options.device)
+    ops.check(options.backend, device, rounds=options.activations is not None)
 
 
 def _destination(

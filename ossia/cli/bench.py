@@ -275,6 +275,8 @@ def _print_report(name: str, machine: Description, report: Report) -> None:
     run, speed = report.run, report.run.speed
     formats = report.dtype
     formats += f", dense weights in {report.dense}" if report.dense else ""
+    if report.activations:
+        formats += f", prompts' activations in {report.activations}"
     formats += f", keys and values in {report.kv}" if report.kv else ""
     facts = {
         "model": f"{name}, {formats}, {report.checkpoint_bytes / 1e9:.2f} GB",

@@ -53,6 +53,7 @@ class Report:
 
     dtype: str
     dense: str | None
+    activations: str | None
     kv: str | None
     backend: str
     checkpoint_bytes: int
@@ -104,13 +105,15 @@ def measure_model(
         _check_memory(counts.checkpoint_bytes)
     else:
         memory.warm(weight_files(source))
-    backend = ops.select(options.backend, "cpu")
+    backend = ops.select(options.backend, "cpu", rounds=options.activations is not None)
 
     def load() -> EngineModel:
         if isinstance(source, ModelConfig):
             decoder = random_decoder(config, backend)
             if options.dense:
                 decoder.to_int8()
+            if options.activations:
+                checkpoint.check_activations(decoder, "random weights")
         else:
             decoder = checkpoint.load(source, options)
         return EngineModel(Engine(decoder, engine), workload.tokens + UNTIMED)
@@ -119,6 +122,7 @@ def measure_model(
     return Report(
         dtype=config.dtype,
         dense=options.dense,
+        activations=options.activations,
         kv=engine.kv,
         backend=backend.name,
         checkpoint_bytes=counts.checkpoint_bytes,

@@ -240,8 +240,9 @@ class Decoder(nn.Module):
     def hidden_states(self, tokens: Tensor, context: Context) -> Tensor:
         """The normalised output of the last layer, (..., hidden), for `unembed`."""
         x = self._embed(tokens, context)
-        for layer in self.layers:
-            x = layer(x, context)
+        with self.ops.reading(context.where):
+            for layer in self.layers:
+                x = layer(x, context)
         return self.norm(x)
 
     def _embed(self, tokens: Tensor, context: Context) -> Tensor:

@@ -213,12 +213,21 @@ class Machine:
     def sum(self, words: Tensor, /) -> int:
         """The sum of int64 words modulo 2**64, each read once."""
     def linear(
-        self, x: Tensor, matrix: Matrix, y: Tensor, residual: Tensor | None = None, /
+        self,
+        x: Tensor,
+        matrix: Matrix,
+        y: Tensor,
+        residual: Tensor | None = None,
+        rounds: bool = False,
+        /,
     ) -> None:
         """y (..., rows), float32 or of x's type: x (..., cols) times the matrix, plus its bias and
-        residual (..., rows), both of y's type.
+        residual (..., rows), both of y's type. If `rounds`, x of more than 16 tokens is rounded to
+        int8; the matrix is in int8, in groups of 128.
         """
-    def linears(self, x: Tensor, matrices: list[Matrix], ys: list[Tensor], /) -> None:
+    def linears(
+        self, x: Tensor, matrices: list[Matrix], ys: list[Tensor], rounds: bool = False, /
+    ) -> None:
         """`linear` of one x by matrices that are all of one type, and all transposed or none."""
     def pack_mxfp4(self, weight: Tensor, blocks: Tensor, scales: Tensor, sums: Tensor) -> None:
         """uint8 blocks (rows, cols/32, 16) and scales (rows, cols/32) of a weight (rows, cols) with
@@ -365,10 +374,13 @@ class Machine:
         experts: Experts,
         y: Tensor,
         residual: Tensor | None = None,
+        rounds: bool = False,
         /,
     ) -> None:
         """y (tokens, hidden), float32 or of x's type: the sum of each token's chosen experts by
-        float32 weights (tokens, chosen), int64 ids alike, plus residual (tokens, hidden).
+        float32 weights (tokens, chosen), int64 ids alike, plus residual (tokens, hidden). If
+        `rounds`, inputs of both products of more than 16 tokens are rounded to int8; the experts
+        are in MXFP4.
         """
     def paged_attention(
         self,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from ossia.config import ClampedSwiGLU, RoPE, Router, SwiGLU
 from ossia.ops import int8, sampling
 from ossia.ops.attention import causal_attention
 from ossia.ops.int8 import Int8
-from ossia.ops.paged import LayerKV
+from ossia.ops.paged import LayerKV, PagedKV
 from ossia.ops.rope import attention_factor, frequencies
 from ossia.ops.sampling import SamplingTable
 from ossia.ops.values import (
@@ -252,6 +253,12 @@ class Backend:
         at load; `name` is its module's.
         """
         return weight
+
+    def reading(self, where: Where | PagedKV) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Entered for the layers of one pass, over whole rows or over a step's pages, by a backend
+        that computes prompts otherwise than single tokens.
+        """
+        return nullcontext()
 
     def reduce(self, x: Tensor) -> Tensor:
         """The sum over the ranks that share a layer; x itself on one device."""

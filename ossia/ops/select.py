@@ -14,8 +14,10 @@ NAMES = ("reference", "cpu", "triton")
 _log = logging.getLogger(__name__)
 
 
-def check(name: str, device: torch.device | str) -> None:
-    """Raise OssiaError for an unknown backend, and for one that is not for the device."""
+def check(name: str, device: torch.device | str, *, rounds: bool = False) -> None:
+    """Raise OssiaError for an unknown backend, and for one that is not for the device, or that does
+    not round where that is asked for.
+    """
     if name not in ("auto", *NAMES):
         raise OssiaError(f"unknown backend {name!r}; there are: auto, {', '.join(NAMES)}")
     if name == "cpu" and torch.device(device).type != "cpu":
@@ -25,21 +27,29 @@ def check(name: str, device: torch.device | str) -> None:
             f"backend triton runs on a CUDA card, not on {device}: use --device cuda, or leave "
             "--backend at auto"
         )
+    if rounds and (name == "reference" or torch.device(device).type != "cpu"):
+        raise OssiaError(
+            "--activations int8 is for the backend cpu, which runs on the CPU: leave it out "
+            f"{'with --backend reference' if name == 'reference' else f'on {device}'}"
+        )
 
 
-def select(name: str = "auto", device: torch.device | str = "cpu") -> Backend:
+def select(
+    name: str = "auto", device: torch.device | str = "cpu", *, rounds: bool = False
+) -> Backend:
     """The backend of that name, or for `auto` the fastest that runs on the device; logs the choice.
 
-    Raises OssiaError for an unknown name, or a backend that cannot run here.
+    rounds: prompts' activations to int8 (`cpu.prompts`). Raises OssiaError for an unknown name, or
+    a backend that cannot run here.
     """
-    check(name, device)
+    check(name, device, rounds=rounds)
     kind = torch.device(device).type
     if name != "reference" and kind == "cuda":
         return _triton(torch.device(device), required=name == "triton")
     if name == "reference" or kind != "cpu":
         _log.info("backend: reference, plain PyTorch (%s)", device)
         return REFERENCE
-    return _cpu(required=name == "cpu")
+    return _cpu(required=name == "cpu" or rounds, rounds=rounds)
 
 
 def lacking(device: torch.device) -> str | None:
@@ -67,7 +77,7 @@ def _triton(device: torch.device, *, required: bool) -> Backend:
     return REFERENCE
 
 
-def _cpu(*, required: bool) -> Backend:
+def _cpu(*, required: bool, rounds: bool) -> Backend:
     """The native kernels; if they were not built, the reference, unless they are required."""
     try:
         from ossia.ops import cpu
@@ -87,4 +97,13 @@ def _cpu(*, required: bool) -> Backend:
         _log.warning("%s", machine.remark)
     threads = "1 thread" if machine.threads == 1 else f"{machine.threads} threads"
     _log.info("backend: cpu, native kernels (%s, %s)", machine.isa, threads)
-    return cpu.CPU
+    if not rounds:
+        return cpu.CPU
+    from ossia.ops.cpu import prompts
+
+    if "amx" in machine.isa:
+        raise OssiaError(
+            "--activations int8 has no kernels for this processor's AMX unit, whose products in "
+            "bfloat16 are faster than those of bytes without it: leave --activations out"
+        )
+    return prompts.ROUNDED_PROMPTS

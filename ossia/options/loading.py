@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
+from ossia.errors import OssiaError
 from ossia.options.setting import Option, Options, check_size
 
 
@@ -132,6 +133,15 @@ class LoadOptions(KernelOptions):
             default="not quantized",
         ),
     ] = None
+    activations: Annotated[
+        Int8 | None,
+        Option(
+            "Round what prompts multiply with experts in MXFP4 and matrices in int8: a prompt is "
+            "read up to twice as fast, with nearly the same numbers. Decoding is as without. On a "
+            "CPU only.",
+            default="not rounded",
+        ),
+    ] = None
     ignore_unknown_keys: Annotated[bool, IGNORE_UNKNOWN_KEYS] = False
 
     def __post_init__(self) -> None:
@@ -140,5 +150,7 @@ class LoadOptions(KernelOptions):
         if self.dtype is not None:
             object.__setattr__(self, "dtype", str(self.dtype).removeprefix("torch."))
         super().__post_init__()
+        if self.activations is not None and self.devices > 1:
+            raise OssiaError("--activations int8 is for one process: leave --devices out")
         if self.expert_memory != "all":
             check_size("expert_memory", self.expert_memory)

@@ -71,12 +71,14 @@ def test_a_preset_has_random_weights(ossia_command, monkeypatch):
 def test_formats_are_those_asked_for(ossia_command, model_folder):
     arguments = ("bench", "cpu", model_folder, *SHORT, "--batch", "1")
     plain = json.loads(ossia_command(*arguments, "--json").out)
-    record = json.loads(ossia_command(*arguments, "--dense", "int8", "--kv", "int8", "--json").out)
-    assert (plain["dense"], plain["kv"]) == (None, None)
-    assert (record["dense"], record["kv"]) == ("int8", "int8")
+    changed = ("--dense", "int8", "--activations", "int8", "--kv", "int8")
+    record = json.loads(ossia_command(*arguments, *changed, "--json").out)
+    asked = ("dense", "activations", "kv")
+    assert [plain[name] for name in asked] == [None, None, None]
+    assert [record[name] for name in asked] == ["int8", "int8", "int8"]
     assert record["bytes_per_token"] < plain["bytes_per_token"]
-    words = ossia_command(*arguments, "--dense", "int8", "--kv", "int8").out
-    assert "dense weights in int8, keys and values in int8" in words
+    words = ossia_command(*arguments, *changed).out
+    assert "dense weights in int8, prompts' activations in int8, keys and values in int8" in words
 
 
 def test_the_packaged_model_is_the_default(ossia_command):

@@ -43,11 +43,12 @@ class Machine {
     void share_threads() { pool_.share_threads(); }
 
     // y (..., rows), float32 or of x's type: x (..., cols) times the matrix, plus its bias and the optional residual
-    // (..., rows), both of y's type.
-    void linear(const Array& x, const Matrix& matrix, const Array& y, const Array& residual);
+    // (..., rows), both of y's type. If `rounds`, x is rounded to int8 (gemm_int8.inl) for a product of more than
+    // kFewTokens; the matrix is in int8, in groups of 128.
+    void linear(const Array& x, const Matrix& matrix, const Array& y, const Array& residual, bool rounds);
 
     // The same for one x and several matrices of one type and layout.
-    void linears(const Array& x, const std::vector<Matrix>& matrices, const std::vector<Array>& ys);
+    void linears(const Array& x, const std::vector<Matrix>& matrices, const std::vector<Array>& ys, bool rounds);
 
     // int8 codes (rows, cols) and float32 scales (rows, ceil(cols / group)) of a weight (rows, cols) whose rows are
     // contiguous. Throws std::invalid_argument for NaN or infinity.
@@ -132,9 +133,9 @@ class Machine {
 
     // y (tokens, hidden), float32 or of x's type: the sum of the outputs of each token's experts, int64 ids (tokens,
     // chosen), by float32 weights (tokens, chosen), plus the optional residual. x (tokens, hidden), residual, biases
-    // and dense experts have one type.
+    // and dense experts have one type. If `rounds`, as in `linear`, for both products; experts are in MXFP4.
     void moe(const Array& x, const Array& ids, const Array& weights, const Experts& experts, const Array& y,
-             const Array& residual);
+             const Array& residual, bool rounds);
 
     // Appends k and v (tokens, kv_heads, head_dim) to their pages; q (tokens, heads, head_dim) then attends over its
     // whole sequence, or over the window if `window` is not 0. Optional sinks (heads,) may have their own type.
@@ -153,14 +154,14 @@ class Machine {
   private:
     Machine(int threads, const Form& form);
 
-    void linear_of(const std::vector<Product>& products, const void* x, Type type, long tokens);
+    void linear_of(const std::vector<Product>& products, const void* x, Type type, long tokens, bool rounds);
     void linear_few(const std::vector<Product>& products, const void* x, Type type, long tokens);
     void linear_few_transposed(const std::vector<Product>& products, const Floats& x, long tokens);
-    void linear_many(const std::vector<Product>& products, const void* x, Type type, long tokens);
+    void linear_many(const std::vector<Product>& products, const void* x, Type type, long tokens, bool rounds);
     void moe_few(const Array& x, const Array& ids, const Array& weights, const Experts& experts, const Array& y,
                  const Array& residual);
     void moe_many(const Array& x, const Array& ids, const Array& weights, const Experts& experts, const Array& y,
-                  const Array& residual);
+                  const Array& residual, bool rounds);
 
     template <class Element, class Stored>
     void paged_attention_of(const PagedStep& step, const Attend<Stored>& attend,

@@ -14,6 +14,7 @@ struct Vec {
     static constexpr int kWidth = 8;
     static constexpr int kWordGroups = 2, kWordTokens = 4;  // their integer sums fill half of the registers
     static constexpr int kFloatGroups = 2, kFloatTokens = 6;
+    static constexpr int kByteGroups = 2, kByteTokens = 4;
     __m256 v;
 
     static Vec zero() { return {_mm256_setzero_ps()}; }
@@ -55,8 +56,15 @@ struct Bits {
     }
     static Bits max(Bits a, Bits b) { return {_mm256_max_epi32(a.v, b.v)}; }
     static Bits dot(Bits sum, Bits a, Bits b) { return sum + Bits{_mm256_madd_epi16(a.v, b.v)}; }
+    static constexpr int kByteOffset = 0;
+    // One factor is unsigned: the weight's magnitude, whose sign the other takes. Sums of two products fit 16 bits.
+    static Bits dot_bytes(Bits sum, Bits weights, Bits x) {
+        const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights.v), _mm256_sign_epi8(x.v, weights.v));
+        return sum + Bits{_mm256_madd_epi16(pairs, _mm256_set1_epi16(1))};
+    }
     static Bits pair(Bits low, Bits high) { return {_mm256_blend_epi16(low.v, _mm256_slli_epi32(high.v, 16), 0xAA)}; }
     friend Bits operator&(Bits a, Bits b) { return {_mm256_and_si256(a.v, b.v)}; }
+    friend Bits operator^(Bits a, Bits b) { return {_mm256_xor_si256(a.v, b.v)}; }
     friend Bits operator+(Bits a, Bits b) { return {_mm256_add_epi32(a.v, b.v)}; }
     friend Bits operator-(Bits a, Bits b) { return {_mm256_sub_epi32(a.v, b.v)}; }
     Bits operator<<(int count) const { return {_mm256_slli_epi32(v, count)}; }
@@ -72,17 +80,50 @@ struct Bits {
 
     template <class Element>
     static void transpose(const Element* const* rows, long from, Bits* out) {
+        __m256i part[4];
+        for (int i = 0; i < 4; ++i) part[i] = pieces(rows, i, from);
+        transpose(part, out);
+    }
+    // The 16 bytes at element `from` of rows i and i + 4.
+    template <class Element>
+    static __m256i pieces(const Element* const* rows, int i, long from) {
         const auto piece = [&](int row) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[row] + from)); };
-        const auto two = [&](int row) {
-            return _mm256_inserti128_si256(_mm256_castsi128_si256(piece(row)), piece(row + 4), 1);
-        };
-        const __m256i part[4] = {two(0), two(1), two(2), two(3)};
+        return _mm256_inserti128_si256(_mm256_castsi128_si256(piece(i)), piece(i + 4), 1);
+    }
+    static void transpose(const __m256i* part, Bits* out) {
         const __m256i low01 = _mm256_unpacklo_epi32(part[0], part[1]), high01 = _mm256_unpackhi_epi32(part[0], part[1]);
         const __m256i low23 = _mm256_unpacklo_epi32(part[2], part[3]), high23 = _mm256_unpackhi_epi32(part[2], part[3]);
         out[0].v = _mm256_unpacklo_epi64(low01, low23);
         out[1].v = _mm256_unpackhi_epi64(low01, low23);
         out[2].v = _mm256_unpacklo_epi64(high01, high23);
         out[3].v = _mm256_unpackhi_epi64(high01, high23);
+    }
+
+    static void look_up(const std::uint8_t* const* codes, long from, const std::int8_t* tables,
+                        const std::uint8_t* offsets, Bits* out) {
+        const __m256i nibble = _mm256_set1_epi8(15);
+        const std::int8_t* own[8];
+        for (int r = 0; r < 8; ++r) own[r] = tables + offsets[r];
+        __m256i even[4], odd[4];
+        for (int i = 0; i < 4; ++i) {
+            const __m256i both = pieces(codes, i, from), table = pieces(own, i, 0);
+            even[i] = _mm256_shuffle_epi8(table, _mm256_and_si256(both, nibble));
+            odd[i] = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(both, 4), nibble));
+        }
+        transpose(even, out);
+        transpose(odd, out + 4);
+    }
+
+    static void store_bytes(const Bits* integers, Order order, std::int8_t* out) {
+        const __m256i quads = _mm256_packs_epi16(_mm256_packs_epi32(integers[0].v, integers[1].v),
+                                                 _mm256_packs_epi32(integers[2].v, integers[3].v));
+        __m256i bytes = _mm256_permutevar8x32_epi32(quads, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+        if (order == Order::even_first) {
+            const __m128i places = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+            bytes = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(bytes, _mm256_broadcastsi128_si256(places)),
+                                             _MM_SHUFFLE(3, 1, 2, 0));
+        }
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), bytes);
     }
 
     Bits twice_codes(int k) const {

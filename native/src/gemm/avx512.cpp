@@ -14,6 +14,7 @@ struct Vec {
     static constexpr int kWidth = 16;
     static constexpr int kWordGroups = 2, kWordTokens = 6;  // their integer and float sums fill 24 registers
     static constexpr int kFloatGroups = 4, kFloatTokens = 6;
+    static constexpr int kByteGroups = 4, kByteTokens = 4;
     __m512 v;
 
     static Vec zero() { return {_mm512_setzero_ps()}; }
@@ -54,10 +55,13 @@ struct Bits {
     }
     static Bits max(Bits a, Bits b) { return {_mm512_max_epi32(a.v, b.v)}; }
     static Bits dot(Bits sum, Bits a, Bits b) { return {_mm512_dpwssd_epi32(sum.v, a.v, b.v)}; }
+    static constexpr int kByteOffset = 128;  // what is added to a weight's byte, because one factor is unsigned
+    static Bits dot_bytes(Bits sum, Bits weights, Bits x) { return {_mm512_dpbusd_epi32(sum.v, weights.v, x.v)}; }
     static Bits pair(Bits low, Bits high) {
         return {_mm512_mask_blend_epi16(0xAAAAAAAA, low.v, _mm512_slli_epi32(high.v, 16))};
     }
     friend Bits operator&(Bits a, Bits b) { return {_mm512_and_si512(a.v, b.v)}; }
+    friend Bits operator^(Bits a, Bits b) { return {_mm512_xor_si512(a.v, b.v)}; }
     friend Bits operator+(Bits a, Bits b) { return {_mm512_add_epi32(a.v, b.v)}; }
     friend Bits operator-(Bits a, Bits b) { return {_mm512_sub_epi32(a.v, b.v)}; }
     Bits operator<<(int count) const { return {_mm512_slli_epi32(v, count)}; }
@@ -70,20 +74,56 @@ struct Bits {
     // out[i]: 32-bit word i of the 16 bytes at element `from` of each of 16 rows.
     template <class Element>
     static void transpose(const Element* const* rows, long from, Bits* out) {
-        const auto piece = [&](int row) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[row] + from)); };
         __m512i part[4];
-        for (int i = 0; i < 4; ++i) {
-            part[i] = _mm512_castsi128_si512(piece(i));
-            part[i] = _mm512_inserti32x4(part[i], piece(4 + i), 1);
-            part[i] = _mm512_inserti32x4(part[i], piece(8 + i), 2);
-            part[i] = _mm512_inserti32x4(part[i], piece(12 + i), 3);
-        }
+        for (int i = 0; i < 4; ++i) part[i] = pieces(rows, i, from);
+        transpose(part, out);
+    }
+    // The 16 bytes at element `from` of rows i, i + 4, i + 8 and i + 12.
+    template <class Element>
+    static __m512i pieces(const Element* const* rows, int i, long from) {
+        const auto piece = [&](int row) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[row] + from)); };
+        __m512i part = _mm512_castsi128_si512(piece(i));
+        part = _mm512_inserti32x4(part, piece(4 + i), 1);
+        part = _mm512_inserti32x4(part, piece(8 + i), 2);
+        return _mm512_inserti32x4(part, piece(12 + i), 3);
+    }
+    static void transpose(const __m512i* part, Bits* out) {
         const __m512i low01 = _mm512_unpacklo_epi32(part[0], part[1]), high01 = _mm512_unpackhi_epi32(part[0], part[1]);
         const __m512i low23 = _mm512_unpacklo_epi32(part[2], part[3]), high23 = _mm512_unpackhi_epi32(part[2], part[3]);
         out[0].v = _mm512_unpacklo_epi64(low01, low23);
         out[1].v = _mm512_unpackhi_epi64(low01, low23);
         out[2].v = _mm512_unpacklo_epi64(high01, high23);
         out[3].v = _mm512_unpackhi_epi64(high01, high23);
+    }
+
+    // What the table of 16 bytes at each row's offset has for its 32 codes at `from`: four words of even columns, then
+    // four of odd ones.
+    static void look_up(const std::uint8_t* const* codes, long from, const std::int8_t* tables,
+                        const std::uint8_t* offsets, Bits* out) {
+        const __m512i nibble = _mm512_set1_epi8(15);
+        const std::int8_t* own[16];
+        for (int r = 0; r < 16; ++r) own[r] = tables + offsets[r];
+        __m512i even[4], odd[4];
+        for (int i = 0; i < 4; ++i) {
+            const __m512i both = pieces(codes, i, from), table = pieces(own, i, 0);
+            even[i] = _mm512_shuffle_epi8(table, _mm512_and_si512(both, nibble));
+            odd[i] = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble));
+        }
+        transpose(even, out);
+        transpose(odd, out + 4);
+    }
+
+    // 32 integers as bytes.
+    static void store_bytes(const Bits* integers, Order order, std::int8_t* out) {
+        __m512i first = integers[0].v, second = integers[1].v;
+        if (order == Order::even_first) {
+            const __m512i places = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            first = _mm512_permutex2var_epi32(integers[0].v, places, integers[1].v);
+            second = _mm512_permutex2var_epi32(integers[0].v, _mm512_or_si512(places, _mm512_set1_epi32(1)),
+                                               integers[1].v);
+        }
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtepi32_epi8(first));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 16), _mm512_cvtepi32_epi8(second));
     }
 
     // Pairs of twice the values of codes k and k + 4 of each eight. The table is doubled: the fifth bit of an index

@@ -23,6 +23,17 @@ constexpr long kManyTokens = 256;
 
 using AnyMatrix = std::variant<Packed, Turned, Dense<bf16>, Int8, Dense<float>>;
 
+// Columns that share a scale where activations are multiplied as bytes (gemm_int8.inl), as those of int8 weights do.
+constexpr long kByteGroup = 128;
+inline long byte_groups(long cols) { return (cols + kByteGroup - 1) / kByteGroup; }
+
+// Bytes of a token's codes and, behind them, for each group a float scale and an integer that starts its sums.
+inline long bytes_size(long cols) { return byte_groups(cols) * (kByteGroup + 8); }
+
+// The order of a token's codes within 32 columns: as they are, for int8 weights, or those of even columns first, as the
+// nibbles of MXFP4's bytes are unpacked.
+enum class Order { plain, even_first };
+
 inline long word_blocks(long cols) { return (cols + kWordBlock - 1) / kWordBlock; }
 
 // Bytes of a token's words and, behind them, its blocks' float scales.
@@ -55,6 +66,19 @@ struct TileGemm {
     void (*put_f32)(const float* x, long count, void* at);
 };
 constexpr long kTileMemoryBytes = 86016;
+
+// Products of activations in int8 with weights in MXFP4 and int8 (groups of kByteGroup); see gemm_int8.inl.
+struct ByteGemm {
+    // As Gemm's products below.
+    void (*packed)(const Packed&, const void* const* bytes, long tokens, long begin, long end, void* panel,
+                   float* tile);
+    void (*int8)(const Int8&, const void* const* bytes, long tokens, long begin, long end, void* panel, float* tile);
+
+    // Writes groups [first, first + byte_groups(count)) of a token of `cols` columns. A group with NaN or infinity gets
+    // a NaN scale.
+    void (*quantize_bf16)(const bf16* x, long count, long cols, long first, Order order, void* bytes);
+    void (*quantize_f32)(const float* x, long count, long cols, long first, Order order, void* bytes);
+};
 
 struct Gemm {
     // `panel` has kPanelBytes bytes, aligned to 64. tile (tokens, kPanelRows) is set to rows [begin, end) of the matrix
@@ -93,6 +117,8 @@ struct Gemm {
 
     // sum[r] += weight * (tile[r] + bias[r]) for kPanelRows rows.
     void (*accumulate)(const float* tile, const float* bias, float weight, float* sum);
+
+    const ByteGemm& bytes;
 
     const TileGemm* tiles = nullptr;  // null without a matrix unit
 };

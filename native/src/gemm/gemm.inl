@@ -483,6 +483,8 @@ void accumulate(const float* tile, const float* bias, float weight, float* sum) 
         Vec::fma(Vec::fill(weight), Vec::load(tile + r) + Vec::load(bias + r), Vec::load(sum + r)).store(sum + r);
 }
 
+#include "gemm/gemm_int8.inl"
+
 constexpr Gemm kGemm{gemm_words<Packed>,
                      gemm_words<Turned>,
                      gemm_words<Dense<bf16>>,
@@ -498,4 +500,5 @@ constexpr Gemm kGemm{gemm_words<Packed>,
                      gate_pairs<float>,
                      gate_gradient<bf16>,
                      gate_gradient<float>,
-                     accumulate};
+                     accumulate,
+                     kByteGemm};

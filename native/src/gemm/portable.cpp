@@ -13,6 +13,7 @@ struct Vec {
     static constexpr int kWidth = 8;
     static constexpr int kWordGroups = 1, kWordTokens = 2;
     static constexpr int kFloatGroups = 1, kFloatTokens = 4;
+    static constexpr int kByteGroups = 1, kByteTokens = 2;
     float lanes[kWidth];
 
     template <class Function>
@@ -97,11 +98,24 @@ struct Bits {
             return sum.lanes[i] + low(a.lanes[i]) * low(b.lanes[i]) + (a.lanes[i] >> 16) * (b.lanes[i] >> 16);
         });
     }
+    static constexpr int kByteOffset = 0;
+    static Bits dot_bytes(const Bits& sum, const Bits& weights, const Bits& x) {
+        const auto byte = [](const Bits& bytes, int i, int k) {
+            return static_cast<std::int32_t>(static_cast<std::int8_t>(bytes.at(i) >> 8 * k));
+        };
+        Bits result = sum;
+        for (int k = 0; k < 4; ++k)
+            for (int i = 0; i < kWidth; ++i) result.lanes[i] += byte(weights, i, k) * byte(x, i, k);
+        return result;
+    }
     static Bits pair(const Bits& low, const Bits& high) {
         return each([&](int i) { return (low.at(i) & 0xFFFF) | high.at(i) << 16; });
     }
     friend Bits operator&(const Bits& a, const Bits& b) {
         return each([&](int i) { return a.at(i) & b.at(i); });
+    }
+    friend Bits operator^(const Bits& a, const Bits& b) {
+        return each([&](int i) { return a.at(i) ^ b.at(i); });
     }
     friend Bits operator+(const Bits& a, const Bits& b) {
         return each([&](int i) { return a.at(i) + b.at(i); });
@@ -136,6 +150,23 @@ struct Bits {
             std::int32_t piece[4];
             std::memcpy(piece, rows[r] + from, sizeof piece);
             for (int i = 0; i < 4; ++i) out[i].lanes[r] = piece[i];
+        }
+    }
+
+    static void look_up(const std::uint8_t* const* codes, long from, const std::int8_t* tables,
+                        const std::uint8_t* offsets, Bits* out) {
+        for (int r = 0; r < kWidth; ++r)
+            for (int part = 0; part < 2; ++part) {
+                std::int8_t values[16];
+                for (int i = 0; i < 16; ++i) values[i] = tables[offsets[r] + (codes[r][from + i] >> 4 * part & 15)];
+                for (int i = 0; i < 4; ++i) std::memcpy(out[part * 4 + i].lanes + r, values + 4 * i, 4);
+            }
+    }
+
+    static void store_bytes(const Bits* integers, Order order, std::int8_t* out) {
+        for (int i = 0; i < 32; ++i) {
+            const int from = order == Order::plain ? i : i % 16 * 2 + i / 16;
+            out[i] = static_cast<std::int8_t>(integers[from / kWidth].lanes[from % kWidth]);
         }
     }
 

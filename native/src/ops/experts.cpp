@@ -46,7 +46,7 @@ Experts::Experts(const Stack& gate_up, const Stack& down, bool clamped, float li
 }
 
 void Machine::moe(const Array& x, const Array& ids, const Array& weights, const Experts& experts, const Array& y,
-                  const Array& residual) {
+                  const Array& residual, bool rounds) {
     const long tokens = expect_rows("x", x, experts.hidden);
     expect("x", x, x.type, {tokens, experts.hidden});
     expect("ids", ids, Type::int64, {tokens, kAny});
@@ -58,8 +58,10 @@ void Machine::moe(const Array& x, const Array& ids, const Array& weights, const 
         require(stack->is_packed() || stack->weight.type == x.type, "experts: expected weights of x's type");
         require(!stack->bias || stack->bias.type == x.type, "experts: expected biases of x's type");
     }
+    require(!rounds || experts.gate_up.is_packed(), "rounds: expected experts in MXFP4");
     if (tokens == 0) return;
-    if (tokens > kFewTokens || !experts.gate_up.is_packed()) return moe_many(x, ids, weights, experts, y, residual);
+    if (tokens > kFewTokens || !experts.gate_up.is_packed())
+        return moe_many(x, ids, weights, experts, y, residual, rounds);
     moe_few(x, ids, weights, experts, y, residual);
 }
 

@@ -34,13 +34,14 @@ void read_bias(const void* bias, Type type, long begin, long end, float* out) {
 }  // namespace
 
 void Machine::moe_many(const Array& x, const Array& ids, const Array& weights, const Experts& m, const Array& y,
-                       const Array& residual) {
+                       const Array& residual, bool rounds) {
     const Type type = x.type;
     const long tokens = x.shape[0], chosen = ids.shape[1], hidden = m.hidden, inter = m.inter, slots = tokens * chosen;
     const float* const factors = weights.as<const float>();
     const std::vector<Group> groups = by_expert(ids.as<const std::int64_t>(), slots, m.count);
     const bool packed = m.gate_up.is_packed(), few = !packed && tokens <= kFewTokens;
-    const Format format = few || (!packed && type == Type::f32) ? Format::floats
+    const Format format = rounds                                ? Format::even_first_bytes
+                          : few || (!packed && type == Type::f32) ? Format::floats
                           : type == Type::f32                   ? Format::two_words
                           : gemm_.tiles                         ? Format::tiles
                                                                 : Format::words;
@@ -80,19 +81,23 @@ void Machine::moe_many(const Array& x, const Array& ids, const Array& weights, c
                : vectors_of(pool_, gemm_, format, x.data, type, places, hidden, [&](long i) { return sources[i]; });
     Vectors middles(gemm_, format, places, inter);
 
-    // Gate and up alternate: a panel of rows yields one block of hidden units.
+    // Gate and up alternate: a panel of rows yields one block of hidden units. Bytes take the blocks of a group at once.
     const Activation activation{m.clamped, m.limit, m.alpha};
-    const long panels = pieces(2 * inter, kPanelRows);
-    each(pool_, static_cast<long>(groups.size()) * panels, [&](long item, Scratch& scratch) {
-        const Group& group = groups[item / panels];
-        const long begin = item % panels * kPanelRows, end = std::min(2 * inter, begin + kPanelRows);
+    const long units = rounds ? kByteGroup : kWordBlock, items = pieces(inter, units);
+    each(pool_, static_cast<long>(groups.size()) * items, [&](long item, Scratch& scratch) {
+        const Group& group = groups[item / items];
+        const long unit = item % items * units, last = std::min(inter, unit + units);
+        const std::unique_ptr<float[]> activated(new float[kManyTokens * units]);
         tiles(group, [&](long first, long count) {
-            multiply_group(m.gate_up, inputs, group, first, count, shared, begin, end, scratch);
-            for (long i = 0; i < count; ++i) {
-                float units[kWordBlock];
-                gemm_.gate(activation, scratch.tile + i * kPanelRows, scratch.bias, units);
-                middles.set(group.place + first + i, begin / 2, units, (end - begin) / 2);
+            for (long begin = 2 * unit; begin < 2 * last; begin += kPanelRows) {
+                const long end = std::min(2 * last, begin + kPanelRows);
+                multiply_group(m.gate_up, inputs, group, first, count, shared, begin, end, scratch);
+                for (long i = 0; i < count; ++i)
+                    gemm_.gate(activation, scratch.tile + i * kPanelRows, scratch.bias,
+                               activated.get() + i * units + begin / 2 - unit);
             }
+            for (long i = 0; i < count; ++i)
+                middles.set(group.place + first + i, unit, activated.get() + i * units, last - unit);
         });
     });
 

@@ -30,17 +30,17 @@ Matrix::Matrix(const Array& weight, const Array& bias, const Array& scales, long
     }
 }
 
-void Machine::linear(const Array& x, const Matrix& matrix, const Array& y, const Array& residual) {
+void Machine::linear(const Array& x, const Matrix& matrix, const Array& y, const Array& residual, bool rounds) {
     const long tokens = expect_rows("x", x, matrix.cols);
     require(matrix.weight.type == Type::int8 || matrix.weight.type == x.type, "weight: expected x's type");
     require(y.type == x.type || y.type == Type::f32, "y: expected x's type or float32");
     require(expect_rows("y", y, matrix.rows) == tokens, "y: expected as many rows as x");
     require(!matrix.bias || matrix.bias.type == y.type, "bias: expected y's type");
     if (residual) expect_like("residual", residual, y.type, y);
-    linear_of({Product(matrix, y, residual)}, x.data, x.type, tokens);
+    linear_of({Product(matrix, y, residual)}, x.data, x.type, tokens, rounds);
 }
 
-void Machine::linears(const Array& x, const std::vector<Matrix>& matrices, const std::vector<Array>& ys) {
+void Machine::linears(const Array& x, const std::vector<Matrix>& matrices, const std::vector<Array>& ys, bool rounds) {
     require(!matrices.empty() && matrices.size() == ys.size(), "ys: expected one for each matrix");
     const Matrix& first = matrices.front();
     const long tokens = expect_rows("x", x, first.cols);
@@ -57,12 +57,15 @@ void Machine::linears(const Array& x, const std::vector<Matrix>& matrices, const
         require(!matrix.bias || matrix.bias.type == x.type, "bias: expected x's type");
         products.emplace_back(matrix, ys[i], Array());
     }
-    linear_of(products, x.data, x.type, tokens);
+    linear_of(products, x.data, x.type, tokens, rounds);
 }
 
-void Machine::linear_of(const std::vector<Product>& products, const void* x, Type type, long tokens) {
+void Machine::linear_of(const std::vector<Product>& products, const void* x, Type type, long tokens, bool rounds) {
+    const Product& first = products.front();
+    require(!rounds || (first.weight_type == Type::int8 && first.group == kByteGroup),
+            "rounds: expected weights in int8, in groups of 128");
     if (tokens == 0) return;
-    if (tokens > kFewTokens) return linear_many(products, x, type, tokens);
+    if (tokens > kFewTokens) return linear_many(products, x, type, tokens, rounds);
     linear_few(products, x, type, tokens);
 }
 

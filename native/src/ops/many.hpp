@@ -36,9 +36,9 @@ void each(Pool& pool, long items, const Task& task) {
 
 constexpr long pieces(long count, long size) { return (count + size - 1) / size; }
 
-// The layouts that products read: tiles of bfloat16, words, words of float32 and of its rounding error, or plain
-// floats.
-enum class Format { tiles, words, two_words, floats };
+// The layouts that products read: tiles of bfloat16, words, words of float32 and of its rounding error, plain floats, or
+// bytes for weights in int8 or in MXFP4.
+enum class Format { tiles, words, two_words, floats, bytes, even_first_bytes };
 
 class Vectors {
   public:
@@ -47,9 +47,10 @@ class Vectors {
           format_(format),
           count_(count),
           cols_(cols),
-          size_(format == Format::floats  ? cols * static_cast<long>(sizeof(float))
-                : format == Format::tiles ? word_blocks(cols) * kWordBlock * static_cast<long>(sizeof(bf16))
-                                          : words_size(cols)),
+          size_(are_bytes()               ? bytes_size(cols)
+                : format == Format::floats ? cols * static_cast<long>(sizeof(float))
+                : format == Format::tiles  ? word_blocks(cols) * kWordBlock * static_cast<long>(sizeof(bf16))
+                                           : words_size(cols)),
           own_(new (kLine) char[parts() * pieces(count, kTileTokens) * kTileTokens * size_]),
           data_(own_.get()) {}
 
@@ -65,16 +66,20 @@ class Vectors {
     int parts() const { return format_ == Format::two_words ? 2 : 1; }
     bool are_tiles() const { return format_ == Format::tiles; }
     bool are_floats() const { return format_ == Format::floats; }
+    bool are_bytes() const { return format_ == Format::bytes || format_ == Format::even_first_bytes; }
     const void* at(int part, long i) const {
         return data_ + (part * count_ + i) * size_;
     }  // of tiles, the first of one
 
-    // Elements [column, column + count) of vector i; `column` is a multiple of kWordBlock, and so is `count` except at
-    // the end.
+    // Elements [column, column + count) of vector i; `column` is a multiple of kWordBlock, of bytes kByteGroup, and so
+    // is `count` except at the end.
     template <class Element>
     void set(long i, long column, const Element* x, long count) {
         const long block = column / kWordBlock;
-        if (format_ == Format::tiles) {
+        if (are_bytes()) {
+            const Order order = format_ == Format::bytes ? Order::plain : Order::even_first;
+            quantize_bytes(x, count, column / kByteGroup, order, to_part(0, i));
+        } else if (format_ == Format::tiles) {
             for (long c = 0; c < count; c += kWordBlock)
                 put(x + c, std::min(kWordBlock, count - c),
                     own_.get() + place_in_tiles(i, block + c / kWordBlock, word_blocks(cols_)));
@@ -97,6 +102,12 @@ class Vectors {
     }
     void quantize(const float* x, long count, long block, void* to, float* rest) {
         gemm_.quantize_f32(x, count, cols_, block, to, rest);
+    }
+    void quantize_bytes(const bf16* x, long count, long group, Order order, void* to) {
+        gemm_.bytes.quantize_bf16(x, count, cols_, group, order, to);
+    }
+    void quantize_bytes(const float* x, long count, long group, Order order, void* to) {
+        gemm_.bytes.quantize_f32(x, count, cols_, group, order, to);
     }
     void put(const bf16* x, long count, void* to) { gemm_.tiles->put_bf16(x, count, to); }
     void put(const float* x, long count, void* to) { gemm_.tiles->put_f32(x, count, to); }
@@ -169,6 +180,15 @@ void multiply(const Gemm& gemm, const AnyMatrix& matrix, const Vectors& x, long 
                     product(*gemm.tiles, w)(w, x.at(0, of(0)), count, begin, end, scratch.panel, scratch.tile);
             },
             matrix);
+        return;
+    }
+    if (x.are_bytes()) {
+        for (long i = 0; i < count; ++i) scratch.tokens[i] = x.at(0, of(i));
+        const auto times = [&](const auto& w, auto product) {
+            product(w, scratch.tokens, count, begin, end, scratch.panel, scratch.tile);
+        };
+        if (const auto* packed = std::get_if<Packed>(&matrix)) times(*packed, gemm.bytes.packed);
+        if (const auto* int8 = std::get_if<Int8>(&matrix)) times(*int8, gemm.bytes.int8);
         return;
     }
     for (int part = 0; part < x.parts(); ++part) {

@@ -6,6 +6,7 @@ Every result is the wrapped backend's own, so the model computes what it compute
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
@@ -24,7 +25,7 @@ from ossia.ops import (
 )
 from ossia.ops.backend import Where
 from ossia.ops.int8 import Int8
-from ossia.ops.paged import LayerKV
+from ossia.ops.paged import LayerKV, PagedKV
 from ossia.ops.sampling import SamplingTable
 from ossia.ops.weight import Weight
 
@@ -77,6 +78,9 @@ class Observed(Backend):
         self._layer, self._attended = -1, False
         self.observer.stream(0, _rows(out))
         return out
+
+    def reading(self, where: Where | PagedKV) -> AbstractContextManager[None]:
+        return self.inner.reading(where)
 
     def rope_table(self, positions: Tensor, rope: RoPE, head_dim: int) -> RopeTable:
         return self.inner.rope_table(positions, rope, head_dim)

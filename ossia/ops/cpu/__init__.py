@@ -15,7 +15,6 @@ from ossia.ops.backend import Recorder
 from ossia.ops.cpu.activation import Activations
 from ossia.ops.cpu.attention import PagedAttention
 from ossia.ops.cpu.experts import Experts
-from ossia.ops.cpu.linear import Dense
 from ossia.ops.cpu.native import Machine, machine, using
 from ossia.ops.cpu.norm import Norms
 from ossia.ops.cpu.recorder import CPURecorder
@@ -25,7 +24,7 @@ from ossia.ops.cpu.sampling import Sampling
 __all__ = ["CPU", "Machine", "NativeBackend", "machine", "using"]
 
 
-class NativeBackend(Dense, PagedAttention, Experts, Norms, Rotary, Activations, Sampling):
+class NativeBackend(PagedAttention, Experts, Norms, Rotary, Activations, Sampling):
     """All native operations together."""
 
     name = "cpu"

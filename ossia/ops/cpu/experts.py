@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ossia.config import ClampedSwiGLU, Router
 from ossia.ops import _native
-from ossia.ops.backend import Backend
+from ossia.ops.cpu.linear import Dense
 from ossia.ops.cpu.native import is_native, machine, wants_gradient
 from ossia.ops.mxfp4 import MXFP4
 from ossia.ops.values import ExpertWeights, Routing
@@ -17,7 +17,7 @@ from ossia.ops.weight import Weight
 _ROUTE_TOKENS = 64
 
 
-class Experts(Backend):
+class Experts(Dense):
     """Native routing and experts."""
 
     def route(self, logits: Tensor, chosen: int, router: Router) -> Routing:
@@ -57,7 +57,8 @@ class Experts(Backend):
         weights = routing.weights.float().contiguous()
         residual = None if residual is None else residual.contiguous()
         out = torch.empty_like(x, dtype=dtype or x.dtype)
-        machine().moe(x, ids, weights, _experts(experts), out, residual)
+        rounds = isinstance(gate_up, MXFP4) and self.rounds()
+        machine().moe(x, ids, weights, _experts(experts), out, residual, rounds)
         return out
 
 

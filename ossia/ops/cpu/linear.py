@@ -17,6 +17,10 @@ from ossia.ops.weight import Weight
 class Dense(Backend):
     """Native products with dense and int8 matrices, and rows of an embedding."""
 
+    def rounds(self) -> bool:
+        """Whether products with quantized weights may round activations to int8 now."""
+        return False
+
     def embed(self, ids: Tensor, table: Tensor, *, residual: Tensor | None = None) -> Tensor:
         """As Backend.embed."""
         if (
@@ -59,7 +63,8 @@ class Dense(Backend):
         x = x.contiguous()
         residual = None if residual is None else residual.contiguous()
         out = torch.empty((*x.shape[:-1], weight.shape[0]), dtype=out_dtype)
-        machine().linear(x, _matrix(weight, bias), out, residual)
+        rounds = isinstance(weight, Int8) and self.rounds()
+        machine().linear(x, _matrix(weight, bias), out, residual, rounds)
         return out
 
     def linears(
@@ -70,7 +75,8 @@ class Dense(Backend):
             return super().linears(x, weights, biases)
         x, lead, dtype = x.contiguous(), x.shape[:-1], x.dtype
         outs = [torch.empty((*lead, weight.shape[0]), dtype=dtype) for weight in weights]
-        machine().linears(x, list(map(_matrix, weights, biases)), outs)
+        rounds = isinstance(weights[0], Int8) and self.rounds()
+        machine().linears(x, list(map(_matrix, weights, biases)), outs, rounds)
         return tuple(outs)
 
     def quantize(self, weight: Tensor) -> Int8:

@@ -137,7 +137,7 @@ class Calls:
         bias = self.draw.choice((None, self._floats(rows, dtype=dtype)))
         if self.draw.random() < 0.4:
             codes = self._ids(rows, cols, below=127, dtype=torch.int8)
-            group = self.draw.choice((32, 64, 256))
+            group = self.draw.choice((32, 64, 128, 256))
             return Made("Matrix", [codes, bias, self._floats(rows, -(-cols // group)), group])
         weight = self._floats(rows, cols, dtype=dtype)
         if self.draw.random() < 0.3:
@@ -148,14 +148,20 @@ class Calls:
         tokens, cols = self.draw.choice((1, 3, 20)), self.draw.choice((7, 64, 150))
         x, y = self._floats(tokens, cols, dtype=dtype), self._floats(tokens, 9, dtype=dtype)
         residual = self.draw.choice((None, self._floats(tokens, 9, dtype=dtype)))
-        return "linear", [x, self._matrix(9, cols, dtype), y, residual]
+        matrix = self._matrix(9, cols, dtype)
+        return "linear", [x, matrix, y, residual, self._rounds(matrix)]
 
     def _linears(self, dtype: torch.dtype) -> tuple[str, list[Any]]:
         tokens, count = self.draw.choice((1, 20)), self.draw.randint(1, 3)
         matrix = self._matrix(9, 64, dtype)
         ys = [self._floats(tokens, 9, dtype=dtype) for _ in range(count)]
         matrices = [Made("Matrix", [*matrix.parts]) for _ in range(count)]
-        return "linears", [self._floats(tokens, 64, dtype=dtype), matrices, ys]
+        x = self._floats(tokens, 64, dtype=dtype)
+        return "linears", [x, matrices, ys, self._rounds(matrix)]
+
+    def _rounds(self, matrix: Made) -> bool:
+        """Whether activations are rounded, where they can be."""
+        return matrix.parts[3] == 128 and self.draw.random() < 0.7
 
     def _quantize(self, dtype: torch.dtype) -> tuple[str, list[Any]]:
         codes = torch.zeros(5, 70, dtype=torch.int8)
@@ -258,7 +264,8 @@ class Calls:
         experts = Made("Experts", [*stacks, self.draw.random() < 0.5, 7.0, 1.7])
         x, y, residual = (self._floats(tokens, 96, dtype=dtype) for _ in range(3))
         ids, weights = self._ids(tokens, 2, below=4), self._floats(tokens, 2)
-        return "moe", [x, ids, weights, experts, y, self.draw.choice((None, residual))]
+        rounds = packed and self.draw.random() < 0.5
+        return "moe", [x, ids, weights, experts, y, self.draw.choice((None, residual)), rounds]
 
     def _attention(self, dtype: torch.dtype) -> tuple[str, list[Any]]:
         stored = self.draw.choice((dtype, torch.int8))
