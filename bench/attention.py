@@ -1,12 +1,13 @@
-"""Attention over pages in the shapes of gpt-oss-20b, beside torch's own.
+"""Attention over pages beside the matrix products of the same layer, and torch's own attention.
 
-    python bench/attention.py [--lengths 512 2048 8192] [--dtype bfloat16] [--kv int8]
+    python bench/attention.py [--shape gpt-oss-20b] [--lengths 512 4096 32768] [--queries 512 8 1]
+                              [--dtype float32] [--kv int8] [--torch]
 
-Prompts: one layer with and one without its window of 128, with sinks and rotation, in GFLOP/s of
-visible keys. For comparison: torch's scaled_dot_product_attention without pages, sinks and
-rotation, in float32 and in --dtype, and a float32 matrix product by torch, which approximates the
-processor's peak. Decoding: microseconds of one token after this length, and the GB/s of keys and
-values that it reads. Cases alternate; figures are medians of three. Prints a JSON line per length.
+The last queries of a prompt attend to all of it: billions of multiplications a second, counting
+visible keys only, and milliseconds. A sliding window is measured beside full attention where the
+shape has one. The products of 512 tokens with the layer's matrix of queries alternate with them.
+--torch adds torch's scaled_dot_product_attention over the whole length, without pages, sinks and
+rotation. Figures are medians of three. Prints a JSON line per length.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,99 +25,115 @@ import torch.nn.functional as F
 from ossia.ops import AttentionSpec, RopeTable, cpu
 from ossia.ops.paged import LayerKind, LayerKV, PagedKV, PagePool
 
-HEADS, KV_HEADS, HEAD_DIM, WINDOW = 64, 8, 64, 128
-PAGE = 16
-TURNS = 3
+PAGE, TURNS, TOKENS = 16, 3, 512
 
 
-def seconds(function: Callable[[], object], times: int = 1) -> float:
+class Shape(NamedTuple):
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    windows: tuple[int | None, ...]
+    sinks: bool
+
+
+SHAPES = {
+    "qwen3-0.6b": Shape(1024, 16, 8, 128, (None,), False),
+    "gpt-oss-20b": Shape(2880, 64, 8, 64, (None, 128), True),
+}
+
+
+def seconds(function: Callable[[], object]) -> float:
     start = time.perf_counter()
-    for _ in range(times):
-        function()
-    return (time.perf_counter() - start) / times
+    function()
+    return time.perf_counter() - start
 
 
-def layer(length: int, tokens: int, window: int | None, dtype: torch.dtype) -> LayerKV:
-    kind = LayerKind(window, KV_HEADS, HEAD_DIM)
+def attention(
+    shape: Shape, length: int, queries: int, window: int | None, dtype: torch.dtype, kv: torch.dtype
+) -> Callable[[], object]:
+    """A call of the last `queries` of a prompt of `length`."""
+    kind = LayerKind(window, shape.kv_heads, shape.head_dim)
     pages = -(-length // PAGE)
-    pool = PagePool([kind], {kind: pages}, page_size=PAGE, dtype=dtype)
-    for stored in (pool.keys, pool.values, pool.key_scales, pool.value_scales):
-        if stored:
-            stored[kind].fill_(1)
+    pool = PagePool([kind], {kind: pages}, page_size=PAGE, dtype=kv)
+    for stored in (pool.keys, pool.values):
+        stored[kind].copy_(torch.randn(stored[kind].shape) * (30 if kv is torch.int8 else 1))
+    for scales in (pool.key_scales, pool.value_scales):
+        if scales:
+            scales[kind].fill_(1 / 30)
     table = torch.arange(pages, dtype=torch.int32)[None]
-    return PagedKV(pool, {kind: table}, torch.tensor([length]), torch.tensor([tokens])).layer(0)
+    where: LayerKV = PagedKV(
+        pool, {kind: table}, torch.tensor([length]), torch.tensor([queries])
+    ).layer(0)
+    q = torch.randn(queries, shape.heads, shape.head_dim, dtype=dtype)
+    k, v = (torch.randn(queries, shape.kv_heads, shape.head_dim, dtype=dtype) for _ in range(2))
+    angles = torch.randn(queries, shape.head_dim // 2)
+    rope = RopeTable(angles.cos(), angles.sin())
+    spec = AttentionSpec(window, torch.randn(shape.heads) if shape.sinks else None)
+    return lambda: cpu.CPU.attention(q, k, v, spec, where, rope)
+
+
+def torchs(shape: Shape, length: int, dtype: torch.dtype) -> Callable[[], object]:
+    q = torch.randn(1, shape.heads, length, shape.head_dim, dtype=dtype)
+    k, v = (torch.randn(1, shape.kv_heads, length, shape.head_dim, dtype=dtype) for _ in range(2))
+    return lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+
+def multiplications(shape: Shape, length: int, queries: int, window: int | None) -> int:
+    seen = sum(min(window or length, position + 1) for position in range(length - queries, length))
+    return 2 * shape.heads * shape.head_dim * seen
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 2048, 8192])
+    parser.add_argument("--shape", choices=SHAPES, default="qwen3-0.6b")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 4096, 8192, 32768])
+    parser.add_argument("--queries", type=int, nargs="+", default=[512, 8, 1])
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--kv", choices=["int8"], help="how keys and values are stored")
+    parser.add_argument("--torch", action="store_true", help="also torch's, over the whole length")
     options = parser.parse_args()
-    dtype = getattr(torch, options.dtype)
-    stored = torch.int8 if options.kv else dtype
-    matrix = torch.randn(1024, 1024)
-    sinks = torch.randn(HEADS)
+    shape, dtype = SHAPES[options.shape], getattr(torch, options.dtype)
+    machine = cpu.machine()
+    machine.pin()  # two threads on one processor would measure the scheduler
+    x = torch.randn(TOKENS, shape.hidden, dtype=dtype)
+    weight = torch.randn(shape.heads * shape.head_dim, shape.hidden, dtype=dtype)
     for length in options.lengths:
-        q = torch.randn(length, HEADS, HEAD_DIM, dtype=dtype)
-        k, v = (torch.randn(length, KV_HEADS, HEAD_DIM, dtype=dtype) for _ in range(2))
-        angles = torch.randn(length, HEAD_DIM // 2)
-        rotation = (angles.cos(), angles.sin())
-        full, sliding = (layer(length, length, w, stored) for w in (None, WINDOW))
-        decoding = layer(length, 1, None, stored)
-        last = [x[-1:] for x in (q, k, v)]
-        last_rotation = (rotation[0][-1:], rotation[1][-1:])
-        peers = {
-            name: [x.to(kind).transpose(0, 1)[None] for x in (q, k, v)]
-            for name, kind in {"float32": torch.float32, options.dtype: dtype}.items()
-        }
-
-        def torchs(name: str, peers=peers) -> Callable[[], object]:
-            return lambda: F.scaled_dot_product_attention(
-                *peers[name], is_causal=True, enable_gqa=True
-            )
-
-        def ours(kv: LayerKV, x=(q, k, v), rotation=rotation) -> Callable[[], object]:
-            spec = AttentionSpec(kv.tables.window, sinks)
-            queries, keys, values = x
-            return lambda: cpu.CPU.attention(queries, keys, values, spec, kv, RopeTable(*rotation))
-
         runs: dict[str, tuple[Callable[[], object], int]] = {
-            "full": (ours(full), 1),
-            "window": (ours(sliding), 1),
-            "decode": (ours(decoding, tuple(last), last_rotation), 50),
-            "matrix": (lambda: matrix @ matrix, 5),
+            "matrix": (lambda: cpu.CPU.linear(x, weight), TOKENS * weight.numel())
         }
-        runs |= {f"torch {name}": (torchs(name), 1) for name in peers}
+        for window in shape.windows:
+            for queries in sorted({min(count, length) for count in options.queries}):
+                name = f"{queries} queries" + (f", window {window}" if window else "")
+                call = attention(
+                    shape, length, queries, window, dtype, torch.int8 if options.kv else dtype
+                )
+                runs[name] = call, multiplications(shape, length, queries, window)
+        if options.torch:
+            runs["torch"] = (
+                torchs(shape, length, dtype),
+                multiplications(shape, length, length, None),
+            )
         times = {name: [] for name in runs}
         for turn in range(TURNS + 1):
-            for name, (function, count) in runs.items():
-                taken = seconds(function, count)
+            for name, (function, _) in runs.items():
+                taken = seconds(function)
                 if turn:  # the first warms caches and pages
                     times[name].append(taken)
-        median = {name: statistics.median(taken) for name, taken in times.items()}
-        seen = {
-            "full": length * (length + 1) // 2,
-            "window": sum(min(i + 1, WINDOW) for i in range(length)),
-        }
-        flops = {name: 4 * HEADS * HEAD_DIM * keys for name, keys in seen.items()}
-        size = 2 * KV_HEADS * (HEAD_DIM + 4 if options.kv else HEAD_DIM * dtype.itemsize)
-        result = {
+        result: dict[str, object] = {
+            "shape": options.shape,
             "length": length,
             "dtype": options.dtype,
             "kv": options.kv or options.dtype,
-            "isa": cpu.machine().isa,
-            "threads": cpu.machine().threads,
-            "full_gflops": round(flops["full"] / median["full"] / 1e9, 1),
-            "window_gflops": round(flops["window"] / median["window"] / 1e9, 1),
-            "matrix_product_gflops": round(2 * 1024**3 / median["matrix"] / 1e9, 1),
-            "full_milliseconds": round(1e3 * median["full"], 2),
-            "window_milliseconds": round(1e3 * median["window"], 2),
-            "decode_microseconds": round(1e6 * median["decode"], 1),
-            "decode_gb_per_second": round(length * size / median["decode"] / 1e9, 2),
+            "isa": machine.isa,
+            "threads": machine.threads,
         }
-        for name in peers:
-            result[f"times_torch_{name}"] = round(median[f"torch {name}"] / median["full"], 2)
+        for name, (_, count) in runs.items():
+            median = statistics.median(times[name])
+            result[name] = {
+                "gmac_per_second": round(count / median / 1e9, 1),
+                "milliseconds": round(1e3 * median, 3),
+            }
         print(json.dumps(result), flush=True)
 
 
