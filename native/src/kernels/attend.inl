@@ -2,8 +2,8 @@
 // form inside an unnamed namespace, after its Vec and exp.inl. Scores are in units of ln 2, so that the softmax is of
 // powers of two; keys are processed in blocks with a running maximum (Dao et al. 2022,
 // https://arxiv.org/abs/2205.14135). There are two variants: `attend_token` has dimensions in its lanes and is faster
-// if few rows share a key; `attend_block` has rows in its lanes, a row being one head of one query, and reads a block
-// of keys once for hundreds of rows.
+// if few rows share a key; `attend_block` (attend_block.inl) has rows in its lanes, a row being one head of one query,
+// and reads a block of keys once for hundreds of rows. AVX-512 has a third for that, in integers (attend_words.inl).
 
 constexpr long kBlockKeys = 64;
 constexpr float kLowest =
