@@ -33,8 +33,6 @@ namespace {
 // enough for the second-level cache and, of integers, which take more to convert, for every thread to have some blocks.
 constexpr long kBlockRows = 192, kMostWordRows = 768;
 constexpr long kBlocksPerThread = 4;
-// Up to this many queries are multiplied as floats, as few tokens are in matrix products.
-constexpr long kFewQueries = 16;
 // Keys of one query per task: long texts keep all threads busy, and the order of a sum does not depend on the number of
 // threads.
 constexpr long kPartKeys = 1024;
@@ -120,7 +118,10 @@ class PagedAttention {
           v_(static_cast<const Element*>(p.v)),
           y_(static_cast<Element*>(p.y)),
           group_(p.heads / p.kv_heads),
-          word_rows_(std::clamp(p.tokens * p.heads / (kBlocksPerThread * threads), kBlockRows, kMostWordRows)),
+          in_words_(sizeof(Element) < sizeof(float) && attend.words),
+          block_rows_(in_words_
+                          ? std::clamp(p.tokens * p.heads / (kBlocksPerThread * threads), kBlockRows, kMostWordRows)
+                          : kBlockRows),
           sequences_(sequences(p)),
           sinks_(p.sinks ? p.heads : 0) {
         for (std::size_t h = 0; h < sinks_.size(); ++h)
@@ -193,13 +194,12 @@ class PagedAttention {
                 continue;
             }
             out.resize(std::max<long>(out.size(), rows * dim));
-            const bool words = in_words(sequence);
-            const long size = (words ? kernels_.words_scratch : kernels_.attend_scratch)(rows, dim);
+            const long size = (in_words_ ? kernels_.words_scratch : kernels_.attend_scratch)(rows, dim);
             if (size > scratch_size) scratch = lines<float>(scratch_size = size);
             const float* sinks = sinks_.empty() ? nullptr : sinks_.data() + task.kv_head * group_;
-            (words ? attend_.words : attend_.block)(cache, q.data(), sinks, group_, task.queries, task.kv_head,
-                                                    sequence.position + task.query, p_.window, scratch.get(),
-                                                    out.data());
+            (in_words_ ? attend_.words : attend_.block)(cache, q.data(), sinks, group_, task.queries, task.kv_head,
+                                                        sequence.position + task.query, p_.window, scratch.get(),
+                                                        out.data());
             for (long query = 0; query < task.queries; ++query)
                 write_out(out.data() + query * group_ * dim, sequence.token + task.query + query, task.kv_head);
         }
@@ -238,15 +238,10 @@ class PagedAttention {
         long token, kv_head, begin, end;
     };
 
-    // Whether queries are multiplied in integers, which is as exact as bfloat16 needs.
-    bool in_words(const Sequence& sequence) const {
-        return sizeof(Element) < sizeof(float) && attend_.words && sequence.count > kFewQueries;
-    }
-
     // Returns the number of the next part. One query has too few rows for a block unless heads are many.
     long add_tasks(const Sequence& sequence, long part) {
         const auto oldest = [&](long position) { return p_.window ? std::max(0L, position - p_.window + 1) : 0; };
-        const long step = std::max(1L, (in_words(sequence) ? word_rows_ : kBlockRows) / group_);
+        const long step = std::max(1L, block_rows_ / group_);
         for (long kv_head = 0; kv_head < p_.kv_heads; ++kv_head) {
             if (sequence.count > 1) {
                 for (long query = 0; query < sequence.count; query += step) {
@@ -285,7 +280,9 @@ class PagedAttention {
     const Turn turn_;
     const Element *q_, *k_, *v_;
     Element* y_;
-    const long group_, word_rows_;
+    const long group_;
+    const bool in_words_;  // several queries of a sequence, as exactly as bfloat16 needs
+    const long block_rows_;
     const std::vector<Sequence> sequences_;
     std::vector<float> sinks_;
     std::vector<Task> tasks_;

@@ -4,9 +4,9 @@ Linear layers, MXFP4 and dense experts, paged attention, the small operations be
 sampling are native. The reference computes the rest (training, float16).
 
 Where integers are multiplied (MXFP4 and int8 weights, bfloat16 weights of more than 16 tokens, and
-attention of more than 16 queries with AVX-512), numbers in bfloat16 become words that share a
-scale: an error of 1e-5 to 3e-4, a tenth of bfloat16's own or less. In matrix products, activations
-in float32 are the sum of two such vectors, an error of 1e-7.
+with AVX-512 the attention of several queries), numbers in bfloat16 become words that share a scale:
+an error of 1e-5 to 3e-4, a tenth of bfloat16's own or less. In matrix products, activations in
+float32 are the sum of two such vectors, an error of 1e-7.
 """
 
 from __future__ import annotations

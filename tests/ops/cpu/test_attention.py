@@ -136,7 +136,7 @@ def test_a_prompt_read_in_chunks_gets_the_bits_it_gets_whole(form, window, group
 @pytest.mark.parametrize("size", [0.1, 1, 4])
 @pytest.mark.parametrize(("window", "head_dim"), [(None, 128), (100, 64), (7, 20)])
 def test_integers_err_by_a_tenth_of_bfloat16(form, window, head_dim, size, stored):
-    """AVX-512 multiplies more than 16 queries in bfloat16 as integers."""
+    """AVX-512 multiplies several queries in bfloat16 as integers."""
     kind = LayerKind(window, 2, head_dim)
     pages = Pages(kind, [333], 16, stored)
     q, k, v = inputs(90, kind, 3, torch.bfloat16)
