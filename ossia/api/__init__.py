@@ -1,7 +1,8 @@
 """LLM: load, generate, chat, stream; the Python surface over engine, checkpoint and text."""
 
 from ossia.api.answer import Ask
-from ossia.api.llm import LLM, Messages, Sampling
+from ossia.api.arguments import Sampling
+from ossia.api.llm import LLM, Messages
 from ossia.api.parts import About
 from ossia.api.reply import (
     Completion,

@@ -7,10 +7,17 @@ from functools import partial
 from operator import index
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Self, Unpack
 
 from ossia import text
 from ossia.api.answer import Answer, Ask, PlainText
+from ossia.api.arguments import (
+    ChatOptions,
+    Sampling,
+    TextOptions,
+    several_prompts,
+    stop_strings,
+)
 from ossia.api.parts import About, Defaults, Parts
 from ossia.api.reply import Completion, Finished, Reply, ReplyBuilder, TokenLogprob
 from ossia.api.stream import AsyncStream, Stream, read_all
@@ -23,48 +30,6 @@ from ossia.errors import OssiaError
 from ossia.offload import ExpertReads
 from ossia.options import EngineOptions, LoadOptions, split
 from ossia.text import Chat, Event, Messages, TextDelta
-
-
-class Sampling(TypedDict, total=False):
-    """How to draw tokens. What is absent or None comes from the checkpoint's
-    generation_config.json, else from `SamplingParams`.
-
-    max_tokens: None is up to the end of the context, 0 only reads the prompt. stop: strings that
-    end the text and are not part of it; in a chat they are looked for in the answer, not in the
-    reasoning. ignore_eos: go on past the model's own end of text (for benchmarks).
-    """
-
-    max_tokens: int | None
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    repetition_penalty: float | None
-    presence_penalty: float | None
-    frequency_penalty: float | None
-    seed: int | None
-    logprobs: int | None
-    prompt_logprobs: int | None
-    prompt_logprobs_from: int | None
-    logit_bias: Mapping[int, float] | None
-    stop: str | Sequence[str] | None
-    ignore_eos: bool
-
-
-class TextOptions(Sampling, total=False):
-    """What a continuation may set: how tokens are drawn, and the form of the text."""
-
-    response_format: Mapping[str, Any] | None
-    structured_outputs: Mapping[str, Any] | None
-
-
-class ChatOptions(TextOptions, total=False):
-    """What a chat may set beside its tools, effort, thinking and date; see `LLM.stream`."""
-
-    tool_choice: str | Mapping[str, Any] | None
-    parallel_tool_calls: bool | None
-    instructions: str | None
-    built_in: Sequence[text.ToolNamespace]
 
 
 class LLM:
@@ -163,7 +128,9 @@ class LLM:
         """
         constraint, ends = self._text_constraint(options)
         params, stop = self._sampling(options, ends)
-        asks = [self._continue(prompt, params, stop, constraint) for prompt in _several(prompts)]
+        asks = [
+            self._continue(prompt, params, stop, constraint) for prompt in several_prompts(prompts)
+        ]
         read = read_all(self._driver, asks)
         return [_completion(answer, events, params) for answer, events in read]
 
@@ -182,7 +149,7 @@ class LLM:
         is read once where several texts share it. So the log-likelihood of a continuation is
         `sum(t.logprob for t in llm.logprobs([context + continuation], start=len(context))[0])`.
         """
-        batch = [*_several(texts)]
+        batch = [*several_prompts(texts)]
         starts = [*start] if isinstance(start, Sequence) else [start] * len(batch)
         if len(starts) != len(batch):
             raise OssiaError(f"start has {len(starts)} positions for {len(batch)} texts")
@@ -373,28 +340,7 @@ class LLM:
         if given.pop("ignore_eos", False):
             stop_ids = frozenset()
         values = {**self._parts.defaults.under(given), "stop_ids": stop_ids}
-        return SamplingParams(**values), _strings(stop)
-
-
-def _strings(stop: object) -> tuple[str, ...]:
-    """The strings that end a text. Raises OssiaError for what is not a string or several."""
-    strings = (stop,) if isinstance(stop, str) else stop
-    if not isinstance(strings, list | tuple | set | frozenset) or not all(
-        isinstance(string, str) for string in strings
-    ):
-        raise OssiaError(f"stop must be a string or a list of strings, not {stop!r}")
-    return tuple(strings)
-
-
-def _several(
-    prompts: str | Sequence[str] | Sequence[Sequence[int]],
-) -> Sequence[str] | Sequence[Sequence[int]]:
-    """Prompts as a list. Raises OssiaError for what is neither a text nor several prompts."""
-    if isinstance(prompts, str):
-        return [prompts]
-    if isinstance(prompts, bytes) or not isinstance(prompts, Iterable):
-        raise OssiaError(f"prompts are a text or a list of texts or ids, not {prompts!r}")
-    return prompts
+        return SamplingParams(**values), stop_strings(stop)
 
 
 def _completion(

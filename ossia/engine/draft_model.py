@@ -1,4 +1,6 @@
-"""Drafts by a smaller model of the same vocabulary, over pages of its own."""
+"""Drafts by a smaller model of the same vocabulary, over pages of its own; and which drafts an
+engine's options ask for.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +12,21 @@ from typing import TYPE_CHECKING
 import torch
 
 from ossia.engine.capacity import plan_pages
-from ossia.engine.draft import Lookahead
+from ossia.engine.draft import Lookahead, Repetition, Speculation
 from ossia.engine.kv import CacheLimits, KVCache, PagedText
 from ossia.engine.runner import Runner
 from ossia.engine.sampler import Sampler
 from ossia.engine.scheduler import Chunk, Sequence
+from ossia.errors import OssiaError
 from ossia.ops.paged import PagePool
+from ossia.options import EngineOptions
 
 if TYPE_CHECKING:
     from ossia.model import Decoder
+
+# The most positions of a step with drafts. On a CPU up to 16 are computed by kernels that are bound
+# by memory and give each the same bits as alone (docs/cpu.md).
+_CPU_ROWS, _GPU_ROWS = 16, 128
 
 # Tokens to catch up with one by one, which is a recorded step, rather than as a part of a prompt.
 _FEW = 4
@@ -139,3 +147,32 @@ class ModelDrafter:
         else:
             mine.sequence.computed += len(chunk.tokens)
             self._kv.commit(mine.text, mine.sequence.computed)
+
+
+def speculation(
+    decoder: Decoder,
+    draft: Decoder | None,
+    options: EngineOptions,
+    limits: CacheLimits,
+    budget: int,
+) -> Speculation | None:
+    """What drafts tokens; None if nothing is to. Raises OssiaError for what cannot."""
+    vocab_size, context_length = decoder.config.vocab_size, limits.context_length
+    if draft is not None:
+        if draft.config.vocab_size != vocab_size:
+            raise OssiaError(
+                f"the draft model's vocabulary has {draft.config.vocab_size} ids, and the model's "
+                f"{vocab_size}: they must be the same"
+            )
+        limits = replace(limits, context_length=min(context_length, draft.config.context_length))
+        drafter = ModelDrafter(draft, limits, budget, prefix_cache=options.prefix_cache)
+    elif options.speculate is None:
+        return None
+    elif options.speculate == "ngram":
+        drafter = Repetition()
+    else:
+        raise OssiaError(
+            f"an engine takes the draft model itself, not its name {options.speculate}"
+        )
+    rows = _GPU_ROWS if decoder.device.type == "cuda" else _CPU_ROWS
+    return Speculation(drafter, most=options.speculate_tokens, rows=rows, vocab_size=vocab_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count, islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,8 +22,7 @@ from ossia.engine.capacity import (
     plan_pages,
     shares,
 )
-from ossia.engine.draft import Repetition, Speculation
-from ossia.engine.draft_model import ModelDrafter
+from ossia.engine.draft_model import speculation
 from ossia.engine.faults import lost, out_of_memory
 from ossia.engine.kv import CacheLimits, KVCache, PageCounts, PagedText
 from ossia.engine.logprobs import PromptScores
@@ -54,9 +53,6 @@ if TYPE_CHECKING:
     from ossia.model import Decoder
 
 
-# The most positions of a step with drafts. On a CPU up to 16 are computed by kernels that are bound
-# by memory and give each the same bits as alone (docs/cpu.md).
-_CPU_ROWS, _GPU_ROWS = 16, 128
 _LEAST_CHUNK = 32  # tokens of prompts, fewer of which would take hardly less memory
 
 _log = logging.getLogger(__name__)
@@ -136,7 +132,7 @@ class Engine:
                 dtype=dtype,
                 device=decoder.device,
             )
-            self.speculation = _speculation(decoder, draft, options, limits, draft_budget)
+            self.speculation = speculation(decoder, draft, options, limits, draft_budget)
         except RuntimeError as error:  # torch's, when an allocation fails
             raise OssiaError(
                 f"no {format_size(budget)} for keys and values on {decoder.device}: lower kv_memory"
@@ -379,35 +375,6 @@ class Engine:
         for request_id in request_ids:
             self.scheduler.remove(request_id, forget=True)
         return [Failure(request_id, error) for request_id in request_ids]
-
-
-def _speculation(
-    decoder: Decoder,
-    draft: Decoder | None,
-    options: EngineOptions,
-    limits: CacheLimits,
-    budget: int,
-) -> Speculation | None:
-    """What drafts tokens; None if nothing is to. Raises OssiaError for what cannot."""
-    vocab_size, context_length = decoder.config.vocab_size, limits.context_length
-    if draft is not None:
-        if draft.config.vocab_size != vocab_size:
-            raise OssiaError(
-                f"the draft model's vocabulary has {draft.config.vocab_size} ids, and the model's "
-                f"{vocab_size}: they must be the same"
-            )
-        limits = replace(limits, context_length=min(context_length, draft.config.context_length))
-        drafter = ModelDrafter(draft, limits, budget, prefix_cache=options.prefix_cache)
-    elif options.speculate is None:
-        return None
-    elif options.speculate == "ngram":
-        drafter = Repetition()
-    else:
-        raise OssiaError(
-            f"an engine takes the draft model itself, not its name {options.speculate}"
-        )
-    rows = _GPU_ROWS if decoder.device.type == "cuda" else _CPU_ROWS
-    return Speculation(drafter, most=options.speculate_tokens, rows=rows, vocab_size=vocab_size)
 
 
 def _check_scores(step: list[Chunk], computed: Computed) -> None:

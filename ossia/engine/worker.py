@@ -5,13 +5,11 @@ process can go on with its copy; the requests that were running stay with the pa
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import logging
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -21,6 +19,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from ossia.config import ModelConfig
+from ossia.engine import forks
 from ossia.engine.engine import EngineStats
 from ossia.engine.request import Failure, Output, Request
 from ossia.errors import DeviceLost, OssiaError
@@ -82,8 +81,7 @@ class Worker:
         self._unfinished: dict[int, Ticket] = {}  # by the engine's ids
         self._abandoned: list[int] = []  # in the engine, by the process that this was forked from
         self._begin()
-        with _all_lock:
-            _all.add(self)
+        forks.register(self)
 
     def _begin(self) -> None:
         """Reset to no thread and nothing submitted: on construction, and in a forked child."""
@@ -113,7 +111,7 @@ class Worker:
 
     def submit(self, tickets: list[Ticket]) -> list[Ticket]:
         with self._lock:
-            if self._closed or _exiting:
+            if self._closed or forks.exiting():
                 raise self._refusal()
             tickets = tickets[: max(0, self.max_queue - self.unfinished)]
             if tickets:
@@ -135,7 +133,7 @@ class Worker:
     def call(self, work: Callable[[Steps], R]) -> Future[R]:
         future: Future[R] = Future()
         with self._lock:
-            if self._closed or _exiting:
+            if self._closed or forks.exiting():
                 raise self._refusal()
             self._start()
             self._commands.put(partial(self._work, work, future))
@@ -363,54 +361,3 @@ class Worker:
             with self._lock:
                 if self._ended == self._submitted:
                     self._quiet.set()
-
-
-# All workers, for the end of the interpreter and for forks.
-_all: weakref.WeakSet[Worker] = weakref.WeakSet()
-_all_lock = threading.Lock()
-_exiting = False
-_held: list[Worker] = []
-
-
-@atexit.register
-def _close_all() -> None:
-    """End the threads while they can still end: later, one that comes back from native code would
-    abort the process.
-    """
-    global _exiting
-    _exiting = True
-    with _all_lock:
-        workers = list(_all)
-    for worker in workers:
-        worker.close()
-
-
-def _before_fork() -> None:
-    _all_lock.acquire()
-    _held[:] = _all
-    for worker in _held:
-        worker.hold()
-    for worker in _held:
-        worker.hold_others()
-
-
-def _after_fork_in_parent() -> None:
-    for worker in _held:
-        worker.release()
-    _held.clear()
-    _all_lock.release()
-
-
-def _after_fork_in_child() -> None:
-    for worker in _held:
-        worker.begin_in_child()
-    _held.clear()
-    _all_lock.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
-        after_in_child=_after_fork_in_child,
-    )

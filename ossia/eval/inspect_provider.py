@@ -27,7 +27,7 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolCall, ToolChoice, ToolFunction, ToolInfo
 
 from ossia.api import LLM, Finished, Reply, ReplyBuilder
-from ossia.api.llm import ChatOptions
+from ossia.api.arguments import ChatOptions
 from ossia.eval.local import NO_THINKING
 
 _REASONS: dict[str, StopReason] = {

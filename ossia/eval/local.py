@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from ossia.api import LLM, Finished, ReplyBuilder
-from ossia.api.llm import ChatOptions
+from ossia.api.arguments import ChatOptions
 from ossia.errors import OssiaError
 from ossia.eval.answers import Asked, Call, Message, Turn, Unanswered, Usage
 
