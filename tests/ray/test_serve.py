@@ -7,10 +7,12 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,7 @@ from tests.scripted import eventually
 openai = pytest.importorskip("openai")
 pytest.importorskip("ray")
 
+ROOT = Path(__file__).parents[2]
 QUESTION = [{"role": "user", "content": "What is 2 + 2?"}]
 
 
@@ -97,6 +100,41 @@ def test_no_request_is_lost_that_had_not_begun_when_a_replica_is_killed(server):
     assert total(figures, "ossia_replica_deaths_total") >= 2
     assert total(figures, "ossia_replica_up") == 2
     assert total(figures, "ossia_broken_streams_total") == killed.outcomes["broken"]
+
+
+CODE_IN_A_REPLICA = """
+import sys
+
+import ray
+
+from ossia.serve.options import ServeOptions
+from ossia.tools.chosen import ChosenTools
+from ossia.tools.python import run
+
+ray.init(num_cpus=1, include_dashboard=False, object_store_memory=2**27, _temp_dir=sys.argv[1])
+
+
+@ray.remote
+def outputs(names):
+    ChosenTools(names).toolsets(len)  # refused where code cannot be locked in
+    return [run(code).output for code in ("print(6 * 7)", "import socket; socket.socket()")]
+
+
+answer, refused = ray.get(outputs.remote(ServeOptions(tool=("python",)).tool))
+assert answer == "42\\n", answer
+assert "PermissionError" in refused, refused
+"""
+
+
+def test_code_runs_locked_in_in_a_process_of_ray():
+    """What --tool python does in a replica, whose model would not write code."""
+    folder = Path(tempfile.mkdtemp(prefix="ray"))  # short: sockets have a path in it
+    try:
+        run = [sys.executable, "-c", CODE_IN_A_REPLICA, str(folder)]
+        done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    assert done.returncode == 0, done.stderr
 
 
 def command(*arguments: str) -> list[str]:
