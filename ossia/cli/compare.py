@@ -267,7 +267,7 @@ def _print(comparison: Comparison, points: Sequence[Point]) -> None:
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
+    table.add_column("", no_wrap=len(comparison.models) <= 3)  # more leave no room
     for model in comparison.models:
         table.add_column(model.name, justify="right", overflow="fold")
     for i, group in enumerate(comparison.groups):

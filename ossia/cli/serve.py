@@ -65,6 +65,8 @@ def _check_packages() -> None:
         import ossia.serve.app
         import ossia.serve.server  # noqa: F401
     except ImportError as error:
+        if (error.name or "").startswith("ossia."):  # a fault of ours, of which more is to be seen
+            raise
         raise OssiaError(
             f"the server's packages are not installed ({error}): pip install 'ossia[serve]'"
         ) from error
