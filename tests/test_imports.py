@@ -4,6 +4,7 @@ import ast
 import importlib
 import importlib.util
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -149,3 +150,11 @@ def test_a_module_leaves_torch_unimported(module):
     """Nor do the modules that it imports in turn import torch."""
     code = f"import ossia.{module}, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_documentation_lists_the_same_imports():
+    page = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    _, _, after = page.partition("| folder | may import |\n|---|---|\n")
+    rows = [line.split("|")[1:3] for line in after.partition("\n\n")[0].splitlines()]
+    listed = {name.strip(" `"): set(re.findall(r"`(\w+)`", cell)) for name, cell in rows}
+    assert listed == ALLOWED
