@@ -28,8 +28,9 @@ def listen(options: ServeOptions) -> socket.socket:
         family = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((options.host, options.port), family=family, backlog=2048)
     except OSError as error:
+        why = (error.strerror or str(error)).partition(" (while")[0]  # Python adds the address
         raise OssiaError(
-            f"cannot listen on {options.host} port {options.port}: {error.strerror or error}; "
+            f"cannot listen on {options.host} port {options.port}: {why}; "
             "choose another with --host and --port"
         ) from error
 

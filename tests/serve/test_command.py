@@ -91,6 +91,7 @@ def test_a_port_that_is_taken_is_one_line(ossia_command):
         result = ossia_command("serve", "--port", taken.getsockname()[1])
     assert result.code == 2
     assert "cannot listen on 127.0.0.1 port" in result.err
+    assert "Address already in use; choose another" in " ".join(result.err.split())
 
 
 @pytest.mark.parametrize(
