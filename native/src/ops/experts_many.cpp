@@ -87,16 +87,19 @@ void Machine::moe_many(const Array& x, const Array& ids, const Array& weights, c
     each(pool_, static_cast<long>(groups.size()) * items, [&](long item, Scratch& scratch) {
         const Group& group = groups[item / items];
         const long unit = item % items * units, last = std::min(inter, unit + units);
-        const std::unique_ptr<float[]> activated(new float[kManyTokens * units]);
+        const std::unique_ptr<float[]> activated(rounds ? new float[kManyTokens * units] : nullptr);
         tiles(group, [&](long first, long count) {
             for (long begin = 2 * unit; begin < 2 * last; begin += kPanelRows) {
                 const long end = std::min(2 * last, begin + kPanelRows);
                 multiply_group(m.gate_up, inputs, group, first, count, shared, begin, end, scratch);
-                for (long i = 0; i < count; ++i)
-                    gemm_.gate(activation, scratch.tile + i * kPanelRows, scratch.bias,
-                               activated.get() + i * units + begin / 2 - unit);
+                for (long i = 0; i < count; ++i) {
+                    float block[kWordBlock];
+                    float* const own = rounds ? activated.get() + i * units + begin / 2 - unit : block;
+                    gemm_.gate(activation, scratch.tile + i * kPanelRows, scratch.bias, own);
+                    if (!rounds) middles.set(group.place + first + i, unit, own, last - unit);
+                }
             }
-            for (long i = 0; i < count; ++i)
+            for (long i = 0; rounds && i < count; ++i)
                 middles.set(group.place + first + i, unit, activated.get() + i * units, last - unit);
         });
     });
