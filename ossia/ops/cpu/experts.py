@@ -13,9 +13,6 @@ from ossia.ops.mxfp4 import MXFP4
 from ossia.ops.values import ExpertWeights, Routing
 from ossia.ops.weight import Weight
 
-# Beyond these torch, which uses all threads, is the faster one.
-_ROUTE_TOKENS = 64
-
 
 class Experts(Dense):
     """Native routing and experts."""
@@ -23,7 +20,7 @@ class Experts(Dense):
     def route(self, logits: Tensor, chosen: int, router: Router) -> Routing:
         """As Backend.route."""
         tokens, experts = logits.shape
-        if not 0 < tokens <= _ROUTE_TOKENS or not 0 < chosen <= experts or not is_native(logits):
+        if not tokens or not 0 < chosen <= experts or not is_native(logits):
             return super().route(logits, chosen, router)
         ids = torch.empty(tokens, chosen, dtype=torch.int64)
         weights = torch.empty(tokens, chosen, dtype=torch.float32)

@@ -242,7 +242,7 @@ def test_of_many_tokens_weights_of_any_size_count(form, least):
 
 @FEW
 @given(
-    tokens=st.integers(1, 70),
+    tokens=st.integers(1, 70) | st.just(300),
     count=st.integers(1, 40),
     chosen=st.integers(1, 8),
     dtype=DTYPES,
