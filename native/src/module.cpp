@@ -21,22 +21,28 @@ using ossia::Pages;
 using ossia::Recording;
 using ossia::SamplingTable;
 using ossia::Stack;
+using ossia::Stage;
 using ossia::Tables;
 
 namespace {
 
 using Unlocked = nb::gil_scoped_release;
 
-// An operation as Python calls it. A recording under way keeps it with its arguments, and machine and tensors alive.
+// An operation as Python calls it, and the stage it is counted in. A recording under way keeps it with its arguments,
+// and machine and tensors alive.
 template <class... Arguments>
-auto operation(void (Machine::*method)(Arguments...)) {
-    return [method](Machine& machine, Arguments... arguments) {
+auto operation(const char* stage, void (Machine::*method)(Arguments...)) {
+    const auto run = [stage, method](Machine& machine, const Arguments&... arguments) {
+        const Stage timed(machine.stages(), stage);
+        (machine.*method)(arguments...);
+    };
+    return [run](Machine& machine, Arguments... arguments) {
         {
             Unlocked unlocked;
-            (machine.*method)(arguments...);
+            run(machine, arguments...);
         }
         if (Recording::under_way())
-            Recording::keep([=, &machine] { (machine.*method)(arguments...); },
+            Recording::keep([=, &machine] { run(machine, arguments...); },
                             ossia::objects_of(machine, arguments...));
     };
 }
@@ -141,22 +147,22 @@ NB_MODULE(_native, m) {
         .def("share_threads", &Machine::share_threads)
         .def("sample", &Machine::sample, nb::call_guard<Unlocked>())
         .def("sum", &Machine::sum, nb::call_guard<Unlocked>())
-        .def("linear", operation(&Machine::linear), "x"_a, "matrix"_a, "y"_a, "residual"_a.none() = nb::none(),
-             "rounds"_a = false)
-        .def("linears", operation(&Machine::linears), "x"_a, "matrices"_a, "ys"_a, "rounds"_a = false)
+        .def("linear", operation("linear layers", &Machine::linear), "x"_a, "matrix"_a, "y"_a,
+             "residual"_a.none() = nb::none(), "rounds"_a = false)
+        .def("linears", operation("linear layers", &Machine::linears), "x"_a, "matrices"_a, "ys"_a, "rounds"_a = false)
         .def("quantize_int8", &Machine::quantize_int8, nb::call_guard<Unlocked>())
         .def("pack_mxfp4", &Machine::pack_mxfp4, nb::call_guard<Unlocked>())
         .def("unpack_mxfp4", &Machine::unpack_mxfp4, nb::call_guard<Unlocked>())
         .def("grouped", &Machine::grouped, nb::call_guard<Unlocked>(), "x"_a, "counts"_a, "stack"_a, "y"_a,
              "turned"_a = false)
-        .def("embed", operation(&Machine::embed), "ids"_a, "table"_a, "y"_a, "residual"_a.none() = nb::none())
-        .def("rms_norm", operation(&Machine::rms_norm))
-        .def("layer_norm", operation(&Machine::layer_norm))
-        .def("rope_table", operation(&Machine::rope_table))
-        .def("rotate", operation(&Machine::rotate))
-        .def("gelu", operation(&Machine::gelu))
-        .def("swiglu", operation(&Machine::swiglu))
-        .def("clamped_swiglu", operation(&Machine::clamped_swiglu))
+        .def("embed", operation("embedding", &Machine::embed), "ids"_a, "table"_a, "y"_a, "residual"_a.none() = nb::none())
+        .def("rms_norm", operation("norms", &Machine::rms_norm))
+        .def("layer_norm", operation("norms", &Machine::layer_norm))
+        .def("rope_table", operation("rotary positions", &Machine::rope_table))
+        .def("rotate", operation("rotary positions", &Machine::rotate))
+        .def("gelu", operation("activations", &Machine::gelu))
+        .def("swiglu", operation("activations", &Machine::swiglu))
+        .def("clamped_swiglu", operation("activations", &Machine::clamped_swiglu))
         .def("gate_pairs", &Machine::gate_pairs, nb::call_guard<Unlocked>())
         .def("gate_gradient", &Machine::gate_gradient, nb::call_guard<Unlocked>())
         .def("gelu_gradient", &Machine::gelu_gradient, nb::call_guard<Unlocked>())
@@ -168,10 +174,24 @@ NB_MODULE(_native, m) {
         .def("softmax_loss", &Machine::softmax_loss, nb::call_guard<Unlocked>())
         .def("weight_gradient", &Machine::weight_gradient, nb::call_guard<Unlocked>(), "gradient"_a, "x"_a, "counts"_a,
              "y"_a, "bias"_a.none(), "add"_a)
-        .def("route", operation(&Machine::route))
-        .def("moe", operation(&Machine::moe), "x"_a, "ids"_a, "weights"_a, "experts"_a, "y"_a,
+        .def("route", operation("routing", &Machine::route))
+        .def("moe", operation("experts", &Machine::moe), "x"_a, "ids"_a, "weights"_a, "experts"_a, "y"_a,
              "residual"_a.none() = nb::none(), "rounds"_a = false)
-        .def("paged_attention", operation(&Machine::paged_attention), "q"_a, "k"_a, "v"_a, "y"_a, "pages"_a, "tables"_a,
+        .def("paged_attention", operation("attention", &Machine::paged_attention), "q"_a, "k"_a, "v"_a, "y"_a,
+             "pages"_a, "tables"_a,
              "window"_a = 0, "sinks"_a.none() = nb::none(), "cosines"_a.none() = nb::none(),
              "sines"_a.none() = nb::none());
+
+#if !defined(OSSIA_DRIVER)
+    m.def("time_stages", [](Machine& machine) { machine.stages().start(); }, "machine"_a);
+    m.def(
+        "stages",
+        [](Machine& machine) {
+            nb::list found;
+            for (const auto& [name, calls, seconds, busy] : machine.stages().end())
+                found.append(nb::make_tuple(name, calls, seconds, busy));
+            return found;
+        },
+        "machine"_a);
+#endif
 }

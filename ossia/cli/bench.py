@@ -58,6 +58,9 @@ class WorkOptions(Options):
         "1,2,4,8"
     )
     turns: Annotated[int, Option("Times to measure; the median counts.", minimum=1)] = 5
+    stages: Annotated[
+        bool, Option("Then show where the time of each prompt and of a decoding step goes.")
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ def cpu(
 
         machine = describe()
         workload = Workload(prompts, work.tokens, batches, work.turns)
-        report = measure_model(source, workload, load, engine, advance)
+        report = measure_model(source, workload, load, engine, advance, stages=work.stages)
     if as_json:
         print(json.dumps({"model": name, "machine": asdict(machine), **asdict(report)}))
         return
@@ -308,6 +311,13 @@ def _print_report(name: str, machine: Description, report: Report) -> None:
         *_numbers(speed.read_bytes_per_second, report.bytes_per_token, 1),
     )
     _print(table)
+    for measured in report.stages or ():
+        table = _table(f"{measured.name}, {measured.seconds * 1e3:,.1f} ms", "ms", "%", "busy, %")
+        for stage in measured.stages:
+            share, busy = stage.seconds / measured.seconds, stage.busy / stage.seconds
+            figures = (stage.seconds * 1e3, share * 100, busy / machine.threads * 100)
+            table.add_row(stage.name, *(f"{figure:,.1f}" for figure in figures))
+        _print(table)
 
 
 def _find(model: str | None) -> tuple[str, Path | ModelConfig]:

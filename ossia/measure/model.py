@@ -25,6 +25,7 @@ from ossia.measure.speed import (
     Workload,
     measure,
 )
+from ossia.measure.stages import Pass, passes
 from ossia.ops import int8
 from ossia.options import EngineOptions, LoadOptions
 from ossia.system.memory import available_memory
@@ -48,7 +49,7 @@ class Run:
 @dataclass(frozen=True)
 class Report:
     """The result of `measure_model`. With random weights, loading is not that of a checkpoint, and
-    memory includes what the files would hold.
+    memory includes what the files would hold. stages: where the time of a pass goes, if asked for.
     """
 
     dtype: str
@@ -60,6 +61,7 @@ class Report:
     bytes_per_token: int
     random_weights: bool
     run: Run
+    stages: list[Pass] | None = None
 
 
 def measure_run(
@@ -89,6 +91,8 @@ def measure_model(
     options: LoadOptions = LoadOptions(),
     engine: EngineOptions = EngineOptions(),
     progress: Callable[[], None] = lambda: None,
+    *,
+    stages: bool = False,
 ) -> Report:
     """Measure our engine on the CPU: on a checkpoint folder, whose files are read into the page
     cache first, or on a config with random weights.
@@ -106,6 +110,7 @@ def measure_model(
     else:
         memory.warm(weight_files(source))
     backend = ops.select(options.backend, "cpu", rounds=options.activations is not None)
+    loaded: list[EngineModel] = []
 
     def load() -> EngineModel:
         if isinstance(source, ModelConfig):
@@ -116,9 +121,11 @@ def measure_model(
                 checkpoint.check_activations(decoder, "random weights")
         else:
             decoder = checkpoint.load(source, options)
-        return EngineModel(Engine(decoder, engine), workload.tokens + UNTIMED)
+        loaded.append(EngineModel(Engine(decoder, engine), workload.tokens + UNTIMED))
+        return loaded[0]
 
     read = bytes_per_token(config, int8.ELEMENT_BYTES if options.dense else None)
+    run = measure_run(load, workload, read, progress)
     return Report(
         dtype=config.dtype,
         dense=options.dense,
@@ -128,7 +135,8 @@ def measure_model(
         checkpoint_bytes=counts.checkpoint_bytes,
         bytes_per_token=read,
         random_weights=isinstance(source, ModelConfig),
-        run=measure_run(load, workload, read, progress),
+        run=run,
+        stages=passes(loaded[0], workload) if stages else None,
     )
 
 

@@ -173,6 +173,14 @@ def watch(begin: int, size: int, line: str) -> None:
 def unwatch(begin: int) -> None:
     """End that for the memory that begins there."""
 
+def time_stages(machine: Machine, /) -> None:
+    """Measure the stages of that machine's operations from now on."""
+
+def stages(machine: Machine, /) -> list[tuple[str, int, float, float]]:
+    """End that: each stage's name, calls, seconds on the clock, and seconds that all threads
+    together were busy.
+    """
+
 class Recording:
     """Machines' operations, kept between `begin` and `end` on one thread, to be run again."""
 

@@ -81,6 +81,20 @@ def test_formats_are_those_asked_for(ossia_command, model_folder):
     assert "dense weights in int8, prompts' activations in int8, keys and values in int8" in words
 
 
+def test_stages_of_each_pass_are_shown_if_asked_for(ossia_command, model_folder):
+    arguments = ("bench", "cpu", model_folder, *SHORT, "--batch", "1,3", "--backend", "cpu")
+    assert json.loads(ossia_command(*arguments, "--json").out)["stages"] is None
+    record = json.loads(ossia_command(*arguments, "--stages", "--json").out)
+    names = ["prompt of 5", "prompt of 9", "step of one sequence", "step of 3 sequences"]
+    assert [measured["name"] for measured in record["stages"]] == names
+    for measured in record["stages"]:
+        stages = measured["stages"]
+        assert {"attention", "linear layers", "norms"} <= {stage["name"] for stage in stages}
+        assert sum(stage["seconds"] for stage in stages) == pytest.approx(measured["seconds"])
+    words = ossia_command(*arguments, "--stages").out
+    assert all(name in words for name in (*names, "outside native operations"))
+
+
 def test_the_packaged_model_is_the_default(ossia_command):
     result = ossia_command("bench", "cpu", *SHORT, "--batch", "1", "--threads", "1")
     assert result.code == 0

@@ -9,6 +9,7 @@
 
 #include "core/array.hpp"
 #include "core/pool.hpp"
+#include "core/stages.hpp"
 #include "gemm/gemm.hpp"
 #include "kernels/kernels.hpp"
 #include "ops/experts.hpp"
@@ -41,6 +42,7 @@ class Machine {
     int threads() const { return pool_.size(); }
     void pin() { pool_.pin(); }
     void share_threads() { pool_.share_threads(); }
+    Stages& stages() { return stages_; }
 
     // y (..., rows), float32 or of x's type: x (..., cols) times the matrix, plus its bias and the optional residual
     // (..., rows), both of y's type. If `rounds`, x is rounded to int8 (gemm_int8.inl) for a product of more than
@@ -182,6 +184,7 @@ class Machine {
     const char* remark_;
     const Kernels& kernels_;
     const Gemm& gemm_;
+    Stages stages_;
     Pool pool_;
 };
 

@@ -7,6 +7,8 @@
 #include <system_error>
 #include <utility>
 
+#include "core/stages.hpp"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -216,6 +218,10 @@ void Pool::Crew::pin() {
 void Pool::Crew::run(const void* new_task, Call new_call) {
     task = new_task;
     call = new_call;
+    Stage* const stage = Stage::current();
+    const Stages::Clock::time_point start = stage ? Stages::Clock::now() : Stages::Clock::time_point();
+    timed = stage != nullptr;
+    spent.store(0, std::memory_order_relaxed);
     busy.store(static_cast<int>(workers.size()), std::memory_order_relaxed);
     // Sequentially consistent, like the store by which a worker goes to sleep: either it sees the new epoch or we see
     // it asleep.
@@ -226,17 +232,25 @@ void Pool::Crew::run(const void* new_task, Call new_call) {
     }
     call_task(0);
     for (Wait wait; busy.load(std::memory_order_acquire) > 0;) wait.rest();
+    if (stage)
+        stage->shared(std::chrono::duration<double>(Stages::Clock::now() - start).count(),
+                      1e-9 * static_cast<double>(spent.load(std::memory_order_relaxed)));
     if (failure) std::rethrow_exception(std::exchange(failure, nullptr));
 }
 
 // An exception, such as of memory that there is not, must leave neither a worker nor the caller while others still use
 // the task.
 void Pool::Crew::call_task(int thread) noexcept {
+    const Stages::Clock::time_point start = timed ? Stages::Clock::now() : Stages::Clock::time_point();
     try {
         call(task, thread, threads);
     } catch (...) {
         std::lock_guard<std::mutex> lock(mutex);
         if (!failure) failure = std::current_exception();
+    }
+    if (timed) {
+        const auto passed = std::chrono::duration_cast<std::chrono::nanoseconds>(Stages::Clock::now() - start);
+        spent.fetch_add(passed.count(), std::memory_order_relaxed);
     }
 }
 

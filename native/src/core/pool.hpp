@@ -74,6 +74,8 @@ class Pool {
         const void* task = nullptr;
         Call call = nullptr;
         std::exception_ptr failure;  // the first that the task threw
+        bool timed = false;          // whether `spent` is wanted
+        std::atomic<long> spent{0};  // nanoseconds of all threads in the task
     };
     struct Forks;
     struct OpenMP;

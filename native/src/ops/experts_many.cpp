@@ -76,15 +76,17 @@ void Machine::moe_many(const Array& x, const Array& ids, const Array& weights, c
             for (std::size_t i = 0; i < group.slots.size(); ++i) sources[group.place + i] = group.slots[i] / chosen;
     }
     const bool shared = format != Format::tiles;
-    const Vectors inputs =
-        shared ? vectors_of(pool_, gemm_, format, x.data, type, tokens, hidden)
-               : vectors_of(pool_, gemm_, format, x.data, type, places, hidden, [&](long i) { return sources[i]; });
+    const Vectors inputs = [&] {
+        const Stage stage(stages_, kLayout);
+        if (shared) return vectors_of(pool_, gemm_, format, x.data, type, tokens, hidden);
+        return vectors_of(pool_, gemm_, format, x.data, type, places, hidden, [&](long i) { return sources[i]; });
+    }();
     Vectors middles(gemm_, format, places, inter);
 
     // Gate and up alternate: a panel of rows yields one block of hidden units. Bytes take the blocks of a group at once.
     const Activation activation{m.clamped, m.limit, m.alpha};
     const long units = rounds ? kByteGroup : kWordBlock, items = pieces(inter, units);
-    each(pool_, static_cast<long>(groups.size()) * items, [&](long item, Scratch& scratch) {
+    const auto gate_and_up = [&](long item, Scratch& scratch) {
         const Group& group = groups[item / items];
         const long unit = item % items * units, last = std::min(inter, unit + units);
         const std::unique_ptr<float[]> activated(rounds ? new float[kManyTokens * units] : nullptr);
@@ -102,9 +104,14 @@ void Machine::moe_many(const Array& x, const Array& ids, const Array& weights, c
             for (long i = 0; rounds && i < count; ++i)
                 middles.set(group.place + first + i, unit, activated.get() + i * units, last - unit);
         });
-    });
+    };
+    {
+        const Stage stage(stages_, "experts: gate and up");
+        each(pool_, static_cast<long>(groups.size()) * items, gate_and_up);
+    }
 
     // The thread that owns a panel of the result sums all experts' contributions, in the order of their ids.
+    const Stage stage(stages_, "experts: down");
     each(pool_, pieces(hidden, kPanelRows), [&](long item, Scratch& scratch) {
         const long begin = item * kPanelRows, end = std::min(hidden, begin + kPanelRows);
         std::vector<float> sums(tokens * kPanelRows);

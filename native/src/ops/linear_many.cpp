@@ -26,7 +26,10 @@ void Machine::linear_many(const std::vector<Product>& matrices, const void* x, T
                           : type == Type::f32 ? Format::two_words
                           : gemm_.tiles       ? Format::tiles
                                               : Format::words;
-    const Vectors inputs = vectors_of(pool_, gemm_, format, x, type, tokens, cols);
+    const Vectors inputs = [&] {
+        const Stage stage(stages_, kLayout);
+        return vectors_of(pool_, gemm_, format, x, type, tokens, cols);
+    }();
     struct Panel {
         const Product& w;
         long begin;

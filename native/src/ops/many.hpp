@@ -14,6 +14,9 @@
 
 namespace ossia {
 
+// The stage in which activations are laid out for products.
+constexpr const char* kLayout = "layout of activations";
+
 struct Scratch {
     alignas(64) char panel[std::max(kPanelBytes, kTileMemoryBytes)];
     float tile[kManyTokens * kPanelRows];
