@@ -453,17 +453,24 @@ void gemm_tiles(const Weights& w, const void* data, long count, long begin, long
 
 // ---- Tokens.
 
-inline void put(__m512i pairs, void* at) {
+void put_rows(const bf16* const* rows, long cols, void* at) {
+    char* to = static_cast<char*>(at);
+    for (long column = 0; column < cols; column += kWordBlock, to += kTileBytes) {
+        const __mmask32 there = first(cols - column);
+        __m512i pairs[kTileTokens];
+        for (long i = 0; i < kTileTokens; ++i)
+            pairs[i] = rows[i] ? _mm512_maskz_loadu_epi16(there, rows[i] + column) : _mm512_setzero_si512();
+        turn(pairs);
+        for (long i = 0; i < kTileTokens; ++i) _mm512_store_si512(to + i * kTileRowBytes, pairs[i]);
+    }
+}
+void put_f32(const float* x, long count, void* at) {
+    const __mmask32 there = first(count);
+    const __m512i pairs = floats_to_bf16(_mm512_maskz_loadu_ps(static_cast<__mmask16>(there), x),
+                                         _mm512_maskz_loadu_ps(static_cast<__mmask16>(there >> 16), x + 16));
     const __m512i places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     _mm512_i32scatter_epi32(at, _mm512_slli_epi32(places, 6), pairs, 1);
 }
-void put_bf16(const bf16* x, long count, void* at) { put(_mm512_maskz_loadu_epi16(first(count), x), at); }
-void put_f32(const float* x, long count, void* at) {
-    const __mmask32 there = first(count);
-    put(floats_to_bf16(_mm512_maskz_loadu_ps(static_cast<__mmask16>(there), x),
-                       _mm512_maskz_loadu_ps(static_cast<__mmask16>(there >> 16), x + 16)),
-        at);
-}
 
 constexpr TileGemm kTileGemm{gemm_tiles<Packed>, gemm_tiles<Turned>, gemm_tiles<Dense<bf16>>,
-                             gemm_tiles<Int8>,   put_bf16,           put_f32};
+                             gemm_tiles<Int8>,   put_rows,           put_f32};

@@ -79,13 +79,17 @@ class Vectors {
     template <class Element>
     void set(long i, long column, const Element* x, long count) {
         const long block = column / kWordBlock;
+        if constexpr (std::is_same_v<Element, float>) {
+            if (format_ == Format::tiles) {
+                for (long c = 0; c < count; c += kWordBlock)
+                    gemm_.tiles->put_f32(x + c, std::min(kWordBlock, count - c),
+                                         own_.get() + place_in_tiles(i, block + c / kWordBlock, word_blocks(cols_)));
+                return;
+            }
+        }
         if (are_bytes()) {
             const Order order = format_ == Format::bytes ? Order::plain : Order::even_first;
             quantize_bytes(x, count, column / kByteGroup, order, to_part(0, i));
-        } else if (format_ == Format::tiles) {
-            for (long c = 0; c < count; c += kWordBlock)
-                put(x + c, std::min(kWordBlock, count - c),
-                    own_.get() + place_in_tiles(i, block + c / kWordBlock, word_blocks(cols_)));
         } else if (format_ == Format::floats) {
             float* to = reinterpret_cast<float*>(to_part(0, i)) + column;
             for (long c = 0; c < count; ++c) to[c] = widen(x[c]);
@@ -97,6 +101,9 @@ class Vectors {
             quantize(rest.get(), count, block, to_part(1, i), nullptr);
         }
     }
+
+    // Vectors [i, i + kTileTokens) of tiles, `i` the first of one; null for one that nothing is read of.
+    void set_tile(long i, const bf16* const* rows) { gemm_.tiles->put_rows(rows, cols_, to_part(0, i)); }
 
   private:
     char* to_part(int part, long i) { return own_.get() + (part * count_ + i) * size_; }
@@ -112,8 +119,6 @@ class Vectors {
     void quantize_bytes(const float* x, long count, long group, Order order, void* to) {
         gemm_.bytes.quantize_f32(x, count, cols_, group, order, to);
     }
-    void put(const bf16* x, long count, void* to) { gemm_.tiles->put_bf16(x, count, to); }
-    void put(const float* x, long count, void* to) { gemm_.tiles->put_f32(x, count, to); }
 
     struct Free {
         void operator()(char* data) const { ::operator delete[](data, kLine); }
@@ -127,25 +132,29 @@ class Vectors {
     const char* data_;
 };
 
-// `count` vectors of `cols` elements of type `type`: the i-th is row `source(i)` of x, which is skipped if negative.
+// `count` vectors of `cols` elements of type `type`, bfloat16 for tiles: the i-th is row `source(i)` of x, which is
+// skipped if negative.
 template <class Source>
 Vectors vectors_of(Pool& pool, const Gemm& gemm, Format format, const void* x, Type type, long count, long cols,
                    const Source& source) {
     Vectors vectors(gemm, format, count, cols);
-    const long step =
-        format == Format::tiles ? kWordBlock : cols;  // a tile interleaves its tokens, so they are written together
     each(pool, pieces(count, kTileTokens), [&](long item, Scratch&) {
         const long first = item * kTileTokens, last = std::min(count, first + kTileTokens);
-        for (long column = 0; column < cols; column += step)
-            for (long i = first; i < last; ++i) {
-                const long row = source(i), size = std::min(step, cols - column);
-                if (row < 0) continue;
-                if (type == Type::bf16) {
-                    vectors.set(i, column, static_cast<const bf16*>(x) + row * cols + column, size);
-                } else {
-                    vectors.set(i, column, static_cast<const float*>(x) + row * cols + column, size);
-                }
+        if (format == Format::tiles) {
+            const bf16* rows[kTileTokens] = {};
+            for (long i = first; i < last; ++i)
+                if (const long row = source(i); row >= 0) rows[i - first] = static_cast<const bf16*>(x) + row * cols;
+            return vectors.set_tile(first, rows);
+        }
+        for (long i = first; i < last; ++i) {
+            const long row = source(i);
+            if (row < 0) continue;
+            if (type == Type::bf16) {
+                vectors.set(i, 0, static_cast<const bf16*>(x) + row * cols, cols);
+            } else {
+                vectors.set(i, 0, static_cast<const float*>(x) + row * cols, cols);
             }
+        }
     });
     return vectors;
 }
