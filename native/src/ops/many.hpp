@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <memory>
 #include <new>
 #include <type_traits>
@@ -24,16 +23,17 @@ struct Scratch {
     float bias[kPanelRows];
 };
 
-// Calls task(item, scratch) for each item, on whichever thread is free.
+// Calls task(item, scratch) for each item. A thread's items follow one another, so that what they share (the tokens of
+// an expert) is read by few threads; who is done takes what others have left.
 template <class Task>
 void each(Pool& pool, long items, const Task& task) {
-    std::atomic<long> next{0};
-    pool.run([&](int, int) {
+    Pieces shares(items, 1, 1, pool.size());
+    pool.run([&](int thread, int) {
         std::unique_ptr<Scratch> scratch;
-        for (long item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) {
+        shares.take(thread, [&](long item, long) {
             if (!scratch) scratch.reset(new Scratch);
             task(item, *scratch);
-        }
+        });
     });
 }
 
