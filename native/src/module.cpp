@@ -155,7 +155,8 @@ NB_MODULE(_native, m) {
         .def("unpack_mxfp4", &Machine::unpack_mxfp4, nb::call_guard<Unlocked>())
         .def("grouped", &Machine::grouped, nb::call_guard<Unlocked>(), "x"_a, "counts"_a, "stack"_a, "y"_a,
              "turned"_a = false)
-        .def("embed", operation("embedding", &Machine::embed), "ids"_a, "table"_a, "y"_a, "residual"_a.none() = nb::none())
+        .def("embed", operation("embedding", &Machine::embed), "ids"_a, "table"_a, "y"_a,
+             "residual"_a.none() = nb::none())
         .def("rms_norm", operation("norms", &Machine::rms_norm))
         .def("layer_norm", operation("norms", &Machine::layer_norm))
         .def("rope_table", operation("rotary positions", &Machine::rope_table))
@@ -178,8 +179,7 @@ NB_MODULE(_native, m) {
         .def("moe", operation("experts", &Machine::moe), "x"_a, "ids"_a, "weights"_a, "experts"_a, "y"_a,
              "residual"_a.none() = nb::none(), "rounds"_a = false)
         .def("paged_attention", operation("attention", &Machine::paged_attention), "q"_a, "k"_a, "v"_a, "y"_a,
-             "pages"_a, "tables"_a,
-             "window"_a = 0, "sinks"_a.none() = nb::none(), "cosines"_a.none() = nb::none(),
+             "pages"_a, "tables"_a, "window"_a = 0, "sinks"_a.none() = nb::none(), "cosines"_a.none() = nb::none(),
              "sines"_a.none() = nb::none());
 
 #if !defined(OSSIA_DRIVER)

@@ -61,7 +61,7 @@ struct TileGemm {
     void (*dense)(const Dense<bf16>&, const void* tokens, long count, long begin, long end, void* memory, float* out);
     void (*int8)(const Int8&, const void* tokens, long count, long begin, long end, void* memory, float* out);
 
-    // Writes a tile of kTileTokens tokens of `cols` columns, padded with zeros to blocks; a token that is null is zeros.
+    // Writes a tile of kTileTokens tokens of `cols` columns, padded with zeros to blocks; a null token is zeros.
     void (*put_rows)(const bf16* const* rows, long cols, void* at);
     // Writes a token's block of `count` columns, padded with zeros to kWordBlock and rounded.
     void (*put_f32)(const float* x, long count, void* at);
