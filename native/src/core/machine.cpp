@@ -11,6 +11,7 @@ namespace ossia {
 
 namespace {
 
+// From the slowest to the fastest.
 std::vector<Machine::Form> forms() {
     std::vector<Machine::Form> known{{"portable", kernels_portable(), gemm_portable()}};
 #if defined(__x86_64__)
@@ -18,7 +19,11 @@ std::vector<Machine::Form> forms() {
         known.push_back({"avx2", kernels_avx2(), gemm_avx2()});
     if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni")) {
+        const bool pairs = __builtin_cpu_supports("avx512bf16"), fast = pairs && bf16_pairs_are_fast();
+        const auto add_pairs = [&] { known.push_back({"avx512+bf16", kernels_avx512_bf16(), gemm_avx512()}); };
+        if (pairs && !fast) add_pairs();
         known.push_back({"avx512", kernels_avx512(), gemm_avx512()});
+        if (fast) add_pairs();
     }
 #elif defined(__aarch64__)
     known.push_back({"neon", kernels_neon(), gemm_portable()});
@@ -43,7 +48,7 @@ Machine::Form choose(const std::string& isa) {
     if (named() != known.end()) return *named();
 #if defined(__x86_64__)
     // AMX is probed last, so that asking for another instruction set never touches it.
-    if (known.back().name == std::string("avx512")) {
+    if (std::string(known.back().name).rfind("avx512", 0) == 0) {
 #if defined(OSSIA_EMULATE_AMX)
         static const Gemm emulated = with(gemm_amx_emulated());
         if (isa == "amx-emulated") return {"amx-emulated", kernels_avx512(), emulated};

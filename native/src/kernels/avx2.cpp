@@ -89,6 +89,7 @@ struct Dots {
 #include "kernels/attend.inl"
 #include "kernels/attend_block.inl"
 #include "kernels/dense.inl"
+#include "kernels/columns.inl"
 #include "kernels/int8.inl"
 #include "kernels/int8_words.inl"
 #include "kernels/mxfp4.inl"
@@ -162,8 +163,8 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
 }  // namespace
 
 const Kernels& kernels_avx2() {
-    static const Kernels kernels{"avx2", dense<bf16>, dense<float>, dense_int8, words_size, to_words<bf16>,
-                                 to_words<float>, to_codes<bf16>, to_codes<float>, pack_blocks<bf16>,
+    static const Kernels kernels{"avx2", dense_floats<bf16>, dense_floats<float>, dense_int8, words_size,
+                                 to_words<bf16>, to_words<float>, to_codes<bf16>, to_codes<float>, pack_blocks<bf16>,
                                  pack_blocks<float>,
                                  unpack_blocks<bf16>, unpack_blocks<float>, sum_words, quantized_size, quantize,
                                  packed, turn<bf16>, turn<float>, attend_scratch, nullptr, kAttend<bf16>, kAttend<float>,

@@ -1,22 +1,10 @@
-// Matrix-vector products of dense weights, the same for every instruction set, over its `Vec`: a vector of kWidth
-// floats. Included by each form inside an unnamed namespace, after its Vec.
-
-inline std::uint64_t sum_words(const std::uint64_t* words, long count) {
-    constexpr int kLanes = 64;
-    std::uint64_t lanes[kLanes] = {};
-    long i = 0;
-    for (; i + kLanes <= count; i += kLanes)
-        for (int j = 0; j < kLanes; ++j) lanes[j] += words[i + j];
-    std::uint64_t sum = 0;
-    for (std::uint64_t lane : lanes) sum += lane;
-    for (; i < count; ++i) sum += words[i];
-    return sum;
-}
+// Matrix-vector products of dense weights whose rows are contiguous, the same for every instruction set, over its
+// `Vec`: sums of the products of kWidth columns. Included by each form inside an unnamed namespace, after its Vec.
 
 // Prefetches kAhead of the rows of the next block, from `ahead` on, while it multiplies: the hardware prefetcher stops
 // at page boundaries.
-template <int kRows, int kTokens, int kAhead, class Weight>
-inline void dense_block(const Dense<Weight>& w, const Floats& x, long row, const Weight* ahead, float* y,
+template <int kRows, int kTokens, int kAhead, class Weight, class Element>
+inline void dense_block(const Dense<Weight>& w, const Tokens<Element>& x, long row, const Weight* ahead, float* y,
                         long y_stride) {
     Vec sums[kRows][kTokens];
     for (auto& of_row : sums)
@@ -24,10 +12,10 @@ inline void dense_block(const Dense<Weight>& w, const Floats& x, long row, const
     const Weight* rows[kRows];
     for (int r = 0; r < kRows; ++r) rows[r] = w.data + (row + r) * w.stride;
     const auto add = [&](long c) {
-        Vec xs[kTokens];
+        decltype(Vec::load(x.data)) xs[kTokens];
         for (int t = 0; t < kTokens; ++t) xs[t] = Vec::load(x.data + t * x.stride + c);
         for (int r = 0; r < kRows; ++r) {
-            const Vec weights = Vec::load(rows[r] + c);
+            const auto weights = Vec::load(rows[r] + c);
             for (int t = 0; t < kTokens; ++t) sums[r][t] = Vec::fma(weights, xs[t], sums[r][t]);
         }
     };
@@ -42,14 +30,14 @@ inline void dense_block(const Dense<Weight>& w, const Floats& x, long row, const
     for (int r = 0; r < kRows; ++r)
         for (int t = 0; t < kTokens; ++t) {
             float sum = sums[r][t].sum();
-            for (long c = whole; c < w.cols; ++c) sum += widen(rows[r][c]) * x.data[t * x.stride + c];
+            for (long c = whole; c < w.cols; ++c) sum += widen(rows[r][c]) * widen(x.data[t * x.stride + c]);
             y[t * y_stride + row + r] = sum;
         }
 }
 
 // A block of rows times the next kTokens tokens. The passes share the prefetches, so that memory is read throughout.
-template <int kRows, int kTokens, class Weight>
-inline void dense_pass(const Dense<Weight>& w, const Floats& x, long row, long pass, long passes, float* y,
+template <int kRows, int kTokens, class Weight, class Element>
+inline void dense_pass(const Dense<Weight>& w, const Tokens<Element>& x, long row, long pass, long passes, float* y,
                        long y_stride) {
     const long some = (kRows + passes - 1) / passes, from = pass * some;
     const Weight* const ahead = w.data + (row + kRows + from) * w.stride;
@@ -65,11 +53,12 @@ inline void dense_pass(const Dense<Weight>& w, const Floats& x, long row, long p
 }
 
 // The rows stay in the first-level cache while the tokens pass.
-template <int kRows, class Weight>
-inline void dense_rows(const Dense<Weight>& w, const Floats& x, long tokens, float* y, long y_stride, long row) {
+template <int kRows, class Weight, class Element>
+inline void dense_rows(const Dense<Weight>& w, const Tokens<Element>& x, long tokens, float* y, long y_stride,
+                       long row) {
     const long passes = tokens / 4 + tokens % 4 / 2 + tokens % 2;
     long t = 0, pass = 0;
-    const auto from = [&](long token) { return Floats{x.data + token * x.stride, x.stride}; };
+    const auto from = [&](long token) { return Tokens<Element>{x.data + token * x.stride, x.stride}; };
     for (; t + 4 <= tokens; t += 4)
         dense_pass<kRows, 4>(w, from(t), row, pass++, passes, y + t * y_stride, y_stride);
     for (; t + 2 <= tokens; t += 2)
@@ -77,44 +66,9 @@ inline void dense_rows(const Dense<Weight>& w, const Floats& x, long tokens, flo
     if (t < tokens) dense_pass<kRows, 1>(w, from(t), row, pass, passes, y + t * y_stride, y_stride);
 }
 
-// Adds kColumns columns of a transposed matrix, each contiguous, to y.
-template <int kColumns, class Weight>
-inline void add_columns(const Dense<Weight>& w, const float* x, long column, float* y, long begin, long end) {
-    const Weight* columns[kColumns];
-    Vec xs[kColumns];
-    for (int i = 0; i < kColumns; ++i) {
-        columns[i] = w.data + (column + i) * w.stride;
-        xs[i] = Vec::fill(x[column + i]);
-    }
-    long row = begin;
-    for (; row + Vec::kWidth <= end; row += Vec::kWidth) {
-        Vec sum = Vec::load(y + row);
-        for (int i = 0; i < kColumns; ++i) {
-            sum = Vec::fma(Vec::load(columns[i] + row), xs[i], sum);
-            __builtin_prefetch(columns[i] + kColumns * w.stride + row, 0, 2);
-        }
-        sum.store(y + row);
-    }
-    for (; row < end; ++row)
-        for (int i = 0; i < kColumns; ++i) y[row] += widen(columns[i][row]) * x[column + i];
-}
-
-template <class Weight>
-void transposed(const Dense<Weight>& w, const Floats& x, long tokens, float* y, long y_stride, long begin, long end) {
-    for (long t = 0; t < tokens; ++t) std::memset(y + t * y_stride + begin, 0, (end - begin) * sizeof(float));
-    constexpr int kColumns = 4;
-    const long whole = w.cols / kColumns * kColumns;
-    // The columns stay in the first-level cache while the tokens pass.
-    for (long c = 0; c < whole; c += kColumns)
-        for (long t = 0; t < tokens; ++t)
-            add_columns<kColumns>(w, x.data + t * x.stride, c, y + t * y_stride, begin, end);
-    for (long c = whole; c < w.cols; ++c)
-        for (long t = 0; t < tokens; ++t) add_columns<1>(w, x.data + t * x.stride, c, y + t * y_stride, begin, end);
-}
-
-template <class Weight>
-void dense(const Dense<Weight>& w, const Floats& x, long tokens, float* y, long y_stride, long begin, long end) {
-    if (w.transposed) return transposed(w, x, tokens, y, y_stride, begin, end);
+template <class Weight, class Element>
+void dense(const Dense<Weight>& w, const Tokens<Element>& x, long tokens, float* y, long y_stride, long begin,
+           long end) {
     long row = begin;
     for (; row + Vec::kRows <= end; row += Vec::kRows) dense_rows<Vec::kRows>(w, x, tokens, y, y_stride, row);
     for (; row < end; ++row) dense_rows<1>(w, x, tokens, y, y_stride, row);

@@ -38,11 +38,13 @@ struct Dense {
     bool transposed;
 };
 
-// Tokens as floats, `stride` apart.
-struct Floats {
-    const float* data;
+// Tokens, `stride` elements apart.
+template <class Element>
+struct Tokens {
+    const Element* data;
     long stride;
 };
+using Floats = Tokens<float>;
 
 // Tokens that are a multiple of 4 KB apart would share the lines of the first-level cache, so there is a line between.
 constexpr long padded(long cols, long line) { return (cols + line - 1) / line * line + line; }
@@ -245,6 +247,11 @@ struct Kernels {
 
     Training training;
 
+    // As dense_bf16 of a matrix with contiguous rows, by products of pairs of bfloat16 numbers, which flush numbers
+    // below 2^-126 to 0; null where there are none.
+    void (*dense_pairs)(const Dense<bf16>&, const Tokens<bf16>& x, long tokens, float* y, long y_stride, long begin,
+                        long end) = nullptr;
+
     // The table for a pointer's type.
     const Rowwise<bf16>& rowwise(const bf16*) const { return rowwise_bf16; }
     const Rowwise<float>& rowwise(const float*) const { return rowwise_f32; }
@@ -253,6 +260,8 @@ struct Kernels {
 const Kernels& kernels_portable();
 const Kernels& kernels_avx2();
 const Kernels& kernels_avx512();
+const Kernels& kernels_avx512_bf16();
+bool bf16_pairs_are_fast();  // on this processor, which has the instruction
 const Kernels& kernels_neon();
 
 }  // namespace ossia

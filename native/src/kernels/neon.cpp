@@ -102,6 +102,7 @@ struct Dots {
 #include "kernels/attend.inl"
 #include "kernels/attend_block.inl"
 #include "kernels/dense.inl"
+#include "kernels/columns.inl"
 #include "kernels/int8.inl"
 #include "kernels/int8_words.inl"
 #include "kernels/mxfp4.inl"
@@ -179,8 +180,8 @@ const Kernels& kernels_neon() {
     static const Kernels kernels = [] {
         Kernels form = kernels_portable();  // the words have the same order
         form.name = "neon";
-        form.dense_bf16 = dense<bf16>;
-        form.dense_f32 = dense<float>;
+        form.dense_bf16 = dense_floats<bf16>;
+        form.dense_f32 = dense_floats<float>;
         form.dense_int8 = dense_int8;
         form.words_size = words_size;
         form.words_bf16 = to_words<bf16>;

@@ -123,6 +123,19 @@ void finish(const float* x, const Element* bias, const Element* residual, Elemen
     }
 }
 
+// The least that a pass over memory costs.
+inline std::uint64_t sum_words(const std::uint64_t* words, long count) {
+    constexpr int kLanes = 64;
+    std::uint64_t lanes[kLanes] = {};
+    long i = 0;
+    for (; i + kLanes <= count; i += kLanes)
+        for (int j = 0; j < kLanes; ++j) lanes[j] += words[i + j];
+    std::uint64_t sum = 0;
+    for (std::uint64_t lane : lanes) sum += lane;
+    for (; i < count; ++i) sum += words[i];
+    return sum;
+}
+
 template <class Element>
 constexpr Rowwise<Element> kRowwise{rms_norm<Element>, layer_norm<Element>,     rotate<Element>, gelu<Element>,
                                     swiglu<Element>,   clamped_swiglu<Element>, finish<Element>};

@@ -21,11 +21,20 @@ long piece(const Product& w) {
     return std::max(rows / kGrain * kGrain, kGrain);
 }
 
-// Few tokens in the form that the kernels read: floats, or words for int8 weights. Words are finer than bfloat16 but
-// coarser than float32, so for float32 the rounding error becomes words too and its products are added.
+// Whether the kernels read tokens in bfloat16.
+bool as_pairs(const Kernels& kernels, const Product& w) {
+    return kernels.dense_pairs && w.weight_type == Type::bf16 && !w.transposed;
+}
+
+// Few tokens in the form that the kernels read: floats, bfloat16, or words for int8 weights. Words are finer than
+// bfloat16 but coarser than float32, so for float32 the rounding error becomes words too and its products are added.
 class Inputs {
   public:
     Inputs(const Kernels& kernels, const Product& w, const void* x, Type type, long tokens) {
+        if (as_pairs(kernels, w)) {
+            set_narrow(static_cast<const bf16*>(x), tokens, w.cols);
+            return;
+        }
         if (w.weight_type != Type::int8) {
             set_floats(x, type, tokens, w.cols);
             return;
@@ -54,6 +63,7 @@ class Inputs {
     }
 
     const Floats& as_floats() const { return floats_; }
+    const Tokens<bf16>& as_narrow() const { return narrow_; }
     const std::vector<Words>& words() const { return words_of_; }
 
   private:
@@ -70,6 +80,18 @@ class Inputs {
         floats_ = {copy_.get(), stride};
     }
 
+    void set_narrow(const bf16* x, long tokens, long cols) {
+        narrow_ = {x, cols};
+        if (tokens == 1) return;
+        constexpr long kLineNumbers = 32;
+        const long stride = padded(cols, kLineNumbers);
+        narrow_copy_ = lines<bf16>(tokens * stride);
+        for (long t = 0; t < tokens; ++t) std::copy_n(x + t * cols, cols, narrow_copy_.get() + t * stride);
+        narrow_ = {narrow_copy_.get(), stride};
+    }
+
+    Tokens<bf16> narrow_{};
+    Lines<bf16> narrow_copy_;
     Floats floats_{};
     Lines<float> copy_;
     std::vector<float> storage_;
@@ -89,7 +111,11 @@ void products_of(const Kernels& kernels, const Product& w, const Inputs& inputs,
         }
     } else if (w.weight_type == Type::bf16) {
         const Dense<bf16> matrix{static_cast<const bf16*>(w.weight), w.stride, w.cols, w.transposed};
-        kernels.dense_bf16(matrix, x, tokens, products, w.rows, rows.begin, rows.end);
+        if (as_pairs(kernels, w)) {
+            kernels.dense_pairs(matrix, inputs.as_narrow(), tokens, products, w.rows, rows.begin, rows.end);
+        } else {
+            kernels.dense_bf16(matrix, x, tokens, products, w.rows, rows.begin, rows.end);
+        }
     } else {
         const Dense<float> matrix{static_cast<const float*>(w.weight), w.stride, w.cols, w.transposed};
         kernels.dense_f32(matrix, x, tokens, products, w.rows, rows.begin, rows.end);

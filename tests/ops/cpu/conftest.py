@@ -2,7 +2,7 @@
 
 import pytest
 
-ISAS = ("portable", "avx2", "avx512", "avx512+amx", "amx-emulated", "neon")
+ISAS = ("portable", "avx2", "avx512", "avx512+bf16", "avx512+amx", "amx-emulated", "neon")
 
 
 @pytest.fixture(scope="module", params=ISAS)
