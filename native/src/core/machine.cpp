@@ -20,7 +20,7 @@ std::vector<Machine::Form> forms() {
     if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni")) {
         const bool pairs = __builtin_cpu_supports("avx512bf16"), fast = pairs && bf16_pairs_are_fast();
-        const auto add_pairs = [&] { known.push_back({"avx512+bf16", kernels_avx512_bf16(), gemm_avx512()}); };
+        const auto add_pairs = [&] { known.push_back({"avx512+bf16", kernels_avx512_bf16(), gemm_avx512_bf16()}); };
         if (pairs && !fast) add_pairs();
         known.push_back({"avx512", kernels_avx512(), gemm_avx512()});
         if (fast) add_pairs();

@@ -121,12 +121,18 @@ struct Gemm {
 
     const ByteGemm& bytes;
 
+    // As bf16_words of an even number of columns, with tokens in bfloat16 as they lie and products of pairs; see
+    // Kernels::dense_pairs. Null where there are none.
+    void (*bf16_pairs)(const Dense<bf16>&, const Tokens<bf16>&, long tokens, long begin, long end, void* panel,
+                       float* tile) = nullptr;
+
     const TileGemm* tiles = nullptr;  // null without a matrix unit
 };
 
 const Gemm& gemm_portable();
 const Gemm& gemm_avx2();
 const Gemm& gemm_avx512();
+const Gemm& gemm_avx512_bf16();
 const TileGemm& gemm_amx();
 #if defined(OSSIA_EMULATE_AMX)
 const TileGemm& gemm_amx_emulated();  // native/tests

@@ -61,6 +61,7 @@ inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 
 #include "kernels/exp.inl"
+#include "kernels/transpose.inl"
 
 // These call exp2 and exp.
 #include "kernels/attend.inl"

@@ -1,5 +1,5 @@
 // Matrix-vector products of int8 weights by bytes, for AVX-512 with VNNI. Included by that form inside an unnamed
-// namespace, after int8.inl.
+// namespace, after int8.inl and transpose.inl.
 //
 // A word is 256 * high + low, two signed bytes; a weight plus 128 is an unsigned byte. So a group's sum is 256 times
 // that of its high bytes plus that of its low bytes, less 128 times the sum of its words, which depends on no weight:
@@ -73,32 +73,6 @@ struct SixteenRows {
         }
     }
 };
-
-// Row i becomes the i-th 32 bits of each row.
-inline void transpose(__m512i (&v)[kSide]) {
-    __m512i a[kSide];
-    for (int i = 0; i < 16; i += 2) {
-        a[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
-        a[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4)
-        for (int j = 0; j < 2; ++j) {
-            v[i + 2 * j] = _mm512_unpacklo_epi64(a[i + j], a[i + 2 + j]);
-            v[i + 2 * j + 1] = _mm512_unpackhi_epi64(a[i + j], a[i + 2 + j]);
-        }
-    // Now v[4 * i + j] holds columns j, 4 + j, 8 + j and 12 + j of rows 4 * i to 4 * i + 3.
-    for (int j = 0; j < 4; ++j) {
-        const __m512i low0 = _mm512_shuffle_i32x4(v[j], v[4 + j], 0x88);
-        const __m512i high0 = _mm512_shuffle_i32x4(v[j], v[4 + j], 0xDD);
-        const __m512i low1 = _mm512_shuffle_i32x4(v[8 + j], v[12 + j], 0x88);
-        const __m512i high1 = _mm512_shuffle_i32x4(v[8 + j], v[12 + j], 0xDD);
-        a[j] = _mm512_shuffle_i32x4(low0, low1, 0x88);
-        a[8 + j] = _mm512_shuffle_i32x4(low0, low1, 0xDD);
-        a[4 + j] = _mm512_shuffle_i32x4(high0, high1, 0x88);
-        a[12 + j] = _mm512_shuffle_i32x4(high0, high1, 0xDD);
-    }
-    for (int i = 0; i < 16; ++i) v[i] = a[i];
-}
 
 // The sum of each row's lanes.
 inline __m512i sums_of(const __m512i (&rows)[kSide]) {

@@ -1,5 +1,6 @@
 // Linear layers over many tokens.
 #include <algorithm>
+#include <optional>
 
 #include "ops/many.hpp"
 #include "ops/product.hpp"
@@ -26,10 +27,12 @@ void Machine::linear_many(const std::vector<Product>& matrices, const void* x, T
                           : type == Type::f32 ? Format::two_words
                           : gemm_.tiles       ? Format::tiles
                                               : Format::words;
-    const Vectors inputs = [&] {
+    const bool pairs = gemm_.bf16_pairs && cols % 2 == 0 && matrices.front().weight_type == Type::bf16;
+    std::optional<Vectors> inputs;  // pairs are read as they lie
+    if (!pairs) {
         const Stage stage(stages_, kLayout);
-        return vectors_of(pool_, gemm_, format, x, type, tokens, cols);
-    }();
+        inputs.emplace(vectors_of(pool_, gemm_, format, x, type, tokens, cols));
+    }
     struct Panel {
         const Product& w;
         long begin;
@@ -45,7 +48,13 @@ void Machine::linear_many(const std::vector<Product>& matrices, const void* x, T
         const auto& [w, begin] = panels[item % count];
         const long rows = std::min(kPanelRows, w.rows - begin);
         const long first = item / count * size, some = std::min(size, tokens - first);
-        multiply(gemm_, matrix_of(w), inputs, some, [&](long i) { return first + i; }, begin, begin + rows, scratch);
+        if (pairs) {
+            gemm_.bf16_pairs(std::get<Dense<bf16>>(matrix_of(w)), {static_cast<const bf16*>(x) + first * cols, cols},
+                             some, begin, begin + rows, scratch.panel, scratch.tile);
+        } else {
+            multiply(
+                gemm_, matrix_of(w), *inputs, some, [&](long i) { return first + i; }, begin, begin + rows, scratch);
+        }
         const char* bias = static_cast<const char*>(w.bias);
         if (bias) bias += begin * (w.y_type == Type::bf16 ? sizeof(bf16) : sizeof(float));
         for (long i = 0; i < some; ++i)

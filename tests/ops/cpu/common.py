@@ -53,6 +53,7 @@ class Forms:
 
     def __init__(self, isa: str) -> None:
         self.has_tiles = "amx" in isa
+        self.flushes = self.has_tiles or "bf16" in isa  # takes what is below 2**-126 for 0
         self.machines = _machines(isa)
 
     def __call__(self, operation, *arguments, **options) -> torch.Tensor:

@@ -216,9 +216,9 @@ def test_words_lose_little_of_numbers_of_any_size(form, spread, largest, transpo
     expected = x.double() @ weight.double().T
     sizes = x.double().norm(dim=1)[:, None] * weight.double().norm(dim=1)
     # Half of 2**-12 of a block's largest, on both sides, and what rounding the result costs;
-    # the smallest a word can be worth is 2**-126. What a matrix unit takes for 0 is below that, in
-    # each product.
-    least = 2.0**-126 * (100 if form.has_tiles else 8)
+    # the smallest a word can be worth is 2**-126. What is taken for 0 is below that, in each
+    # product.
+    least = 2.0**-126 * (100 if form.flushes else 8)
     assert ((found - expected).abs() <= sizes * 2**-12 + expected.abs() * 2**-8 + least).all()
 
 
