@@ -127,7 +127,10 @@ class Parts:
             options = _with_keys(options, placement)
             decoder = checkpoint.load(folder, load, placement)
         smaller = draft and checkpoint.load(
-            draft, replace(load, device=str(decoder.device), expert_memory=None, devices=1)
+            draft,
+            replace(
+                load, device=str(decoder.device), expert_memory=None, devices=1, activations=None
+            ),
         )
         engine = Engine(decoder, options, draft=smaller, leader=leader)
         driver = Driver(engine, options.max_queue)

@@ -34,7 +34,6 @@ from ossia.offload import plan as planning
 from ossia.offload.store import StoredStack
 from ossia.ops.int8 import Int8
 from ossia.ops.mxfp4 import MXFP4
-from ossia.ops.weight import ExpertsKind
 from ossia.options import Load, LoadOptions
 from ossia.system import gpu, huge_pages
 from ossia.system.files import read_json
@@ -242,7 +241,7 @@ def check_activations(decoder: Decoder, name: str) -> None:
     served = [
         what
         for what, kinds in (
-            ("experts in MXFP4", (MXFP4, ExpertsKind)),
+            ("experts in MXFP4", (MXFP4,)),
             ("matrices in int8", (Int8,)),
         )
         if any(isinstance(weight, kinds) for weight in weights)
@@ -250,7 +249,7 @@ def check_activations(decoder: Decoder, name: str) -> None:
     if not served:
         raise OssiaError(
             f"{name}: --activations int8 is for experts in MXFP4 and matrices in int8, and this "
-            "model has neither: add --dense int8, or leave it out"
+            "model has neither in memory: add --dense int8, or leave it out"
         )
     others = "" if decoder.is_int8 else "; others exactly, unless --dense int8 quantizes them"
     _log.info("activations: int8, where prompts multiply %s%s", " and ".join(served), others)

@@ -9,14 +9,16 @@ import logging
 import pytest
 import torch
 
-from ossia import OssiaError, ops
+from ossia import LLM, OssiaError, ops
 from ossia import load_model as load
 from ossia.checkpoint import packaged_model
 from ossia.engine import Engine, Request, SamplingParams
 from ossia.options import EngineOptions, LoadOptions
+from tests.scripted import write_byte_tokenizer
 from tests.tiny_checkpoints import GPT2_CONFIG, gpt2_tensors, write
 
 pytest.importorskip("ossia.ops.cpu", reason="the native kernels were not built")
+from ossia.ops.cpu.prompts import ROUNDED_PROMPTS
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def test_what_follows_a_short_prompt_is_as_without(packaged):
 
 
 def test_the_weights_that_it_is_for_are_named(gpt2, gpt_oss, caplog):
-    with pytest.raises(OssiaError, match="this model has neither: add --dense int8"):
+    with pytest.raises(OssiaError, match="this model has neither in memory: add --dense int8"):
         load(gpt2, device="cpu", activations="int8")
     caplog.set_level(logging.INFO, "ossia")
     load(gpt2, device="cpu", activations="int8", dense="int8")
@@ -63,6 +65,23 @@ def test_the_weights_that_it_is_for_are_named(gpt2, gpt_oss, caplog):
     assert "prompts multiply experts in MXFP4; others exactly" in caplog.messages[-1]
     load(gpt_oss, device="cpu", activations="int8", dense="int8")
     assert caplog.messages[-1].endswith("prompts multiply experts in MXFP4 and matrices in int8")
+
+
+@torch.no_grad()
+def test_experts_that_are_read_from_disk_are_multiplied_exactly(gpt_oss):
+    """They arrive in parts that differ from run to run."""
+    decoder = load(gpt_oss, device="cpu", backend="cpu", expert_memory="10kB")
+    tokens = torch.randint(0, decoder.config.vocab_size, (1, 40))
+    exact = decoder(tokens)
+    assert torch.equal(decoder.on(ROUNDED_PROMPTS)(tokens), exact)
+    with pytest.raises(OssiaError, match="has neither in memory"):
+        load(gpt_oss, device="cpu", backend="cpu", expert_memory="10kB", activations="int8")
+
+
+def test_a_draft_model_needs_no_weights_that_it_is_for(gpt2, tmp_path):
+    for folder in (gpt2, target := write(tmp_path / "target", GPT2_CONFIG, gpt2_tensors())):
+        write_byte_tokenizer(folder)
+    LLM(target, activations="int8", dense="int8", speculate=str(gpt2)).close()
 
 
 def test_what_cannot_round_refuses(gpt_oss):

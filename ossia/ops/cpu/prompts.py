@@ -3,8 +3,9 @@ int8 or MXFP4 is rounded to int8.
 
 128 columns of a token share a scale, as those of an int8 weight do (`ossia.ops.int8`), so that
 sums of 128 products are exact in 32-bit integers, and the processor multiplies twice as many
-numbers at once as of words. Steps that decode, dense weights in floats, the unembedding, attention
-and products of up to 16 tokens are computed as without this mode.
+numbers at once as of words. Steps that decode, sequences of up to 16 tokens in a step, dense
+weights in floats, experts that are read from disk, the unembedding and attention are computed as
+without this mode.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class _Mixed:
         return out
 
 
+_FEW = 16  # tokens, up to which kernels round nothing
+
 # Whether the rows of this pass are a prompt's, all or none or some.
 _rows: ContextVar[bool | _Mixed] = ContextVar("rows", default=False)
 
@@ -63,7 +66,7 @@ class RoundedPrompts(NativeBackend):
 
     @contextmanager
     def reading(self, where: Where | PagedKV) -> Iterator[None]:
-        """As Backend.reading: whole rows are prompts; over pages, sequences of several tokens."""
+        """As Backend.reading: whole rows are prompts, and over pages what has many tokens."""
         with _within(_prompts(where)):
             yield
 
@@ -107,11 +110,12 @@ class RoundedPrompts(NativeBackend):
     ) -> Tensor:
         """As Backend.moe."""
         compute, rows = super().moe, _rows.get()
-        if isinstance(rows, bool) or isinstance(experts.gate_up, Tensor | ExpertsKind):
-            return compute(x, routing, experts, residual=residual, dtype=dtype)
-        if len(x) != len(rows):  # experts that arrived from disk, for the choices that take them
+        if isinstance(experts.gate_up, ExpertsKind):
+            # They come from disk in parts, in an order that no result may depend on.
             with _within(False):
                 return compute(x, routing, experts, residual=residual, dtype=dtype)
+        if isinstance(rows, bool) or isinstance(experts.gate_up, Tensor):
+            return compute(x, routing, experts, residual=residual, dtype=dtype)
         return rows.joined(
             lambda own: compute(
                 x[own],
@@ -134,12 +138,13 @@ def _prompts(where: Where | PagedKV) -> bool | _Mixed:
         return False
     spans = where.spans
     counts = where.query_lengths.tolist() if spans is None else [count for _, count in spans]
-    if all(count > 1 for count in counts):
+    # Of each sequence alone, so that none depends on what shares its step.
+    if all(count > _FEW for count in counts):
         return True
-    if all(count <= 1 for count in counts):
+    if all(count <= _FEW for count in counts):
         return False
-    several = torch.tensor(counts) > 1
-    is_prompt = several.repeat_interleave(torch.tensor(counts))
+    many = torch.tensor(counts) > _FEW
+    is_prompt = many.repeat_interleave(torch.tensor(counts))
     return _Mixed(is_prompt.nonzero().flatten(), (~is_prompt).nonzero().flatten())
 
 

@@ -244,3 +244,8 @@ def test_of_a_step_only_prompts_are_rounded():
     rows = [i for i in range(62) if i != 40]
     assert torch.equal(found[rows], fast[rows])
     assert torch.equal(found[40:41], both(cpu.CPU, slice(40, 41)))
+    # Short prompts, whatever they share a step with.
+    found = reading(both, ROUNDED, everything, where=step(40, 10, 12))
+    assert torch.equal(found[:40], fast[:40])
+    assert torch.equal(found[40:], both(cpu.CPU, slice(40, 62)))
+    assert torch.equal(reading(both, ROUNDED, everything, where=step(16, 16, 15, 15)), exact)
