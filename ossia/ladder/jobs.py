@@ -307,7 +307,9 @@ def work() -> None:
             run = ablation.run(asked["rung"], asked["seed"])
             ablation.train_one(run, lambda step: tell(step=asdict(step)), stop.is_set)
         except Exception as error:
-            memory = gpu.ran_out(error) or isinstance(error.__cause__, torch.OutOfMemoryError)
+            # A trainer says it in its own words, and keeps what it was told.
+            causes = (error, error.__cause__)
+            memory = any(isinstance(one, Exception) and gpu.ran_out(one) for one in causes)
             if not (memory or isinstance(error, OssiaError)):
                 raise
             tell(failed=brief(error), memory=memory)

@@ -107,12 +107,14 @@ def test_a_failing_run_leaves_the_others_alone(plan: Plan, tmp_path: Path) -> No
     assert jobs.train(ladder, 2)
 
 
+@pytest.mark.parametrize("kind", ["torch.OutOfMemoryError", "RuntimeError"])
 def test_memory_that_runs_out_is_one_process_less(
-    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever a run needs, it is only once more than the rest has left."""
-    program = """
+    program = f"""
 import os, torch
+from ossia.errors import OssiaError
 from ossia.ladder import jobs
 from ossia.ladder.run import Ablation
 whole = Ablation.train_one
@@ -120,7 +122,7 @@ def train_one(self, run, *rest):
     full = self.out / "full"
     if run.rung.name == "rope" and not full.exists():
         full.touch()
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise OssiaError("the memory ran out") from {kind}("CUBLAS_STATUS_ALLOC_FAILED")
     return whole(self, run, *rest)
 Ablation.train_one = train_one
 jobs.work()
@@ -129,7 +131,7 @@ jobs.work()
     ladder, lines = Ablation.start(replace(plan, steps=2, seeds=1), tmp_path / "out"), []
     assert jobs.train(ladder, 2, lost=lambda _, line: lines.append(line))
     (line,) = lines
-    assert line.startswith("RoPE, seed 0: CUDA out of memory; it continues later, and one run is")
+    assert line.startswith("RoPE, seed 0: the memory ran out; it continues later, and one run is")
     assert not ladder.unfinished
 
 
