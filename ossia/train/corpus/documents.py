@@ -58,7 +58,15 @@ def read(source: str, option: str) -> list[Document]:
     elif path.is_file():
         documents = list(_documents(path, path.name))
     elif root != path and root.is_dir():
-        documents = _in_folder(root, str(path.relative_to(root)))
+        pattern = path.relative_to(root)
+        if pattern.name == "**":  # which only newer versions of Python match with files
+            pattern /= "*"
+        try:
+            documents = _in_folder(root, str(pattern))
+        except ValueError as error:  # of ** within a name, until Python 3.13
+            raise OssiaError(
+                f"{option} {source}: ** must stand alone, as in {root}/**/*.txt"
+            ) from error
     else:
         raise OssiaError(f"{option} {source}: no such file or folder")
     documents = [document for document in documents if document.text]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,12 @@ def test_a_pattern_names_some_files_of_a_folder(tmp_path: Path) -> None:
         sources.read(str(package))
     with pytest.raises(OssiaError, match=r"\*\*/\*.md: holds no text"):
         sources.read(f"{package}/**/*.md")
+    (package / "part" / "native.so").unlink()
+    corpus = sources.read(f"{package}/part/**")
+    assert {d.name for d in (*corpus.train, *corpus.held_out)} == {"two.py", "three.txt"}
+    if sys.version_info < (3, 13):
+        with pytest.raises(OssiaError, match=r"\*\*\.py: \*\* must stand alone, as in .*/\*\*/"):
+            sources.read(f"{package}/**.py")
     with pytest.raises(OssiaError, match=r"absent/\*.py: no such file or folder"):
         sources.read(f"{package}/absent/*.py")
 
