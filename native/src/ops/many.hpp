@@ -79,34 +79,46 @@ class Vectors {
     template <class Element>
     void set(long i, long column, const Element* x, long count) {
         const long block = column / kWordBlock;
-        if constexpr (std::is_same_v<Element, float>) {
-            if (format_ == Format::tiles) {
+        switch (format_) {  // of every format, or the compiler warns
+            case Format::tiles:
                 for (long c = 0; c < count; c += kWordBlock)
-                    gemm_.tiles->put_f32(x + c, std::min(kWordBlock, count - c),
-                                         own_.get() + place_in_tiles(i, block + c / kWordBlock, word_blocks(cols_)));
-                return;
+                    put(x + c, std::min(kWordBlock, count - c), in_tiles(i, column + c));
+                break;
+            case Format::words: quantize(x, count, block, to_part(0, i), nullptr); break;
+            case Format::two_words: {
+                std::unique_ptr<float[]> rest(new float[count]);
+                quantize(x, count, block, to_part(0, i), rest.get());
+                quantize(rest.get(), count, block, to_part(1, i), nullptr);
+                break;
             }
-        }
-        if (are_bytes()) {
-            const Order order = format_ == Format::bytes ? Order::plain : Order::even_first;
-            quantize_bytes(x, count, column / kByteGroup, order, to_part(0, i));
-        } else if (format_ == Format::floats) {
-            float* to = reinterpret_cast<float*>(to_part(0, i)) + column;
-            for (long c = 0; c < count; ++c) to[c] = widen(x[c]);
-        } else if (format_ == Format::words) {
-            quantize(x, count, block, to_part(0, i), nullptr);
-        } else {
-            std::unique_ptr<float[]> rest(new float[count]);
-            quantize(x, count, block, to_part(0, i), rest.get());
-            quantize(rest.get(), count, block, to_part(1, i), nullptr);
+            case Format::floats: {
+                float* to = reinterpret_cast<float*>(to_part(0, i)) + column;
+                for (long c = 0; c < count; ++c) to[c] = widen(x[c]);
+                break;
+            }
+            case Format::bytes:
+            case Format::even_first_bytes: {
+                const Order order = format_ == Format::bytes ? Order::plain : Order::even_first;
+                quantize_bytes(x, count, column / kByteGroup, order, to_part(0, i));
+                break;
+            }
         }
     }
 
     // Vectors [i, i + kTileTokens) of tiles, `i` the first of one; null for one that nothing is read of.
-    void set_tile(long i, const bf16* const* rows) { gemm_.tiles->put_rows(rows, cols_, to_part(0, i)); }
+    void set_tile(long i, const bf16* const* rows) { gemm_.tiles->put_rows(rows, cols_, in_tiles(i, 0)); }
 
   private:
     char* to_part(int part, long i) { return own_.get() + (part * count_ + i) * size_; }
+    char* in_tiles(long i, long column) {
+        return own_.get() + place_in_tiles(i, column / kWordBlock, word_blocks(cols_));
+    }
+    void put(const float* x, long count, void* to) { gemm_.tiles->put_f32(x, count, to); }
+    void put(const bf16* x, long count, void* to) {
+        float wide[kWordBlock];  // which rounds to what it was
+        for (long c = 0; c < count; ++c) wide[c] = widen(x[c]);
+        put(wide, count, to);
+    }
     void quantize(const bf16* x, long count, long block, void* to, float* rest) {
         gemm_.quantize_bf16(x, count, cols_, block, to, rest);
     }
