@@ -79,7 +79,8 @@ struct ValueScale {
             largest = _mm512_max_epi32(_mm512_and_si512(x, magnitude), largest);
         }
         const float most = float_of(_mm512_reduce_max_epi32(largest)), scaled = most * scale;
-        if (scaled == 0) return {true, 0, 0, 1};
+        // Zero gets the least of logarithms, so that it takes no precision from the weights of others.
+        if (scaled == 0) return {true, 0, exponent_of(kSmall) - 11.0f, 0x1p11f / kSmall};
         if (!(scaled >= kSmall && scaled <= kLarge)) return {false, 0, 0, 1};
         const int exponent = exponent_of(most) - 11;
         const float power = power_of_two(exponent);

@@ -147,6 +147,25 @@ def test_integers_err_by_a_tenth_of_bfloat16(form, window, head_dim, size, store
     assert relative_error(found, exact) ** 2 <= rounded**2 + 3e-4**2
 
 
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("size", [1, 2**-6, 2**-13])
+@pytest.mark.parametrize("factor", [0, 2**-20, 2**-6, 2**6, 2**12])
+def test_one_value_of_another_size_takes_no_precision_from_the_rest(form, stored, size, factor):
+    """The rest are weighed by integers that the largest contribution of a block scales."""
+    kind = LayerKind(None, 1, 64)
+    pages = Pages(kind, [128], 16, stored)
+    q, k, v = inputs(64, kind, 2, torch.bfloat16)
+    v *= size
+    scaled = pages.pool.value_scales if stored is torch.int8 else pages.pool.values
+    scaled[kind] *= size
+    pages.pool.values[kind][0, pages.table[0, 2], 5] *= bool(factor)  # the position 37
+    scaled[kind][0, pages.table[0, 2], 5] *= factor or 1
+    found = form(native.paged_attention, q, k, v, pages.step([64]))
+    exact = reference.paged_attention(q.double(), k.double(), v.double(), pages.step([64]))
+    rounded = relative_error(exact.bfloat16(), exact)
+    assert relative_error(found, exact) ** 2 <= rounded**2 + 3e-4**2
+
+
 @pytest.mark.parametrize("power", [-120, -100, -38, 38, 60])
 @pytest.mark.parametrize("which", ["keys", "values", "a key", "a value", "no values", "queries"])
 def test_numbers_of_any_size_are_weighed(form, which, power):
