@@ -3,8 +3,6 @@
 
 #include <immintrin.h>
 
-#include <algorithm>
-#include <chrono>
 #include <cstring>
 
 namespace ossia {
@@ -28,39 +26,7 @@ struct Vec {
 
 #include "kernels/dense.inl"
 
-// Nanoseconds that many times `step` take, which adds to eight sums that do not wait for each other; the least of some
-// tries, because a try may lose its processor.
-template <class Step>
-double time_of(const Step& step) {
-    constexpr int kTries = 8, kSteps = 2000;
-    double least = 1e30;
-    for (int i = 0; i < kTries; ++i) {
-        __m512 a = {}, b = a, c = a, d = a, e = a, f = a, g = a, h = a;
-        const auto start = std::chrono::steady_clock::now();
-        for (int j = 0; j < kSteps; ++j) {
-            a = step(a), b = step(b), c = step(c), d = step(d), e = step(e), f = step(f), g = step(g), h = step(h);
-            // Or the compiler would know the result.
-            asm volatile("" : "+v"(a), "+v"(b), "+v"(c), "+v"(d), "+v"(e), "+v"(f), "+v"(g), "+v"(h));
-        }
-        const std::chrono::duration<double, std::nano> spent = std::chrono::steady_clock::now() - start;
-        least = std::min(least, spent.count());
-    }
-    return least;
-}
-
 }  // namespace
-
-// A product of 32 pairs takes the place of two multiply-adds and four operations that widen. It issues as often as one
-// multiply-add on AMD's processors, a quarter as often on Intel's without a matrix unit.
-bool bf16_pairs_are_fast() {
-    static const bool fast = [] {
-        const __m512 ones = _mm512_set1_ps(1);
-        const __m512bh pairs = Vec::load(reinterpret_cast<const bf16*>(&ones));
-        const double of_pairs = time_of([&](__m512 sum) { return _mm512_dpbf16_ps(sum, pairs, pairs); });
-        return of_pairs < 2 * time_of([&](__m512 sum) { return _mm512_fmadd_ps(ones, ones, sum); });
-    }();
-    return fast;
-}
 
 const Kernels& kernels_avx512_bf16() {
     static const Kernels kernels = [] {

@@ -261,7 +261,6 @@ const Kernels& kernels_portable();
 const Kernels& kernels_avx2();
 const Kernels& kernels_avx512();
 const Kernels& kernels_avx512_bf16();
-bool bf16_pairs_are_fast();  // on this processor, which has the instruction
 const Kernels& kernels_neon();
 
 }  // namespace ossia

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -121,6 +122,14 @@ def test_an_instruction_set_the_processor_lacks_is_named():
     )
     assert "OSSIA_CPU_ISA=sse9: this processor runs portable" in run.stderr
     assert "emulated" not in run.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="reads Linux's /proc")
+def test_pairs_are_multiplied_on_amd_alone_unless_asked_for():
+    """By the maker, not by timing: a run that is resumed must get the same kernels."""
+    about = Path("/proc/cpuinfo").read_text()
+    with_pairs = "AuthenticAMD" in about and "avx512_bf16" in about and "avx512_vnni" in about
+    assert (cpu.Machine(1, "").isa == "avx512+bf16") == with_pairs
 
 
 @pytest.mark.skipif(
