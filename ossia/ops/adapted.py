@@ -17,6 +17,7 @@ from ossia.ops.low_rank import LowRank
 from ossia.ops.mixture import (
     Factors,
     Groups,
+    Kept,
     Mixture,
     autocast_dtype,
     mixture,
@@ -70,7 +71,9 @@ class Adapted(Training):
         first, last = _products(x, experts) if takes(x, experts) else (None, None)
         if first is None or last is None:
             return super().moe(x, routing, experts, residual=residual, dtype=dtype)
-        out = mixture(x, routing.weights, Mixture.of(routing, experts, first, last))
+        job = Mixture.of(routing, experts, first, last)
+        factors = _factors(experts.gate_up), _factors(experts.down)
+        out = mixture(x, routing.weights, job, *factors)
         out = out.to(x.dtype if dtype is None else dtype)
         return out if residual is None else residual + self.reduce(out)
 
@@ -97,14 +100,21 @@ def _products(x: Tensor, experts: ExpertWeights) -> list[_Matrix | None]:
     ]
 
 
+def _factors(weight: Weight) -> Factors:
+    """What is learned: a (..., rank, cols) and b (..., rows, rank)."""
+    return (weight.a, weight.b) if isinstance(weight, LowRank) else (None, None)
+
+
 @dataclass(frozen=True)
 class _Matrix:
-    """A frozen matrix or stack of them, `stack`, with scale * b @ a added to each."""
+    """A frozen matrix or stack of them, `stack`, with scale * b @ a added to each; see `_factors`.
+
+    It keeps what the updates read, (tokens, rank), a and b.
+    """
 
     stack: Any  # cpu.frozen.Stack
     dtype: torch.dtype  # of products
     scale: float
-    factors: Factors  # a (..., rank, cols) and b (..., rows, rank)
 
     @staticmethod
     def of(weight: Weight, bias: Tensor | None, dtype: torch.dtype) -> _Matrix | None:
@@ -123,50 +133,40 @@ class _Matrix:
         stack = products().stack_of(base, None if bias is None else bias.to(dtype).contiguous())
         if stack is None:
             return None
-        if not isinstance(weight, LowRank):
-            return _Matrix(stack, dtype, 0.0, (None, None))
-        return _Matrix(stack, dtype, weight.scale, (weight.a, weight.b))
+        return _Matrix(stack, dtype, weight.scale if isinstance(weight, LowRank) else 0.0)
 
-    def product(self, x: Tensor, groups: Groups, factors: Factors) -> tuple[Tensor, Tensor | None]:
-        """x (tokens, cols) -> (tokens, rows), and what the update read: (tokens, rank)."""
+    def product(self, x: Tensor, groups: Groups, factors: Factors) -> tuple[Tensor, Kept]:
+        """See mixture.Product."""
         out = products().grouped(x, groups.counts, self.stack)
         a, b = factors
         if a is None or b is None:
-            return out, None
+            return out, (None, None, None)
         low = x.new_empty(len(x), a.shape[-2])
         for rows, expert in groups:
             torch.mm(x[rows], _of(a, expert).mT.to(x.dtype), out=low[rows])
             out[rows].addmm_(low[rows], _of(b, expert).mT.to(x.dtype), alpha=self.scale)
-        return out, low
+        return out, (low, a, b)
 
-    def gradient(
-        self,
-        slope: Tensor,
-        groups: Groups,
-        factors: Factors,
-        kept: Tensor | None,  # noqa: ARG002 (for other products)
-    ) -> Tensor:
-        """The gradient (tokens, cols) of `product`'s x by that of its result (tokens, rows)."""
+    def gradient(self, slope: Tensor, groups: Groups, kept: Kept) -> Tensor:
+        """See mixture.Product."""
         out = products().grouped(slope, groups.counts, self.stack, turned=True)
-        a, b = factors
+        _, a, b = kept
         if a is not None and b is not None:
             for rows, expert in groups:
                 low = slope[rows] @ _of(b, expert).to(slope.dtype)
                 out[rows].addmm_(low, _of(a, expert).to(slope.dtype), alpha=self.scale)
         return out
 
-    def learned(
-        self, x: Tensor, kept: Tensor | None, slope: Tensor, groups: Groups, factors: Factors
-    ) -> Factors:
+    def learned(self, x: Tensor, slope: Tensor, groups: Groups, kept: Kept) -> Factors:
         """The gradients of a and b."""
-        a, b = factors
-        if a is None or b is None or kept is None:
+        low, a, b = kept
+        if low is None or a is None or b is None:
             return None, None
         d_a, d_b = torch.zeros_like(a), torch.zeros_like(b)
         for rows, expert in groups:
             back = slope[rows] @ _of(b, expert).to(slope.dtype)
             _of(d_a, expert).copy_(back.mT @ x[rows]).mul_(self.scale)
-            _of(d_b, expert).copy_(slope[rows].mT @ kept[rows]).mul_(self.scale)
+            _of(d_b, expert).copy_(slope[rows].mT @ low[rows]).mul_(self.scale)
         return d_a, d_b
 
 
@@ -182,16 +182,16 @@ class _Linear(torch.autograd.Function):
         groups = Groups(torch.tensor([len(x)]))
         with torch.autocast("cpu", enabled=False):
             narrow = x.to(matrix.dtype)
-            out, low = matrix.product(narrow, groups, (a, b))
+            out, kept = matrix.product(narrow, groups, (a, b))
         ctx.matrix, ctx.groups = matrix, groups
-        ctx.save_for_backward(narrow, low, a, b)
+        ctx.save_for_backward(narrow, *kept)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        x, low, *factors = ctx.saved_tensors
+        x, *kept = ctx.saved_tensors
         matrix, groups = ctx.matrix, ctx.groups
         slope = slope.to(matrix.dtype).contiguous()
-        d_x = matrix.gradient(slope, groups, factors, low) if ctx.needs_input_grad[0] else None
-        return d_x, *matrix.learned(x, low, slope, groups, factors), None
+        d_x = matrix.gradient(slope, groups, kept) if ctx.needs_input_grad[0] else None
+        return d_x, *matrix.learned(x, slope, groups, kept), None

@@ -21,6 +21,7 @@ from ossia.ops.packing import native
 from ossia.ops.values import ExpertWeights, Routing
 
 Factors = Sequence[Tensor | None]  # two tensors that are learned, or None
+Kept = Sequence[Tensor | None]  # what the gradients of a product need, the factors included
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:
@@ -53,29 +54,26 @@ class Groups:
 
 
 class Product(Protocol):
-    """Products with the matrices of all experts, some of whose tensors, `factors`, are learned."""
+    """Products with the matrices of all experts, some of whose tensors, `factors`, are learned.
+
+    It holds none of these, nor what is computed from them: autograd keeps it beside the tensors
+    that it saves, and frees only those in recomputed layers.
+    """
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the products."""
         ...
 
-    @property
-    def factors(self) -> Factors: ...
-
-    def product(self, x: Tensor, groups: Groups, factors: Factors) -> tuple[Tensor, Tensor | None]:
-        """x (tokens, cols) -> (tokens, rows), biases included, and a tensor to keep."""
+    def product(self, x: Tensor, groups: Groups, factors: Factors) -> tuple[Tensor, Kept]:
+        """x (tokens, cols) -> (tokens, rows), biases included, and what the gradients need."""
         ...
 
-    def gradient(
-        self, slope: Tensor, groups: Groups, factors: Factors, kept: Tensor | None
-    ) -> Tensor:
+    def gradient(self, slope: Tensor, groups: Groups, kept: Kept) -> Tensor:
         """The gradient (tokens, cols) of `product`'s x by that of its result (tokens, rows)."""
         ...
 
-    def learned(
-        self, x: Tensor, kept: Tensor | None, slope: Tensor, groups: Groups, factors: Factors
-    ) -> Factors:
+    def learned(self, x: Tensor, slope: Tensor, groups: Groups, kept: Kept) -> Factors:
         """The gradients of the factors."""
         ...
 
@@ -122,9 +120,12 @@ def takes(x: Tensor, experts: ExpertWeights) -> bool:
     return x.is_cpu and x.numel() > 0 and not experts.down.shape[-1] % BLOCK
 
 
-def mixture(x: Tensor, weights: Tensor, job: Mixture) -> Tensor:
-    """x (tokens, hidden) through its experts, weighted (tokens, chosen) and summed, in float32."""
-    return _Experts.apply(x, weights, job, *job.first.factors, *job.last.factors)
+def mixture(x: Tensor, weights: Tensor, job: Mixture, first: Factors, last: Factors) -> Tensor:
+    """x (tokens, hidden) through its experts, weighted (tokens, chosen) and summed, in float32.
+
+    first, last: the factors of the products of these names.
+    """
+    return _Experts.apply(x, weights, job, *first, *last)
 
 
 class _Experts(torch.autograd.Function):
@@ -152,30 +153,30 @@ class _Experts(torch.autograd.Function):
             out, kept_last = job.last.product(units, job.groups, last)
             places = weights.flatten()[job.order, None]
             result = job.sums(out.float().mul_(places))
-        ctx.job = job
-        ctx.save_for_backward(narrow, weights, pairs, kept, kept_last, *factors)
+        ctx.job, ctx.of_first = job, len(kept)
+        ctx.save_for_backward(narrow, weights, pairs, *kept, *kept_last)
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         job, native = ctx.job, products()
-        x, weights, pairs, kept, kept_last, *factors = ctx.saved_tensors
-        first, last = factors[:2], factors[2:]
+        x, weights, pairs, *rest = ctx.saved_tensors
+        kept, kept_last = rest[: ctx.of_first], rest[ctx.of_first :]
         slope = slope.to(job.last.dtype)[job.tokens]  # of an output as if its weight were 1
         units = native.activate(pairs, job.activation)
-        d_units = job.last.gradient(slope, job.groups, last, kept_last)
+        d_units = job.last.gradient(slope, job.groups, kept_last)
         d_weights = (d_units * units).sum(-1, dtype=torch.float32)
         if job.last_bias is not None:
             for rows, expert in job.groups:
                 d_weights[rows] += slope[rows].float() @ job.last_bias[expert].float()
         places = weights.flatten()[job.order, None].to(slope.dtype)
-        d_last = job.last.learned(units, kept_last, slope.mul_(places), job.groups, last)
+        d_last = job.last.learned(units, slope.mul_(places), job.groups, kept_last)
         d_pairs = native.activation_gradient(pairs, d_units.mul_(places), job.activation)
-        d_first = job.first.learned(x[job.tokens], kept, d_pairs, job.groups, first)
+        d_first = job.first.learned(x[job.tokens], d_pairs, job.groups, kept)
         d_x = None
         if ctx.needs_input_grad[0]:
-            d_x = job.sums(job.first.gradient(d_pairs, job.groups, first, kept).float())
+            d_x = job.sums(job.first.gradient(d_pairs, job.groups, kept).float())
         of_choices = torch.empty_like(d_weights)
         of_choices[job.order] = d_weights
         return d_x, of_choices.view(weights.shape), None, *d_first, *d_last

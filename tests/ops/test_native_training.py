@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.checkpoint import checkpoint
 
 from ossia.config import ClampedSwiGLU, ExpertFormat, SwiGLU, with_expert_format
 from ossia.model import Decoder
-from ossia.ops import mixture, packing
+from ossia.ops import mixture, mxfp4, packing
 from ossia.ops.rounded import Rounded, round_trip
 from ossia.ops.training import Training, for_device
 from ossia.ops.values import ExpertWeights, Routing
@@ -20,6 +22,8 @@ from ossia.train.runs.presets import PRESETS
 
 if packing.native() is None:
     pytest.skip("the native module was not built", allow_module_level=True)
+
+from ossia.ops.cpu import training
 
 NATIVE = for_device(torch.device("cpu"))
 EXPERTS, HIDDEN, UNITS, TOKENS = 5, 48, 32, 40
@@ -77,6 +81,65 @@ def test_experts(narrow: bool, activation, biased: bool, rounded: bool, mixtures
         narrow_error = max(1.3 * (theirs - true).norm(), 2**-8 * true.norm())
         allowed = narrow_error if narrow else 2e-6 * true.norm()
         assert (mine - true).norm() <= allowed
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("narrow", [False, True])
+def test_what_is_rounded_is_not_kept(
+    narrow: bool, recomputed: bool, mixtures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the backward pass recomputed layers keep no rounded experts, and others keep them in
+    the dtype of the products alone.
+    """
+    made: list[StorageWeakRef] = []
+
+    def watched(weight: Tensor) -> Tensor:
+        rounded = round_trip(weight)
+        made.append(StorageWeakRef(rounded.untyped_storage()))
+        return rounded
+
+    monkeypatch.setattr(training, "round_trip", watched)
+    first, last = (
+        Rounded(normal(EXPERTS, *shape, seed=0).requires_grad_())
+        for shape in ((2 * UNITS, 64), (64, UNITS))
+    )
+    experts = ExpertWeights(first, None, last, None, SwiGLU())
+    scores, ids = normal(TOKENS, EXPERTS, seed=1).softmax(-1).topk(2)
+
+    def layer(x: Tensor) -> Tensor:
+        return NATIVE.moe(x, Routing(ids, scores), experts)
+
+    x = normal(TOKENS, 64, seed=2).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+        out = checkpoint(layer, x, use_reentrant=False) if recomputed else layer(x)
+    assert len(made) == 2
+    kept = not narrow and not recomputed
+    assert [ref.expired() for ref in made] == [not kept] * 2
+    out.sum().backward()
+    assert len(mixtures) == 1 + recomputed
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("cause", ["units", "no tokens", "float16", "another kind"])
+def test_nothing_is_rounded_for_what_is_not_native(
+    cause: str, mixtures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's operations round it themselves."""
+    made: list[Tensor] = []
+    monkeypatch.setattr(training, "round_trip", made.append)
+    units = 2 if cause == "units" else 32
+    first = Rounded(normal(EXPERTS, 2 * units, 32, seed=0))
+    last = normal(EXPERTS, 32, units, seed=1)
+    down = mxfp4.quantize(last) if cause == "another kind" else last
+    scores, ids = normal(TOKENS, EXPERTS, seed=1).softmax(-1).topk(2)
+    x = normal(0 if cause == "no tokens" else TOKENS, 32, seed=2)
+    routing = Routing(ids[: len(x)], scores[: len(x)])
+    with torch.autocast("cpu", torch.float16, enabled=cause == "float16"):
+        out = NATIVE.moe(x, routing, ExpertWeights(first, None, down, None, SwiGLU()))
+    assert out.shape == x.shape
+    assert not made
+    assert not mixtures
 
 
 def seen(weight: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ossia.config import ClampedSwiGLU, SwiGLU
 from ossia.ops.cpu import frozen, gradients
 from ossia.ops.cpu.native import DTYPES
-from ossia.ops.mixture import Factors, Groups, Mixture, autocast_dtype, mixture, takes
+from ossia.ops.mixture import Factors, Groups, Kept, Mixture, autocast_dtype, mixture, takes
 from ossia.ops.rounded import Rounded, round_trip
 from ossia.ops.training import Training
 from ossia.ops.values import ExpertWeights, Norm, RopeTable, Routing
@@ -86,12 +86,15 @@ class NativeTraining(Training):
     ) -> Tensor:
         """As Backend.moe, with products grouped by expert and their gradients."""
         narrow = autocast_dtype(x)
-        first = _Trained.of(experts.gate_up, experts.gate_up_bias, narrow)
-        last = _Trained.of(experts.down, experts.down_bias, narrow)
         usable = _usable(x) and narrow in DTYPES and takes(x, experts)
-        if first is None or last is None or not usable:
+        first, last = _learned(experts.gate_up), _learned(experts.down)
+        if not usable or first is None or last is None:
             return super().moe(x, routing, experts, residual=residual, dtype=dtype)
-        out = mixture(x, routing.weights, Mixture.of(routing, experts, first, last))
+        first = round_trip(first) if isinstance(experts.gate_up, Rounded) else first
+        last = round_trip(last) if isinstance(experts.down, Rounded) else last
+        job = Mixture.of(routing, experts, _Trained(narrow), _Trained(narrow))
+        factors = (first, experts.gate_up_bias), (last, experts.down_bias)
+        out = mixture(x, routing.weights, job, *factors)
         out = out.to(x.dtype if dtype is None else dtype)
         return out if residual is None else residual + out
 
@@ -107,64 +110,57 @@ def _usable(x: Tensor, dtype: torch.dtype | None = None) -> bool:
     )
 
 
+def _learned(weight: Weight) -> Tensor | None:
+    """The weight as `_Trained` takes it, but not rounded; None if it is of another kind."""
+    plain = weight.weight if isinstance(weight, Rounded) else weight
+    return plain if isinstance(plain, Tensor) and plain.dtype is torch.float32 else None
+
+
 @dataclass(frozen=True)
 class _Trained:
     """Products with dense matrices (experts, rows, cols) in float32 and their biases, which are
-    learned; a `mixture.Product`. It keeps the matrices in bfloat16 if that is the dtype.
+    learned; a `mixture.Product`. It keeps the matrices in the dtype of the products.
     """
 
     dtype: torch.dtype
-    factors: Factors
 
-    @staticmethod
-    def of(weight: Weight, bias: Tensor | None, dtype: torch.dtype) -> _Trained | None:
-        """None for another kind of weight, except one that is rounded from such a one."""
-        plain = weight.weight if isinstance(weight, Rounded) else weight
-        if not isinstance(plain, Tensor) or plain.dtype is not torch.float32:
-            return None
-        return _Trained(dtype, (plain if plain is weight else round_trip(plain), bias))
-
-    def product(self, x: Tensor, groups: Groups, factors: Factors) -> tuple[Tensor, Tensor | None]:
+    def product(self, x: Tensor, groups: Groups, factors: Factors) -> tuple[Tensor, Kept]:
         """See mixture.Product."""
         weight, bias = factors
         assert weight is not None
         if self.dtype is gradients.NARROW:
-            kept = weight.to(self.dtype)
-            stack = frozen.stack_of(kept, None if bias is None else bias.to(self.dtype))
+            weight = weight.to(self.dtype)
+            stack = frozen.stack_of(weight, None if bias is None else bias.to(self.dtype))
             assert stack is not None
-            return frozen.grouped(x, groups.counts, stack), kept
+            return frozen.grouped(x, groups.counts, stack), (weight, bias)
         out = x.new_empty(len(x), weight.shape[1])
         for rows, expert in groups:
             if bias is None:
                 torch.mm(x[rows], weight[expert].T, out=out[rows])
             else:
                 torch.addmm(bias[expert], x[rows], weight[expert].T, out=out[rows])
-        return out, None
+        return out, (weight, bias)
 
-    def gradient(
-        self, slope: Tensor, groups: Groups, factors: Factors, kept: Tensor | None
-    ) -> Tensor:
+    def gradient(self, slope: Tensor, groups: Groups, kept: Kept) -> Tensor:
         """See mixture.Product."""
-        if kept is not None:
-            stack = frozen.stack_of(kept)
+        weight, _ = kept
+        assert weight is not None
+        if self.dtype is gradients.NARROW:
+            stack = frozen.stack_of(weight)
             assert stack is not None
             return frozen.grouped(slope, groups.counts, stack, turned=True)
-        weight = factors[0]
-        assert weight is not None
         out = slope.new_empty(len(slope), weight.shape[2])
         for rows, expert in groups:
             torch.mm(slope[rows], weight[expert], out=out[rows])
         return out
 
-    def learned(
-        self, x: Tensor, kept: Tensor | None, slope: Tensor, groups: Groups, factors: Factors
-    ) -> Factors:
+    def learned(self, x: Tensor, slope: Tensor, groups: Groups, kept: Kept) -> Factors:
         """See mixture.Product."""
-        weight, bias = factors
+        weight, bias = kept
         assert weight is not None
-        d_weight = torch.empty_like(weight)
+        d_weight = torch.empty_like(weight, dtype=torch.float32)
         d_bias = None if bias is None else torch.zeros_like(bias)
-        if kept is not None:
+        if self.dtype is gradients.NARROW:
             frozen.weight_gradient(slope, x, groups.counts, d_weight, d_bias)
             return d_weight, d_bias
         for expert in (groups.counts == 0).nonzero().flatten().tolist():
