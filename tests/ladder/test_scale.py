@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from ossia.errors import OssiaError
 from ossia.insight.counts import count
-from ossia.ladder import report
+from ossia.ladder import report, rungs
 from ossia.ladder.plan import Plan, Scale
 from ossia.ladder.run import Ablation
 from ossia.ladder.summary import summarize
+from ossia.model import decoder
 
 
 def test_a_scale_sets_what_is_not_set_alone() -> None:
@@ -64,3 +66,38 @@ def test_what_cannot_be_compiled_is_refused(
     ladder = Ablation.start(replace(plan, compile=True), tmp_path / "out")
     with pytest.raises(OssiaError, match=r"--compile: GPT-2 cannot be compiled \(no compiler is"):
         ladder.train()
+
+
+@pytest.mark.parametrize(
+    "rung", [rungs.FOOT, rungs.DROPOUT, rungs.MXFP4], ids=lambda rung: rung.name
+)
+def test_layers_are_compiled_in_bfloat16_too(
+    plan: Plan, rung: rungs.Rung, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as the graphs, which run as they were traced: the step is that without --compile."""
+    to_graphs = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **kw: to_graphs(function, backend="aot_eager", **kw)
+    )
+    plan = replace(plan, dtype="bfloat16", rungs="all", layers=2)
+    ladder = Ablation.start(plan, tmp_path / "out")
+    (config,) = (config for known, config in ladder.rungs if known == rung)
+    settings = plan.settings(packed=rung == rungs.MXFP4, seed=0)
+    if rung == rungs.MXFP4:
+        settings = replace(settings, mxfp4_steps=settings.steps)  # rounded from the first on
+    found = []
+    decoder._compiled.cache_clear()
+    counters.clear()
+    try:
+        for compiled in (False, True):
+            trainer = ladder.trainer(config, settings, tmp_path)
+            torch.manual_seed(0)  # of dropout
+            assert not compiled or trainer.compile() is None
+            torch.manual_seed(0)
+            step = trainer.step()
+            found.append((step.loss, step.gradient_norm))
+        assert counters["stats"]["unique_graphs"] > 0
+    finally:
+        torch._dynamo.reset()
+        decoder._compiled.cache_clear()
+    assert found[1] == pytest.approx(found[0], rel=1e-2)

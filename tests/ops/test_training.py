@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ossia.ops import tiled_attention
 from ossia.ops.training import Training
 from tests.ops.flat import Flat, reference
 
@@ -104,7 +105,7 @@ def test_memory_for_the_gradient_is_linear_in_the_length(window, documents):
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
             out = attention(q, q, q, window=window, sinks=torch.zeros(2), documents=own)
         node: Any = out.grad_fn  # also the function's ctx, which keeps the pieces
-        pieces = node.pieces
+        pieces = node.plan.pieces
         masks = {p.mask.untyped_storage().data_ptr(): p.mask for p in pieces if p.mask is not None}
         return sum(sizes) + sum(mask.untyped_storage().nbytes() for mask in masks.values())
 
@@ -117,3 +118,25 @@ def test_dropout_falls_back_to_the_reference():
     found = attention(q, q, q, dropout=0.5)
     torch.manual_seed(0)
     assert torch.equal(found, reference.attention(q, q, q, dropout=0.5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [None, 33])
+@pytest.mark.parametrize("kind", ["whole", "packed"])
+def test_as_one_operation_of_a_compiled_graph(
+    dtype: torch.dtype, window: int | None, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a compiler is told of its results holds; they and the gradients are the same."""
+    documents = packed(2, 70, 5) if kind == "packed" else None
+    q, k, v = (normal(2, 70, heads, 8, seed=i, dtype=dtype) for i, heads in enumerate((4, 2, 2)))
+    tensors = [x.requires_grad_() for x in (q, k, v, normal(4, seed=3, dtype=dtype))]
+    options = (documents, window, torch.float32)
+    torch.library.opcheck(tiled_attention._as_one, (*tensors, *options))
+    slope = normal(2, 70, 4, 8, seed=4, dtype=dtype)
+    outcomes = []
+    for compiling in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
+        seen = tiled_attention.Seen(documents, window)
+        out = tiled_attention.attend(*tensors, seen, torch.float32)
+        outcomes.append([out, *torch.autograd.grad(out, tensors, slope)])
+    torch.testing.assert_close(*outcomes)

@@ -26,6 +26,10 @@ class NativeTraining(Training):
 
     name = "native training"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._matrix_unit = torch.cpu._is_amx_tile_supported()  # not asked in compiled layers
+
     def linear(
         self,
         x: Tensor,
@@ -68,7 +72,7 @@ class NativeTraining(Training):
         """As Training.attention_dtype: torch's kernel is faster in float32 than in bfloat16, except
         on a matrix unit.
         """
-        narrow = dtype is gradients.NARROW and not torch.cpu._is_amx_tile_supported()
+        narrow = dtype is gradients.NARROW and not self._matrix_unit
         return torch.float32 if narrow else dtype
 
     def rotate(self, x: Tensor, rope: RopeTable) -> Tensor:
