@@ -45,7 +45,9 @@ class Adapted(Training):
         residual: Tensor | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """As Backend.linear."""
+        """As Backend.linear; under autocast an updated matrix has results in its dtype too."""
+        if isinstance(weight, LowRank) and bias is not None:
+            bias = bias.to(autocast_dtype(x))
         matrix = _adapted(weight)
         product = None if matrix is None else _Matrix.of(matrix, None, autocast_dtype(x))
         if matrix is None or product is None or not x.is_cpu or not x.numel():

@@ -27,6 +27,7 @@ class Training(Backend):
 
     def __init__(self) -> None:
         self.on_route: Callable[[Tensor, int], None] | None = None
+        self._matrix_unit = torch.cpu._is_amx_tile_supported()  # not asked in compiled layers
 
     def attention(
         self,
@@ -37,7 +38,7 @@ class Training(Backend):
         where: Where = None,
         rope: RopeTable | None = None,
     ) -> Tensor:
-        """As Backend.attention; over whole rows in the dtype of v.
+        """As Backend.attention; over whole rows in the dtype of v, or wider.
 
         Scores exist only within a tile, and a window's mask covers one block. With dropout, and on
         other devices than the CPU, the definition runs instead.
@@ -50,11 +51,9 @@ class Training(Backend):
         documents = None if where is None else where.ids
         q, k = q.to(v.dtype), k.to(v.dtype)
         seen = Seen(documents, spec.window)
-        return attend(q, k, v, spec.sinks, seen, self.attention_dtype(v.dtype))
-
-    def attention_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """The dtype that attention over queries, keys and values of `dtype` is computed in."""
-        return dtype
+        # Torch's kernel is faster in float32 than in bfloat16, except on a matrix unit.
+        widens = v.dtype is torch.bfloat16 and not self._matrix_unit
+        return attend(q, k, v, spec.sinks, seen, torch.float32 if widens else v.dtype)
 
     def route(self, logits: Tensor, chosen: int, router: Router) -> Routing:
         """As Backend.route."""

@@ -85,6 +85,7 @@ def test_a_matrix(kind: str, narrow: bool, monkeypatch) -> None:
     x, slope = torch.randn(2, 9, HIDDEN).requires_grad_(), torch.randn(2, 9, UNITS)
     with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
         out = Adapted().linear(x, weight, bias)
+    assert out.dtype is (torch.bfloat16 if narrow else torch.float32)
     found = torch.autograd.grad(out, [x, *factors(weight)], slope.to(out.dtype))
     learned: list[Tensor] = [x.detach().double().requires_grad_()]
     true = learned[0] @ exact(weight, learned).mT + bias

@@ -26,10 +26,6 @@ class NativeTraining(Training):
 
     name = "native training"
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._matrix_unit = torch.cpu._is_amx_tile_supported()  # not asked in compiled layers
-
     def linear(
         self,
         x: Tensor,
@@ -67,13 +63,6 @@ class NativeTraining(Training):
         if not _usable(gate) or (gate.shape, gate.dtype) != (up.shape, up.dtype):
             return super().gated(gate, up, activation)
         return gradients.gated(gate, up, activation)
-
-    def attention_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """As Training.attention_dtype: torch's kernel is faster in float32 than in bfloat16, except
-        on a matrix unit.
-        """
-        narrow = dtype is gradients.NARROW and not self._matrix_unit
-        return torch.float32 if narrow else dtype
 
     def rotate(self, x: Tensor, rope: RopeTable) -> Tensor:
         """As Backend.rotate."""
