@@ -355,7 +355,7 @@ def _finish(
         counter = counters + sequence * HEADS + head
         if tl.atomic_add(counter, 1, sem="acq_rel") == used - 1:
             tl.store(counter, 0)
-            for member in tl.static_range(GROUP):
+            for member in tl.static_range(GROUP):  # pyright: ignore[reportGeneralTypeIssues]
                 _join(partial, sums_of, out, group + member, shift, used, SIZE, WIDTH, PARTS)
 
 
