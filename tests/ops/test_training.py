@@ -129,7 +129,8 @@ def test_as_one_operation_of_a_compiled_graph(
     """What a compiler is told of its results holds; they and the gradients are the same."""
     documents = packed(2, 70, 5) if kind == "packed" else None
     q, k, v = (normal(2, 70, heads, 8, seed=i, dtype=dtype) for i, heads in enumerate((4, 2, 2)))
-    tensors = [x.requires_grad_() for x in (q, k, v, normal(4, seed=3, dtype=dtype))]
+    sinks = normal(4, seed=3, dtype=dtype)
+    tensors = [x.requires_grad_() for x in (q, k, v, sinks)]
     options = (documents, window, torch.float32)
     torch.library.opcheck(tiled_attention._as_one, (*tensors, *options))
     slope = normal(2, 70, 4, 8, seed=4, dtype=dtype)
@@ -137,6 +138,6 @@ def test_as_one_operation_of_a_compiled_graph(
     for compiling in (False, True):
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
         seen = tiled_attention.Seen(documents, window)
-        out = tiled_attention.attend(*tensors, seen, torch.float32)
+        out = tiled_attention.attend(q, k, v, sinks, seen, torch.float32)
         outcomes.append([out, *torch.autograd.grad(out, tensors, slope)])
     torch.testing.assert_close(*outcomes)
