@@ -112,7 +112,7 @@ def test_no_second_copy_is_left_on_the_device(
 ) -> None:
     """The model and one stack of experts, beside what is sent ahead."""
     loading = sys.modules["ossia.checkpoint.load"]
-    monkeypatch.setattr(loading.ops, "select", lambda *_: Relaid())
+    monkeypatch.setattr(loading.ops, "select", lambda *_, **_options: Relaid())
     monkeypatch.setattr(assemble, "AHEAD", 1)  # one tensor
     config, tensors = deep_gpt_oss(16, 6)
     folder = write(tmp_path, config, tensors)
@@ -170,7 +170,7 @@ def test_relaid_weights_compute_what_the_files_say(
     loading = sys.modules["ossia.checkpoint.load"]
     folder = write(tmp_path, GPT_OSS_CONFIG, gpt_oss_tensors())
     expected = load(folder, backend="reference", dtype="float32")(torch.tensor([[1, 5, 9]]))
-    monkeypatch.setattr(loading.ops, "select", lambda *_: Relaid())
+    monkeypatch.setattr(loading.ops, "select", lambda *_, **_options: Relaid())
     decoder = load(folder, dtype="float32")
     assert decoder.ops is not REFERENCE
     assert torch.equal(decoder(torch.tensor([[1, 5, 9]])), expected)

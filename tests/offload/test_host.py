@@ -116,7 +116,9 @@ def test_a_gpus_kernels_and_the_hosts_make_one_model(
     expected = greedy(load_model(folder, dtype="float32", backend="reference"), 2)
     cpu, loading = select(), sys.modules["ossia.checkpoint.load"]
     monkeypatch.setattr(
-        loading.ops, "select", lambda name, _: cpu if name == "auto" else triton.TRITON
+        loading.ops,
+        "select",
+        lambda name, *_, **_options: cpu if name == "auto" else triton.TRITON,
     )
     decoder = load_on_host(folder, (1,), 2)
     assert decoder.ops is triton.TRITON
