@@ -199,8 +199,8 @@ def results(chats: Path) -> list[scoring.Result]:
 
 def test_it_answers_as_well_as_its_scores_say(scores: dict, results: list[scoring.Result]) -> None:
     found = scoring.summarize(results)
-    # Of 105 chats at each effort, where the score is of 840; rounding may tip a few.
-    assert found["mean_accuracy"] == pytest.approx(scores["mean_accuracy"], abs=0.08)
+    # Of 105 chats at each effort, where the score is of 840: two standard deviations of a share.
+    assert found["mean_accuracy"] == pytest.approx(scores["mean_accuracy"], abs=0.095)
     expected = scores["mean_reasoning_tokens"]
     assert found["mean_reasoning_tokens"] == pytest.approx(expected, rel=0.1, abs=0.5)
     assert sum(result.well_formed for result in results) >= 0.97 * len(results)
