@@ -240,11 +240,8 @@ def check_activations(decoder: Decoder, name: str) -> None:
     weights = [module.value for module in decoder.modules() if isinstance(module, Weighted)]
     served = [
         what
-        for what, kinds in (
-            ("experts in MXFP4", (MXFP4,)),
-            ("matrices in int8", (Int8,)),
-        )
-        if any(isinstance(weight, kinds) for weight in weights)
+        for what, kind in (("experts in MXFP4", MXFP4), ("matrices in int8", Int8))
+        if any(isinstance(weight, kind) for weight in weights)
     ]
     if not served:
         raise OssiaError(

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ossia.ops.autocast import autocast_dtype
 from ossia.ops.low_rank import LowRank
 from ossia.ops.mixture import (
     Factors,
     Groups,
     Kept,
     Mixture,
-    autocast_dtype,
     mixture,
     products,
     takes,

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ossia.ops import frozen, packing
+from ossia.ops.autocast import autocast_dtype
 from ossia.ops.mxfp4 import MXFP4
 from ossia.ops.weight import MatrixKind, Tensors, Weight, recipe_of, tensors_of
 
@@ -77,9 +78,7 @@ class LowRank(MatrixKind):
     def _frozen(self, x: Tensor) -> Tensor:
         if isinstance(self.base, MXFP4):
             return self.base.linear(x)
-        kind = x.device.type
-        narrow = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        if self.base.dtype in (x.dtype, narrow):
+        if self.base.dtype in (x.dtype, autocast_dtype(x)):
             return F.linear(x, self.base)
         return frozen.linear(x, self.base, frozen.cast)
 

@@ -24,13 +24,6 @@ Factors = Sequence[Tensor | None]  # two tensors that are learned, or None
 Kept = Sequence[Tensor | None]  # what the gradients of a product need, the factors included
 
 
-def autocast_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of products with x on the CPU."""
-    if torch.is_autocast_enabled("cpu"):
-        return torch.get_autocast_dtype("cpu")
-    return x.dtype
-
-
 def products() -> ModuleType:
     """The native functions, which the caller has found to be there."""
     found = native()

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ossia.ops import packing
+from ossia.ops.autocast import autocast_dtype
 
 IGNORED = -100  # torch's own mark for a target that does not count
 
@@ -29,14 +30,12 @@ def linear_cross_entropy(
     https://arxiv.org/abs/2204.02311); the second has no gradient. Softmax and sums are in float32
     or wider; under autocast the products are in its dtype.
     """
-    device = hidden.device.type
-    narrow = torch.is_autocast_enabled(device)
-    dtype = torch.get_autocast_dtype(device) if narrow else hidden.dtype
+    dtype = autocast_dtype(hidden)
     if not _on_card(hidden, dtype):  # whose kernel passes over ignored targets
         kept = targets != IGNORED
         if not kept.all():
             hidden, targets = hidden[kept], targets[kept]
-    with torch.autocast(device, enabled=False):
+    with torch.autocast(hidden.device.type, enabled=False):
         return _LinearCrossEntropy.apply(hidden, weight, targets, _Loss(count, z_loss, dtype))
 
 

@@ -9,6 +9,7 @@ from ossia.insight import page
 from ossia.insight.svg import number
 from ossia.ladder.report import costs, lengths, loss, method, outcome, scales
 from ossia.ladder.report.outcome import findings
+from ossia.ladder.report.words import seeds
 from ossia.ladder.results import Results
 from ossia.system.files import write_bytes, write_json, writing
 from ossia.train.settings import Precision
@@ -50,12 +51,11 @@ def render(results: Results) -> str:
 
 def _head(results: Results) -> str:
     plan, foot = results.plan, results.rungs[0]
-    seeds = "one seed" if plan.seeds == 1 else f"{plan.seeds} seeds"
     return (
         f"<h1>{_TITLE}</h1>"
         "<p>Each rung changes one choice of the model below it. All models were trained on the "
-        f"same {number(results.tokens, 0)} tokens with {seeds}: {plan.layers} layers of width "
-        f"{plan.hidden}, {number(foot.costs.active_parameters, 0)} active parameters, "
+        f"same {number(results.tokens, 0)} tokens with {seeds(plan.seeds)}: {plan.layers} layers "
+        f"of width {plan.hidden}, {number(foot.costs.active_parameters, 0)} active parameters, "
         f"{plan.length} tokens per sequence{_where(results)}. These models are small and were "
         "trained briefly: what helps here may not help at another size, and vice versa.</p>"
         + page.table(

@@ -8,7 +8,7 @@ from html import escape
 from ossia.insight import page
 from ossia.insight.svg import number
 from ossia.ladder.beside import differences, told
-from ossia.ladder.report.words import marked, signed
+from ossia.ladder.report.words import marked, seeds, signed
 from ossia.ladder.results import Results
 from ossia.ladder.statistics import Difference
 
@@ -24,11 +24,10 @@ def section(results: Results) -> str:
         for name, own in here.items()
         if name in there
     ]
-    seeds = "one seed" if other.seeds == 1 else f"{other.seeds} seeds"
     return (
         "<h2>What this scale tells</h2>"
         f"<p>Beside it stands a ladder of {number(other.active_parameters, 0)} active parameters, "
-        f"trained on {number(other.tokens, 0)} tokens with {seeds}.</p>"
+        f"trained on {number(other.tokens, 0)} tokens with {seeds(other.seeds)}.</p>"
         + page.bullets(escape(sentence) for sentence in sentences(results))
         + page.table(["change in bits per byte", "here", "there"], rows)
     )

@@ -67,5 +67,9 @@ def plain(value: float) -> str:
     return number(value, 4)
 
 
+def seeds(count: int) -> str:
+    return "one seed" if count == 1 else f"{count} seeds"
+
+
 def threads(count: int) -> str:
     return "one thread" if count == 1 else f"{count} threads"

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ossia.config import ClampedSwiGLU, SwiGLU
+from ossia.ops.autocast import autocast_dtype
 from ossia.ops.cpu import frozen, gradients
 from ossia.ops.cpu.native import DTYPES
-from ossia.ops.mixture import Factors, Groups, Kept, Mixture, autocast_dtype, mixture, takes
+from ossia.ops.mixture import Factors, Groups, Kept, Mixture, mixture, takes
 from ossia.ops.rounded import Rounded, round_trip
 from ossia.ops.training import Training
 from ossia.ops.values import ExpertWeights, Norm, RopeTable, Routing

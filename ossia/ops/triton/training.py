@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ossia.ops.autocast import autocast_dtype
 from ossia.ops.backend import Where
 from ossia.ops.low_rank import LowRank
 from ossia.ops.paged import LayerKV
@@ -41,7 +42,7 @@ class TritonTraining(Training):
     ) -> Tensor:
         """As Backend.linear; under autocast an updated matrix has results in its dtype too."""
         if isinstance(weight, LowRank):
-            x = x.to(_autocast_dtype(x))
+            x = x.to(autocast_dtype(x))
             bias = None if bias is None else bias.to(x.dtype)
         return super().linear(x, weight, bias, residual=residual, dtype=dtype)
 
@@ -50,7 +51,7 @@ class TritonTraining(Training):
     ) -> tuple[Tensor, ...]:
         """As Backend.linears; x is rounded once, and so kept once."""
         if any(isinstance(weight, LowRank) for weight in weights):
-            x = x.to(_autocast_dtype(x))
+            x = x.to(autocast_dtype(x))
         return super().linears(x, weights, biases)
 
     def attention(
@@ -92,7 +93,7 @@ class TritonTraining(Training):
         """As Backend.moe, without waiting for the device if the experts are dense, rounded from
         dense ones, or frozen, with or without low-rank updates.
         """
-        narrow = _autocast_dtype(x)
+        narrow = autocast_dtype(x)
         if not x.numel() or not launches_on(x.device) or narrow not in DTYPES:
             return super().moe(x, routing, experts, residual=residual, dtype=dtype)
         if (stack := _dense(experts)) is not None:
@@ -102,12 +103,6 @@ class TritonTraining(Training):
         else:
             return super().moe(x, routing, experts, residual=residual, dtype=dtype)
         return out if dtype is None else out.to(dtype)
-
-
-def _autocast_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of products with x."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def _dense(experts: ExpertWeights) -> training_experts.Stack | None:
