@@ -130,8 +130,9 @@ def test_the_page_shows_it_where_it_is_switched_on(served, browser):
         tab.wait(f"$$('article').length === {articles} && $('#send').title === 'Send'")
 
     tab.press(",", "Control")
-    tab.js("$('[name=max_tokens]').focus()")
-    tab.type("9")
+    for name, value in [("temperature", "0"), ("max_tokens", "9")]:
+        tab.js(f"$('[name={name}]').focus()")
+        tab.type(value)
     tab.press("Escape")
     ask("Hello", 2)
     assert tab.js("$$('.xray:not([hidden])').length") == 0
@@ -139,7 +140,9 @@ def test_the_page_shows_it_where_it_is_switched_on(served, browser):
     ask("Again", 4)
     tab.wait("$$('.xray:not([hidden])').length === 1")
     # The summary follows the tokens, and the last may come after the article has its place.
-    tab.wait("$('.xray:not([hidden]) summary').innerText.includes('Inside the model · 9 tokens')")
+    made = "$$('article')[3].innerText.match(/([0-9]+ tokens) · first after/)?.[1]"
+    summary = "$('.xray:not([hidden]) summary').innerText"
+    tab.wait(f"{summary}.includes('Inside the model · ' + {made})")
     drawn = "(c) => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((x) => x)"
     assert tab.js(f"$$('.xray:not([hidden]) canvas').map({drawn})") == [True, True]
     assert tab.complaints == []
