@@ -7,13 +7,14 @@ as slow as with one.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from statistics import median
 from typing import TypeVar
 
 import torch
 
+from ossia.system.gpu import ran_out
 from ossia.train.settings import Precision
 
 _FIRST_TOKENS = 128
@@ -39,12 +40,10 @@ def choose_threads(time_pass: Pass) -> dict[int, float]:
         torch.set_num_threads(threads)
         return time_pass
 
-    try:
+    rates: dict[int, float] = {}
+    with _if_it_fits():
         rates = _rates((1, most), use, _enough(time_pass))
-    except torch.OutOfMemoryError:
-        torch.set_num_threads(most)
-        return {}
-    torch.set_num_threads(faster(rates))
+    torch.set_num_threads(faster(rates) if rates else most)
     return rates
 
 
@@ -57,7 +56,7 @@ def compare_precisions(time_pass: Callable[[Precision], Pass]) -> dict[Precision
     tokens: dict[Precision, int] = {}
     for precision in both:
         # Each allocates, initialises and perhaps compiles in its first pass.
-        with suppress(torch.OutOfMemoryError):
+        with _if_it_fits():
             tokens[precision] = _enough(time_pass(precision))
     if not tokens:
         raise torch.OutOfMemoryError("neither float32 nor bfloat16 fits")
@@ -68,6 +67,16 @@ def compare_precisions(time_pass: Callable[[Precision], Pass]) -> dict[Precision
 def faster(rates: dict[Choice, float]) -> Choice:
     """The choice with the highest rate."""
     return max(rates, key=lambda choice: rates[choice])
+
+
+@contextmanager
+def _if_it_fits() -> Iterator[None]:
+    """End the block in silence where the memory of a GPU or of the host runs out."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
 
 
 def _rates(
@@ -84,9 +93,9 @@ def _rates(
 def _enough(time_pass: Pass) -> int:
     """Tokens whose pass takes long enough to be measured, or all of a batch."""
     time_pass(_FIRST_TOKENS)  # the first pass also allocates and initialises
-    asked = _FIRST_TOKENS
+    asked, before = _FIRST_TOKENS, 0
     while True:
         seconds, tokens = time_pass(asked)
-        if seconds >= _ENOUGH_SECONDS or tokens < asked:
+        if seconds >= _ENOUGH_SECONDS or tokens == before:  # twice as many are no more
             return tokens
-        asked *= 2
+        asked, before = 2 * asked, tokens
