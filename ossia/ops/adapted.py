@@ -45,16 +45,14 @@ class Adapted(Training):
         residual: Tensor | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """As Backend.linear; under autocast an updated matrix has results in its dtype too."""
-        if isinstance(weight, LowRank) and bias is not None:
-            bias = bias.to(autocast_dtype(x))
+        """As Backend.linear."""
         matrix = _adapted(weight)
         product = None if matrix is None else _Matrix.of(matrix, None, autocast_dtype(x))
         if matrix is None or product is None or not x.is_cpu or not x.numel():
             return super().linear(x, weight, bias, residual=residual, dtype=dtype)
         rows = x.flatten(0, -2)
         out = _Linear.apply(rows, matrix.a, matrix.b, product).view(*x.shape[:-1], -1)
-        out = out if bias is None else out + bias
+        out = out if bias is None else out + bias.to(out.dtype)
         out = out if residual is None else residual + self.reduce(out)
         return out if dtype is None else out.to(dtype)
 

@@ -301,7 +301,8 @@ def _linear(x: Tensor, weight: Matrix, bias: Tensor | None) -> Tensor:
     if isinstance(weight, Tensor):
         return F.linear(x, weight, bias)
     out = weight.linear(x)
-    return out if bias is None else out + bias
+    # Under autocast the bias is wider than the product, which it must not widen.
+    return out if bias is None else out + bias.to(out.dtype)
 
 
 def _linear_each(x: Tensor, counts: list[int], weight: Weight, bias: Tensor | None) -> Tensor:

@@ -57,13 +57,13 @@ class LowRank(MatrixKind):
         return F.linear(F.linear(x, self.a), self.b)
 
     def dense(self) -> Tensor:
-        """The sum, in float32."""
+        """The sum, in float32 under autocast too: what training rounds is what will be saved."""
         base = packing.dense(self.base)
         a, b = self.a.detach().float(), self.b.detach().float()
         own = base if isinstance(self.base, MXFP4) else None  # new memory takes as long as the sum
-        if base.ndim > 2:
-            return torch.baddbmm(base, b, a, alpha=self.scale, out=own)
-        return torch.addmm(base, b, a, alpha=self.scale, out=own)
+        add = torch.baddbmm if base.ndim > 2 else torch.addmm
+        with torch.autocast(base.device.type, enabled=False):
+            return add(base, b, a, alpha=self.scale, out=own)
 
     def unbind(self) -> list[LowRank]:
         parts = zip(self.a.unbind(), self.b.unbind(), strict=True)

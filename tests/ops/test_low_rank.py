@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ossia.ops import frozen, mxfp4
+from ossia.ops import frozen, mxfp4, packing
 from ossia.ops.low_rank import LowRank
 from ossia.ops.mxfp4 import MXFP4
 from ossia.ops.rounded import Rounded
@@ -69,6 +69,33 @@ def test_the_product_and_its_gradients(kind: str, rounded: bool, parts, monkeypa
     theirs = gradients(expected, parts["gradient"], *wide)
     for mine, true in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine.double(), true, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("kind", ["mxfp4", "bfloat16", "float32"])
+def test_a_bias_does_not_widen_products_under_autocast(kind: str, rounded: bool, parts) -> None:
+    """As with a dense matrix: what layers keep is in bfloat16."""
+    update = LowRank(held(parts["base"][0], kind), parts["a"][0], parts["b"][0], SCALE)
+    bias = parts["gradient"][0, 0]
+    exact = reference.linear(parts["x"], seen(update, rounded), bias)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = reference.linear(parts["x"], seen(update, rounded), bias)
+        assert found.dtype is reference.linear(parts["x"], parts["base"][0], bias).dtype
+    assert found.dtype is torch.bfloat16
+    torch.testing.assert_close(found.float(), exact, rtol=0.02, atol=0.02 * float(exact.std()))
+
+
+@pytest.mark.parametrize("kind", ["mxfp4", "bfloat16", "float32"])
+def test_autocast_does_not_change_what_is_packed(kind: str, parts) -> None:
+    update = LowRank(held(parts["base"][0], kind), parts["a"][0], parts["b"][0], SCALE)
+    stack = LowRank(held(parts["base"], kind), parts["a"], parts["b"], SCALE)
+    expected, sums = packing.quantize_matrix(update)[0], stack.dense()
+    with torch.autocast("cpu", torch.bfloat16):
+        found, again = packing.quantize_matrix(update)[0], stack.dense()
+    assert torch.equal(found.blocks, expected.blocks)
+    assert torch.equal(found.scales, expected.scales)
+    assert again.dtype is torch.float32
+    assert torch.equal(again, sums)
 
 
 @pytest.mark.parametrize("kind", ["mxfp4", "bfloat16"])

@@ -40,10 +40,9 @@ class TritonTraining(Training):
         residual: Tensor | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """As Backend.linear; under autocast an updated matrix has results in its dtype too."""
+        """As Backend.linear; an updated matrix keeps x as autocast rounds it."""
         if isinstance(weight, LowRank):
             x = x.to(autocast_dtype(x))
-            bias = None if bias is None else bias.to(x.dtype)
         return super().linear(x, weight, bias, residual=residual, dtype=dtype)
 
     def linears(
