@@ -45,7 +45,8 @@ class Training(Backend):
         """
         fused = q.device.type == "cpu" and not spec.dropout and q.shape[1] == k.shape[1]
         if isinstance(where, LayerKV) or not fused or not q.numel():
-            return super().attention(q, k, v, spec, where, rope)
+            with torch.autocast(q.device.type, enabled=False):  # which would round the scores
+                return super().attention(q, k, v, spec, where, rope)
         if rope is not None:
             q, k = self.rotate(q, rope), self.rotate(k, rope)
         documents = None if where is None else where.ids

@@ -120,6 +120,15 @@ def test_dropout_falls_back_to_the_reference():
     assert torch.equal(found, reference.attention(q, q, q, dropout=0.5))
 
 
+def test_autocast_does_not_round_scores():
+    q, k, v = (normal(1, 50, 2, 8, seed=i, dtype=torch.float32) for i in range(3))
+    torch.manual_seed(0)
+    expected = attention(3 * q, k, v, dropout=0.1)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(attention(3 * q, k, v, dropout=0.1), expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("window", [None, 33])
 @pytest.mark.parametrize("kind", ["whole", "packed"])
