@@ -9,7 +9,7 @@ from pathlib import Path
 from ossia import checkpoint
 from ossia.adapt import adapters, lora
 from ossia.adapt.formats import check_format
-from ossia.checkpoint.load import DENSE_DTYPES
+from ossia.checkpoint.contents import DENSE_DTYPES
 from ossia.config import ExpertFormat, expert_formats
 from ossia.errors import OssiaError
 from ossia.model import Decoder

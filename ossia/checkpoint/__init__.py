@@ -1,5 +1,6 @@
 """Checkpoints on disk: find, read, load into a Decoder, save for transformers."""
 
+from ossia.checkpoint.contents import read_config, stored_bytes
 from ossia.checkpoint.find import find, is_packaged, packaged_model, text_files, text_folder
 from ossia.checkpoint.fit import Beside, Placement
 from ossia.checkpoint.load import (
@@ -8,8 +9,6 @@ from ossia.checkpoint.load import (
     fit,
     load,
     load_share,
-    read_config,
-    stored_bytes,
 )
 from ossia.checkpoint.save import save
 

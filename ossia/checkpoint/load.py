@@ -10,22 +10,18 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from ossia import families, ops
-from ossia.checkpoint import regions
-from ossia.checkpoint.assemble import Destination, fill, parameter_dtypes
-from ossia.checkpoint.files import StoredTensor, in_memory, read_tensors, refuse_cut
-from ossia.checkpoint.find import CONFIG_FILE
+from ossia import ops
+from ossia.checkpoint.assemble import Destination, fill
+from ossia.checkpoint.contents import Contents, read_contents
+from ossia.checkpoint.files import StoredTensor, in_memory, refuse_cut
 from ossia.checkpoint.fit import NOTHING, Asking, Beside, Needs, Placement, check_share, place
-from ossia.checkpoint.match import match, tied_differ
-from ossia.config import ModelConfig
 from ossia.errors import OssiaError, brief
-from ossia.families.keys import warn
 from ossia.families.mapping import Layout
 from ossia.model import Decoder, sharding
 from ossia.model.linear import Weighted
@@ -36,56 +32,9 @@ from ossia.ops.int8 import Int8
 from ossia.ops.mxfp4 import MXFP4
 from ossia.options import Load, LoadOptions
 from ossia.system import gpu, huge_pages
-from ossia.system.files import read_json
 from ossia.system.upload import link_to
 
-DENSE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_FLOATS = (*DENSE_DTYPES.values(), torch.float64)
-
 _log = logging.getLogger(__name__)
-
-
-def read_config(folder: str | os.PathLike[str], ignore_unknown_keys: bool = False) -> ModelConfig:
-    """The architecture of a checkpoint folder: what config.json describes, unless the stored
-    weights show otherwise.
-
-    If config.json does not name a dtype, it is that of most stored weights. An entry of
-    quantization does not count if all weights are plain, nor does `tie_word_embeddings` if both
-    matrices are stored and differ. Raises OssiaError that names file and key.
-    """
-    folder = Path(folder)
-    return read_headers(folder, ignore_unknown_keys)[0]
-
-
-def read_headers(
-    folder: Path, ignore_unknown_keys: bool, dtype: str | None = None
-) -> tuple[ModelConfig, dict[str, StoredTensor]]:
-    """The architecture, as `read_config` returns it, and the stored tensors; none if the folder
-    holds only a config. A `dtype` takes the place of the config's.
-    """
-    stored = read_tensors(folder) if any(folder.glob("*.safetensors")) else {}
-    path = folder / CONFIG_FILE
-    data = read_json(path)
-    if data.get("quantization_config") and stored and _is_plain(stored):
-        warn(
-            f"{path}: the weights are not quantized, so 'quantization_config' is ignored; "
-            "remove it for other programs"
-        )
-        data = {key: value for key, value in data.items() if key != "quantization_config"}
-    if dtype is not None:  # whatever the config says, and in original/, whose config has no dtype
-        data = {key: value for key, value in data.items() if key not in ("dtype", "torch_dtype")}
-    config = families.from_hf(data, str(path), ignore_unknown_keys)
-    if dtype is not None:
-        config = replace(config, dtype=dtype)
-    elif not any(data.get(key) for key in ("dtype", "torch_dtype")):
-        config = replace(config, dtype=_prevailing_dtype(stored, config.dtype))
-    if config.tied_embeddings and tied_differ(families.layouts(config), stored):
-        warn(
-            f"{path}: 'tie_word_embeddings' is true, but the weights hold two different matrices; "
-            "both are used, as in transformers"
-        )
-        config = replace(config, tied_embeddings=False)
-    return config, stored
 
 
 def fit(folder: Path, options: LoadOptions, asking: Asking) -> Placement:
@@ -94,11 +43,6 @@ def fit(folder: Path, options: LoadOptions, asking: Asking) -> Placement:
     """
     found = _read(folder, options)
     return _placement(found, options, asking(found.config, found.dense))
-
-
-def stored_bytes(folder: Path) -> int:
-    """The bytes of a checkpoint folder's tensors."""
-    return sum(tensor.nbytes for tensor in read_tensors(folder).values())
 
 
 def load(
@@ -129,29 +73,12 @@ def load(
     return _load(Path(folder), options, placement)
 
 
-@dataclass(frozen=True)
-class _Checkpoint:
-    """What a folder's headers say."""
-
-    folder: Path
-    config: ModelConfig
-    layout: Layout
-    stored: Mapping[str, StoredTensor]
-
-    @property
-    def dense(self) -> torch.dtype:
-        return DENSE_DTYPES[self.config.dtype]
-
-
-def _read(folder: Path, options: LoadOptions) -> _Checkpoint:
+def _read(folder: Path, options: LoadOptions) -> Contents:
     dtype = options.dtype and options.dtype.value
-    config, every = read_headers(folder, options.ignore_unknown_keys, dtype)
-    every = every or read_tensors(folder)  # which says what is missing
-    found = match(families.layouts(config), every, folder, options.ignore_unknown_keys)
-    return _Checkpoint(folder, config, found.layout, found.stored)
+    return read_contents(folder, options.ignore_unknown_keys, dtype)
 
 
-def _placement(found: _Checkpoint, options: LoadOptions, beside: Beside) -> Placement:
+def _placement(found: Contents, options: LoadOptions, beside: Beside) -> Placement:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     target = _device(options.device)
@@ -161,7 +88,7 @@ def _placement(found: _Checkpoint, options: LoadOptions, beside: Beside) -> Plac
                 _log.warning("%s", problem)
             _log.info("device %s: the first available of cuda, mps, cpu", target)
         return Placement(target)
-    needs = Needs.of(without_weights(found.config, found.folder), found.dense)
+    needs = Needs.of(found.empty(), found.dense)
     return place(needs, options, target, found.folder, beside)
 
 
@@ -174,10 +101,10 @@ def _load(
     """As `load`; backend: instead of the one that the options name."""
     found = _read(folder, options)
     placement = placement or _placement(found, options, NOTHING)
-    config, layout, stored, target = found.config, found.layout, found.stored, placement.device
+    layout, stored, target = found.layout, found.stored, placement.device
     backend = backend or ops.select(options.backend, target, rounds=options.activations is not None)
-    decoder = without_weights(config, folder, backend)
-    check_headers(decoder, layout, stored)
+    decoder = found.empty(backend)
+    found.check(decoder)
     plan = None
     if target.type != "cuda":
         whole = sum(tensor.nbytes for tensor in stored.values())
@@ -260,9 +187,7 @@ def load_share(folder: Path, options: LoadOptions, rank: int) -> Decoder:
         raise OssiaError("--devices keeps all experts in memory: leave --expert-memory out")
     target = _device(options.device)
     found = _read(folder, options)
-    check_share(
-        Needs.of(without_weights(found.config, folder), found.dense), options.devices, target
-    )
+    check_share(Needs.of(found.empty(), found.dense), options.devices, target)
     mapped = replace(
         options, device="cpu", load=Load.map, expert_memory="all", dense=None, devices=1
     )
@@ -278,36 +203,6 @@ def load_share(folder: Path, options: LoadOptions, rank: int) -> Decoder:
     if options.dense is not None:
         decoder.to_int8()
     return decoder
-
-
-def without_weights(
-    config: ModelConfig, folder: Path, backend: ops.Backend = ops.REFERENCE
-) -> Decoder:
-    """The Decoder on the meta device. Raises OssiaError if its tensors would be too large."""
-    try:
-        with torch.device("meta"):
-            return Decoder(config, backend)
-    except (RuntimeError, TypeError, OverflowError) as error:
-        reason = str(error).partition("\n")[0]
-        raise OssiaError(
-            f"{folder / CONFIG_FILE}: its sizes are larger than tensors can be ({reason})"
-        ) from error
-
-
-def _is_plain(stored: Mapping[str, StoredTensor]) -> bool:
-    """Whether no tensor is in a format of quantized weights: all those use integers or 8 bits."""
-    return all(tensor.dtype in _FLOATS for tensor in stored.values())
-
-
-def _prevailing_dtype(stored: Mapping[str, StoredTensor], default: str) -> str:
-    """The dense dtype that holds the most elements."""
-    elements = dict.fromkeys(DENSE_DTYPES, 0)
-    for tensor in stored.values():
-        for name, dtype in DENSE_DTYPES.items():
-            if tensor.dtype is dtype:
-                elements[name] += tensor.nbytes // dtype.itemsize
-    prevailing = max(elements, key=lambda name: elements[name])
-    return prevailing if elements[prevailing] else default
 
 
 def check(options: LoadOptions) -> None:
@@ -360,29 +255,6 @@ def _why(name: str, error: Exception) -> str:
     return gpu.problem() or f"{gpu.reason(error)}; --device cpu computes on the CPU"
 
 
-def check_headers(decoder: Decoder, layout: Layout, stored: Mapping[str, StoredTensor]) -> None:
-    """Raise OssiaError for a tensor whose shape or dtype differs from its parameters'."""
-    empty = decoder.state_dict()
-    dtypes = parameter_dtypes(empty, DENSE_DTYPES[decoder.config.dtype])
-    ours = {name: tuple(tensor.shape) for name, tensor in empty.items()}
-    theirs = regions.stored_shapes(layout.rows, ours)
-    for name, rows in regions.grouped(layout.rows, "theirs").items():
-        tensor, wanted = stored[name], dtypes[rows[0].ours]
-        if tensor.shape != theirs[name]:
-            raise OssiaError(
-                f"{tensor.file}: tensor {name} has the shape {tensor.shape}, "
-                f"expected {theirs[name]} by {CONFIG_FILE}"
-            )
-        fits = tensor.dtype in _FLOATS if wanted.is_floating_point else tensor.dtype is wanted
-        if not fits:
-            allowed = _FLOATS if wanted.is_floating_point else (wanted,)
-            raise OssiaError(
-                f"{tensor.file}: tensor {name} has the dtype {_short(tensor.dtype)}, "
-                f"expected {' or '.join(map(_short, allowed))}"
-            )
-    regions.check_complete(layout.rows, ours, theirs)  # last, because its cost grows with the sizes
-
-
 def _packed_layers(
     stored: Mapping[str, StoredTensor], layout: Layout
 ) -> dict[int, list[StoredStack]]:
@@ -398,7 +270,3 @@ def _packed_layers(
                 for tensor, part in parts
             ]
     return dict(sorted(layers.items()))
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from ossia import families
 from ossia.checkpoint import regions
+from ossia.checkpoint.assemble import parameter_dtypes
+from ossia.checkpoint.contents import DENSE_DTYPES
 from ossia.checkpoint.files import DTYPES, INDEX_FILE, SINGLE_FILE
 from ossia.checkpoint.find import CONFIG_FILE, MORE_TEMPLATES, text_files
-from ossia.checkpoint.load import DENSE_DTYPES, parameter_dtypes
 from ossia.config import ExpertFormat, ModelConfig, expert_formats, with_expert_format
 from ossia.errors import OssiaError
 from ossia.families.mapping import Row

@@ -91,6 +91,7 @@ def _checkpoint(name: str, tensors: bool, ignore_unknown_keys: bool) -> Subject:
         )
     folder = find(name)
     contents = read_contents(folder, ignore_unknown_keys)
+    contents.check(contents.empty())
     rows, stored = contents.layout.rows, contents.stored
     title = f"{folder} (layout: {contents.layout.name})"
     if not tensors:

@@ -9,7 +9,7 @@ import torch
 
 from ossia.adapt import lora
 from ossia.adapt.lora import LoRA
-from ossia.checkpoint.load import DENSE_DTYPES
+from ossia.checkpoint.contents import DENSE_DTYPES
 from ossia.config import (
     GELU,
     AttentionConfig,

@@ -14,10 +14,11 @@ import torch
 import ossia
 from ossia import OssiaError, load_model
 from ossia.api.parts import Parts
-from ossia.checkpoint import Beside, Placement, fit
+from ossia.checkpoint import Beside, Placement, fit, read_config
 from ossia.checkpoint.fit import WORKSPACE
 from ossia.config import ModelConfig
 from ossia.engine.capacity import holds, kv_budget, room, whole_text
+from ossia.model import Decoder
 from ossia.options import EngineOptions, LoadOptions
 from tests.tiny_checkpoints import (
     GPT2_CONFIG,
@@ -70,6 +71,11 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
 
     return install
+
+
+def without_weights(config: ModelConfig) -> Decoder:
+    with torch.device("meta"):
+        return Decoder(config)
 
 
 def weights(folder: Path) -> int:
@@ -144,7 +150,7 @@ def test_keys_that_are_only_wished_for_take_what_is_left(
 ) -> None:
     """Also where no expert is left on the GPU; those that must be there are still missing."""
     config, free = ossia.config("gpt-oss-20b"), 5_000_000_000
-    needs = fitting.Needs.of(loading.without_weights(config, Path()), torch.bfloat16)
+    needs = fitting.Needs.of(without_weights(config), torch.bfloat16)
     machine(free - WORKSPACE)
     left = free - WORKSPACE - needs.dense
     assert 0.3e9 < left < free // 8
@@ -223,7 +229,7 @@ def test_published_models_at_their_true_sizes(
 ) -> None:
     """With room for the keys and values of a whole text, or an eighth of what is free."""
     config = ossia.config(name)
-    decoder = loading.without_weights(config, Path(name))
+    decoder = without_weights(config)
     needs = fitting.Needs.of(decoder, torch.bfloat16)
     if name == "gpt-oss-20b":
         assert needs.whole == 13_761_264_768
@@ -238,9 +244,7 @@ def test_published_models_at_their_true_sizes(
 
 
 def test_a_share_of_a_gpu_among_several(folder: Path, machine: Machine) -> None:
-    needs = fitting.Needs.of(
-        loading.without_weights(loading.read_config(folder), folder), torch.bfloat16
-    )
+    needs = fitting.Needs.of(without_weights(read_config(folder)), torch.bfloat16)
     machine(needs.whole // 4)
     fitting.check_share(needs, 4, CUDA)
     with pytest.raises(OssiaError, match=r"--devices 3 needs at least .* on each, but .* missing"):
@@ -330,7 +334,7 @@ def test_keys_get_what_was_left_where_experts_made_way() -> None:
 
 def test_words_and_bytes_of_keys_and_values(folder: Path) -> None:
     """The longest text by each type of stored keys, by the formula."""
-    config: ModelConfig = loading.read_config(folder)
+    config: ModelConfig = read_config(folder)
     position = 2 * 2 * 6 * 2  # keys and values of two heads of six, in bfloat16
     context, window = 256, 4
     assert whole_text(config, torch.bfloat16) == 3 * position * (context + window)

@@ -25,9 +25,9 @@ class Finder:
 
 if moment == "weights":
     import ossia.checkpoint
-    load = sys.modules["ossia.checkpoint.load"]
-    read = load.read_tensors
-    load.read_tensors = lambda folder: (interrupt(), read(folder))[1]
+    contents = sys.modules["ossia.checkpoint.contents"]
+    read = contents.read_tensors
+    contents.read_tensors = lambda folder: (interrupt(), read(folder))[1]
 sys.meta_path.insert(0, Finder())
 from ossia.cli.start import run
 run()

@@ -18,7 +18,7 @@ import torch
 from ossia import checkpoint, text
 from ossia.adapt import adapters, lora
 from ossia.adapt.formats import check_format, unpacked
-from ossia.checkpoint.load import DENSE_DTYPES
+from ossia.checkpoint.contents import DENSE_DTYPES
 from ossia.config import ExpertFormat, ModelConfig, expert_formats, with_expert_format
 from ossia.errors import OssiaError
 from ossia.insight.counts import count
