@@ -201,7 +201,7 @@ def load_share(folder: Path, options: LoadOptions, rank: int) -> Decoder:
     except ValueError as error:
         raise OssiaError(f"{folder}: --devices {options.devices}: {error}") from error
     if options.dense is not None:
-        decoder.to_int8()
+        _quantize(decoder, folder)
     return decoder
 
 

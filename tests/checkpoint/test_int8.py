@@ -9,9 +9,10 @@ import torch
 
 from ossia import OssiaError
 from ossia import load_model as load
-from ossia.checkpoint import save
+from ossia.checkpoint import load_share, save
 from ossia.model.linear import Linear, Weighted
 from ossia.ops.int8 import Int8
+from ossia.options import LoadOptions
 from tests.tiny_checkpoints import (
     GPT2_CONFIG,
     GPT_OSS_CONFIG,
@@ -89,3 +90,7 @@ def test_a_weight_that_is_not_a_number_is_named(tmp_path):
     folder = write(tmp_path / "model", GPT_OSS_CONFIG, tensors)
     with pytest.raises(OssiaError, match=r"layers\.1\.attention\.k\.weight: .* NaN"):
         load(folder, dense="int8")
+    # Another error would leave the other processes waiting.
+    options = LoadOptions(device="cpu", devices=2, dense="int8")
+    with pytest.raises(OssiaError, match=r"layers\.1\.attention\.k\.weight: .* NaN"):
+        load_share(folder, options, rank=0)
