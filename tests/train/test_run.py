@@ -140,7 +140,10 @@ from ossia.train.settings import Settings
 torch.set_num_threads(1)
 out = Path(sys.argv[2])
 run = Run.resume(out) if out.exists() else Run.start(Settings(**json.loads(sys.argv[1])), out)
-run.train(lambda step: print(step.step, step.loss.hex(), flush=True))
+def report(step):
+    print(step.step, step.loss.hex(), flush=True)
+    sys.stdin.readline()  # leave to go on
+run.train(report)
 """
 
 
@@ -156,16 +159,22 @@ def test_a_run_killed_at_any_moment_continues_bit_for_bit(tiny: Settings, tmp_pa
     for _ in range(3):
         process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, json.dumps(asdict(settings)), str(out)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
+        assert process.stdin is not None
         assert process.stdout is not None
-        for _ in range(moments.randint(5, 15)):
+        count = moments.randint(5, 15)
+        process.stdin.write("\n" * (count + 3))  # it gets no further while this process waits
+        process.stdin.flush()
+        for _ in range(count):
             seen.add(process.stdout.readline().strip())
         time.sleep(moments.random() * 0.05)
         os.kill(process.pid, signal.SIGKILL)
         seen |= {line.strip() for line in process.stdout.read().splitlines(keepends=True)[:-1]}
         assert process.wait() == -signal.SIGKILL
+        process.stdin.close()
         process.stdout.close()
     resumed = Run.resume(out)
     assert 0 < resumed.trainer.progress.step < 60
