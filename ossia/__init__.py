@@ -85,7 +85,8 @@ def config(name_or_path: str | Path) -> ModelConfig:
             f"{name_or_path} is neither a checkpoint folder nor a preset; "
             f"the presets are {', '.join(PRESETS)}"
         )
-    return checkpoint.read_config(checkpoint.find(name_or_path))
+    with checkpoint.headers(name_or_path) as folder:
+        return checkpoint.read_config(folder)
 
 
 def load_model(path_or_hub_name: str | Path, **options: Any) -> Decoder:

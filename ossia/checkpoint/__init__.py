@@ -1,7 +1,14 @@
 """Checkpoints on disk: find, read, load into a Decoder, save for transformers."""
 
 from ossia.checkpoint.contents import read_config, stored_bytes
-from ossia.checkpoint.find import find, is_packaged, packaged_model, text_files, text_folder
+from ossia.checkpoint.find import (
+    find,
+    headers,
+    is_packaged,
+    packaged_model,
+    text_files,
+    text_folder,
+)
 from ossia.checkpoint.fit import Beside, Placement
 from ossia.checkpoint.load import (
     check,
@@ -19,6 +26,7 @@ __all__ = [
     "check_activations",
     "find",
     "fit",
+    "headers",
     "is_packaged",
     "load",
     "load_share",

@@ -108,7 +108,7 @@ def read_tensors(folder: Path) -> dict[str, StoredTensor]:
     data that is missing, truncated, contradictory or not safetensors.
     """
     found: dict[str, StoredTensor] = {}
-    files, indexed = _weight_files(folder)
+    files, indexed = weight_files(folder)
     for file in files:
         for tensor in read_header(file):
             if (other := found.get(tensor.name)) is not None:
@@ -195,8 +195,10 @@ def read_into(path: Path, start: int, memory: memoryview) -> None:
         raise OssiaError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _weight_files(folder: Path) -> tuple[list[Path], bool]:
-    """The files to read in order, and whether an index names them."""
+def weight_files(folder: Path) -> tuple[list[Path], bool]:
+    """The files of a folder's weights in the order in which they are read, and whether an index
+    names them. Raises OssiaError if there are none, or one that the index names is missing.
+    """
     try:
         present = sorted(path.name for path in folder.iterdir())
     except OSError as error:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from ossia.checkpoint import hub
 from ossia.checkpoint.astray import FOREIGN, kind, remedy
+from ossia.checkpoint.hub import CONFIG_FILE
 from ossia.errors import OssiaError
 
 # Common short names of models, and their names on the hub.
@@ -28,7 +32,6 @@ HUB_NAMES = {
     "gpt-oss-120b": "openai/gpt-oss-120b",
 }
 
-CONFIG_FILE = "config.json"
 # Subfolders of hub repositories hold duplicates of the weights (original/, metal/, onnx/). Pickles
 # are never downloaded.
 WANTED = ["*.json", "*.jinja", "*.safetensors", "merges.txt"]
@@ -65,6 +68,32 @@ def find(path_or_hub_name: str | os.PathLike[str] | None, *, config_only: bool =
     looked up on the hub. config_only: of a hub model only config.json is downloaded. Raises
     OssiaError if there is no such checkpoint.
     """
+    found = _located(path_or_hub_name)
+    if isinstance(found, Path):
+        return found
+    wanted = [CONFIG_FILE] if config_only else WANTED
+    return _checkpoint_folder(hub.download(found, wanted, UNWANTED))
+
+
+@contextmanager
+def headers(path_or_hub_name: str | os.PathLike[str] | None) -> Iterator[Path]:
+    """As `find`, but of a hub model that is not cached only the config and the headers of weights
+    are fetched, into a folder that lasts as long as the block. Its weights read as zeros, so that
+    two tied matrices look alike; errors in the block call it by the model's name.
+    """
+    found = _located(path_or_hub_name)
+    if isinstance(found, Path):
+        yield found
+        return
+    with hub.headers(found) as folder:
+        try:
+            yield _checkpoint_folder(folder)
+        except OssiaError as error:
+            raise OssiaError(str(error).replace(str(folder), found.name)) from error
+
+
+def _located(path_or_hub_name: str | os.PathLike[str] | None) -> Path | hub.Name:
+    """The folder of a checkpoint on this machine, or the name of one on the hub."""
     if path_or_hub_name is None:
         return packaged_model()
     name = path_or_hub_name
@@ -96,7 +125,7 @@ def find(path_or_hub_name: str | os.PathLike[str] | None, *, config_only: bool =
         raise OssiaError(
             f"{name!r} is neither a folder nor a model's name on the hub {_meant(name)}"
         )
-    return _download(hub_name, revision or None, [CONFIG_FILE] if config_only else WANTED)
+    return hub.Name(hub_name, revision or None)
 
 
 def _meant(name: str) -> str:
@@ -159,42 +188,3 @@ def _checkpoint_folder(folder: Path) -> Path:
     if not any(folder.glob("*.safetensors")) and (hint := kind(folder)):
         raise OssiaError(f"{folder} holds no weights (*.safetensors){hint}")
     return folder
-
-
-def _download(name: str, revision: str | None, wanted: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    try:
-        folder = snapshot_download(
-            name, revision=revision, allow_patterns=wanted, ignore_patterns=UNWANTED
-        )
-    except GatedRepoError as error:
-        raise OssiaError(
-            f"{name} is gated on the hub: ask for access there, then run `hf auth login`"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise OssiaError(
-            f"{name} is neither a folder here nor a public model on the hub"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise OssiaError(f"{name} has no branch, tag or commit {revision} on the hub") from error
-    except HFValidationError as error:
-        raise OssiaError(f"{name} is no folder here, and no name the hub accepts") from error
-    except LocalEntryNotFoundError as error:
-        raise OssiaError(
-            f"{name} is neither a folder here nor in the hub's cache, and the hub cannot be "
-            "reached: download it while online, or give a folder"
-        ) from error
-    except OSError as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise OssiaError(f"cannot download {name} from the hub: {reason}") from error
-    if "gguf" in name.lower() and not (Path(folder) / CONFIG_FILE).is_file():
-        raise OssiaError(f"{name}: {FOREIGN['.gguf']}, under the name that it was made from")
-    return _checkpoint_folder(Path(folder))

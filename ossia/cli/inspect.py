@@ -34,7 +34,8 @@ def inspect(
 ) -> None:
     """Describe a model: layers, parameters, bytes, tensors.
 
-    A preset needs no weights, and of a checkpoint folder only the headers of its files are read.
+    A preset needs no weights. Of a checkpoint the config and the headers of its files are read, and
+    of a hub model that is not cached no more is downloaded.
     """
     from ossia.families import preset
     from ossia.insight.describe import described, record
@@ -78,28 +79,30 @@ def _preset(name: str, config: ModelConfig, tensors: bool) -> Subject:
 
 
 def _checkpoint(name: str, tensors: bool, ignore_unknown_keys: bool) -> Subject:
-    from ossia.checkpoint import find, is_packaged
+    from ossia.checkpoint import headers, is_packaged
     from ossia.checkpoint.contents import read_contents
     from ossia.families import PRESETS
     from ossia.insight.describe import Subject
     from ossia.insight.moves import fold, shape_text
 
-    if not (os.path.exists(os.path.expanduser(name)) or "/" in name or is_packaged(name)):
+    here = os.path.exists(os.path.expanduser(name)) or is_packaged(name)
+    if not (here or "/" in name):
         raise OssiaError(
             f"{name} is neither a checkpoint folder nor a preset; "
             f"the presets are {', '.join(PRESETS)}"
         )
-    folder = find(name)
-    contents = read_contents(folder, ignore_unknown_keys)
-    contents.check(contents.empty())
+    with headers(name) as folder:
+        contents = read_contents(folder, ignore_unknown_keys)
+        contents.check(contents.empty())
+        file_bytes = contents.file_bytes
     rows, stored = contents.layout.rows, contents.stored
-    title = f"{folder} (layout: {contents.layout.name})"
+    title = f"{folder if here else name} (layout: {contents.layout.name})"
     if not tensors:
-        return Subject(title, contents.config, contents.file_bytes)
+        return Subject(title, contents.config, file_bytes)
     kinds = {
         name: f"{shape_text(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
         for name, tensor in stored.items()
     }
     ignored = tuple(sorted(contents.ignored))
     moves = tuple(fold(rows, kinds))
-    return Subject(title, contents.config, contents.file_bytes, moves, ignored)
+    return Subject(title, contents.config, file_bytes, moves, ignored)
