@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from ossia.ops.triton.gates import gated, gated_slopes
-from ossia.ops.triton.training_experts_kernels import own_tile
+from ossia.ops.triton.training_experts_kernels import own_tile, rows_from
 
 _UNIT = tl.constexpr(2.0**126)  # by which decoded numbers are too small
 
@@ -82,11 +82,7 @@ def products(
     """
     expert, first, end = own_tile(offsets, EXPERTS, LANES, ROWS)
     if expert < EXPERTS:
-        row = first + tl.arange(0, ROWS)
-        exists = row < end
-        source = row.to(tl.int64)
-        if GATHER:
-            source = tl.load(order + row, mask=exists, other=0).to(tl.int64) // CHOSEN
+        row, exists, source = rows_from(first, end, order, CHOSEN, ROWS, GATHER)
         col = tl.program_id(1) * COLS + tl.arange(0, COLS)
         inside = col < width
         matrix = expert.to(tl.int64) * width + tl.minimum(col, width - 1)
@@ -133,11 +129,7 @@ def products_turned(
     """
     expert, first, end = own_tile(offsets, EXPERTS, LANES, ROWS)
     if expert < EXPERTS:
-        row = first + tl.arange(0, ROWS)
-        exists = row < end
-        source = row.to(tl.int64)
-        if GATHER:
-            source = tl.load(order + row, mask=exists, other=0).to(tl.int64) // CHOSEN
+        row, exists, source = rows_from(first, end, order, CHOSEN, ROWS, GATHER)
         byte = tl.program_id(1) * BYTES + tl.arange(0, BYTES)
         group = tl.program_id(1) * (BYTES // 16) + tl.arange(0, BYTES // 16)
         inside, known = byte < half, group < half // 16

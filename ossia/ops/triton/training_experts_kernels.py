@@ -38,6 +38,21 @@ def own_tile(offsets, EXPERTS: tl.constexpr, LANES: tl.constexpr, ROWS: tl.const
 
 
 @triton.jit
+def rows_from(
+    first, end, order, CHOSEN: tl.constexpr, ROWS: tl.constexpr, GATHER: tl.constexpr
+):  # fmt: skip
+    """ROWS rows from `first` on, whether each lies before `end`, and where it is read: in a matrix
+    of rows, or, if GATHER, in one with a row per token.
+    """
+    row = first + tl.arange(0, ROWS)
+    exists = row < end
+    source = row.to(tl.int64)
+    if GATHER:
+        source = tl.load(order + row, mask=exists, other=0).to(tl.int64) // CHOSEN
+    return row, exists, source
+
+
+@triton.jit
 def products(
     x, weight, bias, order, offsets, out, depth, width, step, turn, size,
     EXPERTS: tl.constexpr, LANES: tl.constexpr, CHOSEN: tl.constexpr, ROWS: tl.constexpr,
@@ -52,11 +67,7 @@ def products(
     """
     expert, first, end = own_tile(offsets, EXPERTS, LANES, ROWS)
     if expert < EXPERTS:
-        row = first + tl.arange(0, ROWS)
-        exists = row < end
-        source = row.to(tl.int64)
-        if GATHER:
-            source = tl.load(order + row, mask=exists, other=0).to(tl.int64) // CHOSEN
+        row, exists, source = rows_from(first, end, order, CHOSEN, ROWS, GATHER)
         col = tl.program_id(1) * COLS + tl.arange(0, COLS)
         inside = col < width
         own = weight + expert.to(tl.int64) * size
@@ -98,11 +109,7 @@ def weights_backward(
     sums = tl.zeros((COLS, DEPTH), tl.float32)
     biases = tl.zeros((COLS,), tl.float32)
     for i in range(tl.load(offsets + expert), end, ROWS):
-        row = i + tl.arange(0, ROWS)
-        exists = row < end
-        source = row.to(tl.int64)
-        if GATHER:
-            source = tl.load(order + row, mask=exists, other=0).to(tl.int64) // CHOSEN
+        row, exists, source = rows_from(i, end, order, CHOSEN, ROWS, GATHER)
         left = tl.load(
             gradient + row.to(tl.int64)[None, :] * width + col[:, None],
             mask=exists[None, :] & inside[:, None], other=0.0,
