@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -45,7 +46,8 @@ class TestChat:
         assert not tab.js("$('details.reasoning').open")
         tab.js("$('details.reasoning summary').click()")
         tab.wait("$('details.reasoning .thoughts').textContent === 'Hm.'")
-        assert "tokens" in tab.js("$('.assistant .cost').textContent")
+        cost = tab.js("$('.assistant .cost').textContent")
+        assert re.search(r"tokens · first after (\d+ ms|[1-9]\d*\.\d s)", cost)
         ask(tab, "And then?")
         assert "What is it?" in served.prompt()
         assert "Forty-two, é!" in served.prompt()
@@ -77,6 +79,7 @@ class TestChat:
         tab.js("$('.assistant [aria-label=\"Previous version\"]').click()")
         assert answers(tab) == ["one"]
         tab.js("$('.user [aria-label=\"Edit this message\"]').click()")
+        assert not tab.js("$('.user footer').checkVisibility()")
         tab.js("$('.editor textarea').select()")
         tab.type("Second")
         tab.js("$('.editor .primary').click()")

@@ -109,8 +109,8 @@ export class MessageView {
       buttons.push(node.role === "user" ? edit() : again());
     }
     const versions = this.place.count > 1 ? [this.versions()] : [];
-    const cost = node.stats?.tokens ? costOf(node.stats, this.running) : "";
-    this.foot.replaceChildren(...versions, ...buttons, el("span", { class: "cost" }, cost));
+    const cost = node.stats?.tokens ? costOf(node.stats, this.running) : [];
+    this.foot.replaceChildren(...versions, ...buttons, el("span", { class: "cost" }, ...cost));
   }
 
   versions() {
@@ -166,7 +166,7 @@ export class MessageView {
 }
 
 const NOTES = {
-  length: "The answer was cut: it reached the most tokens that it may have.",
+  length: "Cut off at the maximum number of tokens.",
   stopped: "Stopped.",
   running: "The page was closed while this was written.",
 };
@@ -195,10 +195,15 @@ function costOf(stats, running) {
   const said = [`${about}${stats.tokens.toLocaleString()} tokens`];
   const rate = speed(stats);
   if (rate) said.unshift(`${rate < 10 ? rate.toFixed(1) : Math.round(rate).toLocaleString()} tokens/s`);
-  if (stats.wait !== null) said.push(`first after ${stats.wait.toFixed(1)} s`);
+  if (stats.wait !== null) said.push(`first after ${short(stats.wait)}`);
   if (stats.prompt) said.push(`prompt ${stats.prompt.toLocaleString()}`);
   if (stats.cached) said.push(`${stats.cached.toLocaleString()} of it cached`);
-  return said.join(" · ");
+  const last = said.pop();
+  return [...said.flatMap((text) => [el("span", {}, `${text} ·`), " "]), el("span", {}, last)];
+}
+
+function short(seconds) {
+  return seconds < 1 ? `${Math.round(1000 * seconds)} ms` : `${seconds.toFixed(1)} s`;
 }
 
 // A call as a card: its name, its arguments, and its result or the fields to give one.

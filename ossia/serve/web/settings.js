@@ -5,13 +5,13 @@ import { el } from "./dom.js";
 const NUMBERS = [
   ["temperature", "Temperature", { min: 0, max: 5, step: 0.05 }, "0 always takes the likeliest token"],
   ["top_p", "Top p", { min: 0.01, max: 1, step: 0.01 }, "keeps the likeliest tokens up to this share"],
-  ["top_k", "Top k", { min: 0, step: 1 }, "keeps so many tokens; 0 keeps all"],
+  ["top_k", "Top k", { min: 0, step: 1 }, "keeps this many tokens; 0 keeps all"],
   ["min_p", "Min p", { min: 0, max: 1, step: 0.01 }, "drops tokens below this share of the likeliest"],
   ["repetition_penalty", "Repetition penalty", { min: 0.01, max: 100, step: 0.01 }, "1 is none"],
   ["presence_penalty", "Presence penalty", { min: -2, max: 2, step: 0.1 }, ""],
   ["frequency_penalty", "Frequency penalty", { min: -2, max: 2, step: 0.1 }, ""],
-  ["max_tokens", "Most tokens", { min: 1, step: 1 }, "of an answer, its reasoning included"],
-  ["seed", "Seed", { step: 1 }, "the same seed draws the same answer"],
+  ["max_tokens", "Max tokens", { min: 1, step: 1 }, "of an answer, including its reasoning"],
+  ["seed", "Seed", { step: 1 }, "the same seed gives the same answer"],
 ];
 
 export const EFFORTS = [
@@ -65,7 +65,7 @@ export function settingsFields(settings, change) {
     entry.classList.add("number");
     return entry;
   });
-  const stop = area("stop", 2, "one a line");
+  const stop = area("stop", 2, "one per line");
   stop.value = (settings.stop ?? []).join("\n");
   const tools = area("tools", 4, '[{"name": "weather", "parameters": {"type": "object"}}]');
   for (const input of [system.querySelector("textarea"), tools]) {
@@ -82,7 +82,7 @@ export function settingsFields(settings, change) {
   inside.addEventListener("change", () => change("xray", inside.checked || undefined));
   const xray = el("div", { class: "field" },
     el("label", { class: "check", for: inside.id }, inside, " Look inside the model"),
-    el("small", {}, "experts, attention and entropy of each token; the model reads its answer twice for it"));
+    el("small", {}, "experts, attention and entropy of each token; the model then reads its answer twice"));
   const help = "as JSON; you give the result of each call on its card";
   const stops = field("Stop at", stop, "texts that end an answer");
   return [
