@@ -177,7 +177,9 @@ class _Inputs:
         most = shortest.config.context_length
         context = min(_CONTEXT, most) if self.options.length is None else self.options.length
         if context > most:
-            raise OssiaError(f"--length {context}: {shortest.name} supports at most {most} tokens")
+            raise OssiaError(
+                f"--length {context}: {shortest.name} supports at most {most:,} tokens"
+            )
         return Setting(context, self.batches, self.memory, self.hardware)
 
     def points(self, models: Sequence[Model]) -> list[Point]:

@@ -114,7 +114,7 @@ class Conversation:
             )
         except OssiaError as error:
             del self.messages[self._turn :]
-            hint = "; /clear starts over" if self.messages else ""
+            hint = " (/clear starts over)" if self.messages else ""
             raise OssiaError(f"{error}{hint}") from error
 
     def hear(self, event: Event | Finished) -> None:

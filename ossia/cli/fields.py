@@ -93,7 +93,7 @@ def _option(setting: Setting) -> inspect.Parameter:
     names = [flag(setting.name)]
     if kind is bool and (option.off or setting.default is not False):
         names[0] += f"/{option.off or '--no-' + names[0].removeprefix('--')}"
-    choices = reader = None
+    choices, reader = None, _number_reader(kind) if kind in (int, float) else None
     if option.shorthands and issubclass(kind, StrEnum):
         choices, reader = f"<{'|'.join(kind)}>", _reader(kind, option.shorthands)
     described = typer.Option(
@@ -110,6 +110,19 @@ def _option(setting: Setting) -> inspect.Parameter:
         hint = list[kind]
     default = inspect.Parameter.empty if setting.default is MISSING else setting.default
     return _keyword(setting.name, Annotated[hint, described], default)
+
+
+def _number_reader(kind: type[int] | type[float]) -> Callable[[Any], Any]:
+    """Reads a number; defaults, which are not text, stay as they are."""
+
+    def read(value: Any) -> Any:
+        try:
+            return kind(value) if isinstance(value, str) else value
+        except ValueError as error:
+            name = "a whole number" if kind is int else "a number"
+            raise typer.BadParameter(f"{value!r} is not {name}.") from error
+
+    return read
 
 
 def _reader(kind: type[StrEnum], shorthands: Mapping[str, str]) -> Callable[[str], StrEnum]:

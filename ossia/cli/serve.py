@@ -168,10 +168,11 @@ def _announce(about: dict[str, Any], server: socket.socket, keys: bool, as_json:
     replicas = f"{about['replicas']} replicas of " if "replicas" in about else ""
     print(f"{replicas}{name} on {base}/v1; chat with it at {base}/")
     if "backend" in about:
+        backend, device = about["backend"], about["device"]
+        backend += "" if device == backend else f" on {device}"
         print(
-            f"backend {about['backend']} on {about['device']}; {format_size(about['kv_bytes'])} "
-            f"for keys and values; up to {about['max_batch']} requests together, "
-            f"{about['max_length']} tokens each"
+            f"backend {backend}; {format_size(about['kv_bytes'])} for keys and values; up to "
+            f"{about['max_batch']} requests together, {about['max_length']:,} tokens each"
         )
     if tools:
         print(f"tools that run here when the model calls them: {', '.join(tools)}")

@@ -182,8 +182,8 @@ class Engine:
         most = self.max_length - 1 if answered else self.kv.most_positions
         if length > most:
             raise OssiaError(
-                f"the prompt has {length} ids, and the cache holds {most}: shorten the prompt or "
-                "raise kv_memory"
+                f"the prompt has {length:,} tokens, and the cache holds {most:,}: shorten the "
+                "prompt or raise kv_memory"
             )
 
     def add(self, request: Request) -> int:

@@ -223,13 +223,13 @@ def check_prompt(
         raise OssiaError("the prompt is empty: give at least one id")
     if not answered and len(prompt) > context_length:
         raise OssiaError(
-            f"the prompt has {len(prompt)} ids, more than the model's context of {context_length}; "
-            "shorten it"
+            f"the prompt has {len(prompt):,} tokens, more than the model's context of "
+            f"{context_length:,}; shorten it"
         )
     if answered and len(prompt) >= context_length:
         raise OssiaError(
-            f"the prompt has {len(prompt)} ids, which leaves no room for an answer in the model's "
-            f"context of {context_length}; shorten it"
+            f"the prompt has {len(prompt):,} tokens, which leaves no room for an answer in the "
+            f"model's context of {context_length:,}; shorten it"
         )
     for position, token in enumerate(prompt):
         if not isinstance(token, int) or isinstance(token, bool):

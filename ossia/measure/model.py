@@ -165,7 +165,7 @@ def weight_files(folder: Path) -> list[Path]:
 def _check_context(config: ModelConfig, needed: int) -> None:
     if needed > config.context_length:
         raise OssiaError(
-            f"{needed} tokens do not fit the model's context of {config.context_length}: "
+            f"{needed:,} tokens do not fit the model's context of {config.context_length:,}: "
             "lower --prompt or --tokens"
         )
 

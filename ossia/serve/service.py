@@ -91,7 +91,7 @@ class Service:
         if self.max_prompt is not None and tokens > self.max_prompt:
             raise ApiError(
                 400,
-                f"the prompt has {tokens} tokens, and this server takes {self.max_prompt}",
+                f"the prompt has {tokens:,} tokens, and this server takes {self.max_prompt:,}",
                 code="context_length_exceeded",
             )
 

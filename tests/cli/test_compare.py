@@ -136,7 +136,7 @@ def test_this_machine_is_measured(ossia_command, monkeypatch: pytest.MonkeyPatch
     [
         ((), "name one or more models"),
         (("no-such-model",), "neither a folder nor a model's name on the hub"),
-        (("gpt2", "--length", "2000"), "gpt2 supports at most 1024 tokens"),
+        (("gpt2", "--length", "2000"), "gpt2 supports at most 1,024 tokens"),
         (("gpt2", "--length", "0"), "--length"),
         (("gpt2", "--batch", "0"), "--batch 0: must be numbers"),
         (("gpt2", "--batch", "1,two"), "--batch 1,two"),

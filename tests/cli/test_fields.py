@@ -124,6 +124,21 @@ def test_a_value_out_of_bounds_is_one_line_and_exit_code_2(run):
     assert output == "error: --coats must be at least 1, not 0\n"
 
 
+@pytest.mark.parametrize(
+    ("option", "text", "kind"),
+    [
+        ("--coats", "many", "a whole number"),
+        ("--coats", "1.5", "a whole number"),
+        ("--shine", "much", "a number"),
+    ],
+)
+def test_a_value_that_is_no_number_is_named(run, option, text, kind):
+    code, received, output = run("hall", option, text)
+    assert (code, received) == (2, {})
+    assert option in output
+    assert f"{text!r} is not {kind}." in output
+
+
 def test_two_options_of_one_name_are_a_mistake():
     with pytest.raises(ValueError, match="duplicate parameter name"):
 

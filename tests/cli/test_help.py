@@ -56,6 +56,13 @@ def test_an_option_names_its_value_and_not_a_python_type(ossia_command, command)
     assert re.findall(r"<(?:str|int|float|path)>", options) == []
 
 
+@pytest.mark.parametrize("command", [*COMMANDS, *SUBCOMMANDS])
+def test_no_line_is_broken_within_the_name_of_an_option(ossia_command, command):
+    shown = ossia_command(*command.split(), "--help").out
+    assert re.findall(r"--[\w-]*-$", shown, re.MULTILINE) == []
+    assert "\ue000" not in shown
+
+
 def test_the_list_of_commands_describes_each_in_one_whole_sentence(ossia_command):
     listed = ossia_command("--help").out.partition("\nCommands:\n")[2]
     lines = listed.splitlines()[: len(COMMANDS)]

@@ -121,13 +121,13 @@ def test_a_prompt_without_an_answer_may_fill_the_context():
     prompt = list(range(64))
     (result,) = engine.generate([Request(prompt, scored())])
     assert_right(result.prompt, prompt, fake_logits(prompt))
-    with pytest.raises(OssiaError, match="65 ids, more than the model's context of 64"):
+    with pytest.raises(OssiaError, match="65 tokens, more than the model's context of 64"):
         engine.add(Request([*prompt, 1], scored()))
     with pytest.raises(OssiaError, match="leaves no room for an answer"):
         engine.add(Request(prompt, scored(max_tokens=1)))
     small = build(decoder, 20, page_size=4, max_batch=2)
     assert small.generate([Request(prompt[:20], scored())])[0].prompt is not None
-    with pytest.raises(OssiaError, match="21 ids, and the cache holds 20"):
+    with pytest.raises(OssiaError, match="21 tokens, and the cache holds 20"):
         small.add(Request(prompt[:21], scored()))
 
 

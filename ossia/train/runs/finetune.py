@@ -304,7 +304,7 @@ def _settled(settings: FineTuneSettings, stored: ModelConfig) -> FineTuneSetting
     """
     context = stored.context_length
     if settings.length > context:
-        raise OssiaError(f"--length {settings.length}: the model's context is {context} tokens")
+        raise OssiaError(f"--length {settings.length}: the model's context is {context:,} tokens")
     formats = expert_formats(stored)
     if not formats and (settings.experts or settings.mxfp4_steps):
         raise OssiaError("--experts and --mxfp4-steps need a model with experts")

@@ -135,7 +135,7 @@ def _check(settings: Settings, config: ModelConfig) -> None:
     longest = max(settings.length, settings.long_length)
     if longest > config.context_length:
         raise OssiaError(
-            f"the model's context is {config.context_length} tokens, too short for {longest}"
+            f"the model's context is {config.context_length:,} tokens, too short for {longest:,}"
         )
     has_experts = bool(expert_formats(config))
     if settings.mxfp4_steps and not (has_experts and settings.experts == ExpertFormat.MXFP4):
