@@ -484,7 +484,7 @@ class TestPrompts:
 
     def test_longer_than_the_context(self, family: str, models: Path, run) -> None:
         line = run("generate", "x" * CONTEXT, "--model", models / family)
-        assert f"{CONTEXT} ids" in line
+        assert f"{CONTEXT} tokens" in line
         assert f"context of {CONTEXT}" in line
         line = run("chat", "--model", models / family, piped="x" * CONTEXT + "\n")
         assert f"context of {CONTEXT}" in line

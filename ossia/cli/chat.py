@@ -91,8 +91,9 @@ def chat(
     Ctrl-C stops a reply, Ctrl-D ends the program, /help lists the commands. In a pipe each line of
     stdin is a turn, and the output is plain text. With MESSAGE, stdin is not read.
     """
-    from ossia.cli.conversation import Conversation, check_writable
+    from ossia.cli.conversation import Conversation
     from ossia.cli.session import Session
+    from ossia.system.files import check_output
     from ossia.text.chat import read_effort
     from ossia.tools import BUILT_IN
 
@@ -103,7 +104,7 @@ def chat(
         refuse_a_model_as_text(text, "ossia chat")
     effort = read_effort(options.reasoning_effort, "--reasoning-effort")
     if options.save is not None:
-        check_writable(options.save)
+        check_output(options.save)
     llm = open_llm(model, load, engine, options.quiet)
     from ossia.checkpoint import is_packaged  # torch comes with it
 

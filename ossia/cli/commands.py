@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ossia.cli.conversation import Conversation, check_writable
+from ossia.cli.conversation import Conversation
 from ossia.cli.text import table
 from ossia.errors import OssiaError
 from ossia.options import SamplingOptions, Setting, flag, settings
@@ -159,7 +159,6 @@ class Commands:
         if not argument:
             raise OssiaError("/save needs a file name: /save talk.json")
         path = Path(argument).expanduser()
-        check_writable(path)
         self._conversation.save(path)
         return f"saved to {path}"
 

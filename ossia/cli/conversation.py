@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,7 +11,7 @@ from typing import Any
 from ossia.api import LLM, Finished, ReplyBuilder, Stream
 from ossia.errors import OssiaError
 from ossia.options import SamplingOptions
-from ossia.system.files import write_json
+from ossia.system.files import json_bytes, write_output
 from ossia.text import Effort, Event, UnusableFormat
 from ossia.text.chat import read_effort
 from ossia.tools import Tool, call
@@ -162,26 +161,13 @@ class Conversation:
         self.tools = tools
 
     def save(self, path: Path) -> None:
-        """Write the conversation as JSON. Raises OssiaError, and leaves an old file, on failure."""
+        """Write the conversation as JSON, as `write_output` does."""
         record: dict[str, Any] = {"reasoning_effort": self.effort}
         if self.tools:
             record["tools"] = [tool.schema() for tool in self.tools]
         record["messages"] = self._all_messages()
-        try:
-            write_json(path, record)
-        except OSError as error:
-            raise OssiaError(f"cannot write {path}: {error.strerror}") from error
+        write_output(path, json_bytes(record))
 
     def _all_messages(self) -> list[dict[str, Any]]:
         system = [{"role": "system", "content": self.system}] if self.system else []
         return system + self.messages
-
-
-def check_writable(path: Path) -> None:
-    """Raise OssiaError if a file could not be written there."""
-    if path.is_dir():
-        raise OssiaError(f"cannot write {path}: it is a folder")
-    if not path.parent.is_dir():
-        raise OssiaError(f"cannot write {path}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise OssiaError(f"cannot write {path}: the folder {path.parent} is not writable")

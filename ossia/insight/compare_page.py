@@ -128,7 +128,9 @@ def _blocks(drawn: dict[str, str]) -> str:
 
 
 def _lineage(comparison: Comparison, lineage: Sequence[Finding]) -> str:
-    head = ["", *(model.name for model in comparison.models), "effect on the ladder"]
+    effects = any(finding.effect for finding in lineage)
+    head = ["", *(model.name for model in comparison.models)]
+    head += ["effect on the ladder"] if effects else []
     rows = []
     for finding in lineage:
         kind = ' class="differs"' if finding.differs else ""
@@ -136,13 +138,14 @@ def _lineage(comparison: Comparison, lineage: Sequence[Finding]) -> str:
             f'<span{kind}>{escape(fact)}</span><span class="cost">{escape(cost)}</span>'
             for fact, cost in zip(finding.facts, finding.costs, strict=True)
         ]
-        rows.append([escape(finding.title), *cells, escape(finding.effect or "not measured")])
+        effect = [escape(finding.effect or "not measured")] if effects else []
+        rows.append([escape(finding.title), *cells, *effect])
     return page.table(head, rows, "words") + page.note(
         "Below each fact its cost, counted from the config. The effect is the change in held-out "
         "loss when <code>ossia ablate</code> makes that one change in a model of half a million "
         "parameters: mean of the seeds ± half of the 95 % confidence interval. It says what the "
         "change did there, not what it does in these models."
-        if any(finding.effect for finding in lineage)
+        if effects
         else "Below each fact its cost, counted from the config. <code>--ladder FOLDER</code> adds "
         "the effects that <code>ossia ablate</code> measured."
     )

@@ -18,11 +18,13 @@ def markdown(comparison: Comparison, lineage: Sequence[Finding], measured: Seque
         lines += ["", f"## {group.title}", "", *_table(["", *names], rows)]
         if group.hardware is not None:
             lines += ["", f"{group.note}. Source: {', '.join(group.hardware.sources)}."]
-    rows = []
+    rows, effects = [], any(finding.effect for finding in lineage)
     for finding in lineage:
         cells = [f"{f}; {c}" for f, c in zip(finding.facts, finding.costs, strict=True)]
-        rows.append([finding.title, *cells, finding.effect or "not measured"])
-    lines += ["", "## Choice by choice", "", *_table(["", *names, "effect on the ladder"], rows)]
+        effect = [finding.effect or "not measured"] if effects else []
+        rows.append([finding.title, *cells, *effect])
+    head = ["", *names, *(["effect on the ladder"] if effects else [])]
+    lines += ["", "## Choice by choice", "", *_table(head, rows)]
     if measured:
         points = [point.cells for point in measured]
         lines += ["", "## Measured by this project", "", *_table(HEAD, points)]

@@ -67,8 +67,9 @@ def test_clear_forgets_the_turns_and_keeps_the_instructions(talk, commands, tmp_
     converse(talk, "x")
     assert len(talk.messages) == 2
     commands.run(line)
-    commands.run(f"/save {tmp_path / 'talk.json'}")
-    saved = json.loads((tmp_path / "talk.json").read_text())
+    file = tmp_path / "new" / "talk.json"
+    commands.run(f"/save {file}")
+    saved = json.loads(file.read_text())
     assert saved["messages"] == [{"role": "system", "content": "Be kind."}]
 
 
@@ -138,7 +139,7 @@ def test_set_also_takes_what_has_a_command_or_an_option(talk, commands):
         ("/paint", "type two: //paint"),
         ("/effort extreme", "extreme"),
         ("/save", "needs a file name"),
-        ("/save /nowhere/at/all.json", "there is no folder"),
+        ("/save /dev/null/talk.json", "/dev/null is a file, not a folder"),
         ("/tools some", "on or off, not some"),
         ("/set color red", "there is no such setting; there are thinking, max-tokens"),
         ("/set temperature warm", "--temperature must be a number, not warm"),

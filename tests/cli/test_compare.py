@@ -50,6 +50,7 @@ def test_markdown(ossia_command) -> None:
     out = ossia_command("compare", "gpt2", "--markdown").out
     assert out.startswith("# gpt2\n")
     assert "| all | 124,439,808 |" in out
+    assert "ladder" not in out  # no column without effects
 
 
 def test_a_page_and_pictures(ossia_command, tmp_path: Path) -> None:
@@ -58,7 +59,10 @@ def test_a_page_and_pictures(ossia_command, tmp_path: Path) -> None:
     options = ("--html", page, "--svg", folder, "--ladder", ladder)
     assert ossia_command("compare", "gpt2", "gpt-oss-120b", *options).code == 0
     text = page.read_text(encoding="utf-8")
+    assert "effect on the ladder" in text
     assert "bits per byte: lower loss" in text
+    assert ossia_command("compare", "gpt2", "--html", page).code == 0
+    assert "effect on the ladder" not in page.read_text(encoding="utf-8")
     assert text.count("<svg") == len(list(folder.glob("*.svg"))) == 11
     assert (folder / "blocks.svg").read_text(encoding="utf-8").startswith("<svg xmlns=")
 

@@ -79,7 +79,7 @@ class TestPrompts:
 
     def test_longer_than_the_context(self, fails, model_folder):
         line = fails("generate", "x" * 64, "--model", model_folder)
-        assert "64 ids" in line
+        assert "64 tokens" in line
         assert "context of 64" in line
 
 
@@ -123,8 +123,9 @@ class TestOptions:
             "chat", "--model", "scripted", "--reasoning-effort", "low"
         )
 
-    @pytest.mark.parametrize("place", ["absent/talk.json", "."])
+    @pytest.mark.parametrize("place", ["file/talk.json", "."])
     def test_a_place_where_nothing_can_be_saved(self, fails, tmp_path, place):
+        (tmp_path / "file").touch()
         assert "cannot write" in fails("chat", "--model", "scripted", "--save", tmp_path / place)
 
 

@@ -255,7 +255,7 @@ def test_the_cache_ends_a_request_that_has_it_to_itself():
         assert result.tokens == continuation(text, 13)  # the last is never stored
         assert result.finish_reason == "length"
     assert len(engine.generate([greedy(prompts(32)[0])])[0].tokens) == 1
-    with pytest.raises(OssiaError, match=r"33 ids, .* the cache holds 32: .* kv_memory"):
+    with pytest.raises(OssiaError, match=r"33 tokens, .* the cache holds 32: .* kv_memory"):
         engine.add(greedy(prompts(33)[0], 1))
     assert_all_free(engine)
 
@@ -322,8 +322,8 @@ def test_sixteen_requests_without_max_tokens_run_together_in_2_gb():
         ([1, -1], "id -1 at position 1 "),
         ([1, 2.0], r"position 1 is 2\.0, not an id"),
         ([True], "position 0 is True, not an id"),
-        ([1] * 200, "200 ids.*context of 200"),
-        ([1] * 201, "201 ids.*context of 200"),
+        ([1] * 200, "200 tokens.*context of 200"),
+        ([1] * 201, "201 tokens.*context of 200"),
     ],
 )
 def test_bad_prompts_are_refused(prompt, message):
