@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from ossia.api import LLM, Finished, Stream
 
 
+_NO_BASE_MODEL = (
+    "the model inside the package only answers questions (ossia chat); a base model that continues "
+    "texts is --model openai-community/gpt2"
+)
+
+
 @dataclass(frozen=True)
 class GenerateOptions(Options):
     """What is continued, and what is printed of it."""
@@ -63,6 +69,8 @@ def generate(
     """
     prompt = _prompt(given_text(text, options.prompt))
     llm = open_llm(model, load, engine, options.quiet)
+    if model is None and not options.quiet:
+        note(_NO_BASE_MODEL)
     values: dict[str, Any] = asdict(sampling)
     with llm.stream_text(prompt, **values, ignore_eos=options.ignore_eos) as stream:
         if options.json:

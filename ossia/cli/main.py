@@ -46,7 +46,7 @@ app = typer.Typer(
     name="ossia",
     cls=Commands,
     help="Run, train and understand the GPT line: GPT-2, Qwen3 and gpt-oss as one decoder.",
-    epilog='Example: ossia generate "def fibonacci(n):"',
+    epilog='Example: ossia chat "What is 48213 * 977?"',
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -66,7 +66,7 @@ def _start(
 
 
 for command, example in (
-    (generate, 'ossia generate "def fibonacci(n):"'),
+    (generate, 'ossia generate --model openai-community/gpt2 "Once upon a time"'),
     (chat, 'ossia chat "What is 48213 * 977?"'),
     (serve, "ossia serve path/to/gpt-oss-20b --port 8000"),
     (inspect, "ossia inspect gpt-oss-20b"),

@@ -52,6 +52,12 @@ def test_options_reach_the_sampler(ossia_command, script):
     assert result.out == "ab\n"
 
 
+def test_the_model_inside_the_package_is_said_to_continue_nothing(ossia_command):
+    result = ossia_command("generate", "Once upon a time", "--max-tokens", "1")
+    assert "--model openai-community/gpt2" in result.err
+    assert ossia_command("generate", "Once", "--max-tokens", "1", "--quiet").err == ""
+
+
 def test_json_is_one_object(ossia_command, script):
     script("né")
     result = ossia_command("generate", "x", "--json")
