@@ -149,7 +149,7 @@ class TestBench:
             (["--turns", "0"], "--turns"),
             (["--threads", "0"], "--threads"),
             (["--backend", "abacus"], "unknown backend 'abacus'"),
-            (["--prompt", "100000"], "100000 tokens do not fit"),
+            (["--prompt", "100000"], "100,000 tokens do not fit"),
             (["no-such-preset/at-all/here"], "no-such-preset"),
         ],
     )
