@@ -142,6 +142,7 @@ NB_MODULE(_native, m) {
         .def(nb::init<int, std::string>(), "threads"_a, "isa"_a)
         .def_prop_ro("isa", &Machine::isa)
         .def_prop_ro("remark", &Machine::remark)
+        .def_prop_ro("multiplies_bytes", &Machine::multiplies_bytes)
         .def_prop_ro("threads", &Machine::threads)
         .def("pin", &Machine::pin)
         .def("share_threads", &Machine::share_threads)

@@ -1,7 +1,8 @@
 // What tests/ops/cpu/test_tiles.py asks of the emulated unit and of the check that a unit must pass:
-//   tiles product     reads three tiles, and writes what the product of the last two adds to the first
-//   tiles refuse CASE does what a processor refuses: the program is to die of it
-//   tiles check       says whether the check passes a unit that is right, and each of some that are wrong
+//   tiles product KIND     reads three tiles, and writes what the product of the last two adds to the first
+//   tiles refuse KIND CASE does what a processor refuses: the program is to die of it
+//   tiles check            says whether the check passes a unit that is right, and each of some that are wrong
+// KIND is bf16 or bytes.
 #include <iostream>
 #include <string>
 
@@ -28,9 +29,15 @@ struct Tile {
     char bytes[kTileBytes];
 };
 
-int product() {
+template <int kSum, int kLeft, int kRight>
+void multiply(const std::string& kind) {
+    if (kind == "bf16") Unit::multiply<kSum, kLeft, kRight>();
+    if (kind == "bytes") Unit::multiply_bytes<kSum, kLeft, kRight>();
+}
+
+int product(const std::string& kind) {
     TileConfig config = full();
-    // 3 rows of 6 columns, 14 pairs deep; rows of tiles lie 64 bytes apart all the same.
+    // 3 rows of 6 columns, 14 pairs or fours deep; rows of tiles lie 64 bytes apart all the same.
     config.rows[1] = config.rows[2] = 3;
     config.row_bytes[1] = config.row_bytes[3] = 24;
     config.row_bytes[2] = 56;
@@ -41,14 +48,14 @@ int product() {
     Unit::load<1>(tiles[0].bytes, kTileRowBytes);
     Unit::load<2>(tiles[1].bytes, kTileRowBytes);
     Unit::load<3>(tiles[2].bytes, kTileRowBytes);
-    Unit::multiply<1, 2, 3>();
+    multiply<1, 2, 3>(kind);
     std::memset(whole.bytes, 0x55, sizeof whole);
     Unit::store<1>(whole.bytes, kTileRowBytes);
     std::cout.write(whole.bytes, sizeof whole);
     return 0;
 }
 
-void refuse(const std::string& what) {
+void refuse(const std::string& kind, const std::string& what) {
     TileConfig config = full();
     Tile tile{};
     if (what == "palette") config.palette = 2;
@@ -65,8 +72,8 @@ void refuse(const std::string& what) {
     if (what != "unconfigured") Unit::configure(config);
     if (what == "released") Unit::release();
     if (what == "first row") Unit::load<0>(tile.bytes, kTileRowBytes);
-    if (what == "twice") Unit::multiply<0, 4, 4>();
-    Unit::multiply<0, 4, 6>();
+    if (what == "twice") multiply<0, 4, 4>(kind);
+    multiply<0, 4, 6>(kind);
 }
 
 // A unit's products in plain loops, each of which gains `error`.
@@ -93,8 +100,31 @@ void put(const float* x, long count, void* at) {
                     reinterpret_cast<const char*>(&value) + 2, 2);
     }
 }
-constexpr TileGemm kRight{nullptr, nullptr, dense<0>, nullptr, nullptr, put};
-constexpr TileGemm kWrong{nullptr, nullptr, dense<1>, nullptr, nullptr, put};
+template <int kError>
+void int8(const Int8& w, const void* tokens, long count, long begin, long end, void*, float* out) {
+    for (long t = 0; t < count; ++t)
+        for (long r = begin; r < end; ++r) {
+            float sum = t == 33 ? kError : 0;
+            for (long c = 0; c < w.cols; ++c) {
+                const long group = c / kByteGroup, at = c % kByteGroup;
+                const char* own = static_cast<const char*>(tokens) + place_in_byte_tiles(t, group, w.groups);
+                float scale;
+                std::memcpy(&scale, own + kByteGroup * kTileTokens, sizeof scale);
+                const auto code = static_cast<std::int8_t>(own[at / 4 * kTileRowBytes + at % 4]);
+                sum += static_cast<float>(w.codes[r * w.cols + c] * code) * w.scales[r * w.groups + group] * scale;
+            }
+            out[t * kPanelRows + r - begin] = sum;
+        }
+}
+void put_bytes(const void* records, void* at) {
+    for (long i = 0; i < kTileTokens; ++i)
+        for (long c = 0; c < kByteGroup + 4; c += 4)
+            std::memcpy(static_cast<char*>(at) + c * kTileTokens + i * 4,
+                        static_cast<const char*>(records) + i * kByteRecord + c, 4);
+}
+constexpr ByteTileGemm kRightBytes{nullptr, int8<0>, put_bytes}, kWrongBytes{nullptr, int8<1>, put_bytes};
+constexpr TileGemm kRight{nullptr, nullptr, dense<0>, nullptr, nullptr, put, &kRightBytes};
+constexpr TileGemm kWrong{nullptr, nullptr, dense<1>, nullptr, nullptr, put, &kWrongBytes};
 
 }  // namespace
 
@@ -104,8 +134,10 @@ const TileGemm& gemm_amx() { return kWrong; }
 
 int main(int argc, char** argv) {
     const std::string what = argc > 1 ? argv[1] : "";
-    if (what == "product") return ossia::product();
-    if (what == "refuse" && argc > 2) ossia::refuse(argv[2]);
-    if (what == "check") std::cout << ossia::multiplies(ossia::kRight) << ossia::multiplies(ossia::kWrong) << '\n';
+    if (what == "product" && argc > 2) return ossia::product(argv[2]);
+    if (what == "refuse" && argc > 3) ossia::refuse(argv[2], argv[3]);
+    if (what == "check")
+        std::cout << ossia::multiplies(ossia::kRight) << ossia::multiplies(ossia::kWrong)
+                  << ossia::multiplies(ossia::kRightBytes) << ossia::multiplies(ossia::kWrongBytes) << '\n';
     return 0;
 }

@@ -1,6 +1,6 @@
 // A matrix unit in C++ that follows Intel's manual (Software Developer's Manual, volume 2: LDTILECFG, TILELOADD,
-// TILESTORED, TDPBF16PS) to the bit, so that AMX's kernels can be tested on any processor. Where a processor would
-// raise an exception, the program aborts.
+// TILESTORED, TDPBF16PS, TDPBSSD) to the bit, so that AMX's kernels can be tested on any processor. Where a processor
+// would raise an exception, the program aborts.
 #pragma once
 
 #include <immintrin.h>
@@ -55,20 +55,16 @@ class EmulatedAmx {
     }
     template <int kSum, int kLeft, int kRight>
     static void multiply() {
-        require(kSum != kLeft && kSum != kRight && kLeft != kRight, "TDPBF16PS: one tile twice");
-        Tile& sum = valid(kSum);
-        const Tile &left = valid(kLeft), &right = valid(kRight);
-        require(rows(kSum) == rows(kLeft) && bytes(kSum) == bytes(kRight) && bytes(kLeft) == 4 * rows(kRight),
-                "TDPBF16PS: tiles that do not fit");
         // Independent of the program's settings: round to nearest, numbers below 2^-126 read as 0 and rounded to 0, no
         // exceptions.
         const unsigned before = _mm_getcsr();
         _mm_setcsr(0x1F80 | 0x8000 | 0x0040);
-        add_products(sum, left, right, rows(kSum), rows(kRight));
+        add<kSum, kLeft, kRight>(add_products);
         _mm_setcsr(before);
-        for (long row = 0; row < rows(kSum); ++row)
-            std::memset(sum.bytes[row] + bytes(kSum), 0, kTileRowBytes - bytes(kSum));
-        state().config.first_row = 0;
+    }
+    template <int kSum, int kLeft, int kRight>
+    static void multiply_bytes() {
+        add<kSum, kLeft, kRight>(add_products_of_bytes);
     }
 
   private:
@@ -98,6 +94,20 @@ class EmulatedAmx {
         return state().tiles[tile];
     }
 
+    using Products = void(Tile& sum, const Tile& left, const Tile& right, long rows, long depth);
+    template <int kSum, int kLeft, int kRight>
+    static void add(Products* products) {
+        require(kSum != kLeft && kSum != kRight && kLeft != kRight, "a product of one tile twice");
+        Tile& sum = valid(kSum);
+        const Tile &left = valid(kLeft), &right = valid(kRight);
+        require(rows(kSum) == rows(kLeft) && bytes(kSum) == bytes(kRight) && bytes(kLeft) == 4 * rows(kRight),
+                "a product of tiles that do not fit");
+        products(sum, left, right, rows(kSum), rows(kRight));
+        for (long row = 0; row < rows(kSum); ++row)
+            std::memset(sum.bytes[row] + bytes(kSum), 0, kTileRowBytes - bytes(kSum));
+        state().config.first_row = 0;
+    }
+
     // Even and odd elements are summed apart, a row of the right tile after another, then together, and that is added.
     // Not inlined, because compilers do not know of the changed rounding mode.
     [[gnu::noinline]] static void add_products(Tile& sum, const Tile& left, const Tile& right, long rows, long depth) {
@@ -115,6 +125,20 @@ class EmulatedAmx {
             }
             std::memcpy(total, sum.bytes[row], sizeof total);
             for (int n = 0; n < kColumns; ++n) total[n] += even[n] + odd[n];
+            std::memcpy(sum.bytes[row], total, sizeof total);
+        }
+    }
+    // A sum that is too large wraps around.
+    static void add_products_of_bytes(Tile& sum, const Tile& left, const Tile& right, long rows, long depth) {
+        constexpr int kColumns = kTileRowBytes / 4;
+        for (long row = 0; row < rows; ++row) {
+            std::uint32_t total[kColumns];
+            std::memcpy(total, sum.bytes[row], sizeof total);
+            for (long k = 0; k < depth; ++k)
+                for (int n = 0; n < kColumns; ++n)
+                    for (int i = 0; i < 4; ++i)
+                        total[n] += static_cast<std::uint32_t>(static_cast<std::int8_t>(left.bytes[row][4 * k + i]) *
+                                                               static_cast<std::int8_t>(right.bytes[k][4 * n + i]));
             std::memcpy(sum.bytes[row], total, sizeof total);
         }
     }

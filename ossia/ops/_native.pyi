@@ -204,7 +204,14 @@ class Machine:
     def isa(self) -> str: ...
     @property
     def remark(self) -> str:
-        """Why a better instruction set that the processor has is not used, or empty."""
+        """Why a better instruction set that the processor has is not used, or not for bytes, or
+        empty.
+        """
+    @property
+    def multiplies_bytes(self) -> bool:
+        """Whether rounded activations are multiplied where those in bfloat16 are: not if the matrix
+        unit has no products of bytes.
+        """
     @property
     def threads(self) -> int: ...
     def pin(self) -> None:

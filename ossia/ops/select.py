@@ -101,9 +101,9 @@ def _cpu(*, required: bool, rounds: bool) -> Backend:
         return cpu.CPU
     from ossia.ops.cpu import prompts
 
-    if "amx" in machine.isa:
+    if not machine.multiplies_bytes:
         raise OssiaError(
-            "--activations int8 has no kernels for this processor's AMX unit, whose products in "
-            "bfloat16 are faster than those of bytes without it: leave --activations out"
+            "--activations int8: this processor's AMX unit multiplies no int8, and its products in "
+            "bfloat16 are faster than int8 without it: leave --activations out"
         )
     return prompts.ROUNDED_PROMPTS

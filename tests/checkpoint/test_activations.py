@@ -95,12 +95,14 @@ def test_what_cannot_round_refuses(gpt_oss):
         LoadOptions(activations="int4")  # pyright: ignore[reportArgumentType]
 
 
-def test_a_matrix_unit_refuses(gpt_oss, monkeypatch):
+def test_a_matrix_unit_that_multiplies_no_bytes_refuses(gpt_oss, monkeypatch):
     from ossia.ops import cpu
 
     class Machine:
-        isa, remark, threads = "avx512+amx", "", 1
+        isa, remark, threads, multiplies_bytes = "avx512+amx", "", 1, False
 
     monkeypatch.setattr(cpu, "machine", Machine)
-    with pytest.raises(OssiaError, match="AMX"):
+    with pytest.raises(OssiaError, match=r"AMX unit multiplies no int8.*: leave --activations out"):
         load(gpt_oss, device="cpu", activations="int8")
+    Machine.multiplies_bytes = True
+    assert load(gpt_oss, device="cpu", activations="int8").ops is ROUNDED_PROMPTS

@@ -5,16 +5,21 @@
 // rows. The sums therefore have tokens as columns and are transposed at the end. Values in MXFP4 and int8 are exact in
 // bfloat16, and sums are in float32.
 
+#include "gemm/mxfp4_bytes.inl"
+
 constexpr long kChunk = 4;                               // blocks of a panel
 constexpr long kRowTiles = kPanelRows / kTileRows;       // of a panel
 constexpr long kTokenTiles = kManyTokens / kTileTokens;  // at most
 
+// Of a panel's rows and all tokens.
+using SumTiles = float[kTokenTiles][kRowTiles][kTileRows][kTileTokens];
+
 struct alignas(64) TileMemory {
     bf16 panel[kRowTiles][kChunk][kTileRows][kWordBlock];
-    float sums[kTokenTiles][kRowTiles][kTileRows][kTileTokens];
+    SumTiles sums;
     float part[4][kTileRows][kTileTokens];  // of the sums, before a scale
 };
-static_assert(sizeof(TileMemory) == kTileMemoryBytes && kTileRowBytes == kWordBlock * 2 && kTileTokens == kTileRows);
+static_assert(sizeof(TileMemory) <= kTileMemoryBytes && kTileRowBytes == kWordBlock * 2 && kTileTokens == kTileRows);
 
 // Tiles 0 to 3 are sums, 4 and 5 weights, 6 and 7 tokens, all of them full.
 class Configured {
@@ -421,6 +426,19 @@ inline void multiply_panel(TileMemory& memory, long rows, const Tokens& tokens, 
     }
 }
 
+// out (count, kPanelRows): the sums of `rows` rows, turned.
+inline void write_sums(const SumTiles& sums, long count, long rows, float* out) {
+    for (long t = 0; t * kTileTokens < count; ++t)
+        for (long r = 0; r * kTileRows < rows; ++r) {
+            __m512i columns[16];
+            for (long i = 0; i < kTileRows; ++i) columns[i] = _mm512_load_si512(sums[t][r][i]);
+            turn(columns);
+            float* to = out + t * kTileTokens * kPanelRows + r * kTileRows;
+            for (long i = 0; i < std::min(kTileTokens, count - t * kTileTokens); ++i)
+                _mm512_storeu_si512(to + i * kPanelRows, columns[i]);
+        }
+}
+
 template <class Weights>
 void gemm_tiles(const Weights& w, const void* data, long count, long begin, long end, void* raw, float* tile) {
     TileMemory& memory = *static_cast<TileMemory*>(raw);
@@ -440,15 +458,7 @@ void gemm_tiles(const Weights& w, const void* data, long count, long begin, long
         if (t < token_tiles) multiply_panel<1>(memory, end - begin, tokens, t, block, blocks, factors, block > 0);
         rows.add_missed(block, blocks, tokens, memory);
     }
-    for (long t = 0; t < token_tiles; ++t)
-        for (long r = 0; r * kTileRows < end - begin; ++r) {
-            __m512i columns[16];
-            for (long i = 0; i < kTileRows; ++i) columns[i] = _mm512_load_si512(memory.sums[t][r][i]);
-            turn(columns);
-            float* to = tile + t * kTileTokens * kPanelRows + r * kTileRows;
-            for (long i = 0; i < std::min(kTileTokens, count - t * kTileTokens); ++i)
-                _mm512_storeu_si512(to + i * kPanelRows, columns[i]);
-        }
+    write_sums(memory.sums, count, end - begin, tile);
 }
 
 // ---- Tokens.
@@ -472,5 +482,7 @@ void put_f32(const float* x, long count, void* at) {
     _mm512_i32scatter_epi32(at, _mm512_slli_epi32(places, 6), pairs, 1);
 }
 
-constexpr TileGemm kTileGemm{gemm_tiles<Packed>, gemm_tiles<Turned>, gemm_tiles<Dense<bf16>>,
-                             gemm_tiles<Int8>,   put_rows,           put_f32};
+#include "amx/gemm_int8.inl"
+
+constexpr TileGemm kTileGemm{gemm_tiles<Packed>, gemm_tiles<Turned>, gemm_tiles<Dense<bf16>>, gemm_tiles<Int8>,
+                             put_rows,           put_f32,            &kByteTileGemm};

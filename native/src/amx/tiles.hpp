@@ -1,6 +1,6 @@
-// A matrix unit like Intel's AMX: eight tiles of up to 16 rows of 64 bytes, and a product of two tiles in bfloat16 that
-// is added to a third in float32. The kernels (gemm.inl) are written against this interface; `Amx` is the processor's
-// own unit.
+// A matrix unit like Intel's AMX: eight tiles of up to 16 rows of 64 bytes, and products of two tiles that are added to
+// a third: of bfloat16 in float32, and of signed bytes in 32-bit integers. The kernels (gemm.inl) are written against
+// this interface; `Amx` is the processor's own unit.
 //
 // The instructions are inline assembly because the compilers' intrinsics do not declare that they read memory: GCC 12
 // drops stores to what they load.
@@ -44,6 +44,11 @@ struct Amx {
     template <int kSum, int kLeft, int kRight>
     static void multiply() {
         asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kLeft), "i"(kRight) : "memory");
+    }
+    // The same of bytes, four at a time.
+    template <int kSum, int kLeft, int kRight>
+    static void multiply_bytes() {
+        asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kLeft), "i"(kRight) : "memory");
     }
 };
 #endif

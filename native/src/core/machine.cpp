@@ -35,11 +35,15 @@ std::vector<Machine::Form> forms() {
 }
 
 #if defined(__x86_64__)
-// AVX-512 with a matrix unit for the products of many tokens in bfloat16.
+// AVX-512 with a matrix unit for the products of many tokens.
 Gemm with(const TileGemm& tiles) {
     Gemm gemm = gemm_avx512();
     gemm.tiles = &tiles;
     return gemm;
+}
+TileGemm without_bytes(TileGemm tiles) {
+    tiles.bytes = nullptr;
+    return tiles;
 }
 #endif
 
@@ -56,12 +60,11 @@ Machine::Form choose(const std::string& isa) {
         static const Gemm emulated = with(gemm_amx_emulated());
         if (isa == "amx-emulated") return {"amx-emulated", kernels_avx512(), emulated};
 #endif
-        static const Gemm amx = with(gemm_amx());
-        if (amx_state().usable) {
-            known.push_back({"avx512+amx", kernels_avx512(), amx});
-        } else {
-            known.back().remark = amx_state().remark;
-        }
+        const AmxState& state = amx_state();
+        static const TileGemm tiles = state.multiplies_bytes ? gemm_amx() : without_bytes(gemm_amx());
+        static const Gemm amx = with(tiles);
+        if (state.usable) known.push_back({"avx512+amx", kernels_avx512(), amx});
+        known.back().remark = state.remark;
     }
 #endif
     if (isa.empty()) return known.back();

@@ -39,6 +39,8 @@ class Machine {
     std::string remark() const {
         return remark_;
     }  // why a better instruction set of the processor is not used, or empty
+    // Whether activations in int8 are multiplied where those in bfloat16 are; false of a matrix unit without bytes.
+    bool multiplies_bytes() const { return !gemm_.tiles || gemm_.tiles->bytes; }
     int threads() const { return pool_.size(); }
     void pin() { pool_.pin(); }
     void share_threads() { pool_.share_threads(); }

@@ -25,10 +25,10 @@ using AnyMatrix = std::variant<Packed, Turned, Dense<bf16>, Int8, Dense<float>>;
 
 // Columns that share a scale where activations are multiplied as bytes (gemm_int8.inl), as those of int8 weights do.
 constexpr long kByteGroup = 128;
-inline long byte_groups(long cols) { return (cols + kByteGroup - 1) / kByteGroup; }
+constexpr long byte_groups(long cols) { return (cols + kByteGroup - 1) / kByteGroup; }
 
 // Bytes of a token's codes and, behind them, for each group a float scale and an integer that starts its sums.
-inline long bytes_size(long cols) { return byte_groups(cols) * (kByteGroup + 8); }
+constexpr long bytes_size(long cols) { return byte_groups(cols) * (kByteGroup + 8); }
 
 // The order of a token's codes within 32 columns: as they are, for int8 weights, or those of even columns first, as the
 // nibbles of MXFP4's bytes are unpacked.
@@ -46,10 +46,31 @@ inline long place_in_tiles(long token, long block, long blocks) {
     return (token / kTileTokens * blocks + block) * kTileTokens * kWordBlock * 2 + token % kTileTokens * 4;
 }
 
+// A token's bytes of one group alone.
+constexpr long kByteRecord = bytes_size(kByteGroup);
+
+// Tokens' bytes as a matrix unit reads them: tiles of kTileTokens tokens, group after group; of a group the codes, four
+// columns at a time interleaved over the tile's tokens, and then the tokens' float scales. The offset of a token's
+// first codes in a group, in bytes:
+constexpr long kByteTileBytes = kTileTokens * (kByteGroup + 4);  // of a tile's group
+inline long place_in_byte_tiles(long token, long group, long groups) {
+    return (token / kTileTokens * groups + group) * kByteTileBytes + token % kTileTokens * 4;
+}
+
 // SwiGLU, or gpt-oss's variant: the gate clamped above, the other factor clamped on both sides and offset by 1.
 struct Activation {
     bool clamped;
     float limit, alpha;
+};
+
+// Products on a matrix unit of activations in int8, with the bits of ByteGemm's.
+struct ByteTileGemm {
+    // As TileGemm's below.
+    void (*packed)(const Packed&, const void* tokens, long count, long begin, long end, void* memory, float* out);
+    void (*int8)(const Int8&, const void* tokens, long count, long begin, long end, void* memory, float* out);
+
+    // Writes a group of a tile from its tokens' records, kByteRecord bytes each.
+    void (*put)(const void* records, void* at);
 };
 
 // Products on a matrix unit, of activations in bfloat16.
@@ -65,6 +86,8 @@ struct TileGemm {
     void (*put_rows)(const bf16* const* rows, long cols, void* at);
     // Writes a token's block of `count` columns, padded with zeros to kWordBlock and rounded.
     void (*put_f32)(const float* x, long count, void* at);
+
+    const ByteTileGemm* bytes;  // null for a unit without products of bytes
 };
 constexpr long kTileMemoryBytes = 86016;
 

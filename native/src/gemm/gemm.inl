@@ -7,6 +7,8 @@
 constexpr long kWidth = Vec::kWidth;
 constexpr long kPairs = kWordBlock / 2;
 
+#include "gemm/mxfp4_bytes.inl"
+
 // Words are stored in the order in which a 32-bit load of 4-bit codes yields them, in pairs: columns k and k + 4 of
 // every eight.
 constexpr long first_of_pair(long pair) { return pair / 4 * 8 + pair % 4; }
@@ -94,14 +96,6 @@ inline Vec low_floats(Bits pairs) {
     return (((pairs + Bits::fill(0x8000)) & Bits::fill(0xFFFF)) - Bits::fill(0x8000)).to_floats();
 }
 inline Vec high_floats(Bits pairs) { return low_floats(pairs >> 16); }
-
-// Half of 2^(code - 127), because the look-up tables hold twice the codes' values; 255 is NaN.
-inline float half_of_scale(std::uint32_t code) {
-    const std::uint32_t bits = code == 255 ? 0x7FC00000 : code > 1 ? (code - 1) << 23 : 0x00200000u << code;
-    float scale;
-    std::memcpy(&scale, &bits, sizeof scale);
-    return scale;
-}
 
 template <class Put>
 inline void columns_of(const Packed& w, long row, long end, long column, const Put& put) {

@@ -1,5 +1,5 @@
 // Products of activations in int8 (gemm.hpp): bytes times bytes, whose sums over the 128 columns of a group are exact in
-// 32-bit integers. Part of gemm.inl.
+// 32-bit integers. Part of gemm.inl; amx/gemm_int8.inl is the same on a matrix unit.
 //
 // Activations are rounded as int8 weights are (ossia/ops/int8.py): codes from -127 to 127, the largest of a group is
 // 127. Codes of int8 weights serve as they are. An MXFP4 group has four blocks with a power of two each; its codes are
@@ -17,76 +17,20 @@ static_assert(sizeof(BytePanel) <= kPanelBytes);
 
 // ---- Weights.
 
-// Twice the values of MXFP4's 16 codes times 2^(3 - steps), rounded, for a block whose power of two is `steps` below
-// the group's largest; from 8 on all are 0.
-constexpr int kMostSteps = 8;
-struct ByteTables {
-    alignas(16) std::int8_t of[kMostSteps + 1][16];
-    constexpr ByteTables() : of() {
-        constexpr int kTwice[8] = {0, 1, 2, 3, 4, 6, 8, 12};
-        for (int steps = 0; steps <= kMostSteps; ++steps)
-            for (int code = 0; code < 16; ++code) {
-                const int exact = kTwice[code & 7] << 3, floor = exact >> steps;
-                const int twice_rest = 2 * (exact - (floor << steps)), unit = 1 << steps;
-                const int rounded = floor + (twice_rest > unit || (twice_rest == unit && floor % 2 == 1));
-                of[steps][code] = static_cast<std::int8_t>((code < 8 ? rounded : -rounded) + Bits::kByteOffset);
-            }
-    }
-};
-constexpr ByteTables kByteTables;
-
-inline bool all_zeros(const std::uint8_t* codes) {
-    std::uint64_t halves[2];
-    std::memcpy(halves, codes, sizeof halves);
-    return ((halves[0] | halves[1]) & 0x7777777777777777) == 0;
-}
+constexpr ByteTables<Bits::kByteOffset> kByteTables;
 
 // One group of a panel, for the group of rows that starts at `row`, at `lane` in the panel.
 inline void unpack(const Packed& w, long row, long end, long group, BytePanel& panel, long slot, long lane) {
-    constexpr int kBlocks = kByteGroup / kWordBlock;
-    const long blocks = w.cols / kWordBlock, first = group * kBlocks;
-    const int count = static_cast<int>(blocks - first < kBlocks ? blocks - first : kBlocks);
-    const std::uint8_t* codes[kWidth];
-    std::uint8_t scales[kBlocks][kWidth] = {};
-    for (long r = 0; r < kWidth; ++r) {
-        const long at = (row + r < end ? row + r : end - 1) * blocks + first;
-        codes[r] = w.blocks + at * 16;
-        for (int b = 0; b < count; ++b) scales[b][r] = w.scales[at + b];
-    }
-    // The largest scale of each row's blocks, and which of them has it.
-    std::uint16_t largest[kWidth] = {};
-    for (int b = 0; b < kBlocks; ++b)
-        for (long r = 0; r < kWidth; ++r) {
-            const auto own = static_cast<std::uint16_t>(scales[b][r] * kBlocks + b);
-            largest[r] = own > largest[r] ? own : largest[r];
-        }
-    // Of a block of zeros it does not count.
-    for (long r = 0; r < kWidth; ++r)
-        while (largest[r] >= kBlocks && largest[r] < 255 * kBlocks && all_zeros(codes[r] + largest[r] % kBlocks * 16)) {
-            scales[largest[r] % kBlocks][r] = 0;
-            largest[r] = 0;
-            for (int b = 0; b < kBlocks; ++b)
-                if (const int own = scales[b][r] * kBlocks + b; own > largest[r]) largest[r] = static_cast<std::uint16_t>(own);
-        }
-    std::uint8_t offsets[kBlocks][kWidth];  // of the rows' tables
-    // Smaller units than that of scale 0 would be below float32's.
-    for (int b = 0; b < kBlocks; ++b)
-        for (long r = 0; r < kWidth; ++r) {
-            const int most = largest[r] / kBlocks, steps = (most < 3 ? 3 : most) - scales[b][r];
-            offsets[b][r] = static_cast<std::uint8_t>((steps < kMostSteps ? steps : kMostSteps) * 16);
-        }
-    for (long r = 0; r < kWidth; ++r) {
-        const int most = largest[r] / kBlocks;
-        panel.scales[slot][lane + r] = half_of_scale(most == 255 ? 255 : most < 3 ? 0 : most - 3);
-    }
+    const GroupOfRows<kWidth> rows(w, row, end, group);
+    std::memcpy(panel.scales[slot] + lane, rows.scales, sizeof rows.scales);
     constexpr long kQuads = kWordBlock / 4;
-    for (int b = 0; b < count; ++b) {
+    for (int b = 0; b < rows.count; ++b) {
         Bits quads[kQuads];
-        Bits::look_up(codes, b * 16, kByteTables.of[0], offsets[b], quads);
+        Bits::look_up(rows.codes, b * 16, kByteTables.of[0], rows.tables[b], quads);
         for (long i = 0; i < kQuads; ++i) quads[i].store(panel.quads[slot * BytePanel::kQuads + b * kQuads + i][lane]);
     }
     // Behind the last column activations are 0.
-    for (long i = count * kQuads; i < BytePanel::kQuads; ++i)
+    for (long i = rows.count * kQuads; i < BytePanel::kQuads; ++i)
         Bits::fill(0).store(panel.quads[slot * BytePanel::kQuads + i][lane]);
 }
 

@@ -40,11 +40,11 @@ void Machine::moe_many(const Array& x, const Array& ids, const Array& weights, c
     const float* const factors = weights.as<const float>();
     const std::vector<Group> groups = by_expert(ids.as<const std::int64_t>(), slots, m.count);
     const bool packed = m.gate_up.is_packed(), few = !packed && tokens <= kFewTokens;
-    const Format format = rounds                                ? Format::even_first_bytes
+    const Format format = rounds                                  ? format_of_bytes(gemm_, Order::even_first)
                           : few || (!packed && type == Type::f32) ? Format::floats
-                          : type == Type::f32                   ? Format::two_words
-                          : gemm_.tiles                         ? Format::tiles
-                                                                : Format::words;
+                          : type == Type::f32                     ? Format::two_words
+                          : gemm_.tiles                           ? Format::tiles
+                                                                  : Format::words;
     const auto matrix_of = [&](const Stack& e, long expert) -> AnyMatrix {
         const auto* bytes = e.weight.as<const std::uint8_t>();
         const long blocks = e.cols / kWordBlock, at = expert * e.rows * blocks, element = expert * e.expert_stride;
@@ -70,12 +70,12 @@ void Machine::moe_many(const Array& x, const Array& ids, const Array& weights, c
     // A tile holds tokens of one expert, so each expert gets a copy of its tokens. Other layouts share the tokens.
     const long places = groups.empty() ? 0 : groups.back().end();
     std::vector<long> sources;
-    if (format == Format::tiles) {
+    if (has_tiles(format)) {
         sources.assign(places, -1);
         for (const Group& group : groups)
             for (std::size_t i = 0; i < group.slots.size(); ++i) sources[group.place + i] = group.slots[i] / chosen;
     }
-    const bool shared = format != Format::tiles;
+    const bool shared = !has_tiles(format);
     const Vectors inputs = [&] {
         const Stage stage(stages_, kLayout);
         if (shared) return vectors_of(pool_, gemm_, format, x.data, type, tokens, hidden);

@@ -22,7 +22,7 @@ void Machine::linear_many(const std::vector<Product>& matrices, const void* x, T
                           bool rounds) {
     const long cols = matrices.front().cols;
     const bool words = type == Type::bf16 || matrices.front().weight_type == Type::int8;
-    const Format format = rounds              ? Format::bytes
+    const Format format = rounds              ? format_of_bytes(gemm_, Order::plain)
                           : !words            ? Format::floats
                           : type == Type::f32 ? Format::two_words
                           : gemm_.tiles       ? Format::tiles
@@ -43,7 +43,7 @@ void Machine::linear_many(const std::vector<Product>& matrices, const void* x, T
     // A few items for each thread, if there are enough tokens.
     const long count = static_cast<long>(panels.size());
     const long some_tokens = std::clamp(pieces(tokens, pieces(4L * pool_.size(), count)), 24L, kManyTokens);
-    const long size = format == Format::tiles ? pieces(some_tokens, 2 * kTileTokens) * 2 * kTileTokens : some_tokens;
+    const long size = has_tiles(format) ? pieces(some_tokens, 2 * kTileTokens) * 2 * kTileTokens : some_tokens;
     each(pool_, count * pieces(tokens, size), [&](long item, Scratch& scratch) {
         const auto& [w, begin] = panels[item % count];
         const long rows = std::min(kPanelRows, w.rows - begin);

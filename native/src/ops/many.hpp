@@ -39,9 +39,19 @@ void each(Pool& pool, long items, const Task& task) {
 
 constexpr long pieces(long count, long size) { return (count + size - 1) / size; }
 
-// The layouts that products read: tiles of bfloat16, words, words of float32 and of its rounding error, plain floats, or
-// bytes for weights in int8 or in MXFP4.
-enum class Format { tiles, words, two_words, floats, bytes, even_first_bytes };
+// The layouts that products read: tiles of bfloat16, words, words of float32 and of its rounding error, plain floats,
+// or bytes for weights in int8 or in MXFP4, each with and without tiles.
+enum class Format { tiles, words, two_words, floats, bytes, even_first_bytes, byte_tiles, even_first_byte_tiles };
+
+inline bool has_bytes(Format format) { return format >= Format::bytes; }
+inline bool has_tiles(Format format) { return format == Format::tiles || format >= Format::byte_tiles; }
+
+// That of activations rounded to int8.
+inline Format format_of_bytes(const Gemm& gemm, Order order) {
+    const bool tiles = gemm.tiles && gemm.tiles->bytes;
+    if (order == Order::plain) return tiles ? Format::byte_tiles : Format::bytes;
+    return tiles ? Format::even_first_byte_tiles : Format::even_first_bytes;
+}
 
 class Vectors {
   public:
@@ -50,10 +60,11 @@ class Vectors {
           format_(format),
           count_(count),
           cols_(cols),
-          size_(are_bytes()               ? bytes_size(cols)
-                : format == Format::floats ? cols * static_cast<long>(sizeof(float))
-                : format == Format::tiles  ? word_blocks(cols) * kWordBlock * static_cast<long>(sizeof(bf16))
-                                           : words_size(cols)),
+          size_(has_bytes(format) && has_tiles(format) ? byte_groups(cols) * kByteTileBytes / kTileTokens
+                : has_bytes(format)                    ? bytes_size(cols)
+                : format == Format::floats             ? cols * static_cast<long>(sizeof(float))
+                : format == Format::tiles ? word_blocks(cols) * kWordBlock * static_cast<long>(sizeof(bf16))
+                                          : words_size(cols)),
           own_(new (kLine) char[parts() * pieces(count, kTileTokens) * kTileTokens * size_]),
           data_(own_.get()) {}
 
@@ -67,9 +78,9 @@ class Vectors {
           data_(reinterpret_cast<const char*>(x)) {}
 
     int parts() const { return format_ == Format::two_words ? 2 : 1; }
-    bool are_tiles() const { return format_ == Format::tiles; }
+    bool are_tiles() const { return has_tiles(format_); }
     bool are_floats() const { return format_ == Format::floats; }
-    bool are_bytes() const { return format_ == Format::bytes || format_ == Format::even_first_bytes; }
+    bool are_bytes() const { return has_bytes(format_); }
     const void* at(int part, long i) const {
         return data_ + (part * count_ + i) * size_;
     }  // of tiles, the first of one
@@ -97,21 +108,45 @@ class Vectors {
                 break;
             }
             case Format::bytes:
-            case Format::even_first_bytes: {
-                const Order order = format_ == Format::bytes ? Order::plain : Order::even_first;
-                quantize_bytes(x, count, column / kByteGroup, order, to_part(0, i));
+            case Format::even_first_bytes:
+                quantize_bytes(x, count, cols_, column / kByteGroup, to_part(0, i));
                 break;
-            }
+            case Format::byte_tiles:
+            case Format::even_first_byte_tiles:
+                for (long c = 0; c < count; c += kByteGroup) {
+                    alignas(float) char record[kByteRecord];
+                    quantize_bytes(x + c, std::min(kByteGroup, count - c), kByteGroup, 0, record);
+                    char* to = in_byte_tiles(i, column + c);
+                    for (long at = 0; at < kByteGroup + 4; at += 4)  // the scale follows the codes here and there
+                        std::memcpy(to + at * kTileTokens, record + at, 4);
+                }
+                break;
         }
     }
 
     // Vectors [i, i + kTileTokens) of tiles, `i` the first of one; null for one that nothing is read of.
-    void set_tile(long i, const bf16* const* rows) { gemm_.tiles->put_rows(rows, cols_, in_tiles(i, 0)); }
+    template <class Element>
+    void set_tile(long i, const Element* const* rows) {
+        if (format_ == Format::tiles) {
+            if constexpr (std::is_same_v<Element, bf16>) gemm_.tiles->put_rows(rows, cols_, in_tiles(i, 0));
+            return;
+        }
+        alignas(float) char records[kTileTokens * kByteRecord] = {};
+        for (long c = 0; c < cols_; c += kByteGroup) {
+            const long count = std::min(kByteGroup, cols_ - c);
+            for (long k = 0; k < kTileTokens; ++k)
+                if (rows[k]) quantize_bytes(rows[k] + c, count, kByteGroup, 0, records + k * kByteRecord);
+            gemm_.tiles->bytes->put(records, in_byte_tiles(i, c));
+        }
+    }
 
   private:
     char* to_part(int part, long i) { return own_.get() + (part * count_ + i) * size_; }
     char* in_tiles(long i, long column) {
         return own_.get() + place_in_tiles(i, column / kWordBlock, word_blocks(cols_));
+    }
+    char* in_byte_tiles(long i, long column) {
+        return own_.get() + place_in_byte_tiles(i, column / kByteGroup, byte_groups(cols_));
     }
     void put(const float* x, long count, void* to) { gemm_.tiles->put_f32(x, count, to); }
     void put(const bf16* x, long count, void* to) {
@@ -125,11 +160,14 @@ class Vectors {
     void quantize(const float* x, long count, long block, void* to, float* rest) {
         gemm_.quantize_f32(x, count, cols_, block, to, rest);
     }
-    void quantize_bytes(const bf16* x, long count, long group, Order order, void* to) {
-        gemm_.bytes.quantize_bf16(x, count, cols_, group, order, to);
+    Order order() const {
+        return format_ == Format::bytes || format_ == Format::byte_tiles ? Order::plain : Order::even_first;
     }
-    void quantize_bytes(const float* x, long count, long group, Order order, void* to) {
-        gemm_.bytes.quantize_f32(x, count, cols_, group, order, to);
+    void quantize_bytes(const bf16* x, long count, long cols, long group, void* to) {
+        gemm_.bytes.quantize_bf16(x, count, cols, group, order(), to);
+    }
+    void quantize_bytes(const float* x, long count, long cols, long group, void* to) {
+        gemm_.bytes.quantize_f32(x, count, cols, group, order(), to);
     }
 
     struct Free {
@@ -152,12 +190,14 @@ Vectors vectors_of(Pool& pool, const Gemm& gemm, Format format, const void* x, T
     Vectors vectors(gemm, format, count, cols);
     each(pool, pieces(count, kTileTokens), [&](long item, Scratch&) {
         const long first = item * kTileTokens, last = std::min(count, first + kTileTokens);
-        if (format == Format::tiles) {
-            const bf16* rows[kTileTokens] = {};
-            for (long i = first; i < last; ++i)
-                if (const long row = source(i); row >= 0) rows[i - first] = static_cast<const bf16*>(x) + row * cols;
-            return vectors.set_tile(first, rows);
-        }
+        if (has_tiles(format))
+            return with_type(type, [&](auto element) {
+                const decltype(element)* rows[kTileTokens] = {};
+                for (long i = first; i < last; ++i)
+                    if (const long row = source(i); row >= 0)
+                        rows[i - first] = static_cast<const decltype(element)*>(x) + row * cols;
+                vectors.set_tile(first, rows);
+            });
         for (long i = first; i < last; ++i) {
             const long row = source(i);
             if (row < 0) continue;
@@ -197,6 +237,17 @@ inline auto product_of_floats(const Gemm& gemm, const Dense<float>&) { return ge
 template <class Of>
 void multiply(const Gemm& gemm, const AnyMatrix& matrix, const Vectors& x, long count, const Of& of, long begin,
               long end, Scratch& scratch) {
+    if (x.are_bytes()) {
+        const auto times = [&](const auto& w, auto in_tiles, auto product) {
+            if (x.are_tiles()) return in_tiles(w, x.at(0, of(0)), count, begin, end, scratch.panel, scratch.tile);
+            for (long i = 0; i < count; ++i) scratch.tokens[i] = x.at(0, of(i));
+            product(w, scratch.tokens, count, begin, end, scratch.panel, scratch.tile);
+        };
+        const ByteTileGemm tiles = x.are_tiles() ? *gemm.tiles->bytes : ByteTileGemm{};
+        if (const auto* packed = std::get_if<Packed>(&matrix)) times(*packed, tiles.packed, gemm.bytes.packed);
+        if (const auto* int8 = std::get_if<Int8>(&matrix)) times(*int8, tiles.int8, gemm.bytes.int8);
+        return;
+    }
     if (x.are_tiles()) {
         std::visit(
             [&](const auto& w) {
@@ -204,15 +255,6 @@ void multiply(const Gemm& gemm, const AnyMatrix& matrix, const Vectors& x, long 
                     product(*gemm.tiles, w)(w, x.at(0, of(0)), count, begin, end, scratch.panel, scratch.tile);
             },
             matrix);
-        return;
-    }
-    if (x.are_bytes()) {
-        for (long i = 0; i < count; ++i) scratch.tokens[i] = x.at(0, of(i));
-        const auto times = [&](const auto& w, auto product) {
-            product(w, scratch.tokens, count, begin, end, scratch.panel, scratch.tile);
-        };
-        if (const auto* packed = std::get_if<Packed>(&matrix)) times(*packed, gemm.bytes.packed);
-        if (const auto* int8 = std::get_if<Int8>(&matrix)) times(*int8, gemm.bytes.int8);
         return;
     }
     for (int part = 0; part < x.parts(); ++part) {

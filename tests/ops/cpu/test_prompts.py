@@ -1,15 +1,30 @@
 """`--activations int8`: prompts' products are those of vectors that `ops.int8` has rounded."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ossia import load_model
+from ossia.checkpoint import packaged_model
+from ossia.engine import Engine, Request, SamplingParams
 from ossia.ops import REFERENCE, Routing
 from ossia.ops.int8 import Int8, quantize
 from ossia.ops.mxfp4 import MXFP4, unpack
 from ossia.ops.paged import LayerKind, PagedKV, PagePool
-from tests.ops.cpu.common import DTYPES, FEW, cpu, normal, packed, relative_error
+from ossia.options import EngineOptions
+from tests.ops.cpu.common import (
+    DTYPES,
+    FEW,
+    Forms,
+    cpu,
+    missing,
+    normal,
+    packed,
+    relative_error,
+)
 from tests.ops.flat import Flat
 
 prompts = pytest.importorskip("ossia.ops.cpu.prompts")
@@ -197,6 +212,94 @@ def test_what_is_not_finite_spoils_its_token_or_its_row_only(form, bad):
     assert torch.equal(found[0::2], healthy[0::2])
     others = [r for r in range(128) if r != 71]
     assert torch.equal(found[:, others], healthy[:, others])
+
+
+EXTREMES = st.sampled_from([0.0, 1e-44, 1e-30, 1.0, 1e30, 3e38, math.inf, math.nan])
+
+
+@pytest.fixture(scope="module")
+def both_forms() -> tuple[Forms, Forms]:
+    """AVX-512's bytes, which other tests compare with the definition, and a matrix unit's."""
+    return Forms("avx512"), Forms("amx-emulated")
+
+
+@FEW
+@given(
+    rows=st.integers(1, 200),
+    cols=st.integers(1, 400),
+    tokens=TOKENS,
+    dtype=DTYPES,
+    of_tokens=EXTREMES,
+    of_rows=EXTREMES,
+)
+def test_int8_on_a_matrix_unit_has_the_bits_of_avx512(
+    both_forms, rows, cols, tokens, dtype, of_tokens, of_rows
+):
+    x, weight = normal(tokens, cols, dtype=dtype), quantize(normal(rows, cols, seed=1))
+    x[tokens // 2] *= of_tokens
+    weight.scales[rows // 2] *= of_rows
+    weight.codes[rows // 3] = -128
+    words, tiles = (form(reading, ROUNDED.linear, x, weight) for form in both_forms)
+    assert torch.equal(words.nan_to_num(), tiles.nan_to_num())
+    assert torch.equal(words.isnan(), tiles.isnan())
+
+
+@FEW
+@given(
+    tokens=TOKENS,
+    count=st.integers(1, 5),
+    hidden=st.integers(1, 13),
+    inter=st.integers(1, 9),
+    dtype=DTYPES,
+    of_tokens=EXTREMES,
+    lowest=st.sampled_from([0, 90, 117]),
+    span=st.sampled_from([1, 5, 10, 256]),
+)
+def test_mxfp4_on_a_matrix_unit_has_the_bits_of_avx512(
+    both_forms, tokens, count, hidden, inter, dtype, of_tokens, lowest, span
+):
+    """Also powers of two of every kind, NaN's among them; and of experts that nobody chose."""
+    x = normal(tokens, 32 * hidden, dtype=dtype)
+    x[tokens // 2] *= of_tokens
+    generator = torch.Generator().manual_seed(2)
+    stacks = []
+    for shape in ((2 * inter * 32, hidden * 32), (hidden * 32, inter * 32)):
+        weight = packed(count, *shape, seed=4)
+        scales = torch.randint(
+            lowest, min(lowest + span, 256), weight.scales.shape, generator=generator
+        )
+        weight.blocks[:, ::5, -1] &= 0x88  # zeros of both signs
+        stacks.append(MXFP4(weight.blocks, scales.to(torch.uint8)))
+    choices = torch.rand(tokens, 1, generator=generator), torch.full((tokens, 1), count - 1)
+    choices[1][::3] = 0
+    biases = normal(count, 64 * inter, dtype=dtype), normal(count, 32 * hidden, dtype=dtype)
+    words, tiles = (
+        form(reading, experts_of, x, choices, *stacks, biases, (7.0, 1.702), ROUNDED)
+        for form in both_forms
+    )
+    assert torch.equal(words.nan_to_num(), tiles.nan_to_num())
+    assert torch.equal(words.isnan(), tiles.isnan())
+
+
+def test_a_model_on_a_matrix_unit_says_what_it_says_on_avx512():
+    """To the bit: in float32 all else is computed alike."""
+    said = []
+    for isa, activations in (("avx512", "int8"), ("amx-emulated", "int8"), ("amx-emulated", None)):
+        try:
+            machine = cpu.Machine(2, isa)
+        except ValueError:
+            pytest.skip(missing(isa))
+        with cpu.using(machine):
+            decoder = load_model(
+                packaged_model(), dtype=torch.float32, dense="int8", activations=activations
+            )
+            engine = Engine(decoder, EngineOptions(max_batch=4, prefill_chunk=128))
+            sampling = SamplingParams(temperature=0, max_tokens=6, logprobs=2, prompt_logprobs=1)
+            draw = torch.Generator().manual_seed(0)
+            prompts = [torch.randint(0, 2000, (n,), generator=draw).tolist() for n in (9, 300, 70)]
+            said.append(engine.generate([Request(tuple(ids), sampling) for ids in prompts]))
+    assert said[0] == said[1]
+    assert said[1] != said[2]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

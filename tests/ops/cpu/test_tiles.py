@@ -64,6 +64,22 @@ def multiplied(total: list, left: list, right: list) -> list:
     return result
 
 
+def added(program: str, kind: str, form: str, *tiles: torch.Tensor) -> list:
+    """What the unit adds to the first tile, numbers of `form` (struct), by rows."""
+    data = b""
+    for tile in tiles:
+        lines = [bytes(row.view(torch.uint8).tolist()).ljust(ROW, b"\xff") for row in tile]
+        data += b"".join(lines).ljust(16 * ROW, b"\xff")
+    run = subprocess.run([program, "product", kind], input=data, capture_output=True, check=True)
+    found = []
+    for row in range(16):
+        line = run.stdout[row * ROW :][:ROW]
+        used = 4 * COLUMNS if row < ROWS else 0
+        found += struct.unpack(f"<{used // 4}{form}", line[:used])
+        assert line[used:] == b"\x55" * (ROW - used)  # no byte beyond what is configured
+    return found
+
+
 @pytest.mark.parametrize("size", [1.0, 2.0**-60, 2.0**-63, 2.0**-70])
 def test_a_product_is_the_manuals_to_the_bit(program, size):
     """Also of numbers whose products, or which themselves, are below the least normal one."""
@@ -77,18 +93,30 @@ def test_a_product_is_the_manuals_to_the_bit(program, size):
     left = numbers(ROWS, 2 * DEPTH, size).bfloat16()
     right = numbers(DEPTH, 2 * COLUMNS, size).bfloat16()
     left[2, 3] = 2.0**-130
-    data = b""
-    for tile in (total, left, right):
-        lines = [bytes(row.view(torch.uint8).tolist()).ljust(ROW, b"\xff") for row in tile]
-        data += b"".join(lines).ljust(16 * ROW, b"\xff")
-    run = subprocess.run([program, "product"], input=data, capture_output=True, check=True)
-    found = []
-    for row in range(16):
-        line = run.stdout[row * ROW :][:ROW]
-        used = 4 * COLUMNS if row < ROWS else 0
-        found += struct.unpack(f"<{used // 4}f", line[:used])
-        assert line[used:] == b"\x55" * (ROW - used)  # no byte beyond what is configured
+    found = added(program, "bf16", "f", total, left, right)
     assert found == multiplied(total.tolist(), left.tolist(), right.tolist())
+
+
+def test_a_product_of_bytes_is_exact_and_wraps_around(program):
+    generator = torch.Generator().manual_seed(1)
+
+    def numbers(rows, columns, bits):
+        size = (rows, columns)
+        return torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), size, generator=generator)
+
+    total, left, right = (
+        numbers(ROWS, COLUMNS, 32),
+        numbers(ROWS, 4 * DEPTH, 8),
+        numbers(DEPTH, 4 * COLUMNS, 8),
+    )
+    left[1], right[:, :4] = -128, -128
+    total[1, 0] = 2**31 - 1
+    columns = right.view(DEPTH, COLUMNS, 4).transpose(1, 2).reshape(4 * DEPTH, COLUMNS)
+    expected = total + left @ columns
+    assert int(expected[1, 0]) >= 2**31
+    expected = (expected + 2**31) % 2**32 - 2**31
+    tiles = total.to(torch.int32), left.to(torch.int8), right.to(torch.int8)
+    assert added(program, "bytes", "i", *tiles) == expected.flatten().tolist()
 
 
 @pytest.mark.parametrize(
@@ -111,12 +139,14 @@ def test_a_product_is_the_manuals_to_the_bit(program, size):
         ("nothing", ""),
     ],
 )
-def test_what_a_processor_refuses_ends_the_program(program, case, said):
-    run = subprocess.run([program, "refuse", case], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("kind", ["bf16", "bytes"])
+def test_what_a_processor_refuses_ends_the_program(program, kind, case, said):
+    command = [program, "refuse", kind, case]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (run.returncode == 0) == (not said)
     assert said in run.stderr
 
 
 def test_a_unit_that_is_wrong_once_is_found_out(program):
     run = subprocess.run([program, "check"], capture_output=True, text=True, check=True)
-    assert run.stdout == "10\n"
+    assert run.stdout == "1010\n"  # of bfloat16, of bytes
