@@ -291,7 +291,8 @@ class _Mailbox:
 
     def _look_again(self) -> None:
         self._notified = False  # before the look: what comes from now on notifies again
-        if self.outputs:
+        # A reader that has not waited since it was woken will look by itself, or never again.
+        if self.outputs and not self._arrived.is_set():
             self._notified = True
             self._arrive()
 

@@ -328,6 +328,35 @@ class TestAsyncio:
         asyncio.run(asyncio.wait_for(main(), 60))
         engine.step = step
 
+    @pytest.mark.parametrize("leave", ["close", "stop string", "stop reading"])
+    def test_the_loop_rests_when_nobody_reads_what_has_come(self, driver, leave, monkeypatch):
+        """Else each such stream would cost the loop a timer, for ever."""
+        monkeypatch.setattr("ossia.api.stream._REST_SECONDS", 0)
+
+        async def main():
+            first = str(continuation([3], 1)[0])
+            stream = AsyncStream(driver, ask([3], 100, (first,) if leave == "stop string" else ()))
+            mailbox, look, looks = stream._mailbox, stream._mailbox._look_again, []
+
+            def noted():
+                looks.append(None)
+                look()
+
+            mailbox._look_again = noted
+            while len(mailbox.outputs) < 100:  # all that come
+                await asyncio.sleep(0.001)
+            event = await anext(stream)
+            assert isinstance(event, Finished) == (leave == "stop string")
+            if leave == "close":
+                stream.close()
+            assert mailbox.outputs
+            looks.clear()
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert len(looks) < 10
+
+        asyncio.run(asyncio.wait_for(main(), 60))
+
     def test_a_loop_that_ends_with_an_open_stream_ends_its_request(self, driver, engine):
         permits, aborted, kept = allow(engine, 3), aborts(engine), []
 
