@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ossia.errors import OssiaError
 from tests.scripted import eventually
 from tests.serve.conftest import ANSWER, Served, openai
 
@@ -155,6 +156,22 @@ def test_one_that_fails_says_so(serve):
     assert "not finite" in failed.error.message
     last = [*served.client.responses.retrieve(failed.id, stream=True)][-1]
     assert (last.type, last.response.error) == ("response.failed", failed.error)
+
+
+def test_one_that_cannot_be_kept_fails_and_says_so_to_those_who_follow_it(serve):
+    class Full(ResponseStore):
+        def put(self, kept: Kept, *, running: bool = False) -> None:
+            if not running:
+                raise OssiaError("the response cannot be kept: the disk is full")
+            super().put(kept, running=running)
+
+    served = serve(ANSWER, store=Full())
+    events = [*begin(served, stream=True)]
+    last = events[-1]
+    assert (last.type, last.response.status) == ("response.failed", "failed")
+    assert "the disk is full" in last.response.error.message
+    assert eventually(lambda: "ossia_background_responses 0.0" in served.get("/metrics")[1])
+    assert served.client.responses.retrieve(last.response.id).status == "failed"
 
 
 def test_after_a_restart_it_is_there_and_one_that_ran_has_failed(serve, tmp_path: Path):

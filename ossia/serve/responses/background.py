@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,8 @@ from ossia.serve.responses.answer import Answer, Event
 from ossia.serve.responses.store import Kept, Store
 from ossia.serve.service import Running
 from ossia.serve.stream import named_event
+
+_log = logging.getLogger(__name__)
 
 _STOPPED = ApiError(500, "the server stopped before the response was complete")
 
@@ -100,7 +103,19 @@ class _Run:
 
     async def work(self, running: Running) -> None:
         """Make the response, and keep how it ended."""
-        last: Event | None = None
+        try:
+            if (last := await self._make(running)) is not None:
+                try:
+                    await self.keep(last)
+                except Exception as error:  # those who follow it are told all the same
+                    _log.error("%s: %s", self.answer.asked.id, error)
+                self._note(last)
+        finally:
+            self._ended = True
+            self._more.set()
+
+    async def _make(self, running: Running) -> Event | None:
+        """The last event of a response that did not come to its end; None of one that did."""
         try:
             async with running.held():
                 async for event in self.answer.events(running, self.keep):
@@ -108,15 +123,9 @@ class _Run:
         except asyncio.CancelledError:
             if self.answer.ended:  # and is being kept
                 raise
-            last = self.answer.cancelled() if self.cancelled else self.answer.failed(_STOPPED)
+            return self.answer.cancelled() if self.cancelled else self.answer.failed(_STOPPED)
         except Exception as error:
-            last = self.answer.failed(error)
-        finally:
-            if last is not None:
-                await self.keep(last)
-                self._note(last)
-            self._ended = True
-            self._more.set()
+            return self.answer.failed(error)
 
     def _note(self, event: Event) -> None:
         self._log.append(named_event(event))
