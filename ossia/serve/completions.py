@@ -61,7 +61,8 @@ class CompletionRequest(Sampled, Structured):
 
 
 class TextLogprobs(Wire):
-    """Lists of a value for each token; null for the first of a prompt, which nothing precedes.
+    """Lists of a value for each token; null for the first of a prompt, which nothing precedes, and
+    for a prompt that was not read in the request's time.
     top_logprobs: the most likely tokens, and the token itself. text_offset: where in the text the
     token begins.
     """
@@ -231,7 +232,8 @@ class _Text:
         """The prompt's tokens, if they have not been given yet."""
         if not self._prompt:
             return []
-        assert self._stream.prompt is not None
+        if self._stream.prompt is None:  # the request's time was over before it was read
+            return [(token, None, ()) for token in self._prompt]
         scored = self._stream.prompt.logprobs
         return [(self._prompt[0], None, ()), *((s.token, s.logprob, s.top) for s in scored)]
 

@@ -91,6 +91,19 @@ def test_an_echoed_prompt_has_log_probabilities(serve, as_ids):
         assert joined == getattr(found, name)
 
 
+def test_an_echoed_prompt_that_was_not_read_in_time_has_none(serve):
+    served = serve("x", "x")
+    served.service.timeout, served.engine.endless = 1.0, True
+    step = served.engine.step
+    served.engine.step = lambda: [output for output in step() if output.request_id == 0]
+    read, unread = create(served, prompt=["ab", "cd"], echo=True, logprobs=0).choices
+    assert (read.text[:3], read.finish_reason) == ("abx", "length")
+    assert (unread.text, unread.finish_reason) == ("cd", "length")
+    assert unread.logprobs.tokens == ["c", "d"]
+    assert unread.logprobs.token_logprobs == unread.logprobs.top_logprobs == [None, None]
+    assert unread.logprobs.text_offset == [0, 1]
+
+
 @pytest.mark.parametrize("answer", ["x", "<|return|>", "é"])
 def test_what_lm_eval_asks_for_has_one_token_after_the_prompt_whatever_it_is(serve, answer):
     """It sums token_logprobs[context:-1]; the last may be an end of text, or half a character."""
