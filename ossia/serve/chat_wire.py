@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from ossia.serve.chat_hosted import HostedCall, PartOfHostedCall
 from ossia.serve.structure_wire import Structured, ToolChoice
-from ossia.serve.wire import Given, Off, Sampled, Usage, Wire
+from ossia.serve.wire import Given, Metadata, Off, Sampled, Usage, Wire
 
 MAX_TOP_LOGPROBS = 20
 
@@ -105,7 +105,7 @@ class ChatRequest(Sampled, Structured):
     store: Off = False
     verbosity: Literal["medium"] | None = None
     # Labels, which change nothing.
-    metadata: dict[str, str] | None = None
+    metadata: Metadata | None = None
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
 

@@ -155,8 +155,10 @@ def _methods(routes: Sequence[BaseRoute], path: str) -> list[str]:
 
 
 def _validation(errors: Sequence[Any]) -> ApiError:
-    """The error of the value that went furthest: of a union's members, the one that was meant."""
-    error = max(errors, key=lambda error: len(error["loc"]))
+    """The error of the value that went furthest, or of a list that is too long or too short: of a
+    union's members, the one that was meant.
+    """
+    error = max(errors, key=lambda error: (len(error["loc"]), error["type"].startswith("too_")))
     param = _path(error["loc"][1:])
     match error["type"]:
         case "extra_forbidden":

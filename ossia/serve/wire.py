@@ -12,7 +12,10 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    TypeAdapter,
+    ValidationError,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
@@ -22,6 +25,8 @@ from ossia.api import Sampling
 from ossia.api.reply import Finished
 
 MAX_CHOICES = 128
+MAX_LABELS = 16  # of metadata, as in OpenAI's API
+MAX_STOPS = 128  # each is looked for at every token, in the thread that serves everybody
 
 
 class Wire(BaseModel):
@@ -30,15 +35,46 @@ class Wire(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+def _fail_fast(schema: Any) -> None:
+    """Have the validation of each list in a core schema end with its first wrong element."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "list":
+            schema["fail_fast"] = True
+        for key, value in schema.items():
+            if key not in ("default", "metadata"):
+                _fail_fast(value)
+    elif isinstance(schema, list | tuple):
+        for part in schema:
+            _fail_fast(part)
+
+
 class Given(Wire):
-    """An object that a client sends."""
+    """An object that a client sends.
+
+    Of a list's wrong elements only the first is reported, and of several unknown keys one: reports
+    of the millions that a body can hold would take gigabytes, and minutes in which nobody is
+    served.
+    """
 
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            return {key: value for key, value in data.items() if value is not None}
-        return data
+        if not isinstance(data, dict):
+            return data
+        given = {key: value for key, value in data.items() if value is not None}
+        if len(given) > len(cls.model_fields) and cls.model_config.get("extra") == "forbid":
+            known = {field.alias or name for name, field in cls.model_fields.items()}
+            for key in [key for key in given if key not in known][1:]:
+                del given[key]
+        return given
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: type[BaseModel], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        schema = handler(source)
+        _fail_fast(schema)
+        return schema
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -85,6 +121,41 @@ Off = Annotated[Literal[False], BeforeValidator(_boolean)]
 On = Annotated[Literal[True], BeforeValidator(_boolean)]
 
 
+# Keys of JSON are strings.
+_Biases = Annotated[
+    dict[
+        Annotated[int, Field(ge=0, strict=False)],
+        Annotated[float, Field(ge=-100, le=100)],
+    ],
+    Field(strict=False),
+]
+_biases = TypeAdapter(_Biases)
+
+
+def _or_the_first_wrong(value: Any) -> Any:
+    """Biases; if one is wrong, that one alone, so that it is the only one reported (`Given`)."""
+    for key, bias in value.items() if isinstance(value, dict) else ():
+        try:
+            _biases.validate_python({key: bias})
+        except ValidationError:
+            return {key: bias}
+    return value
+
+
+def _few(value: Any) -> Any:
+    """Entries, counted before each is looked at."""
+    if isinstance(value, dict) and len(value) > MAX_LABELS:
+        raise ValueError(f"must have at most {MAX_LABELS} entries")
+    return value
+
+
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+    Field(max_length=MAX_LABELS),
+    BeforeValidator(_few),
+]
+
+
 class StreamOptions(Given):
     """include_usage: a last chunk, without choices, says what was used."""
 
@@ -106,18 +177,8 @@ class Sampled(Given):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: str | list[str] | None = None
-    # Keys of JSON are strings.
-    logit_bias: (
-        Annotated[
-            dict[
-                Annotated[int, Field(ge=0, strict=False)],
-                Annotated[float, Field(ge=-100, le=100)],
-            ],
-            Field(strict=False),
-        ]
-        | None
-    ) = None
+    stop: str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None = None
+    logit_bias: Annotated[_Biases | None, BeforeValidator(_or_the_first_wrong)] = None
     top_k: Annotated[int, Field(ge=0)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None

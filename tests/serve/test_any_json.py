@@ -9,6 +9,16 @@ import pytest
 
 from tests.serve.conftest import ANSWER
 
+pytest.importorskip("fastapi")
+
+from pydantic import BaseModel, ValidationError
+
+from ossia.serve.chat_wire import ChatRequest
+from ossia.serve.completions import CompletionRequest
+from ossia.serve.messages.wire import CountRequest, MessagesRequest
+from ossia.serve.responses.wire import ResponseRequest
+from ossia.serve.tokens import DetokenizeRequest, TokenizeRequest
+
 VALUES: tuple[Any, ...] = (
     *(True, 2**70, "\\ud800", [], {}, [[]], [{"type": []}], {"type": [None]}),
     [{"role": "tool", "content": [[]]}],
@@ -76,3 +86,68 @@ def test_ids_that_no_text_has_are_404(serve):
             connection.request(method, f"/v1/responses/{id}")
             response = connection.getresponse()
             assert (response.status, "error" in json.loads(response.read())) == (404, True), id
+
+
+REQUESTS: tuple[type[BaseModel], ...] = (
+    *(ChatRequest, CompletionRequest, ResponseRequest, MessagesRequest, CountRequest),
+    *(TokenizeRequest, DetokenizeRequest),
+)
+WRONG = (
+    [0] * 999,
+    ["x"] * 999,
+    [{}] * 999,
+    [[0.5]] * 999,
+    [{"role": "user", "type": "function", "content": [0] * 999, "tools": [0] * 999}],
+    {str(n): [] for n in range(999)},
+)
+
+
+def errors(request_type: type[BaseModel], body: Any) -> int:
+    """How many mistakes of a body would be reported."""
+    try:
+        request_type.model_validate(body)
+    except ValidationError as error:
+        return error.error_count()
+    return 0
+
+
+@pytest.mark.parametrize("request_type", REQUESTS)
+def test_a_body_of_many_mistakes_has_few_errors(request_type):
+    """Each takes about a kilobyte, and a body can hold millions of mistakes."""
+    counts = {
+        (name, n): errors(request_type, {name: value})
+        for name in [*request_type.model_fields, "unknown"]
+        for n, value in enumerate(WRONG)
+    }
+    assert max(counts.values()) < 50, counts
+    assert 0 < errors(request_type, {f"x{n}": n for n in range(999)}) < 10
+
+
+def test_the_first_mistake_of_many_is_the_one_that_is_told(serve):
+    served = serve()
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "?"}, *[{"role": 0}] * 999]}
+    status, told = served.post("/v1/chat/completions", body)
+    assert (status, told["error"]["param"]) == (400, "messages[1].role")
+    body = {"model": "tiny", "prompt": "?", "logit_bias": {"1": 1, "x": 1, "y": 1}}
+    status, told = served.post("/v1/completions", body)
+    assert (status, told["error"]["param"]) == (400, "logit_bias.x")
+    body = {
+        "model": "tiny",
+        "prompt": "?",
+        "what": 1,
+        "where": 1,
+        **{f"n{n}": 1 for n in range(99)},
+    }
+    status, told = served.post("/v1/completions", body)
+    assert (status, told["error"]["message"]) == (400, "Unsupported parameter: 'what'.")
+
+
+def test_stop_strings_are_few(serve):
+    served = serve()
+    for path, name in (("/v1/completions", "stop"), ("/v1/messages", "stop_sequences")):
+        body = {"model": "tiny", "max_tokens": 1, name: ["x"] * 129}
+        body |= (
+            {"prompt": "?"} if name == "stop" else {"messages": [{"role": "user", "content": ""}]}
+        )
+        status, told = served.post(path, body)
+        assert (status, "at most 128" in told["error"]["message"]) == (400, True)

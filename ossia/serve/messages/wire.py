@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Tag, model_validator
 
-from ossia.serve.wire import Given, Off, Wire, kind
+from ossia.serve.wire import MAX_STOPS, Given, Off, Wire, kind
 
 LEAST_BUDGET = 1024
 
@@ -205,7 +205,7 @@ class MessagesRequest(CountRequest):
 
     max_tokens: Annotated[int, Field(ge=1)]
     stream: bool = False
-    stop_sequences: list[str] = Field(default_factory=list)
+    stop_sequences: Annotated[list[str], Field(max_length=MAX_STOPS)] = Field(default_factory=list)
     temperature: Annotated[float, Field(ge=0)] | None = None
     top_k: Annotated[int, Field(ge=0)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, Tag, model_validator
 
 from ossia.serve.chat_wire import MAX_TOP_LOGPROBS, Function
 from ossia.serve.structure_wire import JsonObjectFormat, JsonSchema, TextFormat, ToolMode
-from ossia.serve.wire import Given, Off, kind
+from ossia.serve.wire import Given, Metadata, Off, kind
 
 
 class Text(Given):
@@ -231,10 +231,6 @@ Includable = Literal[
     "reasoning.encrypted_content",
     "message.output_text.logprobs",
     "code_interpreter_call.outputs",  # which are always there
-]
-Metadata = Annotated[
-    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
-    Field(max_length=16),
 ]
 
 
