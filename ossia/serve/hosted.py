@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ossia.errors import OssiaError
-from ossia.text import ToolDescription, ToolNamespace
+from ossia.errors import OssiaError, brief
+from ossia.text import ToolDescription, ToolNamespace, well_formed
 from ossia.tools.toolset import Caller, Function, Namespace, Result, Toolset
+
+_log = logging.getLogger(__name__)
 
 MOST_CALLS = 32  # in one reply
 _LONGEST_NAME = 64
@@ -135,13 +138,18 @@ class Calls:
         return self.begun > self.offer.most_calls + 1
 
     async def run(self, tool: HostedTool, arguments: str) -> Result:
-        """The result of a call, no longer than a model can read."""
+        """The result of a call, of sound text and no longer than a model can read."""
         self.begun += 1
         if self.begun > self.offer.most_calls:
             return Result("error: this reply can call no more tools: answer now", is_error=True)
-        if tool.label not in self._callers:
-            self._callers[tool.label] = tool.toolset.begin()
-        result = await self._callers[tool.label](tool.name_there, arguments)
-        if len(result.text) <= _MOST_TEXT:
-            return result
-        return Result(f"{result.text[:_MOST_TEXT]}\n[... cut off ...]", result.is_error)
+        try:
+            if tool.label not in self._callers:
+                self._callers[tool.label] = tool.toolset.begin()
+            result = await self._callers[tool.label](tool.name_there, arguments)
+        except Exception as error:  # the tool's fault, of which the reply must not die
+            _log.error("the tool %s failed", tool.name, exc_info=error)
+            return Result(f"error: the tool failed: {brief(error)}", is_error=True)
+        text = well_formed(result.text)
+        if len(text) > _MOST_TEXT:
+            text = f"{text[:_MOST_TEXT]}\n[... cut off ...]"
+        return Result(text, result.is_error)

@@ -22,7 +22,7 @@ from ossia.text.formats import (
 from ossia.text.harmony.messages import ToolNamespace
 from ossia.text.sandbox import BrokenTemplate
 from ossia.text.stop import StopStrings
-from ossia.text.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
+from ossia.text.tokenizer import StreamDecoder, Tokenizer, load_tokenizer, well_formed
 
 __all__ = [
     "BrokenTemplate",
@@ -51,4 +51,5 @@ __all__ = [
     "read_generation_config",
     "read_structured_outputs",
     "special_tokens",
+    "well_formed",
 ]

@@ -33,6 +33,17 @@ def _byte_of_symbol() -> dict[str, int]:
 BYTE_OF_SYMBOL = _byte_of_symbol()
 
 
+def well_formed(text: str) -> str:
+    """The text with its surrogates paired, and U+FFFD for those that stand alone, as in JSON they
+    can.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
 class Tokenizer:
     """A vocabulary over the `tokenizers` library. It is immutable, so that requests can share it.
 
@@ -62,11 +73,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of ordinary text. '<|end|>' in it does not become a control token."""
-        try:
-            text.encode()
-        except UnicodeEncodeError:  # lone surrogates, which JSON can carry: pair them, or U+FFFD
-            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return self._inner.encode(text, add_special_tokens=False).ids
+        return self._inner.encode(well_formed(text), add_special_tokens=False).ids
 
     def encode_control(self, text: str, *, breaker: str = "") -> list[int]:
         """The ids of a trusted template's text, in which control tokens are recognised.

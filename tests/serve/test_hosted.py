@@ -82,6 +82,34 @@ def test_the_model_goes_on_from_what_its_call_gave(serve):
     assert answer.usage.completion_tokens > len("Forty-two, é!")
 
 
+class Faulty(Echo):
+    """Raises, or gives back what is no text."""
+
+    def begin(self) -> Caller:
+        async def call(_name: str, arguments: str) -> Result:
+            if "1" in arguments:
+                raise ZeroDivisionError("a tool's fault")
+            return Result("half \ud83d of a pair")
+
+        return call
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_faulty_tool_ends_no_reply(serve, stream):
+    other = ADD.replace("1", "2")
+    served = serve(ADD, other, ANSWER, hosted=Hosted([Faulty("little", "add")]))
+    answer = served.chat(stream=stream)
+    if stream:
+        parts = [chunk.choices[0].delta.model_dump() for chunk in answer]
+        assert "".join(part["content"] or "" for part in parts) == "Forty-two, é!"
+        return
+    message = answer.choices[0].message
+    assert message.content == "Forty-two, é!"
+    first, second = message.server_tool_calls
+    assert (first["output"], first["is_error"]) == ("error: the tool failed: a tool's fault", True)
+    assert (second["output"], second["is_error"]) == ("half \ufffd of a pair", False)
+
+
 def test_calls_and_results_are_seen_in_a_field_that_clients_do_not_answer(serve):
     served = serve(CODE, ADD, ANSWER, hosted=Hosted([python(), Echo("little", "add")]))
     message = served.chat().choices[0].message

@@ -114,6 +114,7 @@ def test_find_shows_each_match_and_where_it_is(call):
     assert "L400: The Danube" in ask(call, "open", id=0).text
     assert ask(call, "find", pattern="x", cursor=1).is_error
     assert "No `find` results for pattern: `nothing`" in ask(call, "find", pattern="nothing").text
+    assert "No `find` results" in ask(call, "find", pattern="\ud83d", cursor=0).text
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ class Visit:
             else:
                 n += 1
         found = Page(
-            f"{page.url}/find?pattern={quote(pattern)}",
+            f"{page.url}/find?pattern={quote(pattern, errors='replace')}",
             f"Find results for text: `{pattern}` in `{page.title}`",
             "\n\n".join(shown) or f"No `find` results for pattern: `{pattern}`",
             dict.fromkeys(places, page.url),
