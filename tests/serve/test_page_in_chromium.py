@@ -247,6 +247,18 @@ class TestToolsOfTheServer:
             " })"
         ) == [1.5, 1]
 
+    def test_one_token_is_no_tokens(self, canned):
+        tab, _ = canned(stream({"content": "Yes."}))
+        ask(tab, "Well?")
+        assert tab.js("$('.assistant .cost').textContent").startswith("about 1 token · ")
+        token = {"entropy": 1, "logprob": -1, "attention": [0] * 6, "experts": []}
+        title = tab.js(
+            "import('/page/xray.js').then(({see, XrayPanel}) => { const node = {};"
+            f" see(node, [{json.dumps(token)}]); const panel = new XrayPanel(node);"
+            " panel.show(); return panel.title.textContent; })"
+        )
+        assert title.startswith("Inside the model · 1 token · entropy")
+
     def test_one_that_failed_says_so(self, canned):
         call = {"id": "c1", "server_label": "files", "function": {"name": "read", "arguments": "?"}}
         tab, _ = canned(stream(served_call(**call), served_call(output="no", is_error=True)))

@@ -140,7 +140,7 @@ def test_the_page_shows_it_where_it_is_switched_on(served, browser):
     ask("Again", 4)
     tab.wait("$$('.xray:not([hidden])').length === 1")
     # The summary follows the tokens, and the last may come after the article has its place.
-    made = "$$('article')[3].innerText.match(/([0-9]+ tokens) · first after/)?.[1]"
+    made = "$$('article')[3].innerText.match(/([0-9]+ tokens?) · first after/)?.[1]"
     summary = "$('.xray:not([hidden]) summary').innerText"
     tab.wait(f"{summary}.includes('Inside the model · ' + {made})")
     drawn = "(c) => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((x) => x)"

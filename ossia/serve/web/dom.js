@@ -35,6 +35,11 @@ export function el(tag, attributes = {}, ...children) {
   return node;
 }
 
+// A number of things, as in "1 token" and "1,234 tokens".
+export function counted(number, thing) {
+  return `${number.toLocaleString()} ${thing}${number === 1 ? "" : "s"}`;
+}
+
 export function icon(name) {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", "0 0 24 24");

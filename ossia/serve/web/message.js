@@ -3,7 +3,7 @@
 import { renderMarkdown } from "./blocks.js";
 import { highlighted } from "./code.js";
 import { callsOf, textOf } from "./conversation.js";
-import { copyButton, el, icon, iconButton } from "./dom.js";
+import { copyButton, counted, el, icon, iconButton } from "./dom.js";
 import { speed } from "./reply.js";
 import { XrayPanel } from "./xray.js";
 
@@ -192,7 +192,7 @@ function duration(seconds) {
 
 function costOf(stats, running) {
   const about = stats.exact || running ? "" : "about ";
-  const said = [`${about}${stats.tokens.toLocaleString()} tokens`];
+  const said = [about + counted(stats.tokens, "token")];
   const rate = speed(stats);
   if (rate) said.unshift(`${rate < 10 ? rate.toFixed(1) : Math.round(rate).toLocaleString()} tokens/s`);
   if (stats.wait !== null) said.push(`first after ${short(stats.wait)}`);

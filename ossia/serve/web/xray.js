@@ -1,7 +1,7 @@
 // What happens inside the model while it answers: what the server has seen at each token, drawn as
 // it comes. It is kept for this tab alone, and not with the conversation.
 
-import { el } from "./dom.js";
+import { counted, el } from "./dom.js";
 
 // What attention looks at, as the server counts it.
 const LOOKS = ["sinks", "first token", "itself", "previous token", "near", "beyond the window"];
@@ -59,8 +59,8 @@ export class XrayPanel {
     this.box.hidden = false;
     const entropy = mean(tokens.map((token) => token.entropy ?? 0)).toFixed(2);
     const sinks = mean(tokens.map((token) => token.attention[0] + token.attention[1]));
-    const count = tokens.length.toLocaleString();
-    this.title.textContent = `Inside the model · ${count} tokens · entropy ${entropy} nats · ${percent(sinks)} of attention on sinks and the first token`;
+    const count = counted(tokens.length, "token");
+    this.title.textContent = `Inside the model · ${count} · entropy ${entropy} nats · ${percent(sinks)} of attention on sinks and the first token`;
     this.draw();
   }
 
