@@ -99,13 +99,15 @@ class Service:
         """The most tokens of a prompt that leaves room for a reply of so many, if that is at most
         half of the context; for a quarter of the context if None.
         """
-        context = self._context
+        context = self.max_length
         room = context // 4 if reply is None else min(reply, context // 2)
         return min(context - room, self.max_prompt or context)
 
     @property
-    def _context(self) -> int:
-        """The most tokens of a prompt and its reply."""
+    def max_length(self) -> int:
+        """The most tokens of a text, prompt and answer: of the model's context, those that the
+        cache can hold.
+        """
         about = self.llm.about
         return about.max_length if about else self.llm.config.context_length
 
@@ -138,7 +140,7 @@ class Service:
         if dialogue.most_tokens is not None and used >= dialogue.most_tokens:
             return None
         ask = await asyncio.to_thread(dialogue.make, [*dialogue.messages, *said], used)
-        if len(ask.request.prompt) >= min(self._context, self.max_prompt or self._context):
+        if len(ask.request.prompt) >= min(self.max_length, self.max_prompt or self.max_length):
             return None
         while True:
             try:

@@ -37,8 +37,7 @@ def routes(service: Service) -> APIRouter:
     router = APIRouter()
 
     def model() -> Model:
-        length = service.llm.config.context_length
-        return Model(id=service.name, created=service.created, max_model_len=length)
+        return Model(id=service.name, created=service.created, max_model_len=service.max_length)
 
     @router.get("/v1/models")
     async def list_models() -> ModelList:

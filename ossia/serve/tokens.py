@@ -71,7 +71,7 @@ def routes(service: Service) -> APIRouter:
                 ("messages", "tools"),
             )
             ids = [*ask.request.prompt]
-        return Tokens(tokens=ids, count=len(ids), max_model_len=llm.config.context_length)
+        return Tokens(tokens=ids, count=len(ids), max_model_len=service.max_length)
 
     @router.post("/v1/detokenize")
     async def detokenize(body: DetokenizeRequest) -> Text:

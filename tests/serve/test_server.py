@@ -15,7 +15,7 @@ from ossia.cli.main import main
 from ossia.errors import DeviceLost
 from ossia.serve import server as server_module
 from tests.scripted import eventually
-from tests.serve.conftest import ANSWER, openai
+from tests.serve.conftest import ANSWER, openai, run
 
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "a secret"}]}
 CHAT = "/v1/chat/completions"
@@ -186,6 +186,22 @@ class TestWhatItTells:
         assert client.models.retrieve("tiny") == model
         with pytest.raises(openai.NotFoundError):
             client.models.retrieve("other")
+
+    def test_the_longest_text_is_what_the_cache_holds(self, model_folder):
+        from ossia.api import LLM
+        from ossia.serve.app import application
+        from ossia.serve.service import Service
+
+        with LLM(model_folder, kv_memory="16KiB") as llm:
+            assert llm.about is not None
+            assert llm.about.max_length < llm.config.context_length
+            port, stop = run(application(Service(llm, "tiny")))
+            url = f"http://127.0.0.1:{port}/v1"
+            client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60)
+            try:
+                assert client.models.retrieve("tiny").max_model_len == llm.about.max_length
+            finally:
+                stop()
 
     def test_tokens_there_and_back(self, serve):
         served = serve()
