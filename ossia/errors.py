@@ -12,6 +12,10 @@ class OssiaError(ValueError):
         super().__init__(shortened(message, _LONGEST))
 
 
+class Busy(OssiaError):
+    """What is asked for can be had, but not now: others are being served. Trying again helps."""
+
+
 class DeviceLost(OssiaError):
     """A GPU that computes no more in this process. The command line exits with code 1."""
 

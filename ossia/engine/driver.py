@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from ossia.engine.engine import EngineStats
 from ossia.engine.request import Request
 from ossia.engine.worker import Deliver, R, Steps, Ticket, Worker
-from ossia.errors import DeviceLost, OssiaError
+from ossia.errors import Busy, DeviceLost
 
 
-class QueueFull(OssiaError):
+class QueueFull(Busy):
     """As many requests are unfinished as the driver accepts; try again later."""
 
 

@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Route
 
 from ossia.engine import ConstraintError
 from ossia.engine.driver import QueueFull
-from ossia.errors import DeviceLost, OssiaError
+from ossia.errors import Busy, DeviceLost, OssiaError
 
 MESSAGES = "/v1/messages"  # the paths of Anthropic's API
 _ANTHROPIC = {
@@ -91,8 +91,9 @@ def json_response(
 
 def refusal(error: OssiaError, parameters: Sequence[str]) -> ApiError:
     """What a request cannot have: its parameter is named if the message begins with one."""
-    if isinstance(error, QueueFull):
-        return ApiError(429, f"the server is busy: {error}", code="queue_full")
+    if isinstance(error, Busy):
+        code = "queue_full" if isinstance(error, QueueFull) else "busy"
+        return ApiError(429, f"the server is busy: {error}", code=code)
     if isinstance(error, DeviceLost):
         return device_lost(error)
     found = re.match(r"[a-z_]+(\[\d+\]|\.[a-z_]+)*", str(error))

@@ -196,6 +196,14 @@ def test_what_had_to_be_called_is_free_after_calls_of_the_server_s_tools():
 AMBIGUOUS = 'start: text "."\ntext: LETTER | text text\nLETTER: /[a-z]/'
 
 
+def test_one_that_waits_too_long_for_others_grammars_may_come_again(babbling, monkeypatch):
+    monkeypatch.setattr("ossia.text.constrain.compile._SECONDS", 0.01)
+    body = {"model": "tiny", "prompt": "?", "structured_outputs": {"regex": "a"}}
+    with babbling.llm._grammars._turn:
+        status, answer = babbling.post("/v1/completions", body)
+    assert (status, answer["error"]["code"]) == (429, "busy")
+
+
 def test_a_grammar_that_gets_beyond_its_limits_midway_is_the_client_s_fault(serve, monkeypatch):
     monkeypatch.setitem(_LIMITS, "max_items_in_row", 30)  # some 14 letters
     served = serve(babbling=True)

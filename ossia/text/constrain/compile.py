@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ossia.errors import OssiaError, brief
+from ossia.errors import Busy, OssiaError, brief
 from ossia.text.constrain.grammar import Grammar, literal
 from ossia.text.constrain.schema import place_of
 from ossia.text.constrain.structure import Kind, Structure
@@ -103,9 +103,11 @@ class Grammars:
             return index
 
     def _in_turn(self, work: Callable[[], T]) -> T:
-        """The result of work in a thread with a deep stack, after that of others."""
+        """The result of work in a thread with a deep stack, after that of others. Raises Busy if
+        theirs takes too long.
+        """
         if not self._turn.acquire(timeout=_SECONDS):
-            raise OssiaError("others' grammars are being compiled; try again")
+            raise Busy("others' grammars are being compiled; try again")
         done: list[T | BaseException] = []
 
         def run() -> None:
