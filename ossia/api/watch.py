@@ -28,6 +28,7 @@ class Watch:
         self._live: Live | None = None
         self._prompt: Sequence[int] | None = None
         self._read = 0  # tokens, the prompt's included
+        self.closed = False
 
     async def begin(self, prompt: Sequence[int]) -> None:
         """A text begins with these ids. Raises OssiaError if the engine has no model to look into,
@@ -35,6 +36,10 @@ class Watch:
         """
         self._live = await asyncio.wrap_future(self._driver.call(_live))
         self._prompt, self._read = prompt, 0
+
+    def close(self) -> None:
+        """Free its memory."""
+        self.closed, self._live = True, None
 
     async def read(self, prompt: Sequence[int], written: Sequence[int]) -> list[Reading]:
         """The readings of what has been written since the last time. prompt: as `begin` was given

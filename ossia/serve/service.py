@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,7 +16,7 @@ from fastapi import Request
 
 from ossia.api import LLM, Ask, AsyncStream, Watch
 from ossia.engine.driver import QueueFull
-from ossia.errors import OssiaError
+from ossia.errors import Busy, OssiaError
 from ossia.serve.errors import ApiError, refusal
 from ossia.serve.hosted import Hosted, Offer
 from ossia.serve.limits import Permits
@@ -25,6 +26,8 @@ from ossia.serve.running import Running
 
 T = TypeVar("T")
 
+# Each has keys and values of its own, beside those of the engine, which waits for its passes.
+_MOST_WATCHES = 4
 _RETRY_SECONDS = 0.05  # between looks whether the queue has room
 
 
@@ -51,6 +54,7 @@ class Service:
         self.created = int(time.time())
         self.metrics = Metrics(llm)
         self.tasks: set[asyncio.Task[Any]] = set()
+        self._watches: weakref.WeakSet[Watch] = weakref.WeakSet()
 
     def check_model(self, name: str) -> None:
         """Raise ApiError unless it is this model's name."""
@@ -78,9 +82,14 @@ class Service:
         return ask
 
     async def watch(self, ask: Ask) -> Watch:
-        """What sees the reply to an ask from within. Raises ApiError if nothing can."""
-        watch = self.llm.watch()
+        """What sees the reply to an ask from within; to be closed. Raises ApiError if nothing can,
+        and while there are too many.
+        """
         try:
+            if sum(not watch.closed for watch in self._watches) >= _MOST_WATCHES:
+                raise Busy(f"xray is made of {_MOST_WATCHES} replies, as many as at a time")
+            watch = self.llm.watch()
+            self._watches.add(watch)
             await watch.begin(ask.request.prompt)
         except OssiaError as error:
             raise refusal(error, ("xray",)) from error

@@ -41,6 +41,7 @@ class Xray:
     def close(self) -> None:
         if self._task is not None:
             self._task.cancel()
+        self._watch.close()
 
     def _begin(self) -> bool:
         """Look at what has been written since; False if nothing has."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import shutil
@@ -39,8 +40,9 @@ def served(roomy_folder) -> Iterator[SimpleNamespace]:
     from ossia.serve.service import Service
 
     llm = LLM(roomy_folder)
-    port, stop = run(application(Service(llm, "tiny")))
-    yield SimpleNamespace(llm=llm, port=port, folder=roomy_folder)
+    service = Service(llm, "tiny")
+    port, stop = run(application(service))
+    yield SimpleNamespace(llm=llm, service=service, port=port, folder=roomy_folder)
     llm.close()
     stop()
 
@@ -110,6 +112,23 @@ def test_it_is_only_for_one_streamed_answer(served, options):
     status, answer = post(served.port, body)
     assert status == 400
     assert "xray is only for stream: true, and for one answer" in answer
+
+
+def test_only_a_few_are_seen_at_a_time(served):
+    """Each takes memory beside the engine's, and its passes hold up everybody."""
+    body = {"model": "tiny", "messages": QUESTION, "stream": True, "xray": True}
+    body |= {"max_tokens": 12, "ignore_eos": True}
+    ask = served.llm.prepare(QUESTION)
+
+    async def held() -> list:
+        return [await served.service.watch(ask) for _ in range(4)]
+
+    watches = asyncio.run(held())
+    status, answer = post(served.port, body)
+    assert (status, "xray is made of 4 replies" in answer) == (429, True)
+    watches.pop().close()
+    for _ in range(3):  # one after the other
+        assert post(served.port, body)[0] == 200
 
 
 def test_an_engine_without_a_model_says_so(serve):
