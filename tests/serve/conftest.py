@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import socket
@@ -77,6 +78,28 @@ class Served:
     def prompt(self, n: int = -1) -> str:
         """What the engine was asked to continue."""
         return self.llm.tokenizer.decode(self.engine.requests[n].prompt)
+
+
+def end_after(served: Served, steps: int) -> None:
+    """Have the time of each request be over when the engine has made so many steps since it began,
+    however long a loaded machine takes for them.
+    """
+    start, step = served.service.start, served.engine.step
+    latest: list[Any] = []  # what runs, and the steps that are left of its time
+
+    def started(*given: Any) -> Any:
+        running = start(*given)
+        latest[:] = running, asyncio.get_running_loop(), [None] * steps
+        return running
+
+    def stepped() -> Any:
+        if latest and latest[2]:
+            latest[2].pop()
+            if not latest[2]:
+                latest[1].call_soon_threadsafe(latest[0].time_out)
+        return step()
+
+    served.service.start, served.engine.step = started, stepped
 
 
 Serve = Callable[..., Served]

@@ -6,7 +6,7 @@ import pytest
 
 from ossia.serve.completions import Completion
 from tests.scripted import eventually
-from tests.serve.conftest import Served, openai
+from tests.serve.conftest import Served, end_after, openai
 
 
 def create(served: Served, **options):
@@ -93,7 +93,8 @@ def test_an_echoed_prompt_has_log_probabilities(serve, as_ids):
 
 def test_an_echoed_prompt_that_was_not_read_in_time_has_none(serve):
     served = serve("x", "x")
-    served.service.timeout, served.engine.endless = 1.0, True
+    served.engine.endless = True
+    end_after(served, 20)
     step = served.engine.step
     served.engine.step = lambda: [output for output in step() if output.request_id == 0]
     read, unread = create(served, prompt=["ab", "cd"], echo=True, logprobs=0).choices

@@ -8,21 +8,21 @@ from typing import Any
 import pytest
 
 from tests.scripted import eventually
-from tests.serve.conftest import ANSWER, Served, openai
+from tests.serve.conftest import ANSWER, Served, end_after, openai
 
 pytest.importorskip("fastapi")
 
 CHAT = "/v1/chat/completions"
 ENDLESS = "<|channel|>final<|message|>on"
-SHORT = 1.0  # seconds, in which a scripted engine makes some tokens
+STEPS = 100  # of the engine, after which a request's time is over
 MESSAGE = {"model": "tiny", "messages": [{"role": "user", "content": "?"}]}
 
 
-def slow(serve: Any, *scripts: str, timeout: float = SHORT, **options: Any) -> Served:
+def slow(serve: Any, *scripts: str, **options: Any) -> Served:
     """A server whose model would go on for ever."""
     served = serve(*(scripts or (ENDLESS,) * 4), **options)
-    served.service.timeout = timeout  # not of bodies, which may come slowly on a loaded machine
     served.engine.endless = True
+    end_after(served, STEPS)
     return served
 
 
@@ -63,7 +63,8 @@ class TestTime:
         assert eventually(lambda: retrieve(background.id).status == "incomplete")
 
     def test_nothing_by_then_is_an_error(self, serve):
-        served = slow(serve, timeout=0.05)
+        served = serve(*(ENDLESS,) * 3)
+        served.service.timeout = 0.05  # not of bodies, which may come slowly on a loaded machine
         served.engine.may_step.clear()
         with pytest.raises(openai.InternalServerError, match=r"nothing was .* 0\.05 s") as error:
             served.chat()

@@ -339,7 +339,7 @@ class TestLostDevice:
     def test_the_server_ends_and_its_exit_code_is_1(self, monkeypatch, capsys):
         """The loop of the real server, without a model behind it."""
         fault = DeviceLost("cuda:0 computes no more in this process: an illegal access")
-        monkeypatch.setattr(server_module, "_TOLD_SECONDS", 0.2)
+        monkeypatch.setattr(server_module, "_TOLD_SECONDS", 1.0)
         told: list[int] = []
 
         async def app(scope, receive, send):

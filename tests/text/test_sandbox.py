@@ -162,12 +162,12 @@ ENDLESS = [
 @pytest.mark.parametrize("template", ENDLESS)
 def test_a_template_without_end_is_ended(template, monkeypatch):
     monkeypatch.setattr(budget, "SECONDS", 0.1)
-    start = time.monotonic()
+    start = time.thread_time()
     with pytest.raises(OssiaError, match=r"^here: ") as refused:
         render(template)
     assert len(str(refused.value)) < 400
     assert "\n" not in str(refused.value)
-    assert time.monotonic() - start < 60
+    assert time.thread_time() - start < 60  # which others do not lengthen
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the most memory used from /proc")
