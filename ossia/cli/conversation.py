@@ -140,7 +140,8 @@ class Conversation:
             return "(stopped; your turn was removed)" if unanswered else "(stopped)"
         if reply.finish_reason == "length":
             if reply.prompt_tokens + reply.completion_tokens >= context:
-                return f"(cut off: the context of {context:,} tokens is full; /clear starts over)"
+                hint = "; /clear starts over" if self._turn else ""  # after earlier turns
+                return f"(cut off: the context of {context:,} tokens is full{hint})"
             return f"(cut off after {reply.completion_tokens:,} tokens)"
         return "(an empty answer)" if unanswered else ""
 

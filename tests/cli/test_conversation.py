@@ -62,6 +62,16 @@ class TestEndings:
         talk, _ = conversation("<|channel|>final<|message|>Hel")
         assert "cut off after" in converse(talk, "x")
 
+    def test_a_full_context_is_told_to_be_cleared_if_there_is_something_to_clear(
+        self, conversation
+    ):
+        full = "<|channel|>final<|message|>" + "x" * 5000
+        talk, _ = conversation(full, "<|channel|>final<|message|>Yes.<|return|>", full)
+        assert converse(talk, "x") == "(cut off: the context of 4,096 tokens is full)"
+        talk.messages.clear()
+        converse(talk, "x")
+        assert converse(talk, "y").endswith("is full; /clear starts over)")
+
 
 def test_saving_leaves_the_old_file_whole_if_it_fails(conversation, tmp_path, monkeypatch):
     talk, _ = conversation()
