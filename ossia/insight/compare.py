@@ -24,7 +24,12 @@ UTILIZATION = 0.4  # of the peak, in training: what well-tuned runs report
 TRAINING_TOKENS = 1e12
 INT8_ELEMENT = 1 + 4 / 128  # bytes of `--dense int8`: a code, and its share of a group's scale
 # What stands in a cell in place of None, by the row's key.
-_ABSENT = {"overtakes": "never", "knee": "never", "longest": "does not fit"}
+_ABSENT = {
+    "overtakes": "never",
+    "knee": "never",
+    "longest": "does not fit",
+    "read_dense": "no experts",
+}
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def feedforward(config: ModelConfig) -> str:
 
 
 def inner_width(config: ModelConfig) -> str:
-    return _each(networks(config), lambda n: f"{whole(n.intermediate_size)} wide")
+    return _each(networks(config), lambda n: whole(n.intermediate_size))
 
 
 def router(config: ModelConfig) -> str:

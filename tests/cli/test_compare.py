@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,8 @@ def test_a_table_with_the_published_totals(ossia_command) -> None:
     assert result.code == 0
     for words in ("1,557,611,200", "20,914,757,184", "3,608,307,264", "At most, on H100 SXM"):
         assert words in result.out
+    assert re.search(r"with experts in bfloat16 +no experts +7.22\sGB", result.out)
+    assert re.search(r"inner width +6,400 +2,880", result.out)
 
 
 def test_json_holds_figures_lineage_and_setting(ossia_command) -> None:

@@ -85,7 +85,7 @@ _FEEDFORWARD = (
         _network,
         (
             facts.feedforward,
-            lambda c: f"{facts.inner_width(c)} inside",
+            lambda c: f"{facts.inner_width(c)} wide inside",
             facts.activation,
             _absent(facts.router, "router"),
             lambda c: f"weights in {facts.expert_format(c)}",
