@@ -144,6 +144,12 @@ class TemplateFormat:
         )
 
     def _context(self, chat: Chat) -> _Context:
+        try:
+            return self._broken_context(chat)
+        except RecursionError as error:
+            raise OssiaError("messages or tools: nested too deeply") from error
+
+    def _broken_context(self, chat: Chat) -> _Context:
         template = self._template_of(chat)
         messages = _with_instructions(chat)
         rendered = [
