@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from ossia.api import Ask, AsyncStream, Finished, ReplyBuilder, Watch
-from ossia.serve.chat_hosted import HostedCalls, HostedEvent, part, with_calls
+from ossia.serve.chat_hosted import HostedCalls, part, with_calls
 from ossia.serve.chat_wire import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -24,6 +24,7 @@ from ossia.serve.logprobs import ShownTokens, written
 from ossia.serve.rounds import (
     Dialogue,
     HostedDelta,
+    HostedEvent,
     HostedResult,
     HostedStart,
     Messages,

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from ossia.serve.rounds import HostedDelta, HostedResult, HostedRun, HostedStart
+from ossia.serve.rounds import HostedDelta, HostedEvent, HostedResult, HostedStart
 from ossia.serve.wire import Given, Wire
 
 
@@ -42,9 +42,6 @@ class PartOfHostedCall(Wire):
     function: PartOfHostedFunction | None = None
     output: str | None = None
     is_error: bool | None = None
-
-
-HostedEvent = HostedStart | HostedDelta | HostedRun | HostedResult
 
 
 def part(event: HostedStart | HostedDelta | HostedResult) -> dict[str, Any]:

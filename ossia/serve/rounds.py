@@ -52,7 +52,8 @@ class HostedResult:
     result: Result
 
 
-ReplyEvent = Event | HostedStart | HostedDelta | HostedRun | HostedResult
+HostedEvent = HostedStart | HostedDelta | HostedRun | HostedResult
+ReplyEvent = Event | HostedEvent
 
 
 @dataclass(frozen=True)

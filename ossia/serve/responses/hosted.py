@@ -8,11 +8,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from ossia.serve.hosted import HostedTool, Offer
-from ossia.serve.rounds import HostedDelta, HostedResult, HostedRun, HostedStart
+from ossia.serve.rounds import HostedDelta, HostedEvent, HostedResult, HostedRun, HostedStart
 from ossia.tools.python import code_of
 
 Item = dict[str, Any]
-HostedEvent = HostedStart | HostedDelta | HostedRun | HostedResult
 
 
 class HostedItems:
