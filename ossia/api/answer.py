@@ -12,26 +12,6 @@ from ossia.engine import Failure, Output, PromptOutput, Request, TokenOutput
 from ossia.text import Channel, Event, TextDelta, ToolCallStart
 
 
-class PlainText:
-    """The parser of a bare continuation: every id is text, except the stop id that ends it."""
-
-    def __init__(self, tokenizer: text.Tokenizer, stop_ids: frozenset[int]) -> None:
-        self._decoder, self._stop_ids = tokenizer.stream(), stop_ids
-        self.channel: Channel | None = None
-        self.malformed = False
-
-    def push(self, id: int) -> list[Event]:
-        self.channel = None if id in self._stop_ids else Channel.FINAL
-        return self._deltas(self._decoder.push(id)) if self.channel else []
-
-    def finish(self) -> list[Event]:
-        return self._deltas(self._decoder.finish())
-
-    @staticmethod
-    def _deltas(piece: str) -> list[Event]:
-        return [TextDelta(Channel.FINAL, piece)] if piece else []
-
-
 class UntilStop:
     """A parser whose answer ends at the first stop string; other channels pass."""
 

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from ossia import text
-from ossia.api.answer import Answer, Ask, PlainText
+from ossia.api.answer import Answer, Ask
 from ossia.api.arguments import (
     ChatOptions,
     Sampling,
@@ -310,7 +310,7 @@ class LLM:
             raise OssiaError(f"a prompt is a text or a list of ids, not {prompt!r}")
         else:
             ids = [index(id) if hasattr(id, "__index__") else id for id in prompt]
-        parser = partial(PlainText, self.tokenizer, params.stop_ids)
+        parser = partial(text.PlainParser, self.tokenizer, params.stop_ids)
         return Ask(Request(ids, params, constraint), parser, stop)
 
     def _check_ids(self, ids: Sequence[int]) -> None:

@@ -24,7 +24,6 @@ from tqdm import tqdm
 
 from ossia import checkpoint, text
 from ossia.api import LLM, Ask, Finished
-from ossia.api.answer import PlainText
 from ossia.eval.local import NO_THINKING, check_effort
 from ossia.text import Channel, Event, TextDelta
 
@@ -204,7 +203,8 @@ class OssiaLM(TemplateLM):
             parser: Callable[[], text.Parser] = partial(self._llm.chat_format.parser, ids)
         else:
             stop_ids = sampling.stop_ids | {self.eot_token_id}
-            parser = partial(_WithoutControl, self._llm.tokenizer, stop_ids)
+            tokenizer = self._llm.tokenizer  # without special tokens, as the harness decodes it
+            parser = partial(text.PlainParser, tokenizer, stop_ids | tokenizer.special_ids)
         request = replace(ask.request, sampling=replace(sampling, stop_ids=stop_ids))
         return replace(ask, request=request, parser=parser)
 
@@ -223,17 +223,6 @@ class OssiaLM(TemplateLM):
             )
 
         return [*await asyncio.gather(*map(generate, asks))]
-
-
-class _WithoutControl(PlainText):
-    """A continuation without the names of special tokens, as the harness decodes it."""
-
-    def __init__(self, tokenizer: text.Tokenizer, stop_ids: frozenset[int]) -> None:
-        super().__init__(tokenizer, stop_ids)
-        self._hidden = tokenizer.special_ids - stop_ids
-
-    def push(self, id: int) -> list[Event]:
-        return [] if id in self._hidden else super().push(id)
 
 
 def _waves(order: Sequence[int], contexts: Sequence[tuple[int, ...]]) -> Iterator[Sequence[int]]:

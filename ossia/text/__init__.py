@@ -20,6 +20,7 @@ from ossia.text.formats import (
     special_tokens,
 )
 from ossia.text.harmony.messages import ToolNamespace
+from ossia.text.plain import PlainParser
 from ossia.text.sandbox import BrokenTemplate
 from ossia.text.stop import StopStrings
 from ossia.text.tokenizer import StreamDecoder, Tokenizer, load_tokenizer, well_formed
@@ -34,6 +35,7 @@ __all__ = [
     "Grammars",
     "Messages",
     "Parser",
+    "PlainParser",
     "StopStrings",
     "StreamDecoder",
     "TextDelta",

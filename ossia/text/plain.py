@@ -71,7 +71,7 @@ class PlainFormat:
         self, _prompt: Sequence[int] = (), _tools: Sequence[ToolDescription] = (), /
     ) -> PlainParser:
         """A parser that takes every token for text of the answer."""
-        return PlainParser(self._tokenizer)
+        return PlainParser(self._tokenizer, frozenset(self._tokenizer.control.values()))
 
 
 def _check(chat: Chat) -> None:
@@ -89,17 +89,16 @@ def _joined(text: str, message: ChatMessage) -> str:
 
 
 class PlainParser:
-    """Turns a reply's ids into events: all text is final, control tokens are not shown."""
+    """Turns a reply's ids into events: all text is final, and the ids of `hidden` are not shown."""
 
-    def __init__(self, tokenizer: Tokenizer):
-        self._control = frozenset(tokenizer.control.values())
-        self._decoder = tokenizer.stream()
+    def __init__(self, tokenizer: Tokenizer, hidden: frozenset[int]):
+        self._decoder, self._hidden = tokenizer.stream(), hidden
         self.channel: Channel | None = None
         self.malformed = False  # nothing can be wrong with bare text
 
     def push(self, id: int) -> list[Event]:
         """The text that `id` completes."""
-        self.channel = None if id in self._control else Channel.FINAL
+        self.channel = None if id in self._hidden else Channel.FINAL
         return _final(self._decoder.push(id)) if self.channel else []
 
     def finish(self) -> list[Event]:
