@@ -292,9 +292,8 @@ print([n for n in range(64) if is_open(n)])
 
 
 def test_time_is_limited_whatever_the_code_does_about_it():
-    assert run("while True: pass", Limits(cpu_seconds=1)).end == (
-        "it used the processor for more than 1 s"
-    )
+    busy = Limits(cpu_seconds=1, seconds=600)  # others may have the processor
+    assert run("while True: pass", busy).end == "it used the processor for more than 1 s"
     stubborn = """
 import os, signal
 for number in range(1, 65):
@@ -302,11 +301,14 @@ for number in range(1, 65):
     except (OSError, ValueError): pass
 print('begun')
 """
-    assert run(stubborn + "while True: pass", Limits(cpu_seconds=1)).end == (
-        "it used the processor for more than 1 s"
-    )
-    ran = run(stubborn + "os.close(1); os.close(2)\nsignal.pause()", Limits(seconds=1))
-    assert (ran.output, ran.end) == ("begun\n", "it ran longer than 1 s")
+    ended = run(stubborn + "while True: pass", busy).end
+    assert ended == "it used the processor for more than 1 s"
+    for seconds in (1, 10, 100):  # within which a loaded machine may not even start Python
+        ran = run(stubborn + "os.close(1); os.close(2)\nsignal.pause()", Limits(seconds=seconds))
+        assert ran.end == f"it ran longer than {seconds} s"
+        if ran.output:
+            break
+    assert ran.output == "begun\n"
 
 
 def test_memory_is_limited():
@@ -338,7 +340,7 @@ except RuntimeError:
 
 
 def test_endless_output_is_cut_and_ended():
-    ran = run("while True: print('x' * 1000)", Limits(cpu_seconds=1, output=1000))
+    ran = run("while True: print('x' * 1000)", Limits(cpu_seconds=1, seconds=600, output=1000))
     assert len(ran.output) < 1100
     assert "bytes left out" in ran.output
     assert ran.end is not None
