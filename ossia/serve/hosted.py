@@ -22,12 +22,15 @@ _MOST_TEXT = 1 << 16  # characters of a result
 
 @dataclass(frozen=True)
 class HostedTool:
-    """A tool by the name that the model sees; `name_there` is its own among those of its set."""
+    """A tool by the name that the model sees; `name_there` is its own among those of its set.
+    offered: it is one of them, and not just any name that the model wrote.
+    """
 
     name: str
     name_there: str
     toolset: Toolset
     function: Function
+    offered: bool = True
 
     @property
     def label(self) -> str:
@@ -120,7 +123,7 @@ class Offer:
             if name == tool.name:
                 return tool
             if namespace is not None and name.startswith(f"{namespace.name}."):
-                return HostedTool(name, name, tool.toolset, tool.function)
+                return HostedTool(name, name, tool.toolset, tool.function, offered=False)
         return None
 
 

@@ -64,7 +64,9 @@ class Running:
 
     def _noted(self, number: int, event: ReplyEvent | Finished) -> ReplyEvent | Finished:
         if isinstance(event, HostedResult):
-            self._metrics.called(event.tool.name, event.result.is_error)
+            tool = event.tool
+            # A name that the model made up would be a figure of its own, kept for ever.
+            self._metrics.called(tool.name if tool.offered else tool.label, event.result.is_error)
         if not isinstance(event, Finished):
             return event
         if event.reason == "interrupted" and not any(stream.outputs for stream in self.streams):

@@ -353,3 +353,11 @@ def test_the_code_of_a_model_runs_in_the_sandbox(serve, tmp_path):
     assert (ran["output"], ran["is_error"]) == ("42\n", False)
     assert "【0†rivers.md】 The Danube ends in a delta." in found["output"]
     assert found["output"] in served.prompt()
+
+
+def test_a_name_that_the_model_made_up_is_no_figure_of_its_own(serve, tmp_path):
+    made_up = "<|channel|>analysis to=browser.n{} code<|message|>{{}}<|call|>"
+    calls = [made_up.format(n) for n in range(3)]
+    served = serve(*calls, ANSWER, hosted=Hosted([Browser(Folder(tmp_path), len)]))
+    assert len(served.chat().choices[0].message.server_tool_calls) == 3
+    assert 'ossia_tool_calls_total{outcome="error",tool="browser"} 3.0' in served.get("/metrics")[1]
