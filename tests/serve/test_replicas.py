@@ -26,6 +26,7 @@ pytest.importorskip("fastapi")
 from ossia.serve.app import application
 from ossia.serve.gate import AccessLog, Gate, Message
 from ossia.serve.replicas import front as front_module
+from ossia.serve.replicas.answer import Answer
 from ossia.serve.replicas.balance import Balance
 from ossia.serve.replicas.front import Front
 from ossia.serve.replicas.prefix import BLOCK, MOST_BLOCKS, Known, chain
@@ -762,3 +763,23 @@ class TestPrefixes:
         assert len(chain({"prompt": "x" * 10**7})) == MOST_BLOCKS
         assert len(chain({"messages": deep})) < 2
         assert chain({}) == chain({"prompt": 1.5}) == []
+
+    def test_ids_are_told_apart(self):
+        assert chain({"prompt": [1, 11] * 99}) != chain({"prompt": [11, 1] * 99})
+        ids = [*range(999)]
+        assert chain({"prompt": [*ids, 7]})[: len(chain({"prompt": ids}))] == chain({"prompt": ids})
+
+    def test_an_answer_that_nobody_can_read_is_passed_on(self):
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        async def pass_on() -> Answer:
+            answer = Answer("/v1/responses", send)
+            await answer.take({"type": "http.response.start", "status": 200, "headers": []})
+            await answer.take({"type": "http.response.body", "body": b'{"a":' * 2000})
+            return answer
+
+        answer = asyncio.run(pass_on())
+        assert (answer.made, answer.done, len(sent)) == (None, True, 2)

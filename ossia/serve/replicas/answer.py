@@ -105,7 +105,7 @@ def _response(body: bytes) -> str | None:
     """The id of the response that a body is, or that its event tells of."""
     try:
         told = json.loads(body[body.find(b"{") :])
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return told.get("response", told).get("id")
 

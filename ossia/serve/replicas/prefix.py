@@ -59,8 +59,11 @@ def _parts(body: Mapping[str, Any], first: bool) -> Iterator[bytes]:
     if first:
         yield from _sliced({name: body[name] for name in _BEFORE if body.get(name) is not None})
     text = next((body[name] for name in _TEXTS if body.get(name) is not None), None)
-    for part in text if isinstance(text, list) else [text]:
-        yield from _sliced(part)
+    if isinstance(text, list) and not all(isinstance(part, int) for part in text[:2]):
+        for part in text:
+            yield from _sliced(part)
+    else:  # ids one by one would take seconds
+        yield from _sliced(text)
 
 
 def _sliced(value: Any) -> Iterator[bytes]:
