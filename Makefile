@@ -85,14 +85,17 @@ cast: .venv/ossia.installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
+NATIVE := $(wildcard native/src/*.?pp native/src/*/*.?pp native/src/*/*.inl native/tests/*.?pp)
 lint: .venv/test.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
 	$(BIN)/pyright
 
 format: .venv/test.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(NATIVE)
 
 # The native kernels under AddressSanitizer and UBSan, then their driver under ThreadSanitizer. -S leaves the editable install
 # out of sight; what runs under qemu or with little memory stays out, where a sanitizer finds no room for its shadow memory.

@@ -42,8 +42,7 @@ auto operation(const char* stage, void (Machine::*method)(Arguments...)) {
             run(machine, arguments...);
         }
         if (Recording::under_way())
-            Recording::keep([=, &machine] { run(machine, arguments...); },
-                            ossia::objects_of(machine, arguments...));
+            Recording::keep([=, &machine] { run(machine, arguments...); }, ossia::objects_of(machine, arguments...));
     };
 }
 

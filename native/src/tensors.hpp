@@ -185,7 +185,8 @@ inline Array read_tensor(PyObject* tensor) {
     return array;
 }
 
-// The machine of an operation and the tensors among its arguments, kept alive until this is destroyed, with the GIL held.
+// The machine of an operation and the tensors among its arguments, kept alive until this is destroyed, with the GIL
+// held.
 class HeldObjects {
   public:
     void add(const Machine& machine) { objects_.push_back(nanobind::find(machine)); }

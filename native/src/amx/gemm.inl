@@ -484,5 +484,6 @@ void put_f32(const float* x, long count, void* at) {
 
 #include "amx/gemm_int8.inl"
 
-constexpr TileGemm kTileGemm{gemm_tiles<Packed>, gemm_tiles<Turned>, gemm_tiles<Dense<bf16>>, gemm_tiles<Int8>,
-                             put_rows,           put_f32,            &kByteTileGemm};
+constexpr TileGemm kTileGemm{gemm_tiles<Packed>, gemm_tiles<Turned>, gemm_tiles<Dense<bf16>>,
+                             gemm_tiles<Int8>,   put_rows,           put_f32,
+                             &kByteTileGemm};

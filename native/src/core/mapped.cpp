@@ -45,7 +45,7 @@ void on_bus_error(int, siginfo_t* info, void*) {
 }
 
 void install() {
-    struct sigaction action {};
+    struct sigaction action{};
     action.sa_sigaction = on_bus_error;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
     sigemptyset(&action.sa_mask);

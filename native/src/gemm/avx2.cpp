@@ -144,8 +144,7 @@ struct Bits {
             const __m128i codes = _mm_and_si128(_mm_unpacklo_epi8(bytes, _mm_srli_epi16(bytes, 4)), _mm_set1_epi8(15));
             return _mm256_cvtepu8_epi32(_mm_shuffle_epi8(table, codes));
         };
-        const __m256i pairs =
-            _mm256_or_si256(_mm256_slli_epi32(values(low), 8), _mm256_slli_epi32(values(high), 24));
+        const __m256i pairs = _mm256_or_si256(_mm256_slli_epi32(values(low), 8), _mm256_slli_epi32(values(high), 24));
         return {_mm256_mulhrs_epi16(pairs, factors.v)};
     }
 

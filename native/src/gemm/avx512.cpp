@@ -119,8 +119,8 @@ struct Bits {
         if (order == Order::even_first) {
             const __m512i places = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
             first = _mm512_permutex2var_epi32(integers[0].v, places, integers[1].v);
-            second = _mm512_permutex2var_epi32(integers[0].v, _mm512_or_si512(places, _mm512_set1_epi32(1)),
-                                               integers[1].v);
+            second =
+                _mm512_permutex2var_epi32(integers[0].v, _mm512_or_si512(places, _mm512_set1_epi32(1)), integers[1].v);
         }
         _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtepi32_epi8(first));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 16), _mm512_cvtepi32_epi8(second));
@@ -138,9 +138,8 @@ struct Bits {
     // Pairs of twice the values of kWidth codes of `low` and of `high`, times 2^-4 of words, rounded to nearest.
     static Bits scaled_codes(const std::uint8_t* low, const std::uint8_t* high, Bits factors) {
         alignas(64) static constexpr std::int16_t kScaled[32] = {
-            0,     2048,  4096,  6144,  8192,   12288,  16384,  24576, 0,     -2048, -4096,
-            -6144, -8192, -12288, -16384, -24576, 0,     2048,   4096,  6144,  8192,  12288,
-            16384, 24576, 0,     -2048, -4096,  -6144,  -8192,  -12288, -16384, -24576};
+            0, 2048, 4096, 6144, 8192, 12288, 16384, 24576, 0, -2048, -4096, -6144, -8192, -12288, -16384, -24576,
+            0, 2048, 4096, 6144, 8192, 12288, 16384, 24576, 0, -2048, -4096, -6144, -8192, -12288, -16384, -24576};
         const auto codes = [](const std::uint8_t* p) {  // the first of each byte in its low half
             const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
             return _mm512_cvtepu8_epi32(_mm_unpacklo_epi8(bytes, _mm_srli_epi16(bytes, 4)));

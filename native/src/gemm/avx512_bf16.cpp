@@ -10,9 +10,9 @@ namespace {
 
 #include "kernels/transpose.inl"
 
-constexpr long kLanes = 16;  // rows of a vector
+constexpr long kLanes = 16;                                        // rows of a vector
 constexpr int kMostGroups = kPanelRows / kLanes, kMostTokens = 6;  // whose sums fill 24 registers
-constexpr long kPairs = 64;  // of columns in a panel
+constexpr long kPairs = 64;                                        // of columns in a panel
 
 struct Panel {
     __m512i pairs[kPairs][kMostGroups];

@@ -357,8 +357,8 @@ void gemm_words(const Weights& w, const void* const* words, long tokens, long be
 }
 
 template <class Weights>
-void gemm_floats(const Weights& w, const void* const* floats, long tokens, long begin, long end, bool add,
-                 void* memory, float* tile) {
+void gemm_floats(const Weights& w, const void* const* floats, long tokens, long begin, long end, bool add, void* memory,
+                 float* tile) {
     FloatPanel& panel = *static_cast<FloatPanel*>(memory);
     if (!add) std::memset(tile, 0, tokens * kPanelRows * sizeof(float));
     constexpr long kBlocks = FloatPanel::kCols / kWordBlock;

@@ -1,5 +1,5 @@
-// Products of activations in int8 (gemm.hpp): bytes times bytes, whose sums over the 128 columns of a group are exact in
-// 32-bit integers. Part of gemm.inl; amx/gemm_int8.inl is the same on a matrix unit.
+// Products of activations in int8 (gemm.hpp): bytes times bytes, whose sums over the 128 columns of a group are exact
+// in 32-bit integers. Part of gemm.inl; amx/gemm_int8.inl is the same on a matrix unit.
 //
 // Activations are rounded as int8 weights are (ossia/ops/int8.py): codes from -127 to 127, the largest of a group is
 // 127. Codes of int8 weights serve as they are. An MXFP4 group has four blocks with a power of two each; its codes are
@@ -8,8 +8,8 @@
 
 struct BytePanel {
     static constexpr long kGroups = 2;
-    static constexpr long kQuads = kByteGroup / 4;      // four columns of a row, which one instruction multiplies
-    static constexpr long kTokenBytes = kByteGroup;     // of a token, for a group
+    static constexpr long kQuads = kByteGroup / 4;        // four columns of a row, which one instruction multiplies
+    static constexpr long kTokenBytes = kByteGroup;       // of a token, for a group
     std::uint8_t quads[kGroups * kQuads][kPanelRows][4];  // plus Bits::kByteOffset
     float scales[kGroups][kPanelRows];
 };

@@ -10,8 +10,8 @@
 //   products with values stay within 31 bits. Between blocks, sums are floats.
 //
 // Of a bfloat16 key or value, elements down to 2^-7 of the length and 2^-5 of the largest are exact. Rounding queries
-// and weights costs some 1e-4, a tenth of what rounding keys and values to bfloat16 did. That is of the largest weighted
-// value of a block, so a result in which large values cancel each other has more of it.
+// and weights costs some 1e-4, a tenth of what rounding keys and values to bfloat16 did. That is of the largest
+// weighted value of a block, so a result in which large values cancel each other has more of it.
 //
 // A row whose query, or a key or value that it sees, has NaN, infinity or an extreme scale is summed in floats.
 

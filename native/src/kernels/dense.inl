@@ -59,10 +59,8 @@ inline void dense_rows(const Dense<Weight>& w, const Tokens<Element>& x, long to
     const long passes = tokens / 4 + tokens % 4 / 2 + tokens % 2;
     long t = 0, pass = 0;
     const auto from = [&](long token) { return Tokens<Element>{x.data + token * x.stride, x.stride}; };
-    for (; t + 4 <= tokens; t += 4)
-        dense_pass<kRows, 4>(w, from(t), row, pass++, passes, y + t * y_stride, y_stride);
-    for (; t + 2 <= tokens; t += 2)
-        dense_pass<kRows, 2>(w, from(t), row, pass++, passes, y + t * y_stride, y_stride);
+    for (; t + 4 <= tokens; t += 4) dense_pass<kRows, 4>(w, from(t), row, pass++, passes, y + t * y_stride, y_stride);
+    for (; t + 2 <= tokens; t += 2) dense_pass<kRows, 2>(w, from(t), row, pass++, passes, y + t * y_stride, y_stride);
     if (t < tokens) dense_pass<kRows, 1>(w, from(t), row, pass, passes, y + t * y_stride, y_stride);
 }
 

@@ -19,8 +19,7 @@ constexpr long kTogether = 4;  // tokens, whose sums with 32 rows fit the regist
 struct Layout {
     long groups, size;  // size: of the high bytes of a group
 
-    Layout(long cols, long group)
-        : groups((cols + group - 1) / group), size((group + kBytes - 1) / kBytes * kBytes) {}
+    Layout(long cols, long group) : groups((cols + group - 1) / group), size((group + kBytes - 1) / kBytes * kBytes) {}
 
     long bytes() const { return groups * 2 * size; }
     const std::int8_t* group(const std::int16_t* words, long g) const {
@@ -149,8 +148,8 @@ struct Ahead {
 // Adds a group of kTokens tokens to their sums (tokens, kBlocks). `weights` (fours, kBlocks) are four columns of
 // sixteen rows each; `fours` is a multiple of 4.
 template <int kBlocks, int kTokens>
-inline void several_tokens(const __m512i* weights, long fours, const Layout& layout, const Words& x, long token,
-                           long g, const __m512* scales, Ahead& ahead, __m512* sums) {
+inline void several_tokens(const __m512i* weights, long fours, const Layout& layout, const Words& x, long token, long g,
+                           const __m512* scales, Ahead& ahead, __m512* sums) {
     // An addition takes as long as ten are begun.
     constexpr int kWays = kBlocks * kTokens > 4 ? 1 : kBlocks * kTokens > 2 ? 2 : 4;
     const std::int8_t* high[kTokens];

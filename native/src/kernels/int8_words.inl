@@ -90,8 +90,7 @@ inline void dense_int8(const Int8& w, const Words& x, long tokens, bool add, flo
         const long last = end - row < kPanel ? end : row + kPanel;
         long t = 0, pass = 0;
         const auto next = [&] { return Pass{pass++, passes}; };
-        for (; t + most <= tokens; t += most)
-            int8_tokens<Dots::kSums>(w, x, t, next(), add, y, y_stride, row, last);
+        for (; t + most <= tokens; t += most) int8_tokens<Dots::kSums>(w, x, t, next(), add, y, y_stride, row, last);
         for (; t + 4 <= tokens; t += 4) int8_tokens<4>(w, x, t, next(), add, y, y_stride, row, last);
         for (; t + 2 <= tokens; t += 2) int8_tokens<2>(w, x, t, next(), add, y, y_stride, row, last);
         if (t < tokens) int8_tokens<1>(w, x, t, next(), add, y, y_stride, row, last);

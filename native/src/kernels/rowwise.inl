@@ -29,8 +29,8 @@ inline float sum_of(long size, const Term& term) {
     return lanes[0];
 }
 
-// One over the root of a mean of squares. Of one that overflowed it is NaN, not 0: all numbers would become 0, which are
-// as finite as they are wrong.
+// One over the root of a mean of squares. Of one that overflowed it is NaN, not 0: all numbers would become 0, which
+// are as finite as they are wrong.
 inline float inverse_root(float squares, long size, float eps) {
     const float mean = squares / static_cast<float>(size) + eps;
     return mean <= std::numeric_limits<float>::max() ? 1 / std::sqrt(mean) : std::numeric_limits<float>::quiet_NaN();

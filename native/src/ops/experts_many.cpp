@@ -83,7 +83,8 @@ void Machine::moe_many(const Array& x, const Array& ids, const Array& weights, c
     }();
     Vectors middles(gemm_, format, places, inter);
 
-    // Gate and up alternate: a panel of rows yields one block of hidden units. Bytes take the blocks of a group at once.
+    // Gate and up alternate: a panel of rows yields one block of hidden units. Bytes take the blocks of a group at
+    // once.
     const Activation activation{m.clamped, m.limit, m.alpha};
     const long units = rounds ? kByteGroup : kWordBlock, items = pieces(inter, units);
     const auto gate_and_up = [&](long item, Scratch& scratch) {

@@ -90,8 +90,8 @@ void Machine::norm(const Array& x, const Array& weight, const Array& bias, const
             pieces.take(thread, [&](long begin, long end) {
                 for (long at = begin * size; at < end * size; at += size)
                     kernels_.training.normal(&in, &out).norm(x.as<const In>() + at, weight.as<const float>(),
-                                                             bias ? bias.as<const float>() : nullptr,
-                                                             y.as<Out>() + at, size, eps, round_before_weight);
+                                                             bias ? bias.as<const float>() : nullptr, y.as<Out>() + at,
+                                                             size, eps, round_before_weight);
             });
         });
     });
@@ -146,9 +146,9 @@ void Machine::softmax_loss(const Array& logits, const Array& targets, const Arra
             const auto scratch = lines<float>(vocab);
             pieces.take(thread, [&](long begin, long end) {
                 for (long row = begin; row < end; ++row)
-                    kernels_.training.gradients(&element).softmax_loss(
-                        logits.as<Element>() + row * vocab, vocab, ids[row], scale, z_loss, slopes, scratch.get(),
-                        losses.as<float>() + 2 * row);
+                    kernels_.training.gradients(&element).softmax_loss(logits.as<Element>() + row * vocab, vocab,
+                                                                       ids[row], scale, z_loss, slopes, scratch.get(),
+                                                                       losses.as<float>() + 2 * row);
             });
         });
     });

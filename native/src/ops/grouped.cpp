@@ -77,8 +77,9 @@ void Machine::grouped(const Array& x, const Array& counts, const Stack& stack, c
         const Part& part = parts[item / panels];
         const long begin = item % panels * kPanelRows, end = std::min(rows, begin + kPanelRows);
         const long first = in_tiles ? part.place : part.first;
-        multiply(gemm_, matrix_of(stack, part.expert, turned), vectors, part.count, [&](long i) { return first + i; },
-                 begin, end, scratch);
+        multiply(
+            gemm_, matrix_of(stack, part.expert, turned), vectors, part.count, [&](long i) { return first + i; }, begin,
+            end, scratch);
         const void* bias =
             biased ? static_cast<const char*>(stack.bias.data) + (part.expert * rows + begin) * size : nullptr;
         for (long i = 0; i < part.count; ++i)

@@ -14,7 +14,8 @@ Matrix::Matrix(const Array& weight, const Array& bias, const Array& scales, long
     transposed = weight.strides[1] != 1;
     stride = transposed ? weight.strides[1] : weight.strides[0];
     if (weight.type == Type::int8) {
-        require(group > 0 && group <= kMostGroup && group % kWordBlock == 0, "group: expected a multiple of 32 up to 256");
+        require(group > 0 && group <= kMostGroup && group % kWordBlock == 0,
+                "group: expected a multiple of 32 up to 256");
         expect("weight", weight, Type::int8, {rows, cols});
         expect("scales", scales, Type::f32, {rows, (cols + group - 1) / group});
         stride = cols;

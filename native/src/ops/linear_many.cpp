@@ -18,8 +18,7 @@ AnyMatrix matrix_of(const Product& w) {
 
 }  // namespace
 
-void Machine::linear_many(const std::vector<Product>& matrices, const void* x, Type type, long tokens,
-                          bool rounds) {
+void Machine::linear_many(const std::vector<Product>& matrices, const void* x, Type type, long tokens, bool rounds) {
     const long cols = matrices.front().cols;
     const bool words = type == Type::bf16 || matrices.front().weight_type == Type::int8;
     const Format format = rounds              ? format_of_bytes(gemm_, Order::plain)

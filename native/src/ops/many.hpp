@@ -95,7 +95,9 @@ class Vectors {
                 for (long c = 0; c < count; c += kWordBlock)
                     put(x + c, std::min(kWordBlock, count - c), in_tiles(i, column + c));
                 break;
-            case Format::words: quantize(x, count, block, to_part(0, i), nullptr); break;
+            case Format::words:
+                quantize(x, count, block, to_part(0, i), nullptr);
+                break;
             case Format::two_words: {
                 std::unique_ptr<float[]> rest(new float[count]);
                 quantize(x, count, block, to_part(0, i), rest.get());
