@@ -231,6 +231,8 @@ def check_prompt(
             f"the prompt has {len(prompt):,} tokens, which leaves no room for an answer in the "
             f"model's context of {context_length:,}; shorten it"
         )
+    if {*map(type, prompt)} == {int} and min(prompt) >= 0 and max(prompt) < vocab_size:
+        return  # in about half the time that one by one takes, which counts in long prompts
     for position, token in enumerate(prompt):
         if not isinstance(token, int) or isinstance(token, bool):
             raise OssiaError(f"the prompt's element at position {position} is {token!r}, not an id")
