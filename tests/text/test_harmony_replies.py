@@ -17,6 +17,18 @@ from tests.text.replies import read, read_text
 CHANNEL = {"analysis": "reasoning", "commentary": "preamble", "final": "final", None: "final"}
 
 
+@pytest.mark.parametrize("header", ["<|channel|>", "<|channel|>commentary to="])
+@pytest.mark.parametrize("character", ["x", " "])
+def test_a_header_without_end_becomes_text(bytes_folder, header, character):
+    """It is read again at each id, so that a long one would take time by its square."""
+    tokenizer = load_tokenizer(bytes_folder)
+    parser = ReplyParser(tokenizer)
+    ids = tokenizer.encode_control(header) + tokenizer.encode(character * 2000)
+    events = [event for id in ids for event in parser.push(id)]
+    assert len(events) > 1000
+    assert parser.malformed
+
+
 def test_golden_completions_give_their_messages(gpt_oss_tokenizer, golden):
     """For the cases that are completions and that strict parsing accepts."""
     read_cases = 0

@@ -24,6 +24,9 @@ from ossia.text.harmony.grammar import (
 from ossia.text.harmony.messages import Message
 from ossia.text.tokenizer import Tokenizer
 
+# Ids of a header, which is read again at each of them. Names of functions have 64 characters.
+_LONGEST_HEADER = 512
+
 
 class StreamParser:
     """Parses completions, or whole conversations, as their ids arrive.
@@ -224,7 +227,7 @@ class ReplyParser:
     def _give_up_unless_header(self, header: list[int]) -> list[Event]:
         """Once the ids can no longer become a header, they and all that follows are content."""
         text = self._tokenizer.decode(header)
-        if find_header(text).may_go_on:
+        if len(header) <= _LONGEST_HEADER and find_header(text).may_go_on:
             return []
         self.malformed = True
         found, content = split_header(text)
