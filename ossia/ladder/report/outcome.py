@@ -51,7 +51,7 @@ def _beyond(results: Results) -> list[str]:
     if not found:
         return []
     return [
-        f"How much bits per byte rise from windows of {length} tokens to {REACH * length}: "
+        f"Rise in bits per byte from windows of {length} tokens to {REACH * length}: "
         f"{'; '.join(found)}."
     ]
 
