@@ -37,8 +37,8 @@ def serve(
             "--api-key",
             metavar="KEY",
             envvar="OSSIA_API_KEYS",
-            help="A key that requests must bring; may be repeated. The environment variable, with "
-            "spaces between keys, keeps them out of the list of processes.",
+            help="A key that requests must carry; may be repeated. Keys given by the environment "
+            "variable, with spaces between them, stay out of the list of processes.",
             show_envvar=True,
         ),
     ] = None,
@@ -47,9 +47,10 @@ def serve(
 ) -> None:
     """Serve a model through OpenAI's HTTP API.
 
-    It listens on this machine alone unless --host says otherwise. There are Responses, Chat
-    Completions, Completions, models, tokenize and detokenize, and figures for Prometheus under
-    /metrics. SIGTERM or Ctrl-C lets running answers end. What is asked and answered is not logged.
+    It listens on this machine only, unless --host says otherwise. The endpoints are Responses, Chat
+    Completions, Completions, Anthropic's Messages, models, tokenize and detokenize, and metrics for
+    Prometheus. On SIGTERM or Ctrl-C it finishes the answers that are running. Prompts and answers
+    are not logged.
     """
     if None not in (path, model):
         raise OssiaError("the model was named twice, as an argument and with --model")

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ossia.errors import shortened
 from ossia.eval import summary
 from ossia.eval.results import Pair
 from ossia.eval.store import Store
 from ossia.eval.summary import Replies, points
 from ossia.system import records
 
-_MOST_SHOWN = 20
+_MOST_SHOWN, _ROOM = 20, 80
+
+
+@dataclass(frozen=True)
+class Turned:
+    """A question that one of two runs answers more often: its id, and the user's words."""
+
+    id: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -23,8 +33,8 @@ class Compared:
     """
 
     pair: Pair
-    lost: tuple[str, ...]
-    won: tuple[str, ...]
+    lost: tuple[Turned, ...]
+    won: tuple[Turned, ...]
 
     @property
     def is_worse(self) -> bool:
@@ -48,7 +58,7 @@ def compare_runs(one: Path, other: Path) -> list[Compared]:
     with Store(one) as first, Store(other) as second:
         before, after = summary.by_system(first), summary.by_system(second)
         digests = {question.id: question.digest for question in first.questions()}
-        same = {q.id for q in second.questions() if digests.get(q.id) == q.digest}
+        same = {q.id: q.text for q in second.questions() if digests.get(q.id) == q.digest}
     if len({model for model, _ in before}) == len({model for model, _ in after}) == 1:
         efforts = {effort: key for key in before for effort in [key[1]]}
         pairs = [(efforts[key[1]], key) for key in after if key[1] in efforts]
@@ -56,7 +66,7 @@ def compare_runs(one: Path, other: Path) -> list[Compared]:
         pairs = [(key, key) for key in after if key in before]
     names = summary.short_names(key for _, key in pairs)
     found = [
-        _compared(names[new], _only(before[old], same), _only(after[new], same))
+        _compared(names[new], _only(before[old], same), _only(after[new], same), same)
         for old, new in pairs
     ]
     return [compared for compared in found if compared is not None]
@@ -74,24 +84,32 @@ def _text(compared: Compared) -> str:
         f"{pair.other}: {pair.difference:+.1%} over {pair.questions} questions "
         f"(95 % interval {interval.low:+.1%} to {interval.high:+.1%}{p}): {compared.verdict}"
     ]
-    for word, ids in (("lost", compared.lost), ("won", compared.won)):
-        if ids:
-            more = f" and {len(ids) - _MOST_SHOWN} more" if len(ids) > _MOST_SHOWN else ""
-            lines.append(f"  {word} {len(ids)}: {', '.join(ids[:_MOST_SHOWN])}{more}")
+    for word, turned in (("lost", compared.lost), ("won", compared.won)):
+        if not turned:
+            continue
+        lines.append(f"  {word} {len(turned)}:")
+        lines += [
+            f"    {q.id}  {shortened(' '.join(q.text.split()), _ROOM)}"
+            for q in turned[:_MOST_SHOWN]
+        ]
+        if len(turned) > _MOST_SHOWN:
+            lines.append(f"    and {len(turned) - _MOST_SHOWN} more")
     return "\n".join(lines)
 
 
-def _only(replies: Replies, wanted: set[str]) -> Replies:
+def _only(replies: Replies, wanted: Container[str]) -> Replies:
     return {question: found for question, found in replies.items() if question in wanted}
 
 
-def _compared(name: str, before: Replies, after: Replies) -> Compared | None:
+def _compared(
+    name: str, before: Replies, after: Replies, texts: Mapping[str, str]
+) -> Compared | None:
     both = sorted(before.keys() & after.keys())
     if not both:
         return None
     turned = {question: points(after[question]) - points(before[question]) for question in both}
     return Compared(
         summary.pair(f"{name} before", before, name, after),
-        tuple(question for question in both if turned[question] < 0),
-        tuple(question for question in both if turned[question] > 0),
+        tuple(Turned(question, texts[question]) for question in both if turned[question] < 0),
+        tuple(Turned(question, texts[question]) for question in both if turned[question] > 0),
     )

@@ -28,8 +28,8 @@ class EngineOptions(Options):
     kv: Annotated[
         KV | None,
         Option(
-            "Store keys and values in half the memory, with less precision. fp8 (e4m3) has less of "
-            "it than int8 and takes less memory; it is for GPUs, and slow on a CPU.",
+            "Store keys and values in half the memory, with less precision. fp8 (e4m3) is smaller "
+            "and less precise than int8; it is meant for GPUs and slow on a CPU.",
             default="as --dtype",
         ),
     ] = None
@@ -77,7 +77,7 @@ class EngineOptions(Options):
     speculate: Annotated[
         str | None,
         Option(
-            "Draft tokens and verify several in one step, which changes none of them: ngram drafts "
+            "Draft tokens and verify several in one step; the output does not change. ngram drafts "
             "what followed the same words before; a folder or hub name is a smaller model of the "
             "same vocabulary.",
             metavar="ngram|MODEL",
@@ -85,7 +85,8 @@ class EngineOptions(Options):
         ),
     ] = None
     speculate_tokens: Annotated[
-        int, Option("Most tokens to draft for a request in a step.", minimum=1, maximum=15)
+        int,
+        Option("Maximum number of tokens to draft for a request in a step.", minimum=1, maximum=15),
     ] = 6
     max_queue: Annotated[
         int, Option("Unfinished requests, running and waiting; more are refused.", minimum=1)
@@ -169,7 +170,7 @@ class SamplingOptions(Options):
     presence_penalty: Annotated[
         float | None,
         Option(
-            "Subtract X from the logit of each token that stands in the reply.",
+            "Subtract X from the logit of each token that occurs in the reply.",
             minimum=-2,
             maximum=2,
             default="0",
@@ -178,7 +179,7 @@ class SamplingOptions(Options):
     frequency_penalty: Annotated[
         float | None,
         Option(
-            "Subtract X from a token's logit for each time that it stands in the reply.",
+            "Subtract X from a token's logit for each time that it occurs in the reply.",
             minimum=-2,
             maximum=2,
             default="0",

@@ -113,7 +113,7 @@ class LoadOptions(KernelOptions):
         Load,
         Option(
             "Leave the weights in the mapped files, or copy them into memory that stays. On a GPU "
-            "it is about experts in host memory; all others are in the GPU's."
+            "this concerns only experts in host memory."
         ),
     ] = Load.map
     expert_memory: Annotated[
@@ -136,9 +136,9 @@ class LoadOptions(KernelOptions):
     activations: Annotated[
         Int8 | None,
         Option(
-            "Round what prompts multiply with experts in MXFP4 and matrices in int8: a prompt is "
-            "read up to twice as fast, with nearly the same numbers. Decoding is as without. On a "
-            "CPU only.",
+            "Round the activations of prompts to int8 in products with MXFP4 experts and int8 "
+            "matrices: prompts are read up to twice as fast, with nearly the same numbers. "
+            "Decoding does not change. CPU only.",
             default="not rounded",
         ),
     ] = None

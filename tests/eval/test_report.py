@@ -54,11 +54,12 @@ def test_runs_are_compared_by_the_questions_that_turned(tmp_path: Path, ossia_co
     assert worse.code == 1, worse.err
     assert worse.out.startswith("m: -25.0% over 40 questions")
     assert "McNemar p = 0.00195): worse" in worse.out  # 2 / 2 ** 10
-    assert "lost 10: q20, q21, q22," in worse.out
+    assert "  lost 10:\n    q20  What is 20?\n    q21  " in worse.out
     better = ossia_command("eval", "compare", tmp_path / "worse", tmp_path / "good", "--json")
     assert better.code == 0
     [found] = json.loads(better.out)
     assert (found["verdict"], len(found["won"]), found["lost"]) == ("better", 10, [])
+    assert found["won"][0] == {"id": "q20", "text": "What is 20?"}
     close = ossia_command("eval", "compare", tmp_path / "good", tmp_path / "close")
     assert close.code == 0
     assert "within the noise" in close.out
