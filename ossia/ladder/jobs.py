@@ -50,7 +50,7 @@ def fitting(ablation: Ablation) -> int:
     free, _ = torch.cuda.mem_get_info(ablation.device)
     plan = ablation.plan
     largest = max(
-        budget.full(config, plan.settings(packed=is_packed(config), seed=0)).total
+        budget.full(config, plan.settings(packed=is_packed(config), seed=0), ablation.device).total
         for _, config in ablation.rungs
     )
     return max(1, min(_MOST, usable(), free // (largest + _CONTEXT)))

@@ -23,7 +23,8 @@ def load_balance(logits: Tensor, chosen: int) -> Tensor:
     even.
 
     logits (tokens, experts). Fedus et al. 2021, equations 4 to 6, https://arxiv.org/abs/2101.03961,
-    with `chosen` experts per token. Only the probabilities carry a gradient. On several processes
+    with `chosen` experts per token. Only the probabilities carry a gradient. Every token counts,
+    padding too: packed conversations leave little of it. On several processes
     the shares cover the tokens of all, so the mean of their losses is the loss of all tokens.
     """
     experts = logits.shape[-1]

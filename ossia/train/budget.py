@@ -18,10 +18,11 @@ from ossia.config import (
     MLPConfig,
     ModelConfig,
     MoEConfig,
+    RoPE,
     SwiGLU,
 )
 from ossia.errors import OssiaError
-from ossia.insight.counts import count, expert_parameters
+from ossia.insight.counts import count, expert_parameters, tensors
 from ossia.model import Decoder
 from ossia.ops import mxfp4, packing
 from ossia.system.memory import available_memory, format_size
@@ -38,6 +39,7 @@ _FLOAT = 4  # bytes
 _GPU_CHUNK = 1 << 28  # logits at a time, at most; see ops/triton/training_loss.py
 # Numbers kept per hidden unit, without the result, which counts as the next matrix's input.
 _ACTIVATED = {GELU: 1, SwiGLU: 3, ClampedSwiGLU: 6}
+_NATIVE = {GELU: 1, SwiGLU: 2, ClampedSwiGLU: 2}
 
 
 @dataclass(frozen=True)
@@ -90,21 +92,44 @@ class Updates:
     narrow: bool = False
 
 
-def layers(
-    config: ModelConfig, tokens: int, *, recompute: bool, updates: Updates | None = None
-) -> int:
-    """Bytes that the layers keep for the gradient of this many tokens, with respect to all weights
-    or to `updates`, in float32. They follow what torch keeps for each operation of `ops.training`,
-    with an error of about a tenth.
+@dataclass(frozen=True)
+class Whole:
+    """All weights are trained: by `ops.cpu.training` if `native`, else by `ops.training`. narrow:
+    natively in bfloat16, where what products keep is in it, a copy of each matrix too.
     """
-    width = _FLOAT // 2 if updates is not None and updates.narrow else _FLOAT
-    each = [
-        _FLOAT * _norms(config, updates) + width * _layer(config, i, updates)
-        for i in range(len(config.layers))
-    ]
-    kept = [tokens * one + _packed(config, i, tokens, updates) for i, one in enumerate(each)]
+
+    native: bool = False
+    narrow: bool = False
+
+
+Trained = Whole | Updates
+
+
+def layers(config: ModelConfig, tokens: int, *, recompute: bool, trained: Trained = Whole()) -> int:
+    """Bytes that the layers keep for the gradient of this many tokens. They follow what is kept for
+    each operation of the backend, with an error of about a tenth.
+    """
+    kept = _by_layer(config, tokens, trained)
     inputs = _FLOAT * tokens * config.hidden_size * len(kept)
     return inputs + max(kept) if recompute else sum(kept)
+
+
+def backward(config: ModelConfig, tokens: int, trained: Trained) -> int:
+    """Bytes of gradients while a layer runs backwards: about what it kept."""
+    return max(_by_layer(config, tokens, trained))
+
+
+def _by_layer(config: ModelConfig, tokens: int, trained: Trained) -> list[int]:
+    """Bytes that each layer keeps."""
+    width = _FLOAT // 2 if trained.narrow else _FLOAT
+    each = [
+        _FLOAT * _norms(config, trained) + width * _layer(config, i, trained)
+        for i in range(len(config.layers))
+    ]
+    return [
+        tokens * (one + _rotations(config, i, trained)) + _matrices(config, i, tokens, trained)
+        for i, one in enumerate(each)
+    ]
 
 
 def loss(config: ModelConfig, tokens: int, *, on_gpu: bool = False) -> int:
@@ -126,32 +151,48 @@ class _Input:
     copies: int = 1  # of the token: one for each chosen expert
     kept: bool = False  # by the operation that produced it
 
-    def numbers(self, updates: Updates | None) -> int:
+    def numbers(self, trained: Trained) -> int:
         """Numbers that the products keep."""
         own = 0 if self.kept else self.width
-        if updates is None:
+        if isinstance(trained, Whole):
             return self.copies * own
-        learned = updates.learned
+        learned = trained.learned
         if self.kind not in learned.targets:
             return 0
         each = learned.rank
         if learned.dropout:  # each matrix keeps its own mask and masked input
             each += 2 * self.width
-            own = own if updates.rounded and self.kind == "experts" else 0
+            own = own if trained.rounded and self.kind == "experts" else 0
         return self.copies * (own + self.matrices * each)
 
 
-def _norms(config: ModelConfig, updates: Updates | None) -> int:
+def _natively(trained: Trained) -> bool:
+    """Whether all operations are native ones, not only products."""
+    return isinstance(trained, Whole) and trained.native
+
+
+def _keeps_normalised(trained: Trained) -> bool:
+    """Whether an RMSNorm keeps its normalised input too: if it is trained by torch."""
+    return isinstance(trained, Whole) and not trained.native
+
+
+def _norms(config: ModelConfig, trained: Trained) -> int:
     """Numbers that the norms of one layer keep per token."""
-    # A trained RMSNorm keeps its normalised input.
-    learns = updates is None and not isinstance(config.norm, LayerNorm)
-    return 2 * (config.hidden_size + learns * config.hidden_size)
+    twice = _keeps_normalised(trained) and not isinstance(config.norm, LayerNorm)
+    return 2 * (config.hidden_size + twice * config.hidden_size)
 
 
-def _layer(config: ModelConfig, index: int, updates: Updates | None) -> int:
+def _rotations(config: ModelConfig, index: int, trained: Trained) -> int:
+    """Bytes of the cosines and sines that native rotations keep per token."""
+    rotates = _natively(trained) and isinstance(config.position, RoPE)
+    return _FLOAT * rotates * 2 * config.layers[index].attention.head_dim
+
+
+def _layer(config: ModelConfig, index: int, trained: Trained) -> int:
     """Numbers that one layer keeps per token, beside its norms."""
     layer, hidden = config.layers[index], config.hidden_size
-    kept = _attention(layer.attention, updates)
+    activated = _NATIVE if _natively(trained) else _ACTIVATED
+    kept = _attention(layer.attention, trained)
     match layer.feedforward:
         case MLPConfig() as mlp:
             inner = mlp.intermediate_size
@@ -159,7 +200,7 @@ def _layer(config: ModelConfig, index: int, updates: Updates | None) -> int:
                 _Input("mlp", hidden, matrices=1 if isinstance(mlp.activation, GELU) else 2),
                 _Input("mlp", inner),
             ]
-            kept += _ACTIVATED[type(mlp.activation)] * inner
+            kept += activated[type(mlp.activation)] * inner
         case MoEConfig() as moe:
             inner, chosen = moe.intermediate_size, moe.experts_per_token
             inputs = [
@@ -167,55 +208,72 @@ def _layer(config: ModelConfig, index: int, updates: Updates | None) -> int:
                 _Input("experts", hidden, copies=chosen),
                 _Input("experts", inner, copies=chosen),
             ]
-            if updates is not None and _keeps_little(updates):
+            if _keeps_little(trained):
                 inputs = [_Input("router", hidden, kept=True)]
-                updated = "experts" in updates.learned.targets
-                kept += hidden + chosen * 2 * (inner + updated * updates.learned.rank)
+                kept += hidden + chosen * 2 * (inner + _expert_rank(trained))
             else:
                 # Expert outputs are kept because they are weighted.
-                kept += chosen * (_ACTIVATED[type(moe.activation)] * inner + hidden)
+                kept += chosen * (activated[type(moe.activation)] * inner + hidden)
     inputs += [
         _Input("attention", hidden, matrices=3),
         _Input("attention", layer.attention.num_heads * layer.attention.head_dim, kept=True),
     ]
-    return kept + sum(some.numbers(updates) for some in inputs)
+    return kept + sum(some.numbers(trained) for some in inputs)
 
 
-def _keeps_little(updates: Updates) -> bool:
-    """Whether experts keep no more than `ops.adapted` says."""
-    drops = updates.learned.dropout > 0 and "experts" in updates.learned.targets
-    return updates.native and not updates.rounded and not drops
+def _keeps_little(trained: Trained) -> bool:
+    """Whether experts keep no more than `ops.mixture` says."""
+    if isinstance(trained, Whole):
+        return trained.native
+    drops = trained.learned.dropout > 0 and "experts" in trained.learned.targets
+    return trained.native and not trained.rounded and not drops
 
 
-def _attention(config: AttentionConfig, updates: Updates | None) -> int:
-    """Numbers kept per token: queries, keys, values and the result. QK-norm keeps its input too,
-    and if trained also its normalised input.
-    """
+def _expert_rank(trained: Trained) -> int:
+    """The rank of updates of experts, 0 without any."""
+    if isinstance(trained, Updates) and "experts" in trained.learned.targets:
+        return trained.learned.rank
+    return 0
+
+
+def _attention(config: AttentionConfig, trained: Trained) -> int:
+    """Numbers kept per token: queries, keys, values and the result. QK-norm keeps its input too."""
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    more = config.qk_norm * (1 + (updates is None))
+    more = config.qk_norm * (1 + _keeps_normalised(trained))
     return (2 + more) * (queries + keys)
 
 
-def _packed(config: ModelConfig, index: int, tokens: int, updates: Updates | None) -> int:
-    """Bytes of a layer's experts that are packed together with their updates."""
+def _matrices(config: ModelConfig, index: int, tokens: int, trained: Trained) -> int:
+    """Bytes of a layer's matrices that are kept in another form: in bfloat16, or packed together
+    with their updates.
+    """
+    if isinstance(trained, Whole):
+        if not trained.narrow:
+            return 0
+        own = f"layers.{index}."
+        sizes = (x.parameters for x in tensors(config) if x.role and x.name.startswith(own))
+        return _FLOAT // 2 * sum(sizes)
     moe = config.layers[index].feedforward
-    if updates is None or not updates.rounded or not isinstance(moe, MoEConfig):
+    if not trained.rounded or not isinstance(moe, MoEConfig):
         return 0
     used = min(moe.num_experts, tokens * moe.experts_per_token)
     blocks = 3 * moe.intermediate_size * config.hidden_size // mxfp4.BLOCK
     return used * blocks * (mxfp4.BLOCK // 2 + 1)
 
 
-def full(config: ModelConfig, settings: Training) -> Estimate:
-    """The estimate for training all weights with AdamW, in float32."""
+def full(config: ModelConfig, settings: Training, device: torch.device = CPU) -> Estimate:
+    """The estimate for training all weights with AdamW."""
     total = count(config).parameters
     rounded = expert_parameters(config) if settings.mxfp4_steps else 0
     tokens = settings.batch_size * settings.length // settings.accumulate
+    native = device.type == "cpu" and packing.native() is not None
+    trained = Whole(native, narrow=native and settings.dtype is Precision.BFLOAT16)
     return Estimate(
         weights=_FLOAT * total,
         gradients=_FLOAT * (total + config.vocab_size * config.hidden_size),
         optimizer=2 * _FLOAT * total,
-        activations=layers(config, tokens, recompute=settings.recompute)
+        activations=layers(config, tokens, recompute=settings.recompute, trained=trained)
+        + backward(config, tokens, trained)
         + loss(config, tokens)
         + _FLOAT * rounded,
     )
@@ -250,7 +308,7 @@ def adapters(
         native=on_gpu or packing.native() is not None,
         narrow=narrow,
     )
-    kept = layers(stored, tokens, recompute=settings.recompute, updates=updates)
+    kept = layers(stored, tokens, recompute=settings.recompute, trained=updates)
     if on_gpu:  # an evaluation, which keeps nothing, has the unembedding in float32
         widened = _FLOAT * stored.vocab_size * stored.hidden_size if width < _FLOAT else 0
         kept = max(kept, widened) if narrow else kept + widened

@@ -22,20 +22,20 @@ from ossia.ops.mxfp4 import MXFP4
 from ossia.ops.training import Training
 from ossia.ops.weight import Matrix
 from ossia.train import budget
-from ossia.train.budget import Updates
+from ossia.train.budget import Updates, Whole
 from ossia.train.evaluate import hidden_states
 from ossia.train.rounding import set_rounding
 from ossia.train.runs.finetune import estimate
 from ossia.train.runs.presets import PRESETS
-from ossia.train.settings import FineTuneSettings, Precision
+from ossia.train.settings import FineTuneSettings, Precision, Settings
 
 TOKENS = torch.randint(300, (2, 128), generator=torch.Generator().manual_seed(0))
 ALL = ("attention", "mlp", "experts")
 
 
-def built(name: str) -> Decoder:
+def built(name: str, ops: Training | None = None) -> Decoder:
     config = with_expert_format(replace(PRESETS[name], vocab_size=300), ExpertFormat.DENSE)
-    decoder = Decoder(config, Training())
+    decoder = Decoder(config, ops or Training())
     decoder.init_weights(torch.Generator().manual_seed(0))
     return decoder
 
@@ -86,6 +86,25 @@ def test_the_estimate_of_activations_is_what_torch_keeps(name: str, recompute: b
     assert kept(decoder) == pytest.approx(layers, rel=0.1 + 0.25 * recompute)
 
 
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("name", ["small-gpt-oss", "small-gpt2", "small-qwen3"])
+def test_native_passes_keep_less(name: str, narrow: bool) -> None:
+    """In bfloat16 half of what lies between operations, and a copy of each matrix."""
+    native = pytest.importorskip("ossia.ops.cpu.training", reason="the native module is not built")
+    decoder = built(name, native.NativeTraining())
+    with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+        found = kept(decoder)
+    config, tokens = decoder.config, TOKENS.numel()
+    layers = budget.layers(config, tokens, recompute=False, trained=Whole(True, narrow))
+    assert found == pytest.approx(layers, rel=0.05)
+    # A run on the CPU is told so; in float32 GPT-2's operations keep what torch's do.
+    settings = Settings(dtype="bfloat16" if narrow else "float32")
+    estimate = budget.full(config, settings)
+    usual = budget.full(config, settings, torch.device("cuda"))
+    assert estimate.activations <= (0.7 if narrow else 1) * usual.activations
+    assert estimate.weights == usual.weights
+
+
 @pytest.mark.parametrize(
     ("name", "dropout", "rounded", "targets"),
     [
@@ -105,7 +124,7 @@ def test_the_estimate_with_updates_is_what_torch_keeps(
     learned = LoRA(4, 8.0, dropout, targets)
     decoder = adapted(name, learned, rounded)
     updates = Updates(learned, rounded)
-    layers = budget.layers(decoder.config, TOKENS.numel(), recompute=False, updates=updates)
+    layers = budget.layers(decoder.config, TOKENS.numel(), recompute=False, trained=updates)
     assert kept(decoder) == pytest.approx(layers, rel=0.05)
 
 
@@ -117,10 +136,10 @@ def test_by_native_products_experts_keep_little(targets: tuple[str, ...]) -> Non
     decoder = adapted("small-gpt-oss", learned, False, Adapted())
     config, tokens = decoder.config, TOKENS.numel()
     updates = Updates(learned, native=True)
-    layers = budget.layers(config, tokens, recompute=False, updates=updates)
+    layers = budget.layers(config, tokens, recompute=False, trained=updates)
     assert kept(decoder) == pytest.approx(layers, rel=0.05)
     if "experts" in targets:
-        usual = budget.layers(config, tokens, recompute=False, updates=Updates(learned))
+        usual = budget.layers(config, tokens, recompute=False, trained=Updates(learned))
         assert layers < 0.6 * usual
 
 

@@ -240,7 +240,7 @@ def estimate(
     """The memory that fine-tuning a checkpoint takes on a device."""
     if settings.lora:
         return budget.adapters(stored, settings, _lora(settings), device)
-    return budget.full(with_expert_format(stored, ExpertFormat.DENSE), settings)
+    return budget.full(with_expert_format(stored, ExpertFormat.DENSE), settings, device)
 
 
 def _hint(settings: FineTuneSettings) -> str:

@@ -130,7 +130,7 @@ def test_a_layer_keeps_what_the_estimate_says(device):
     with hooks, torch.autocast(device.type, torch.bfloat16):
         assert hidden_states(decoder, tokens, None).requires_grad
     updates = Updates(LEARNED, native=True, narrow=True)
-    estimate = budget.layers(decoder.config, tokens.numel(), recompute=False, updates=updates)
+    estimate = budget.layers(decoder.config, tokens.numel(), recompute=False, trained=updates)
     factors = sum(2 * p.numel() for p in decoder.parameters() if p.requires_grad)
     print(sum(kept.values()), estimate, factors)
     assert sum(kept.values()) == pytest.approx(estimate, rel=0.1)
