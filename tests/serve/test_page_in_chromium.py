@@ -250,7 +250,7 @@ class TestToolsOfTheServer:
     def test_one_token_is_no_tokens(self, canned):
         tab, _ = canned(stream({"content": "Yes."}))
         ask(tab, "Well?")
-        assert tab.js("$('.assistant .cost').textContent").startswith("about 1 token · ")
+        tab.wait("$('.assistant .cost').textContent.startsWith('about 1 token · ')")
         token = {"entropy": 1, "logprob": -1, "attention": [0] * 6, "experts": []}
         title = tab.js(
             "import('/page/xray.js').then(({see, XrayPanel}) => { const node = {};"
