@@ -372,6 +372,14 @@ def chain(definition: str, count: int) -> str:
     return f'start: a0\n{rules}\na{count}: "x"'
 
 
+def within(depth: int) -> dict[str, Any]:
+    """Patterns that a string must all match, by a schema in another."""
+    schema: dict[str, Any] = {"pattern": "a"}
+    for n in range(depth):
+        schema = {"anyOf": [schema], "pattern": f"(.{{{n}}}a)+"}
+    return schema
+
+
 # What cannot be compiled, and the parameter and the reason that the error names.
 HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "depth": ({"json": nested(200)}, "json: is nested"),
@@ -382,8 +390,28 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
         "json.properties: more than",
     ),
     "patterns": (
-        {"json": {"allOf": [{"pattern": f"(.{{{n}}}a)+"} for n in range(99)]}},
-        r"allOf\[64\]: more than",
+        {"json": {"properties": {f"p{n}": {"pattern": "a"} for n in range(99)}}},
+        "properties.p64: more than",
+    ),
+    "patterns at once": (
+        {"json": {"allOf": [{"pattern": f"(.{{{n}}}a)+"} for n in range(64)]}},
+        "json: combines schemas, so there may be 12 patterns",
+    ),
+    "patterns at once, by names": (
+        {
+            "json": {
+                "$ref": "#/$defs/p0",
+                "$defs": {
+                    f"p{n}": {"pattern": f"(.{{{n}}}a)+", "$ref": f"#/$defs/p{n + 1}"}
+                    for n in range(40)
+                },
+            }
+        },
+        "combines schemas, so there may be 12 patterns",
+    ),
+    "patterns at once, one in another": (
+        {"json": within(40)},
+        "combines schemas, so there may be 12 patterns",
     ),
     "names by pattern": (
         {"json": {"patternProperties": {f"^.*{n}": {} for n in range(99)}}},

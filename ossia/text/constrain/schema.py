@@ -20,6 +20,8 @@ MAX_PROPERTIES = 1000  # of one object: each optional one is a branch of the par
 # Regular expressions are compared with one another, in milliseconds to a second a pair.
 MAX_PATTERNS = 64
 MAX_PATTERN_PROPERTIES = 32
+# The time that llguidance takes for strings that match several at once doubles with each.
+MAX_COMBINED = 12
 
 _DRAFTS = re.compile(
     r"https?://json-schema\.org/(draft-0[467]|draft/2019-09|draft/2020-12)/schema#?"
@@ -45,6 +47,7 @@ _ONE = (
 )
 _LISTS = ["allOf", "anyOf", "items", "oneOf", "prefixItems"]
 _NAMED = ["$defs", "definitions", "dependentSchemas", "patternProperties", "properties"]
+_IN_PLACE = ("$ref", "anyOf", "oneOf", "if", "not", "dependentSchemas")  # of the same value
 
 
 def check_schema(schema: Any, where: str, *, strict: bool) -> None:
@@ -58,8 +61,10 @@ def check_schema(schema: Any, where: str, *, strict: bool) -> None:
         raise OssiaError(f"{where}: is not JSON ({error})") from error
     if size > MAX_BYTES:
         raise OssiaError(f"{where}: is {size} bytes, more than {MAX_BYTES}")
-    patterns = 0
+    patterns, combined = 0, ""
     for path, part in _schemas(schema, where):
+        if not combined and _combines(part):
+            combined = path
         found = part.get("patternProperties")
         several = len(found) if isinstance(found, Mapping) else 0
         patterns += several + ("pattern" in part) + ("format" in part)
@@ -68,6 +73,11 @@ def check_schema(schema: Any, where: str, *, strict: bool) -> None:
                 f"{path}: more than {MAX_PATTERN_PROPERTIES} patternProperties in an object, or "
                 f"{MAX_PATTERNS} patterns and formats in a schema"
             )
+        if combined and patterns > MAX_COMBINED:
+            raise OssiaError(
+                f"{combined}: combines schemas, so there may be {MAX_COMBINED} patterns and "
+                "formats in all"
+            )
         properties = part.get("properties")
         if isinstance(properties, Mapping) and len(properties) > MAX_PROPERTIES:
             raise OssiaError(f"{path}.properties: more than {MAX_PROPERTIES}")
@@ -75,6 +85,14 @@ def check_schema(schema: Any, where: str, *, strict: bool) -> None:
         if strict:
             _check_draft(part, path)
             _check_names(part, path)
+
+
+def _combines(schema: JsonSchema) -> bool:
+    """Whether a value has to follow several parts of a schema at once."""
+    every = schema.get("allOf")
+    parts = len(every) if isinstance(every, list) else 0
+    parts += "pattern" in schema or "format" in schema
+    return parts + sum(key in schema for key in _IN_PLACE) > 1
 
 
 def place_of(keyword: str, schema: Any, where: str) -> str:
