@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from ossia.cli.start import INTERRUPTED
+from ossia.cli.text import wrapped
 
 # Exit codes: for bad input, and for a GPU that stopped.
 USER_ERROR, DEVICE_LOST = 2, 1
@@ -60,7 +62,8 @@ def until_interrupted(when: str = "after this step") -> Iterator[Callable[[], bo
     def stop(number: int, _frame: FrameType | None) -> None:
         interrupted.append(number)
         signal.signal(number, previous[number])
-        os.write(2, f"\nstopping {when}; a second Ctrl-C does not wait for it\n".encode())
+        text = wrapped(f"stopping {when}; a second Ctrl-C does not wait for it", sys.stderr)
+        os.write(2, f"\n{text}\n".encode())
 
     for number in (signal.SIGINT, signal.SIGTERM):
         previous[number] = signal.signal(number, stop)

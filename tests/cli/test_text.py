@@ -1,11 +1,14 @@
 """Plain text on terminals of any width: words whole, nothing lost, nothing harmful."""
 
+import os
 import random
 import re
+import signal
 import sys
 
 import pytest
 
+from ossia.cli.stopping import until_interrupted
 from ossia.cli.text import WordWrap, table, visible, wrapped
 
 WIDTHS = (44, 80, 200)
@@ -107,3 +110,12 @@ def test_a_table_keeps_its_columns_and_goes_below_each_other_where_it_is_narrow(
 
 def test_control_characters_become_visible():
     assert visible("a\x1b[31mb\x07\tc\nd\x9b") == "a␛[31mb␇\tc\nd�"
+
+
+def test_what_is_said_of_a_signal_is_wrapped(width, capfd):
+    with until_interrupted() as stopped:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stopped()
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert " ".join(lines) == "stopping after this step; a second Ctrl-C does not wait for it"
+    assert max(map(len, lines)) <= width
