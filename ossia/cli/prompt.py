@@ -31,6 +31,11 @@ class Prompt:
             complete_while_typing=False,
         )
 
+    @property
+    def has_text(self) -> bool:
+        """Whether something was typed when the last read ended."""
+        return bool(self._session.default_buffer.text)
+
     def read(self) -> str:
         """A line. Raises KeyboardInterrupt at Ctrl-C, and EOFError at Ctrl-D on an empty line."""
         return self._session.prompt("> ")

@@ -78,7 +78,7 @@ class Session:
                     return
                 self._take(line, prompt.read_on, commands)
             except KeyboardInterrupt:  # at the prompt it drops what is typed
-                if not line:
+                if not line and not prompt.has_text:
                     note("Ctrl-D or /exit ends the chat")
             except EOFError:
                 return
