@@ -12,6 +12,7 @@ from ossia import load_model as load
 from ossia.checkpoint import load_share, save
 from ossia.model.linear import Linear, Weighted
 from ossia.ops.int8 import Int8
+from ossia.options import Int8 as DenseInt8
 from ossia.options import LoadOptions
 from tests.tiny_checkpoints import (
     GPT2_CONFIG,
@@ -91,6 +92,6 @@ def test_a_weight_that_is_not_a_number_is_named(tmp_path):
     with pytest.raises(OssiaError, match=r"layers\.1\.attention\.k\.weight: .* NaN"):
         load(folder, dense="int8")
     # Another error would leave the other processes waiting.
-    options = LoadOptions(device="cpu", devices=2, dense="int8")
+    options = LoadOptions(device="cpu", devices=2, dense=DenseInt8.int8)
     with pytest.raises(OssiaError, match=r"layers\.1\.attention\.k\.weight: .* NaN"):
         load_share(folder, options, rank=0)
