@@ -38,7 +38,7 @@ def tools() -> Iterator[McpTools]:
 
 def _children() -> list[str]:
     """The servers that this process has started."""
-    command = ["ps", "-o", "args=", "--ppid", str(os.getpid())]
+    command = ["ps", "-ww", "-o", "args=", "--ppid", str(os.getpid())]  # whole lines
     listed = subprocess.run(command, capture_output=True, text=True, check=False)
     return [line for line in listed.stdout.splitlines() if "mcp_server.py" in line]
 
