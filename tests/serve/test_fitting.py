@@ -82,7 +82,7 @@ def test_a_long_conversation_is_answered(serve):
     rules = {"role": "system", "content": "Rules."}
     question = {"role": "user", "content": "And now?"}
     said = [rules, *turns, question]
-    with pytest.raises(openai.BadRequestError, match="context of 4096"):
+    with pytest.raises(openai.BadRequestError, match="context of 4,096"):
         create(served, input=said, truncation="disabled")
     create(served, input=said, instructions="Instructions.")
     assert len(served.engine.requests[-1].prompt) <= 4096 * 3 // 4
@@ -118,5 +118,5 @@ def test_a_long_turn_of_calls_loses_the_oldest(serve):
 
 def test_a_question_that_is_too_long_by_itself_is_refused(serve):
     served = serve()
-    with pytest.raises(openai.BadRequestError, match="context of 4096"):
+    with pytest.raises(openai.BadRequestError, match="context of 4,096"):
         create(served, input="x" * 5000)

@@ -69,7 +69,7 @@ class TestLimits:
         with pytest.raises(openai.BadRequestError, match="this server takes 50") as error:
             serve(max_prompt=50).chat(content="x" * 60)
         assert error.value.code == "context_length_exceeded"
-        with pytest.raises(openai.BadRequestError, match="context of 4096"):
+        with pytest.raises(openai.BadRequestError, match="context of 4,096"):
             serve().chat(content="x" * 5000)
 
     def test_a_full_queue_asks_to_come_back(self, serve):
