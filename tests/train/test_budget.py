@@ -98,7 +98,7 @@ def test_native_passes_keep_less(name: str, narrow: bool) -> None:
     layers = budget.layers(config, tokens, recompute=False, trained=Whole(True, narrow))
     assert found == pytest.approx(layers, rel=0.05)
     # A run on the CPU is told so; in float32 GPT-2's operations keep what torch's do.
-    settings = Settings(dtype="bfloat16" if narrow else "float32")
+    settings = Settings(dtype=Precision.BFLOAT16 if narrow else Precision.FLOAT32)
     estimate = budget.full(config, settings)
     usual = budget.full(config, settings, torch.device("cuda"))
     assert estimate.activations <= (0.7 if narrow else 1) * usual.activations
