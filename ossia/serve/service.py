@@ -90,7 +90,11 @@ class Service:
                 raise Busy(f"xray is made of {_MOST_WATCHES} replies, as many as at a time")
             watch = self.llm.watch()
             self._watches.add(watch)
-            await watch.begin(ask.request.prompt)
+            try:
+                await watch.begin(ask.request.prompt)
+            except BaseException:
+                watch.close()  # what the error holds on to may live on for long
+                raise
         except OssiaError as error:
             raise refusal(error, ("xray",)) from error
         return watch
