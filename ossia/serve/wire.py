@@ -129,7 +129,7 @@ _Biases = Annotated[
     ],
     Field(strict=False),
 ]
-_biases = TypeAdapter(_Biases)
+_biases = TypeAdapter(_Biases, config=ConfigDict(strict=True))
 
 
 def _or_the_first_wrong(value: Any) -> Any:

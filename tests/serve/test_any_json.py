@@ -99,6 +99,7 @@ WRONG = (
     [[0.5]] * 999,
     [{"role": "user", "type": "function", "content": [0] * 999, "tools": [0] * 999}],
     {str(n): [] for n in range(999)},
+    {str(n): "1" for n in range(999)},
 )
 
 
