@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ossia.errors import OssiaError
-from ossia.text import load_format
+from ossia.text import load_format, load_tokenizer
 from ossia.text.chat import Chat, Role
+from ossia.text.harmony.format import HarmonyFormat
 from ossia.text.harmony.messages import Message, from_chat
 from ossia.text.harmony.render import render, render_for_completion, render_for_training
 from tests.text.harmony_reference import to_message
@@ -395,3 +396,19 @@ def test_tools_that_must_not_be_called_are_not_offered(rendered):
     text = rendered(history, tools=[WEATHER], tool_choice="none")
     assert text == rendered(history)
     assert rendered(history, tools=[WEATHER], tool_choice="auto") != text
+
+
+def test_tools_that_are_nested_too_deeply_are_refused(bytes_folder):
+    chat_format = HarmonyFormat(load_tokenizer(bytes_folder))
+
+    def render(depth):
+        parameters: dict = {"type": "object"}
+        for _ in range(depth):
+            parameters = {"type": "object", "properties": {"a": parameters}}
+        function = {"name": "f", "parameters": parameters}
+        tools = [{"type": "function", "function": function}]
+        return chat_format.render([{"role": "user", "content": "x"}], tools=tools)
+
+    assert render(20)
+    with pytest.raises(OssiaError, match="tools: nested too deeply"):
+        render(450)

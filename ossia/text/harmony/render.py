@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+from ossia.errors import OssiaError
 from ossia.text.chat import ResponseFormat, Role
 from ossia.text.harmony.grammar import ControlToken, write_header
 from ossia.text.harmony.messages import (
@@ -143,10 +145,18 @@ def _namespace(namespace: ToolNamespace) -> str:
         lines.append(f"namespace {namespace.name} {{\n")
         for tool in namespace.tools:
             lines += [f"// {line}" for line in _lines(tool.description)]
-            argument = "" if tool.parameters is None else f"_: {typescript(tool.parameters)}"
-            lines.append(f"type {tool.name} = ({argument}) => any;\n")
+            lines.append(f"type {tool.name} = ({_argument(tool.parameters)}) => any;\n")
         lines.append(f"}} // namespace {namespace.name}")
     return "\n".join(lines)
+
+
+def _argument(parameters: Any) -> str:
+    if parameters is None:
+        return ""
+    try:
+        return f"_: {typescript(parameters)}"
+    except RecursionError as error:
+        raise OssiaError("tools: nested too deeply") from error
 
 
 def _response_format_section(response_format: ResponseFormat) -> str:
