@@ -58,7 +58,7 @@ _log = logging.getLogger(__name__)
 
 _LENGTH_BYTES = 8
 # A thousandth of these would do for any model; more would take seconds to parse.
-_MAX_HEADER = MAX_JSON
+MAX_HEADER = MAX_JSON
 _MAX_DIMENSIONS = 16
 _MAX_NUMBER = 10**30  # of the header; larger ones would make arithmetic slow
 _CHUNK = 16 << 20  # bytes of a file that a thread reads at a time
@@ -128,7 +128,7 @@ def read_header(path: Path) -> Iterator[StoredTensor]:
     if len(buffer) < _LENGTH_BYTES:
         raise OssiaError(f"{path} is truncated: {len(buffer)} bytes; copy it again")
     length = int.from_bytes(buffer[:_LENGTH_BYTES], "little")
-    if length > _MAX_HEADER:
+    if length > MAX_HEADER:
         raise OssiaError(f"{path}: a header of {length} bytes is absurd; not a safetensors file?")
     start = _LENGTH_BYTES + length
     if start > len(buffer):

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from ossia.checkpoint.astray import FOREIGN
-from ossia.checkpoint.files import INDEX_FILE, weight_files
+from ossia.checkpoint.files import INDEX_FILE, MAX_HEADER, weight_files
 from ossia.errors import OssiaError, brief
 
 CONFIG_FILE = "config.json"
@@ -120,7 +120,10 @@ def _fetch(model: Name, folder: Path) -> None:
         }
         text = json.dumps(tensors, ensure_ascii=False, separators=(",", ":")).encode()
         end = max((x.data_offsets[1] for x in found.tensors.values()), default=0)
-        text = text.ljust(sizes[name] - end - 8)  # the file's own also holds metadata
+        length = sizes[name] - end - 8  # the file's own also holds metadata
+        if length > MAX_HEADER:
+            raise OssiaError(f"{name}: {length} bytes beside its tensors; not a safetensors file?")
+        text = text.ljust(length)
         with (folder / name).open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             file.truncate(len(text) + 8 + end)

@@ -27,6 +27,7 @@ class Hub:
     def __init__(self, folder: Path) -> None:
         self.folder, self.sent = folder, dict.fromkeys((f.name for f in folder.iterdir()), 0)
         self.missing = ""
+        self.sizes: dict[str, int] = {}  # instead of the files' own
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -68,9 +69,12 @@ class Hub:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
+    def size(self, file: Path) -> int:
+        return self.sizes.get(file.name, file.stat().st_size)
+
     def tree(self) -> list[dict[str, object]]:
         return [
-            {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": COMMIT}
+            {"type": "file", "path": file.name, "size": self.size(file), "oid": COMMIT}
             for file in sorted(self.folder.iterdir())
         ]
 
@@ -160,3 +164,11 @@ def test_a_header_that_cannot_be_had_is_one_line(fault: str, hub: Hub, ossia_com
     assert done.code == 2
     assert f"error: cannot read the headers of {NAME} on the hub: " in done.err
     assert "Traceback" not in done.err
+
+
+def test_a_file_far_longer_than_its_tensors_is_refused_in_little_memory(hub: Hub) -> None:
+    name = weights(hub)[0]
+    hub.sizes[name] = 10**15
+    says = rf"headers of {NAME} on the hub: {name}: \d+ bytes beside its tensors"
+    with pytest.raises(OssiaError, match=says), checkpoint.headers(NAME):
+        pass
