@@ -9,7 +9,7 @@ from torch import Tensor
 from ossia.ops.values import AttentionSpec
 
 # Scores of one block of queries, in elements: long prompts cost time, not memory.
-_SCORES = 1 << 24
+SCORES = 1 << 24
 
 
 def causal_attention(
@@ -28,7 +28,7 @@ def causal_attention(
     dtype, keys, window = q.dtype, k.shape[1], spec.window
     wide = torch.promote_types(q.dtype, torch.float32)
     q, k, v = q.to(wide) * head_dim**-0.5, k.to(wide), v.to(wide)
-    step = max(1, _SCORES // (batch * heads * keys))
+    step = max(1, SCORES // (batch * heads * keys))
     blocks = []
     for start in range(0, queries, step):
         block = q[:, start : start + step]

@@ -25,6 +25,7 @@ from ossia.errors import OssiaError
 from ossia.insight.counts import count, expert_parameters, tensors
 from ossia.model import Decoder
 from ossia.ops import mxfp4, packing
+from ossia.ops.attention import SCORES
 from ossia.system.memory import available_memory, format_size
 from ossia.train.device import CPU
 from ossia.train.loss import CHUNK
@@ -105,21 +106,29 @@ class Whole:
 Trained = Whole | Updates
 
 
-def layers(config: ModelConfig, tokens: int, *, recompute: bool, trained: Trained = Whole()) -> int:
+def layers(
+    config: ModelConfig,
+    tokens: int,
+    *,
+    recompute: bool,
+    trained: Trained = Whole(),
+    length: int = 0,
+) -> int:
     """Bytes that the layers keep for the gradient of this many tokens. They follow what is kept for
-    each operation of the backend, with an error of about a tenth.
+    each operation of the backend, with an error of about a tenth. length: of a row, where attention
+    with dropout keeps its probabilities: on the CPU.
     """
-    kept = _by_layer(config, tokens, trained)
+    kept = _by_layer(config, tokens, trained, length)
     inputs = _FLOAT * tokens * config.hidden_size * len(kept)
     return inputs + max(kept) if recompute else sum(kept)
 
 
-def backward(config: ModelConfig, tokens: int, trained: Trained) -> int:
+def backward(config: ModelConfig, tokens: int, trained: Trained, length: int = 0) -> int:
     """Bytes of gradients while a layer runs backwards: about what it kept."""
-    return max(_by_layer(config, tokens, trained))
+    return max(_by_layer(config, tokens, trained, length))
 
 
-def _by_layer(config: ModelConfig, tokens: int, trained: Trained) -> list[int]:
+def _by_layer(config: ModelConfig, tokens: int, trained: Trained, length: int) -> list[int]:
     """Bytes that each layer keeps."""
     width = _FLOAT // 2 if trained.narrow else _FLOAT
     each = [
@@ -127,7 +136,8 @@ def _by_layer(config: ModelConfig, tokens: int, trained: Trained) -> list[int]:
         for i in range(len(config.layers))
     ]
     return [
-        tokens * (one + _rotations(config, i, trained)) + _matrices(config, i, tokens, trained)
+        tokens * (one + _rotations(config, i, trained) + _probabilities(config, i, tokens, length))
+        + _matrices(config, i, tokens, trained)
         for i, one in enumerate(each)
     ]
 
@@ -188,11 +198,28 @@ def _rotations(config: ModelConfig, index: int, trained: Trained) -> int:
     return _FLOAT * rotates * 2 * config.layers[index].attention.head_dim
 
 
+def _probabilities(config: ModelConfig, index: int, tokens: int, length: int) -> int:
+    """Bytes that attention with dropout keeps per token, in blocks of queries: the probabilities,
+    their factors and products; and of each block the keys and values that it sees.
+    """
+    attention = config.layers[index].attention
+    if not config.dropout.attention or not length:
+        return 0
+    block = min(length, max(1, SCORES // (tokens * attention.num_heads)))
+    seen = (length + block) // 2 if block < length else length  # on average
+    if attention.window is not None:
+        seen = min(seen, attention.window + block)
+    copied = 2 * attention.num_kv_heads * attention.head_dim
+    return _FLOAT * seen * (3 * attention.num_heads + copied // block)
+
+
 def _layer(config: ModelConfig, index: int, trained: Trained) -> int:
     """Numbers that one layer keeps per token, beside its norms."""
     layer, hidden = config.layers[index], config.hidden_size
     activated = _NATIVE if _natively(trained) else _ACTIVATED
     kept = _attention(layer.attention, trained)
+    if config.dropout.residual:
+        kept += 2 * hidden
     match layer.feedforward:
         case MLPConfig() as mlp:
             inner = mlp.intermediate_size
@@ -268,12 +295,14 @@ def full(config: ModelConfig, settings: Training, device: torch.device = CPU) ->
     tokens = settings.batch_size * settings.length // settings.accumulate
     native = device.type == "cpu" and packing.native() is not None
     trained = Whole(native, narrow=native and settings.dtype is Precision.BFLOAT16)
+    length = settings.length if device.type == "cpu" else 0
+    kept = layers(config, tokens, recompute=settings.recompute, trained=trained, length=length)
     return Estimate(
         weights=_FLOAT * total,
         gradients=_FLOAT * (total + config.vocab_size * config.hidden_size),
         optimizer=2 * _FLOAT * total,
-        activations=layers(config, tokens, recompute=settings.recompute, trained=trained)
-        + backward(config, tokens, trained)
+        activations=kept
+        + backward(config, tokens, trained, length)
         + loss(config, tokens)
         + _FLOAT * rounded,
     )
@@ -308,7 +337,8 @@ def adapters(
         native=on_gpu or packing.native() is not None,
         narrow=narrow,
     )
-    kept = layers(stored, tokens, recompute=settings.recompute, trained=updates)
+    length = 0 if on_gpu else settings.length
+    kept = layers(stored, tokens, recompute=settings.recompute, trained=updates, length=length)
     if on_gpu:  # an evaluation, which keeps nothing, has the unembedding in float32
         widened = _FLOAT * stored.vocab_size * stored.hidden_size if width < _FLOAT else 0
         kept = max(kept, widened) if narrow else kept + widened
