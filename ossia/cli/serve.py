@@ -83,8 +83,9 @@ def _serve_one(
     """Serve the model in this process."""
     from ossia.serve import opening
     from ossia.serve.app import application
+    from ossia.serve.origins import Pages
     from ossia.serve.responses.store import ResponseStore
-    from ossia.serve.server import listen, log_to_stderr
+    from ossia.serve.server import is_loopback, listen, log_to_stderr
     from ossia.serve.server import serve as run
 
     with (
@@ -98,6 +99,7 @@ def _serve_one(
             keys=keys,
             max_body=options.max_body_bytes,
             store=ResponseStore(options.responses, **opening.bounds(options)),
+            pages=Pages(options.allow_origin, is_loopback(server)),
         )
         log_to_stderr(options.json)
         _announce(opening.about(service), server, bool(keys), options.json)
@@ -113,10 +115,11 @@ def _serve_replicas(
 ) -> None:
     """Serve replicas of the model on a Ray cluster."""
     from ossia.serve.gate import AccessLog, Gate
+    from ossia.serve.origins import Origins, Pages
     from ossia.serve.replicas import machines
     from ossia.serve.replicas.balance import Balance
     from ossia.serve.replicas.front import WAIT_SECONDS, Front
-    from ossia.serve.server import listen, log_to_stderr
+    from ossia.serve.server import is_loopback, listen, log_to_stderr
     from ossia.serve.server import serve as run
 
     replicas = options.replicas or 1
@@ -142,9 +145,11 @@ def _serve_replicas(
                 balance=Balance(aware=options.routing == Routing.prefix),
             )
             gate = Gate(front, keys, options.max_body_bytes, options.timeout)
+            pages = Pages(options.allow_origin, is_loopback(server))
+            entrance = Origins(gate, pages, keyless=not keys)
             log_to_stderr(options.json)
             _announce(cluster.about | {"replicas": replicas}, server, bool(keys), options.json)
-            run(AccessLog(gate, front.figures), server, options.drain_seconds, front.tasks)
+            run(AccessLog(entrance, front.figures), server, options.drain_seconds, front.tasks)
 
 
 def _check(keys: list[str], options: ServeOptions) -> None:

@@ -15,6 +15,7 @@ from ossia.serve import chat, completions, errors, page, status, tokens
 from ossia.serve.chat_wire import ChatCompletionChunk
 from ossia.serve.gate import AccessLog, Asgi, Gate
 from ossia.serve.messages import routes as messages
+from ossia.serve.origins import Origins, Pages
 from ossia.serve.responses import routes as responses
 from ossia.serve.responses.store import ResponseStore, Store
 from ossia.serve.service import Disconnected, Service
@@ -32,10 +33,12 @@ def application(
     max_body: int = 2**24,
     store: Store | None = None,
     documented_keys: bool = False,
+    pages: Pages | None = None,
 ) -> Asgi:
     """The ASGI application over a service. keys: one of them must come with each request; without
     any, none is asked for. max_body: the most bytes of a request's body. store: where responses are
     kept; in memory if None. documented_keys: something before this application asks for keys.
+    pages: the web pages that may ask; all if None.
     """
     app = FastAPI(
         title="ossia",
@@ -57,7 +60,10 @@ def application(
     app.include_router(routers[-1])
     app.openapi = lambda: _document(app, service.name)
     errors.install(app, [route for router in routers for route in router.routes])
-    return AccessLog(Gate(app, keys, max_body, service.timeout), service.metrics)
+    entrance: Asgi = Gate(app, keys, max_body, service.timeout)
+    if pages is not None:
+        entrance = Origins(entrance, pages, keyless=not keys)
+    return AccessLog(entrance, service.metrics)
 
 
 def _document(app: FastAPI, model: str) -> dict[str, Any]:

@@ -27,6 +27,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Asgi = Callable[[Message, Receive, Send], Awaitable[None]]
 
+REQUEST_IDS = ("x-request-id", "request-id")  # OpenAI's and Anthropic's
+
 # Without a key: what load balancers ask, and the page, which asks its user for one.
 OPEN = frozenset(("/health", "/ready", *PAGE))
 # What browsers and probes fetch by themselves, dozens at a time or every few seconds.
@@ -141,8 +143,7 @@ class AccessLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                names = (b"x-request-id", b"request-id")  # OpenAI's and Anthropic's
-                ids = [(name, id.encode()) for name in names]
+                ids = [(name.encode(), id.encode()) for name in REQUEST_IDS]
                 message["headers"] = [*message.get("headers", ()), *ids]
             await send(message)
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
+from ossia.errors import OssiaError
 from ossia.options import Option, Options
 from ossia.system.memory import parse_size
 
@@ -28,6 +30,15 @@ class ServeOptions(Options):
     port: Annotated[
         int, Option("Port to listen on; 0 takes a free one.", minimum=0, maximum=65535)
     ] = 8000
+    allow_origin: Annotated[
+        tuple[str, ...],
+        Option(
+            "A web site whose pages may use the server from a browser, as https://chat.example.org;"
+            " may be repeated. Pages of this machine always may.",
+            metavar="ORIGIN",
+            default="none",
+        ),
+    ] = ()
     served_model_name: Annotated[
         str | None,
         Option("The model's name in requests and answers.", metavar="NAME", default="its own"),
@@ -133,7 +144,23 @@ class ServeOptions(Options):
         super().__post_init__()
         parse_size(self.max_body)
         parse_size(self.responses_size)
+        for origin in self.allow_origin:
+            _check_origin(origin)
 
     @property
     def max_body_bytes(self) -> int:
         return parse_size(self.max_body)
+
+
+def _check_origin(origin: str) -> None:
+    """Raise OssiaError for what no browser sends as a page's origin."""
+    try:
+        page = urlsplit(origin)
+        given = page.scheme and page.hostname and f"{page.scheme}://{page.netloc}"
+    except ValueError:
+        given = None
+    if origin != given or origin != origin.lower() or "@" in origin:
+        raise OssiaError(
+            f"--allow-origin {origin}: give the scheme and the host of the site, and its port if "
+            "it has one of its own, as https://chat.example.org or http://192.168.1.5:8000"
+        )

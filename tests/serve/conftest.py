@@ -127,6 +127,7 @@ def serve(bytes_folder) -> Iterator[Serve]:
     writes any token.
     """
     from ossia.serve.app import application
+    from ossia.serve.origins import Pages
     from ossia.serve.responses.store import ResponseStore
     from ossia.serve.service import Service
 
@@ -149,6 +150,7 @@ def serve(bytes_folder) -> Iterator[Serve]:
         }
         service = Service(llm, "tiny", **limits)
         store = options.pop("store", None) or ResponseStore()
+        options = {"pages": Pages(), **options}
         app = application(service, keys=keys, store=store, **options)
         port, close = run(app)
 
