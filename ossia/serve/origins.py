@@ -29,12 +29,14 @@ class Pages:
     def trust(self, origin: str, host: str) -> bool:
         """Whether a page of this origin may ask a server without keys, as this host."""
         try:
-            page = urlsplit(origin)
+            page, asked = urlsplit(origin), urlsplit(f"//{host}").hostname
             name = page.hostname
         except ValueError:
             return False
+        if origin == "null":  # a file, but also any page that asks for its own site and no referrer
+            return not self.local or _is_this_machine(asked or "")
         if origin in self.named or page.scheme not in ("http", "https"):
-            return True  # a file, a browser's extension: of no site
+            return True  # a browser's extension: of no site
         return _is_this_machine(name or "") or (not self.local and page.netloc == host)
 
 
