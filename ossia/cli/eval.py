@@ -16,7 +16,7 @@ from ossia.cli.options import open_llm
 from ossia.cli.progress import progress
 from ossia.cli.start import INTERRUPTED
 from ossia.cli.stopping import until_interrupted
-from ossia.cli.text import note, say
+from ossia.cli.text import note, say, visible
 from ossia.errors import OssiaError
 from ossia.eval.options import EvalOptions
 from ossia.options import EngineOptions, LoadOptions, SamplingOptions
@@ -128,6 +128,9 @@ def compare(
     found = comparison.compare_runs(one, other)
     if not found:
         raise OssiaError(f"{one} and {other} share no model, effort and question")
-    print(json.dumps([each.to_json() for each in found]) if as_json else comparison.text(found))
+    if as_json:
+        print(json.dumps([each.to_json() for each in found]))
+    else:
+        print(visible(comparison.text(found)))
     if any(each.is_worse for each in found):
         raise typer.Exit(_FAILED)

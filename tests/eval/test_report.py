@@ -78,6 +78,15 @@ def test_runs_without_a_question_in_common_are_not_compared(tmp_path: Path, ossi
     assert (apart.code, "share no model" in apart.err) == (2, True)
 
 
+def test_no_question_of_a_data_set_can_steer_the_terminal(tmp_path: Path, ossia_command) -> None:
+    tasks = write_tasks(tmp_path, 1, question="What is 0?\x1b[2J")
+    for folder, answer in (("good", "0"), ("bad", "1")):
+        with serving(lambda _, answer=answer: Answer(answer)) as served:
+            ask(tmp_path / folder, model=(f"{served.url}#m",), task=(str(tasks),))
+    shown = ossia_command("eval", "compare", tmp_path / "good", tmp_path / "bad").out
+    assert "  q0  What is 0?␛[2J\n" in shown
+
+
 @pytest.fixture
 def results(tmp_path: Path) -> Results:
     """Two models at two efforts, each question twice, with markup in what they say."""

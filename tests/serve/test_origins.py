@@ -42,7 +42,7 @@ def test_a_name_that_resolves_to_this_machine_does_not_open_it(serve):
     assert EVIL in body["error"]["message"]
     status, body = served.post("/v1/messages", BODY, Origin=EVIL)
     assert (status, body["error"]["type"]) == (403, "permission_error")
-    # What it sends if the page asks for its own site, and for no referrer.
+    # What the Fetch standard has it send if the page asks for its own site with no referrer.
     assert served.post(CHAT, BODY, Origin="null", Host="evil.example:8000")[0] == 403
     assert served.engine.requests == []
     assert served.post(CHAT, BODY)[0] == 200  # a program, not a browser
