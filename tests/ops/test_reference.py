@@ -72,7 +72,7 @@ def test_attention(queries, history, kv_heads, group, window, with_sinks, budget
     sinks = normal(heads, seed=4) if with_sinks else None
     expected = naive_attention(q, k, v, window, sinks)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "_SCORES", budget)  # whole prompts and blocks of one query alike
+        patch.setattr(attention, "SCORES", budget)  # whole prompts and blocks of one query alike
         found = reference.attention(q[None], k[None], v[None], window=window, sinks=sinks)[0]
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
 
