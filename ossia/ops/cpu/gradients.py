@@ -62,7 +62,7 @@ class _Linear(torch.autograd.Function):
         out = torch.empty(*x.shape[:-1], len(weight), dtype=dtype)
         matrix = Matrix(narrow, None if bias is None else bias.to(dtype))
         added = None if residual is None else residual.contiguous().flatten(0, -2)
-        training_machine().linear(rows, matrix, out.view(-1, len(weight)), added)
+        training_machine().linear(rows, matrix, out.view(-1, len(weight)), added, False)
         ctx.save_for_backward(rows, narrow)
         ctx.shape, ctx.dtype = x.shape, x.dtype
         return out
@@ -76,7 +76,7 @@ class _Linear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             d_x = torch.empty(ctx.shape, dtype=ctx.dtype)
             out = d_x.view(-1, ctx.shape[-1])
-            training_machine().linear(slope, Matrix(narrow.T), out, None)
+            training_machine().linear(slope, Matrix(narrow.T), out, None, False)
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
             d_weight = torch.empty(1, *narrow.shape)
             d_bias = torch.empty(1, len(narrow)) if ctx.needs_input_grad[2] else None

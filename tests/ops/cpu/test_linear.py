@@ -189,7 +189,7 @@ def test_int8_in_groups_of_other_sizes(form, group):
 
         def linear(x, machine=machine):
             y = torch.empty(len(x), rows)
-            machine.linear(x, matrix, y, None)
+            machine.linear(x, matrix, y, None, False)
             return y
 
         found = linear(x)
