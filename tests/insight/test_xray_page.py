@@ -92,19 +92,19 @@ def test_a_token_says_how_it_was_expected(opened, page):
     trace = xrayed(gpt_oss_like(), 60)[0].trace
     tab = opened(page)
     tab.click(".tok[data-t='9']")
-    detail = tab.js("$('.detail').innerText")
-    assert f"rank {trace.next_rank[8]};" in detail
-    assert f"entropy {float(trace.entropy[8]):.2f} nats" in detail
+    tab.wait(f"$('.detail').innerText.includes('rank {trace.next_rank[8]};')")
+    entropy = f"entropy {float(trace.entropy[8]):.2f} nats"
+    tab.wait(f"$('.detail').innerText.includes('{entropy}')")
     shown = tab.js("$$('.detail .routes span').map((e) => e.lastChild.textContent)")
     assert [text.split() for text in shown] == [
         [str(e) for e in row.tolist()] for row in trace.experts[:, 9]
     ]
     tab.js("$('.text').focus()")
     tab.press("ArrowRight")
-    assert "token 10 ·" in tab.js("$('.detail').innerText")
+    tab.wait("$('.detail').innerText.includes('token 10 ·')")
     before = tab.js("$('.tok[data-t=\"9\"]').style.background")
     tab.js("$$('.choice button').find((b) => b.innerText === 'entropy').click()")
-    assert tab.js("$('.tok[data-t=\"9\"]').style.background") != before
+    tab.wait(f"$('.tok[data-t=\"9\"]').style.background !== '{before}'")
 
 
 def test_heads_are_sorted_by_what_they_look_at(opened, page):
@@ -113,10 +113,10 @@ def test_heads_are_sorted_by_what_they_look_at(opened, page):
     for label, look in (("sink", 0), ("previous token", 3), ("repeats", 6)):
         tab.js(f"$$('.choice button').find((b) => b.innerText === '{label}').click()")
         best = int(trace.head_mass[..., look].flatten().argmax())
-        assert tab.js("$('.heads button').innerText") == f"{best // 6}.{best % 6}"
+        tab.shows("$('.heads button').innerText", f"{best // 6}.{best % 6}")
     tab.js("$('.heads button').click()")
-    assert tab.js("$('.maps h3').innerText") == f"Head {best % 6} of layer {best // 6}"
-    assert tab.js("$$('.maps canvas').length") == 1
+    tab.shows("$('.maps h3').innerText", f"Head {best % 6} of layer {best // 6}")
+    tab.shows("$$('.maps canvas').length", 1)
 
 
 def test_a_long_text_with_many_experts_fits_into_five_megabytes(opened):

@@ -10,6 +10,7 @@ import os
 import select
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,15 @@ class Tab:
 
     def go(self, url: str) -> None:
         """Load a URL; the same one again, too."""
-        self.call("Page.navigate", url=url)
-        self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
+        self._leave("Page.navigate", url=url)
+
+    def reload(self) -> None:
+        self._leave("Page.reload")
+
+    def _leave(self, method: str, **parameters: Any) -> None:
+        self.js("window.left = true")  # so that it is not taken for the document that follows
+        self.call(method, **parameters)
+        self.wait("!window.left && document.readyState === 'complete'")
 
     def size(self, width: int, height: int, **features: str) -> None:
         """The viewport's, and media features such as prefers_color_scheme."""
@@ -146,17 +154,25 @@ class Tab:
 
     def wait(self, condition: str) -> None:
         """Return once a condition holds."""
-        for _ in range(400):
+        self.shows(f"Boolean({condition})", True)
+
+    def shows(self, expression: str, expected: Any) -> None:
+        """Return once an expression has this value: a page follows what is done to it in its own
+        time.
+        """
+        end, value = time.monotonic() + PATIENCE, None
+        while time.monotonic() < end:
             try:
-                if self.js(f"Boolean({condition})"):
+                value = self.js(expression)
+                if value == expected:
                     return
-            except AssertionError as error:  # while one document takes another's place
-                if "context" not in str(error).lower() and "null" not in str(error):
+            except AssertionError as error:  # what is looked for, or the document, is not yet there
+                if "context" not in str(error).lower() and "TypeError" not in str(error):
                     raise
-            self.js("new Promise((resolve) => setTimeout(resolve, 50))")
-        raise AssertionError(
-            f"it never held: {condition}\n{self.js('document.body.innerText')[:2000]}"
-        )
+                value = error
+            time.sleep(0.02)
+        shown = self.js("document.body.innerText")[:2000]
+        raise AssertionError(f"{expression} is {value}, never {expected}, of this page:\n{shown}")
 
     def type(self, text: str) -> None:
         """Type into what is focused."""

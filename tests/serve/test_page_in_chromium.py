@@ -20,6 +20,9 @@ from tests.serve.test_hosted import CODE, python
 
 ENDLESS = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>on"
 IDLE = "$('#send').title === 'Send'"
+ANSWERS = "$$('article.assistant .body').map((e) => e.textContent.trim())"
+KEPT = "import('/page/store.js').then((store) => store.load(location.hash.slice(1)))"
+STATES = f"Object.values((await {KEPT}).nodes).map((n) => n.state).filter(Boolean)"  # of answers
 
 
 def final(text: str) -> str:
@@ -34,16 +37,12 @@ def ask(tab: Tab, text: str, until: str = IDLE) -> None:
     tab.wait(until)
 
 
-def answers(tab: Tab) -> list[str]:
-    return tab.js("$$('article.assistant .body').map((e) => e.textContent.trim())")
-
-
 class TestChat:
     def test_an_answer_with_its_reasoning_folded_away(self, visit):
         tab, served = visit(ANSWER, ANSWER)
         ask(tab, "What is it?")
-        assert tab.js("$('article.assistant .prose p').textContent") == "Forty-two, é!"
-        assert not tab.js("$('details.reasoning').open")
+        tab.shows("$('article.assistant .prose p').textContent", "Forty-two, é!")
+        tab.wait("!$('details.reasoning').open")
         tab.js("$('details.reasoning summary').click()")
         tab.wait("$('details.reasoning .thoughts').textContent === 'Hm.'")
         cost = tab.js("$('.assistant .cost').textContent")
@@ -57,29 +56,28 @@ class TestChat:
         tab, served = visit(ENDLESS, ANSWER)
         served.engine.endless = True
         ask(tab, "Go", "$('article.assistant > .body')?.innerText.includes('onnnn')")
-        assert tab.js("$('#send').title") == "Stop"
-        assert tab.js("$('article.assistant').getAttribute('aria-busy')") == "true"
+        tab.shows("$('#send').title", "Stop")
+        tab.shows("$('article.assistant').getAttribute('aria-busy')", "true")
         tab.press("Escape")
         tab.wait(IDLE)
         assert eventually(lambda: served.engine.aborted == [0])
-        assert tab.js("$('.assistant .problem').innerText") == "Stopped."
-        text = answers(tab)
-        tab.js("new Promise((done) => setTimeout(done, 200))")
-        tab.call("Page.reload")
-        tab.wait("$$('article').length === 2")
-        assert answers(tab) == text
-        assert tab.js("$('#conversations').innerText") == "Go"
+        tab.shows("$('.assistant .problem').innerText", "Stopped.")
+        text = tab.js(ANSWERS)
+        tab.shows(STATES, ["stopped"])
+        tab.reload()
+        tab.shows(ANSWERS, text)
+        tab.shows("$('#conversations').innerText", "Go")
 
     def test_answering_again_and_editing_make_versions(self, visit):
         tab, served = visit(final("one"), final("two"), final("three"))
         ask(tab, "First")
         tab.js("$('[aria-label=\"Answer again\"]').click()")
         tab.wait(f"{IDLE} && $('.assistant').innerText.includes('two')")
-        assert tab.js("$('.assistant .versions').innerText") == "2/2"
+        tab.shows("$('.assistant .versions').innerText", "2/2")
         tab.js("$('.assistant [aria-label=\"Previous version\"]').click()")
-        assert answers(tab) == ["one"]
+        tab.shows(ANSWERS, ["one"])
         tab.js("$('.user [aria-label=\"Edit this message\"]').click()")
-        assert not tab.js("$('.user footer').checkVisibility()")
+        tab.wait("!$('.user footer').checkVisibility()")
         tab.js("$('.editor textarea').select()")
         tab.type("Second")
         tab.js("$('.editor .primary').click()")
@@ -87,20 +85,20 @@ class TestChat:
         assert "First" not in served.prompt()
         tab.js("$('article.user').focus()")
         tab.press("ArrowLeft")
-        assert answers(tab) == ["one"]
-        assert tab.js("document.activeElement.innerText").startswith("You")
+        tab.shows(ANSWERS, ["one"])
+        tab.wait("document.activeElement.innerText.startsWith('You')")
 
     def test_a_call_is_a_card_that_takes_its_result(self, visit):
         tab, served = visit(CALL, final("It rains."))
         ask(tab, "Rain?")
-        assert tab.js("$('.call dl').innerText").split() == ["city", "Oslo"]
+        tab.shows("$('.call dl').innerText.split(/\\s+/)", ["city", "Oslo"])
         tab.js("$('.result-form textarea').focus()")
         tab.type("wet")
         tab.press("Enter", "Control")
         tab.wait(f"{IDLE} && $$('article').length === 3")
         assert "functions.weather to=assistant" in served.prompt()
         assert "wet" in served.prompt()
-        assert answers(tab)[1] == "It rains."
+        tab.shows(f"{ANSWERS}[1]", "It rains.")
 
     def test_settings_reach_the_model(self, visit):
         tab, served = visit(ANSWER)
@@ -137,6 +135,17 @@ class TestChat:
         tab.wait("$$('#conversations li').length === 0")
         tab.js("($('#filter').value = '', $('#filter').dispatchEvent(new Event('input')))")
         tab.wait("$('#conversations').innerText.trim() === 'Pears'")
+
+    def test_one_that_is_deleted_while_it_is_answered_stays_deleted(self, visit):
+        tab, served = visit(ENDLESS)
+        served.engine.endless = True
+        ask(tab, "Go", "$('article.assistant > .body')?.innerText.includes('onnnn')")
+        tab.js("$('#delete').click()")
+        tab.wait("$('#confirm').open")
+        tab.js("$('#confirm .danger').click()")
+        tab.wait("$('#said').textContent === 'Stopped'")
+        tab.wait("$$('#conversations li').length === 0")
+        tab.shows("import('/page/store.js').then((store) => store.list())", [])
 
 
 class Canned:
@@ -189,13 +198,13 @@ class TestToolsOfTheServer:
     def test_the_servers_own_stream_is_shown_and_taken_back(self, visit):
         tab, served = visit(CODE, ANSWER, ANSWER, hosted=Hosted([python()]))
         ask(tab, "Six times seven?")
-        assert tab.js("$('.call > pre').innerText") == "print(6 * 7)"
-        assert tab.js("$('.call .result pre').textContent") == "1:python:print(6 * 7)"
-        assert tab.js("$('.assistant .prose').innerText") == "Forty-two, é!"
+        tab.shows("$('.call > pre').innerText", "print(6 * 7)")
+        tab.shows("$('.call .result pre').textContent", "1:python:print(6 * 7)")
+        tab.shows("$('.assistant .prose').innerText", "Forty-two, é!")
         ask(tab, "Sure?", f"{IDLE} && $$('article').length === 4")
-        assert tab.js("$('.failed')") is None
+        tab.shows("$('.failed')", None)
         assert "Six times seven?" in served.prompt()
-        assert tab.js("$$('.assistant .prose').length") == 2
+        tab.shows("$$('.assistant .prose').length", 2)
 
     def test_a_call_and_its_result_stand_where_they_happened(self, canned):
         named = {"id": "c1", "type": "function", "server_label": "python"}
@@ -212,12 +221,12 @@ class TestToolsOfTheServer:
             stream({"content": "Yes."}),
         )
         ask(tab, "Six times seven?")
-        shown = tab.js("[...$('.assistant .body').children].map((e) => e.className)")
-        assert shown == ["reasoning", "call", "reasoning", "prose"]
-        assert tab.js("$('.call header').innerText").split() == ["python", "done"]
-        assert tab.js("$('.call dd').innerText") == "print(6 * 7)"
-        assert tab.js("$('.call .result pre').innerText") == "42\n"
-        assert tab.js("$('.result-form')") is None
+        kinds = ["reasoning", "call", "reasoning", "prose"]
+        tab.shows("[...$('.assistant .body').children].map((e) => e.className)", kinds)
+        tab.shows("$('.call header').innerText.split(/\\s+/)", ["python", "done"])
+        tab.shows("$('.call dd').innerText", "print(6 * 7)")
+        tab.shows("$('.call .result pre').innerText", "42\n")
+        tab.shows("$('.result-form')", None)
         ask(tab, "Sure?", f"{IDLE} && $$('article').length === 4")
         sent = served.bodies[1]["messages"][1]
         assert sent["content"] == "It is 42."
@@ -263,8 +272,9 @@ class TestToolsOfTheServer:
         call = {"id": "c1", "server_label": "files", "function": {"name": "read", "arguments": "?"}}
         tab, _ = canned(stream(served_call(**call), served_call(output="no", is_error=True)))
         ask(tab, "Read it")
-        assert tab.js("$('.call header').innerText").split() == ["files", "·", "read", "failed"]
-        assert tab.js("$('.call > pre').innerText") == "?"
+        named = ["files", "·", "read", "failed"]
+        tab.shows("$('.call header').innerText.split(/\\s+/)", named)
+        tab.shows("$('.call > pre').innerText", "?")
 
 
 class TestTrouble:
@@ -272,8 +282,7 @@ class TestTrouble:
         busy = {"error": {"message": "the server is busy"}}
         tab, _ = canned(JSONResponse(busy, 429, {"Retry-After": "7"}), stream({"content": "Now."}))
         ask(tab, "Hello")
-        said = tab.js("$('.assistant .problem span').innerText")
-        assert said == "the server is busy; try again in 7 s"
+        tab.shows("$('.assistant .problem span').innerText", "the server is busy; try again in 7 s")
         tab.js("$('.assistant .problem button').click()")
         tab.wait(f"{IDLE} && $('.assistant .prose')?.innerText === 'Now.'")
 
@@ -284,13 +293,13 @@ class TestTrouble:
         tab.type("{not")
         tab.press("Escape")
         ask(tab, "Hello")
-        assert "the functions are not JSON" in tab.js("$('.assistant .problem').innerText")
+        tab.wait("$('.assistant .problem').innerText.includes('the functions are not JSON')")
         assert served.engine.requests == []
 
     def test_what_is_no_api_is_told(self, canned):
         tab, _ = canned(Response("<h1>Bad gateway</h1>", 502), Response("data: {", 200))
         ask(tab, "Hello")
-        assert "status 502" in tab.js("$('.assistant .problem').innerText")
+        tab.wait("$('.assistant .problem').innerText.includes('status 502')")
         tab.js("$('.assistant .problem button').click()")
         tab.wait(f"{IDLE} && $('.assistant .problem').innerText.includes('ended before')")
 
@@ -303,13 +312,13 @@ class TestTrouble:
         tab.press("Enter")
         tab.wait("$('#model').options.length")
         ask(tab, "Hello")
-        assert answers(tab)[0].endswith("Forty-two, é!")
+        tab.wait(f"{ANSWERS}[0].endsWith('Forty-two, é!')")
 
     def test_a_refusal_is_told_and_may_be_tried_again(self, visit):
         tab, served = visit(ANSWER, max_prompt=300)
         ask(tab, "x" * 300)
-        assert "this server takes 300" in tab.js("$('.assistant .problem').innerText")
-        assert tab.js("$('.assistant .problem').getAttribute('role')") == "alert"
+        tab.wait("$('.assistant .problem').innerText.includes('this server takes 300')")
+        tab.shows("$('.assistant .problem').getAttribute('role')", "alert")
         tab.js("$('.user [aria-label=\"Edit this message\"]').click()")
         tab.js("$('.editor textarea').select()")
         tab.type("y")
@@ -322,11 +331,11 @@ class TestTrouble:
         offline = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
         tab.call("Network.emulateNetworkConditions", offline=True, **offline)
         ask(tab, "Hello")
-        assert "cannot be reached" in tab.js("$('.assistant .problem').innerText")
+        tab.wait("$('.assistant .problem').innerText.includes('cannot be reached')")
         tab.call("Network.emulateNetworkConditions", offline=False, **offline)
         tab.js("$('.assistant .problem button').click()")
         tab.wait(f"{IDLE} && $('.assistant .prose p')?.textContent === 'Forty-two, é!'")
-        assert tab.js("$('.versions')") is None  # what never began is no version
+        tab.shows("$('.versions')", None)  # what never began is no version
 
     def test_an_answer_that_breaks_off_keeps_what_came(self, visit):
         tab, served = visit("<|channel|>final<|message|>on and on")
@@ -334,8 +343,8 @@ class TestTrouble:
         ask(tab, "Hello", "$('article.assistant > .body')?.innerText.includes('on and onnn')")
         served.engine.broken.add(0)
         tab.wait(IDLE)
-        assert "not finite" in tab.js("$('.assistant .problem').innerText")
-        assert "on and onnn" in answers(tab)[0]
+        tab.wait("$('.assistant .problem').innerText.includes('not finite')")
+        tab.wait(f"{ANSWERS}[0].includes('on and onnn')")
 
 
 HOSTILE = r"""<script>document.title = "owned"</script>
@@ -369,8 +378,8 @@ class TestPlaces:
         try:
             tab.wait("$('#model').options.length")
             ask(tab, "Hello")
-            assert answers(tab)[0].endswith("Forty-two, é!")
-            assert tab.js("location.pathname") == "/models/tiny/"
+            tab.wait(f"{ANSWERS}[0].endsWith('Forty-two, é!')")
+            tab.shows("location.pathname", "/models/tiny/")
         finally:
             tab.close()
             stop()
@@ -383,7 +392,7 @@ class TestPlaces:
         ask(tab, "Other")
         tab.js(f"location.hash = '{place}'")
         tab.wait("$('article.user')?.innerText.includes('Hello')")
-        assert tab.js("$('#conversations [aria-current=true]').innerText") == "Hello"
+        tab.shows("$('#conversations [aria-current=true]').innerText", "Hello")
 
 
 class TestSafety:
@@ -411,7 +420,7 @@ class TestSafety:
             "(() => { try { $('#victim').innerHTML = '<b>x</b>'; return false; }"
             " catch { return true; } })()"
         )
-        assert tab.js("fetch('https://example.com/').then(() => false, () => true)")
+        tab.wait("fetch('https://example.com/').then(() => false, () => true)")
 
 
 class TestLooks:
@@ -439,11 +448,11 @@ class TestLooks:
         tab, _ = visit(final(wide))
         tab.size(360, 700)
         ask(tab, "w" * 200)
-        assert tab.js("document.scrollingElement.scrollWidth") <= 360
-        assert tab.js("$('#scroller').scrollWidth <= $('#scroller').clientWidth")
-        assert not tab.js("$('#sidebar').open")
+        tab.wait("document.scrollingElement.scrollWidth <= 360")
+        tab.wait("$('#scroller').scrollWidth <= $('#scroller').clientWidth")
+        tab.wait("!$('#sidebar').open")
         tab.click("#open-sidebar")
-        assert tab.js("$('#sidebar').matches(':modal')")
+        tab.wait("$('#sidebar').matches(':modal')")
         tab.press("Escape")
         tab.wait("!$('#sidebar').open && document.activeElement === $('#open-sidebar')")
 
@@ -451,14 +460,14 @@ class TestLooks:
         tab, _ = visit(final("\n\n".join("abcdefghij" * 6)), final("short"))
         ask(tab, "Hello")
         below = "$('#scroller').scrollHeight - $('#scroller').clientHeight"
-        assert tab.js(f"{below} > 300")
+        tab.wait(f"{below} > 300")
         tab.wait(f"{below} - $('#scroller').scrollTop < 60")
-        assert tab.js("$('#latest').hidden")
+        tab.wait("$('#latest').hidden")
         tab.js("$('#scroller').scrollTop = 0")
         tab.wait("!$('#latest').hidden")
         tab.js("$('[aria-label=\"Answer again\"]').click()")
         tab.wait(f"{IDLE} && $('.assistant').innerText.includes('short')")
-        assert tab.js("$('#latest').hidden")
+        tab.wait("$('#latest').hidden")
 
     def test_the_schemes_differ_and_can_be_chosen(self, visit):
         tab, _ = visit()
@@ -466,10 +475,9 @@ class TestLooks:
         tab.size(1100, 800, prefers_color_scheme="light")
         light = tab.js(paper)
         tab.size(1100, 800, prefers_color_scheme="dark")
-        dark = tab.js(paper)
-        assert light != dark
+        tab.wait(f"{paper} !== '{light}'")
         tab.js("($('#theme').value = 'light', $('#theme').dispatchEvent(new Event('change')))")
-        assert tab.js(paper) == light
+        tab.shows(paper, light)
 
     def test_export(self, visit):
         tab, _ = visit(ANSWER)

@@ -161,7 +161,7 @@ def test_the_page_shows_it_where_it_is_switched_on(served, browser):
         tab.type(value)
     tab.press("Escape")
     ask("Hello", 2)
-    assert tab.js("$$('.xray:not([hidden])').length") == 0
+    tab.shows("$$('.xray:not([hidden])').length", 0)
     tab.js("$('[name=xray]').click()")
     ask("Again", 4)
     tab.wait("$$('.xray:not([hidden])').length === 1")
@@ -170,6 +170,6 @@ def test_the_page_shows_it_where_it_is_switched_on(served, browser):
     summary = "$('.xray:not([hidden]) summary').innerText"
     tab.wait(f"{summary}.includes('Inside the model · ' + {made})")
     drawn = "(c) => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((x) => x)"
-    assert tab.js(f"$$('.xray:not([hidden]) canvas').map({drawn})") == [True, True]
+    tab.shows(f"$$('.xray:not([hidden]) canvas').map({drawn})", [True, True])
     assert tab.complaints == []
     tab.close()

@@ -25,6 +25,7 @@ class Page {
   constructor() {
     this.server = new Connection(() => this.showState());
     this.generations = new Map(); // by the id of their conversation
+    this.removed = new Set(); // ids of conversations
     this.thread = new Thread($("scroller"), $("thread"), $("latest"), {
       edit: (node, text) => this.edit(node, text),
       again: (node) => this.again(node),
@@ -216,6 +217,7 @@ class Page {
   // --- What is kept
 
   async save(conversation) {
+    if (this.removed.has(conversation.id)) return; // while its answer was being written
     try {
       await store.save(conversation);
       if (conversation === this.conversation) history.replaceState(null, "", `#${conversation.id}`);
@@ -254,6 +256,7 @@ class Page {
   async remove() {
     if ((await answerOf($("confirm"))) !== "delete") return;
     this.generation?.stop();
+    this.removed.add(this.conversation.id);
     await store.remove(this.conversation.id);
     this.fresh();
     await this.listConversations();
