@@ -6,8 +6,10 @@ import json
 import logging
 import lzma
 import os
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,6 +49,14 @@ def undo_a_command() -> Iterator[None]:
     yield
     torch.set_num_threads(1)
     logging.getLogger("ossia").setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests without a seed draw the same numbers each time, in the order in which they come."""
+    draw = random.Random(0)
+    source = SimpleNamespace(randbits=draw.getrandbits)
+    monkeypatch.setattr("ossia.engine.sampler_state.secrets", source)
 
 
 @pytest.fixture(scope="session")

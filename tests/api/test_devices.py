@@ -34,7 +34,7 @@ def test_three_processes_write_what_one_does_and_end_with_it(processes):
         found = [found.text for found in llm.generate(prompts, **options)]
         assert [process.poll() for process in processes] == [None, None]
     assert found == expected
-    assert [process.wait(60) for process in processes] == [0, 0]
+    assert [process.wait(600) for process in processes] == [0, 0]
 
 
 def test_a_process_that_dies_fails_the_requests_that_need_it(processes):
@@ -60,7 +60,7 @@ def test_what_cannot_be_divided_is_one_line(processes, options, problem):
     with pytest.raises(OssiaError, match=problem) as raised:
         ossia.LLM(**{"device": "cpu", "threads": 1, **options})
     assert "\n" not in str(raised.value)
-    assert all(process.wait(60) in (0, 2) for process in processes)
+    assert all(process.wait(600) in (0, 2) for process in processes)
 
 
 def test_what_does_not_generate_takes_one_device():

@@ -89,7 +89,7 @@ sys.exit(3)
 
 def test_forked_processes_answer_too_and_an_open_stream_leaves_the_exit_status_alone():
     run = subprocess.run(
-        [sys.executable, "-c", PROCESSES], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", PROCESSES], capture_output=True, text=True, timeout=600
     )
     assert (run.returncode, run.stdout, run.stderr) == (3, "True\n", "")
 

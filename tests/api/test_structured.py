@@ -33,7 +33,7 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": SCHEMA, "str
 
 
 @pytest.fixture
-def babbling(bytes_folder) -> Iterator[LLM]:
+def babbling(bytes_folder, same_draws) -> Iterator[LLM]:
     """An LLM for harmony whose model writes any token."""
     tokenizer = text.load_tokenizer(bytes_folder)
     chat_format = text.load_format(bytes_folder, tokenizer)

@@ -142,6 +142,7 @@ def test_one_that_is_deleted_ends(serve):
     served = serve(ENDLESS)
     served.engine.endless = True
     response = begin(served)
+    assert eventually(lambda: bool(served.engine.running))
     served.client.responses.delete(response.id)
     assert eventually(lambda: served.engine.aborted == [0])
     with pytest.raises(openai.NotFoundError):

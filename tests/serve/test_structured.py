@@ -37,7 +37,7 @@ MOST = 1500
 
 
 @pytest.fixture
-def babbling(serve):
+def babbling(serve, same_draws):
     return serve(babbling=True)
 
 
@@ -204,6 +204,7 @@ def test_one_that_waits_too_long_for_others_grammars_may_come_again(babbling, mo
     assert (status, answer["error"]["code"]) == (429, "busy")
 
 
+@pytest.mark.usefixtures("same_draws")
 def test_a_grammar_that_gets_beyond_its_limits_midway_is_the_client_s_fault(serve, monkeypatch):
     monkeypatch.setitem(_LIMITS, "max_items_in_row", 30)  # some 14 letters
     served = serve(babbling=True)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +34,7 @@ def tools() -> Iterator[McpTools]:
         patch.setenv("OSSIA_API_KEYS", "a secret")
         with McpServers([Address(None, None, COMMAND)]) as servers:
             yield servers.toolsets[0]
-    assert not _children()  # it ended with the block
+    assert eventually(lambda: not _children())  # it ended with the block
 
 
 def _children() -> list[str]:
@@ -89,8 +90,22 @@ def test_a_call_is_given_up_after_a_while(tools, monkeypatch):
 
 
 def test_a_server_over_http_may_go_and_come_back():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    with _port() as port:
+        _goes_and_comes_back(port)
+
+
+@contextmanager
+def _port() -> Iterator[int]:
+    """A port that a server may take and the system gives to nobody else: a socket is bound to it
+    that does not listen.
+    """
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+def _goes_and_comes_back(port: int) -> None:
     address = Address.of(f"far=http://127.0.0.1:{port}/mcp")
     with pytest.raises(OssiaError, match="cannot be used"), McpServers([address]):
         pass

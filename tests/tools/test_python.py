@@ -379,9 +379,9 @@ started = sandbox._start
 def start(*arguments):
     process = started(*arguments)
     print(process.pid, flush=True)
+    threading.Timer(1, os._exit, (0,)).start()
     return process
 sandbox._start = start
-threading.Timer(1, os._exit, (0,)).start()
 sandbox.run({code!r})
 """
     done = subprocess.run(
