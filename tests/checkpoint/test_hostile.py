@@ -28,7 +28,7 @@ from tests.tiny_checkpoints import (
 )
 
 MOST_BYTES = 500 << 20  # beyond the files' own size
-MOST_SECONDS = 30  # a hang; on an idle machine all take less than five
+MOST_SECONDS = 300  # a hang; on an idle machine all take less than five
 
 QWEN3_CONFIG = {
     **{k: v for k, v in QWEN3_MOE_CONFIG.items() if not re.search("moe|expert|topk", k)},

@@ -92,7 +92,7 @@ def test_a_reader_that_leaves_early_meets_silence(model_folder):
     assert process.stderr is not None
     process.stdout.close()
     errors = process.stderr.read()
-    process.wait(timeout=60)
+    process.wait(timeout=600)
     assert "Traceback" not in errors
     assert "Error" not in errors
 
@@ -102,7 +102,7 @@ def test_ctrl_c_ends_with_130_and_no_traceback(model_folder):
     while process.poll() is None and not _reads_stdin(process.pid):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 pty = pytest.importorskip("pty")
+PATIENCE = 600.0  # seconds, on a machine that others use as well
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]")
 
 
@@ -44,7 +45,7 @@ class Terminal:
 
     def wait_for(self, text: str) -> str:
         """Read on until `text` is shown; what is new up to there, without escape codes."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE
         while (found := self._plain().find(text, self.position)) < 0:
             assert time.monotonic() < end, self._plain()[self.position :]
             if select.select([self.keyboard], [], [], 1)[0]:
@@ -56,7 +57,7 @@ class Terminal:
         return ESCAPES.sub("", self.shown).replace("\r", "")
 
     def ended(self) -> int:
-        code = self.process.wait(120)
+        code = self.process.wait(PATIENCE)
         os.close(self.keyboard)
         return code
 
@@ -72,6 +73,7 @@ def chat(tmp_path: Path) -> Iterator:
     yield start
     for terminal in started:
         terminal.process.kill()
+        terminal.process.wait()
 
 
 @pytest.mark.parametrize("width", [44, 200])

@@ -40,7 +40,7 @@ def start(*words: str, **options) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
         # A shell that runs the tests in the background ignores interrupts, and so would we.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         **options,

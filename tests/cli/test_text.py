@@ -1,6 +1,5 @@
 """Plain text on terminals of any width: words whole, nothing lost, nothing harmful."""
 
-import os
 import random
 import re
 import signal
@@ -114,7 +113,7 @@ def test_control_characters_become_visible():
 
 def test_what_is_said_of_a_signal_is_wrapped(width, capfd):
     with until_interrupted() as stopped:
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         assert stopped()
     lines = capfd.readouterr().err.strip().splitlines()
     assert " ".join(lines) == "stopping after this step; a second Ctrl-C does not wait for it"

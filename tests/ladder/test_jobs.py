@@ -61,7 +61,7 @@ def test_two_at_once_compute_what_each_computes_alone(
     before = processes()
     heard = lambda rung, seed, step: seen.append((rung.name, seed, step.step))  # noqa: E731
     assert not jobs.train(ladder, 2, heard, stopped=stopped)
-    assert processes() == before
+    assert processes() <= before  # one of another test may end meanwhile
     assert ladder.unfinished
     assert jobs.train(Ablation(out), 2, heard)
     assert files(out) == expected

@@ -17,6 +17,8 @@ from ossia.options import flag
 from ossia.train.runs.pretrain import Run
 from ossia.train.settings import Settings
 
+PATIENCE = 600.0  # seconds, on a machine that others use as well
+
 
 def arguments(settings: Settings, out: Path) -> list[str]:
     words = ["--out", str(out)]
@@ -43,7 +45,7 @@ def test_every_setting_is_an_option_and_the_record_is_printed(
 ) -> None:
     settings = replace(tiny, steps=10, recompute=True, schedule="wsd", decay=3, optimizer="muon")
     process = start(*arguments(settings, tmp_path / "out"), "--json")
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, stderr
     assert json.loads(stdout) == json.loads((tmp_path / "out" / "record.json").read_text())
     assert "step 10: loss" in stderr
@@ -54,13 +56,13 @@ def test_an_interrupt_saves_and_resume_finishes(tiny: Settings, tmp_path: Path) 
     out = tmp_path / "out"
     settings = replace(tiny, steps=100_000, save_every=5, eval_every=100_000)
     process = start(*arguments(settings, out))
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not list((out / "training").glob("states/step-*5")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "ossia train --resume --out" in stderr
     assert "Traceback" not in stderr
@@ -68,7 +70,7 @@ def test_an_interrupt_saves_and_resume_finishes(tiny: Settings, tmp_path: Path) 
     assert run.trainer.progress.step >= 5
     run.close()
     changed = start("--resume", "--steps", "7", "--out", str(out))
-    _, stderr = changed.communicate(timeout=120)
+    _, stderr = changed.communicate(timeout=PATIENCE)
     assert changed.returncode == 2
     assert "--steps 7: the run began with 100000" in stderr
 

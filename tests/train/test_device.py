@@ -15,12 +15,11 @@ import torch
 import torch.distributed as dist
 
 from ossia.errors import OssiaError
-from ossia.train import device, loop, parallel
+from ossia.train import device, loop, parallel, utilization
 from ossia.train.budget import Estimate
 from ossia.train.runs.folder import last_device
 from ossia.train.runs.pretrain import Run
 from ossia.train.settings import Precision, Settings
-from ossia.train.utilization import measured_peak
 from tests.training import chats
 
 
@@ -274,5 +273,9 @@ def test_a_run_goes_on_where_it_was(
     assert last_device(out) == "cuda"
 
 
-def test_the_peak_is_that_of_a_product() -> None:
-    assert 1e8 < measured_peak(torch.float32) < 1e15
+def test_the_peak_is_that_of_the_fastest_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over a clock by which the products take 3, 2 and 4 seconds."""
+    monkeypatch.setitem(utilization._SIZES, "cpu", 16)
+    readings = iter([0.0, 3.0, 5.0, 7.0, 8.0, 12.0])
+    monkeypatch.setattr(utilization.time, "perf_counter", lambda: next(readings))
+    assert utilization.measured_peak(torch.float32) == 2 * 16**3 / 2.0

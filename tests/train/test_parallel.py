@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed import TCPStore
 
 from ossia.options import flag
 from ossia.train.runs.finetune import FineTuning
@@ -61,18 +61,20 @@ def settings_of(tiny: Settings, name: str) -> Settings:
     return replace(tiny, **SCENARIOS[name])
 
 
-def start_two(words: list[str], folder: Path | None = None) -> list[subprocess.Popen[str]]:
-    """Python twice in `folder`, as torchrun would start two processes that belong together."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def start_two(
+    store: TCPStore, words: list[str], folder: Path | None = None
+) -> list[subprocess.Popen[str]]:
+    """Python twice in `folder`, as torchrun starts two processes that belong together and that meet
+    at its store.
+    """
     processes = []
     for rank in range(2):
         environment = os.environ | {
             "RANK": str(rank),
             "WORLD_SIZE": "2",
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
+            "MASTER_PORT": str(store.port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
             "OMP_NUM_THREADS": "1",
         }
         processes.append(
@@ -88,10 +90,16 @@ def start_two(words: list[str], folder: Path | None = None) -> list[subprocess.P
     return processes
 
 
+def meeting_place() -> TCPStore:
+    """A store that listens already, so that nobody else can take its port."""
+    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
 def run_by_two(folders: dict[str, Settings]) -> dict[str, list[list[float]]]:
     """What each step of each scenario reported."""
     scenarios = json.dumps({out: asdict(settings) for out, settings in folders.items()})
-    processes = start_two(["-c", PROGRAM, scenarios, str(STEPS)])
+    store = meeting_place()
+    processes = start_two(store, ["-c", PROGRAM, scenarios, str(STEPS)])
     try:
         outputs = [process.communicate(timeout=600) for process in processes]
     finally:
@@ -166,7 +174,8 @@ def test_torchrun_trains_and_exports_one_checkpoint(tiny: Settings, tmp_path: Pa
 
 def test_what_is_wrong_with_the_data_is_said_once(tmp_path: Path) -> None:
     words = ["-m", "ossia", "train", "--data", "absent.txt", "--out", "new"]
-    processes = start_two(words, tmp_path)
+    store = meeting_place()
+    processes = start_two(store, words, tmp_path)
     said = [process.communicate(timeout=600)[1] for process in processes]
     assert [process.returncode for process in processes] == [2, 2]
     assert said[0].startswith("error: --data absent.txt: no such file or folder")

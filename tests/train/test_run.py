@@ -172,14 +172,18 @@ def test_a_run_killed_at_any_moment_continues_bit_for_bit(tiny: Settings, tmp_pa
             seen.add(process.stdout.readline().strip())
         time.sleep(moments.random() * 0.05)
         os.kill(process.pid, signal.SIGKILL)
-        seen |= {line.strip() for line in process.stdout.read().splitlines(keepends=True)[:-1]}
+        seen |= {line.strip() for line in process.stdout if line.endswith("\n")}
         assert process.wait() == -signal.SIGKILL
         process.stdin.close()
         process.stdout.close()
     resumed = Run.resume(out)
     assert 0 < resumed.trainer.progress.step < 60
     resumed.train(lambda step: seen.add(f"{step.step} {step.loss.hex()}"))
-    assert seen - {""} == set(expected)
+    assert seen <= set(expected)
+    # A process that is killed between a save and its report tells nobody of that step.
+    untold = [int(line.split()[0]) for line in set(expected) - seen]
+    assert len(untold) <= 3
+    assert all(step % settings.save_every == 0 for step in untold)
     assert identical(weights(resumed), weights(whole))
 
 
