@@ -18,31 +18,37 @@ from ossia.ops.training import Training
 from ossia.train.loss import IGNORED
 
 
-def load_balance(logits: Tensor, chosen: int) -> Tensor:
+def load_balance(logits: Tensor, chosen: int, text: Tensor) -> Tensor:
     """experts * sum over experts of (share of assignments) * (mean probability); 1 when both are
     even.
 
-    logits (tokens, experts). Fedus et al. 2021, equations 4 to 6, https://arxiv.org/abs/2101.03961,
-    with `chosen` experts per token. Only the probabilities carry a gradient. Every token counts,
-    padding too: packed conversations leave little of it. On several processes
-    the shares cover the tokens of all, so the mean of their losses is the loss of all tokens.
+    logits (tokens, experts); text: bool (tokens,), False for padding, which does not count. Fedus
+    et al. 2021, equations 4 to 6, https://arxiv.org/abs/2101.03961, with `chosen` experts per
+    token. Only the probabilities carry a gradient. On several processes both factors are of the
+    tokens of all, so the mean of their losses is the loss of all tokens; each must have as many
+    rows of logits. 0 without any text.
     """
-    experts = logits.shape[-1]
-    share = assignments(logits, chosen)
+    tokens, experts = logits.shape
+    share = assignments(logits, chosen, text)
     if dist.is_initialized():
         dist.all_reduce(share)
-    share = share / share.sum()
-    return experts * (share * F.softmax(logits.float(), dim=-1).mean(0)).sum()
+        tokens *= dist.get_world_size()
+    total = share.sum().clamp(min=1)
+    probabilities = F.softmax(logits.float(), dim=-1) * text[:, None]
+    # Of the tokens that count. By a division of tensors, the factor is exactly 1 without padding.
+    mean = probabilities.mean(0) * (torch.full_like(total, tokens * chosen) / total)
+    return experts * (share / total * mean).sum()
 
 
-def assignments(logits: Tensor, chosen: int) -> Tensor:
-    """Float32 (experts,): how many tokens of logits (tokens, experts) choose each expert."""
-    choices, experts = logits.topk(chosen, dim=-1).indices.flatten(), logits.shape[-1]
-    if choices.device.type == "cpu":
-        return choices.bincount(minlength=experts).float()
-    # bincount would wait for the device.
-    counts = choices.new_zeros(experts, dtype=torch.int32)
-    return counts.scatter_add_(0, choices, torch.ones_like(choices, dtype=torch.int32)).float()
+def assignments(logits: Tensor, chosen: int, text: Tensor) -> Tensor:
+    """Float32 (experts,): how many tokens of logits (tokens, experts) choose each expert, where
+    text, bool (tokens,), is True.
+    """
+    choices = logits.topk(chosen, dim=-1).indices
+    counted = text[:, None].expand_as(choices).to(torch.int32)
+    # bincount would wait for a GPU.
+    counts = counted.new_zeros(logits.shape[-1])
+    return counts.scatter_add_(0, choices.flatten(), counted.flatten()).float()
 
 
 def before_padding(targets: Tensor) -> Tensor:
@@ -59,25 +65,26 @@ class RouterLog:
         self._moe_layers = [i for i, x in layers if isinstance(x.feedforward, MoEConfig)]
         self._losses: list[Tensor] | None = None
         self._counts: dict[int, Tensor] | None = None
-        self._targets: Tensor | None = None
+        self._text: Tensor | None = None  # of the newest pass: True where there is no padding
         self._heard = 0  # routers seen since listening began
         assert isinstance(decoder.ops, Training)
         decoder.ops.on_route = self._hear
 
     def _hear(self, logits: Tensor, chosen: int) -> None:
+        if self._text is None or len(self._text) != len(logits):  # of a pass without a listener
+            return
         if self._decoder.training:
             # Compute this even without a listener: a recomputed layer must repeat exactly the same
             # operations.
-            loss = load_balance(logits, chosen)
+            loss = load_balance(logits, chosen, self._text)
             if self._losses is not None:
                 self._losses.append(loss)
-        if self._targets is None:  # a layer recomputed after its pass
+        if self._losses is None:  # a layer recomputed after its pass
             return
         layer = self._moe_layers[self._heard % len(self._moe_layers)]
         self._heard += 1
         if self._counts is not None:
-            text = before_padding(self._targets).flatten()
-            counts = assignments(logits[text], chosen)
+            counts = assignments(logits, chosen, self._text)
             self._counts[layer] = self._counts.get(layer, 0) + counts
 
     @contextmanager
@@ -85,11 +92,12 @@ class RouterLog:
         """A list that receives the balance losses of a training pass, layer by layer. targets:
         those of the pass, int64 (rows, length).
         """
-        self._losses, self._targets, self._heard = [], targets, 0
+        self._losses, self._heard = [], 0
+        self._text = before_padding(targets).flatten() if self._moe_layers else None
         try:
             yield self._losses
         finally:
-            self._losses = self._targets = None
+            self._losses = None
 
     @contextmanager
     def counting(self) -> Iterator[dict[int, Tensor]]:

@@ -18,7 +18,7 @@ from ossia.model import Decoder
 from ossia.ops import mxfp4
 from ossia.ops.rounded import round_trip
 from ossia.ops.training import Training
-from ossia.train.balance import RouterLog, load_balance
+from ossia.train.balance import RouterLog, assignments, load_balance
 from ossia.train.evaluate import HeldOut, SummedLoss, bits_per_byte, nats, windows
 from ossia.train.optimizer import build_optimizers
 from ossia.train.runs.presets import GptOssSizes, gpt_oss
@@ -94,15 +94,54 @@ def test_gpt2_has_the_loss_and_gradients_of_transformers(tmp_path) -> None:
 
 @pytest.mark.parametrize(("experts", "chosen"), [(4, 1), (8, 2), (5, 3)])
 def test_the_balance_loss_is_that_of_transformers(experts: int, chosen: int) -> None:
-    logits = torch.randn(60, experts, generator=torch.Generator().manual_seed(0))
-    theirs = load_balancing_loss_func((logits,), experts, chosen)
-    # transformers counts assignments per token, Fedus et al. shares that sum to one.
-    torch.testing.assert_close(load_balance(logits, chosen) * chosen, theirs)
+    """Also with padding, which has no gradient either."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(60, experts, generator=generator).requires_grad_()
+    mask = torch.ones(3, 20, dtype=torch.bool)
+    mask[0, 17:] = mask[2, 5:] = False
+    for attended in (None, mask):
+        theirs = load_balancing_loss_func((logits,), experts, chosen, attended)
+        assert isinstance(theirs, Tensor)
+        text = torch.ones(60, dtype=torch.bool) if attended is None else attended.flatten()
+        # transformers counts assignments per token, Fedus et al. shares that sum to one.
+        ours = load_balance(logits, chosen, text) * chosen
+        torch.testing.assert_close(ours, theirs)
+        (found,), (expected,) = (torch.autograd.grad(loss, logits) for loss in (ours, theirs))
+        torch.testing.assert_close(found, expected)
+        assert not found[~text].any()
+
+
+def test_without_padding_the_balance_loss_is_the_plain_formula_bit_for_bit() -> None:
+    logits = torch.randn(77, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    counts = logits.topk(2).indices.flatten().bincount(minlength=6).float()
+    expected = 6 * (counts / counts.sum() * logits.softmax(-1).mean(0)).sum()
+    found = load_balance(logits, 2, torch.ones(77, dtype=torch.bool))
+    assert torch.equal(found, expected)
+    assert torch.equal(*(torch.autograd.grad(loss, logits)[0] for loss in (found, expected)))
+
+
+def test_processes_have_the_balance_loss_of_all_their_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the mean of their losses, however much of the padding each has."""
+    logits = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    text = torch.ones(40, dtype=torch.bool)
+    text[5:20] = text[37:] = False
+    expected, counts = load_balance(logits, 2, text), assignments(logits, 2, text)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda share: share.copy_(counts))
+    parts = zip(logits.chunk(2), text.chunk(2), strict=True)
+    losses = [load_balance(part, 2, of_part) for part, of_part in parts]
+    torch.testing.assert_close(torch.stack(losses).mean(), expected)
 
 
 def test_an_even_router_has_a_balance_of_one_and_a_collapsed_one_of_experts() -> None:
-    assert load_balance(10 * torch.eye(8).repeat(4, 1), 1) == pytest.approx(1)
-    assert load_balance(torch.tensor([[50.0, 0, 0, 0]]).repeat(9, 1), 1) == pytest.approx(4)
+    even, collapsed = 10 * torch.eye(8).repeat(4, 1), torch.tensor([[50.0, 0, 0, 0]]).repeat(9, 1)
+    text = torch.ones(32, dtype=torch.bool)
+    assert load_balance(even, 1, text) == pytest.approx(1)
+    assert load_balance(collapsed, 1, text[:9]) == pytest.approx(4)
+    assert load_balance(collapsed, 1, ~text[:9]) == 0  # there is nothing to balance
 
 
 def test_the_router_log_hears_training_and_not_evaluation(small: ModelConfig) -> None:
