@@ -108,15 +108,21 @@ def _train(ablation: Ablation, jobs: int | None) -> bool:
         jobs = several.fitting(ablation)
     steps, total = ablation.plan.steps, len(ablation.runs)
     finished = (total - len(ablation.unfinished)) * steps
-    made: dict[str, int] = {}  # steps of each run
+    made = {f"{run.rung.name}-{run.seed}": ablation.steps_made(run) for run in ablation.unfinished}
     at_work: dict[str, StepReport] = {}
+    most = 0  # runs at work at once so far
+    done = finished + sum(made.values())
 
-    with until_interrupted() as stopped, progress(total * steps, "steps", finished) as shown:
+    with until_interrupted() as stopped, progress(total * steps, "steps", done) as shown:
 
         def report(rung: Rung, seed: int, step: StepReport) -> None:
+            nonlocal most
             name = f"{rung.name}-{seed}"
             made[name] = step.step
             at_work[name] = step
+            if len(at_work) > most:
+                most = len(at_work)
+                shown.change_pace()
             rate = sum(one.tokens_per_second for one in at_work.values())
             names = [f"{name} {one.step / steps:.0%}" for name, one in at_work.items()]
             shown.update(finished + sum(made.values()), f"{', '.join(names)}, {rate:,.0f} tokens/s")

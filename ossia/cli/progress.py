@@ -28,6 +28,10 @@ class Progress(Protocol):
         """Print a line that stays."""
         ...
 
+    def change_pace(self) -> None:
+        """Estimate the time that is left from the next update on: more is done at once now."""
+        ...
+
 
 @contextmanager
 def progress(total: int, unit: str, done: int = 0) -> Iterator[Progress]:
@@ -36,7 +40,7 @@ def progress(total: int, unit: str, done: int = 0) -> Iterator[Progress]:
 
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal or console.is_dumb_terminal:
-        yield Lines(total, unit, done)
+        yield Lines(total, unit)
         return
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
@@ -66,6 +70,9 @@ class _Bar:
     def say(self, line: str) -> None:
         self._bars.console.print(line, markup=False)
 
+    def change_pace(self) -> None:
+        self._bars.reset(self._task, completed=int(self._bars.tasks[0].completed))
+
 
 class Silent:
     """Shows nothing."""
@@ -74,29 +81,35 @@ class Silent:
 
     def say(self, line: str) -> None: ...
 
+    def change_pace(self) -> None: ...
+
 
 class Lines:
-    """Progress in a log: a line with the time that is left, every ten seconds."""
+    """Progress in a log: a line every ten seconds, with the time that is left at the pace since the
+    first update; what comes before, such as the start of processes, is not repeated.
+    """
 
-    def __init__(
-        self, total: int, unit: str, done: int = 0, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._total, self._unit, self._first, self._clock = total, unit, done, clock
-        self._started = self._last = clock()
+    def __init__(self, total: int, unit: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._total, self._unit, self._clock = total, unit, clock
+        self._last = clock()
+        self._paced: tuple[float, int] | None = None  # the first update: when, and what was done
 
     def update(self, done: int, text: str) -> None:
         now = self._clock()
+        start, first = self._paced = self._paced or (now, done)
         if now - self._last < _SECONDS:
             return
         self._last = now
         line = f"{done:,}/{self._total:,} {self._unit} ({done / self._total:.0%})"
-        if done > self._first:
-            left = (now - self._started) / (done - self._first) * (self._total - done)
-            line += f", {_duration(left)} left"
+        if done > first:
+            line += f", {_duration((now - start) / (done - first) * (self._total - done))} left"
         self.say(f"{line}, {text}" if text else line)
 
     def say(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
+
+    def change_pace(self) -> None:
+        self._paced = None
 
 
 def _duration(seconds: float) -> str:

@@ -29,6 +29,7 @@ from ossia.ops.training import for_device
 from ossia.system import records
 from ossia.system.claims import claim
 from ossia.system.files import check_new_folder, creating, write_json, writing
+from ossia.train import state
 from ossia.train.corpus import shards, sources, texts, vocabulary
 from ossia.train.device import CPU, describe
 from ossia.train.evaluate import SummedLoss, bits_per_byte, loss_of
@@ -146,6 +147,10 @@ class Ablation:
     def run(self, name: str, seed: int) -> Planned:
         """The run of the rung of this name with this seed."""
         return next(run for run in self.runs if (run.rung.name, run.seed) == (name, seed))
+
+    def steps_made(self, run: Planned) -> int:
+        """The steps of an unfinished run up to its newest state."""
+        return state.newest_step(self._file(run.rung, run.seed).with_suffix(""))
 
     def train(
         self,

@@ -138,6 +138,11 @@ def newest(folder: Path) -> Path | None:
     return next(filter(_whole, _steps(folder)), None)
 
 
+def newest_step(folder: Path) -> int:
+    """The step of the newest state, whole or not; 0 if there is none."""
+    return max((int(state.name.removeprefix("step-")) for state in _steps(folder)), default=0)
+
+
 def _tensors(decoder: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
     """What training changes. Frozen weights are not saved: they are in the base checkpoint."""
     trained = [(name, p) for name, p in decoder.named_parameters() if p.requires_grad]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,45 @@ def test_runs_at_once_end_with_their_command_and_go_on(text: str, tmp_path: Path
     assert alone.train()
     bits = {name: runs[0].bits_per_byte for name, runs in alone.results().items()}
     assert {rung["name"]: rung["bits_per_byte"]["mean"] for rung in results["rungs"]} == bits
+
+
+def test_runs_at_once_share_the_time_that_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """Four runs of 1,000 steps, one half made before: processes that start for a minute, then one
+    run alone for a second, then two at 8 steps a second each, which need 3 minutes and a half.
+    """
+    from ossia.cli import ablate
+    from ossia.cli.progress import Lines
+    from ossia.ladder import jobs
+    from ossia.ladder.run import Ablation
+    from ossia.train.loop import StepReport
+    from tests.ladder.conftest import small_plan
+
+    ladder, now = (
+        Ablation.start(small_plan(tmp_path, rungs="rope", steps=1000), tmp_path / "out"),
+        0.0,
+    )
+    (tmp_path / "out" / "runs" / "gpt2-0" / "step-00000500").mkdir(parents=True)
+
+    def train(ladder, count, report, *_) -> bool:
+        nonlocal now
+        now, (one, other, *_) = 60.0, ladder.unfinished
+        for tick in range(1, 100):
+            now += 0.125
+            for run, step in ((one, 500 + tick), (other, tick - 10)):
+                if step > 0:
+                    made = StepReport(step, 1000, 1.0, None, 1.0, 1e-3, 100.0, None)
+                    report(run.rung, run.seed, made)
+        return True
+
+    monkeypatch.setattr(jobs, "train", train)
+    lines = lambda total, unit, _: nullcontext(Lines(total, unit, lambda: now))  # noqa: E731
+    monkeypatch.setattr(ablate, "progress", lines)
+    assert ablate._train(ladder, 2)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("501/4,000 steps (13%), gpt2-0 50%, ")
+    assert second.startswith("651/4,000 steps (16%), 0:03:31 left, gpt2-0 58%, rope-0 7%, ")
 
 
 @pytest.mark.parametrize(
