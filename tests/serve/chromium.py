@@ -94,6 +94,10 @@ class Browser:
     def tab(self, url: str, width: int = 1100, height: int = 800) -> Tab:
         """A page of this URL, in a context without storage of others."""
         context = self.call("Target.createBrowserContext")["browserContextId"]
+        return self.open(url, context, width, height)
+
+    def open(self, url: str, context: str, width: int = 1100, height: int = 800) -> Tab:
+        """A page of this URL in a context that exists."""
         target = self.call("Target.createTarget", url="about:blank", browserContextId=context)
         attached = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         tab = Tab(self, attached["sessionId"], context)
@@ -109,6 +113,10 @@ class Tab:
 
     def __init__(self, browser: Browser, session: str, context: str) -> None:
         self._browser, self._session, self._context = browser, session, context
+
+    def another(self, url: str) -> Tab:
+        """A tab beside this one, which shares its storage and is closed with it."""
+        return self._browser.open(url, self._context)
 
     def close(self) -> None:
         self._browser.call("Target.disposeBrowserContext", browserContextId=self._context)

@@ -136,6 +136,45 @@ class TestChat:
         tab.js("($('#filter').value = '', $('#filter').dispatchEvent(new Event('input')))")
         tab.wait("$('#conversations').innerText.trim() === 'Pears'")
 
+    def test_one_that_is_left_while_it_is_answered_goes_on(self, visit):
+        tab, served = visit(ENDLESS, ANSWER)
+        served.engine.endless = True
+        ask(tab, "Go", "$('article.assistant > .body')?.innerText.includes('onnnn')")
+        tab.wait("$$('#conversations li').length === 1")
+        tab.press("O", "Control", "Shift")
+        tab.shows(IDLE, True)
+        tab.js("$('#conversations button').click()")
+        tab.wait("$('article.assistant')?.getAttribute('aria-busy') === 'true'")
+        length = tab.js(f"{ANSWERS}[0].length")
+        tab.wait(f"{ANSWERS}[0].length > {length}")
+        tab.press("Escape")
+        tab.wait("$('.assistant .problem').innerText === 'Stopped.'")
+        served.engine.endless = False
+        ask(tab, "And then?", f"{IDLE} && $$('article').length === 4")
+        said = tab.js(f"{ANSWERS}[0]")
+        assert f"<|message|>{said.removeprefix('Thought')}<|end|>" in served.prompt()
+
+    def test_two_tabs_of_one_lose_nothing(self, visit):
+        tab, served = visit(final("one"), final("two"), final("three"))
+        ask(tab, "First")
+        tab.shows(STATES, ["done"])
+        other = tab.another(tab.js("location.href"))
+        other.shows(ANSWERS, ["one"])
+        other.wait("$('#model').options.length")
+        ask(other, "Second", f"{IDLE} && $$('article').length === 4")
+        other.shows(STATES, ["done"] * 2)
+        # Without a focus, at which this one would show what the other has added.
+        tab.js("($('#message').value = 'Third', $('#composer').requestSubmit())")
+        tab.wait(f"{IDLE} && $('article:last-child').textContent.includes('three')")
+        tab.shows(STATES, ["done"] * 3)  # of both tabs
+        assert "Second" not in served.prompt()  # which this one did not show
+        tab.shows("$('article:nth-child(3) .versions').textContent", "2/2")
+        tab.call("Page.bringToFront")
+        other.call("Page.bringToFront")
+        other.shows(ANSWERS, ["one", "three"])
+        other.js("$('article:nth-child(3) [aria-label=\"Previous version\"]').click()")
+        other.shows(ANSWERS, ["one", "two"])
+
     def test_one_that_is_deleted_while_it_is_answered_stays_deleted(self, visit):
         tab, served = visit(ENDLESS)
         served.engine.endless = True

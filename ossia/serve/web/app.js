@@ -49,8 +49,23 @@ class Page {
   // The conversation that this tab showed, or the latest, or a new one.
   async last() {
     const id = location.hash.slice(1);
-    const found = id && (await store.load(id).catch((error) => this.unkept(error)));
+    const found = id && (await this.find(id).catch((error) => this.unkept(error)));
     return found || conversations.newConversation(this.usualSettings());
+  }
+
+  // The conversation of this id; while it is being answered, the one that the answer grows in.
+  async find(id) {
+    return this.generations.get(id)?.conversation ?? (await store.load(id));
+  }
+
+  // Show what another tab has added to the conversation, unless that would disturb what is under way.
+  async catchUp() {
+    this.listConversations();
+    const shown = this.conversation;
+    const found = await store.load(shown.id).catch(() => undefined);
+    const busy = this.generation || document.querySelector(".editor");
+    if (this.conversation !== shown || busy || !(found?.updated > shown.updated)) return;
+    this.open(found);
   }
 
   usualSettings() {
@@ -237,7 +252,7 @@ class Page {
     const shown = found.filter(({ title }) => title.toLowerCase().includes(wanted));
     $("conversations").replaceChildren(...shown.map(({ id, title }) => {
       const open = async () => {
-        this.open((await store.load(id)) ?? this.conversation);
+        this.open((await this.find(id)) ?? this.conversation);
         if (!this.sidebar.beside) this.sidebar.close();
       };
       const current = id === this.conversation.id ? "true" : null;
@@ -304,13 +319,14 @@ class Page {
     $("filter").addEventListener("input", () => this.listConversations());
     $("close-settings").addEventListener("click", () => this.settings.close());
     window.addEventListener("hashchange", async () => this.open(await this.last()));
+    window.addEventListener("focus", () => this.catchUp());
     this.menu();
     this.themes();
     explain($("shortcuts"));
     listen({
       stop: () => this.generation?.stop(),
       fresh: () => this.fresh(),
-      find: () => this.find(),
+      find: () => this.search(),
       sidebar: () => this.sidebar.toggle(),
       settings: () => this.settings.toggle(),
       help: () => answerOf($("help")),
@@ -325,7 +341,7 @@ class Page {
     this.send();
   }
 
-  find() {
+  search() {
     if (!$("sidebar").open) this.sidebar.open();
     $("filter").focus();
   }

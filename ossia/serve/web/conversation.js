@@ -59,6 +59,30 @@ export function drop(conversation, node) {
   delete conversation.nodes[node.id];
 }
 
+// Take over what another tab has added to the stored copy of a conversation. Messages are only ever
+// added, so nothing is lost, whichever tab saves last.
+export function merge(conversation, stored) {
+  const { nodes } = conversation;
+  for (const theirs of Object.values(stored.nodes)) {
+    const ours = nodes[theirs.id];
+    if (!ours && neverBegan(theirs)) continue;
+    nodes[theirs.id] ??= theirs;
+    if (ours?.state !== "running" || theirs.state === "running") continue;
+    Object.assign(ours, theirs, { chosen: ours.chosen }); // it ended in the tab that asked for it
+  }
+  const all = Object.values(nodes).sort((one, other) => (one.created ?? 0) - (other.created ?? 0));
+  for (const node of all) {
+    node.children = all.filter(({ parent }) => parent === node.id).map(({ id }) => id);
+    const chosen = stored.nodes[node.id]?.chosen;
+    if (node.children.includes(chosen)) node.chosen ??= chosen;
+  }
+}
+
+// What `drop` forgets.
+function neverBegan(node) {
+  return Boolean(node.error) && !node.parts.length;
+}
+
 // What a message says, without reasoning and calls.
 export function textOf(node) {
   if (node.role === "user") return node.content;

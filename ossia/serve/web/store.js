@@ -1,5 +1,7 @@
 // Conversations in IndexedDB, settings of the page in localStorage: nothing leaves the browser.
 
+import { merge } from "./conversation.js";
+
 const NAME = "ossia";
 let opening = null;
 
@@ -37,11 +39,17 @@ export async function load(id) {
   return done(transaction, () => request.result);
 }
 
+// Save a conversation, and merge into it what another tab has saved of it.
 export async function save(conversation) {
-  const { id, title, updated } = conversation;
   const transaction = (await database()).transaction(["conversations", "titles"], "readwrite");
-  transaction.objectStore("conversations").put(conversation);
-  transaction.objectStore("titles").put({ id, title, updated });
+  const kept = transaction.objectStore("conversations");
+  const request = kept.get(conversation.id);
+  request.onsuccess = () => {
+    if (request.result) merge(conversation, request.result);
+    const { id, title, updated } = conversation;
+    kept.put(conversation);
+    transaction.objectStore("titles").put({ id, title, updated });
+  };
   return done(transaction);
 }
 
