@@ -367,11 +367,16 @@ class TestTrouble:
 
     def test_a_server_that_is_gone_is_told(self, visit):
         tab, _ = visit(ANSWER)
-        offline = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
-        tab.call("Network.emulateNetworkConditions", offline=True, **offline)
+
+        def network(offline: bool) -> None:
+            speeds = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+            tab.call("Network.emulateNetworkConditions", offline=offline, **speeds)
+            tab.shows("fetch('health').then(() => false, () => true)", offline)
+
+        network(offline=True)
         ask(tab, "Hello")
         tab.wait("$('.assistant .problem').innerText.includes('cannot be reached')")
-        tab.call("Network.emulateNetworkConditions", offline=False, **offline)
+        network(offline=False)
         tab.js("$('.assistant .problem button').click()")
         tab.wait(f"{IDLE} && $('.assistant .prose p')?.textContent === 'Forty-two, é!'")
         tab.shows("$('.versions')", None)  # what never began is no version
