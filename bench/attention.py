@@ -93,6 +93,8 @@ def main() -> None:
     parser.add_argument("--kv", choices=["int8"], help="how keys and values are stored")
     parser.add_argument("--torch", action="store_true", help="also torch's, over the whole length")
     options = parser.parse_args()
+    if min(*options.lengths, *options.queries) < 1:
+        parser.error("--lengths and --queries must be at least 1")
     shape, dtype = SHAPES[options.shape], getattr(torch, options.dtype)
     machine = cpu.machine()
     machine.pin()  # two threads on one processor would measure the scheduler

@@ -23,6 +23,7 @@ from torch import nn
 
 from ossia import checkpoint
 from ossia.engine import Engine, Request, SamplingParams
+from ossia.errors import OssiaError
 from ossia.model import Decoder
 from ossia.offload import store_of
 from ossia.offload.reader import Job, Reader, Span
@@ -35,6 +36,10 @@ EXPERT = 13 << 20  # bytes, about those of gpt-oss
 def disk_bandwidth(folder: Path, threads: int, jobs: int = 24) -> float:
     """Bytes per second of random reads of an expert's size, without the page cache."""
     files = [path for path in folder.glob("*.safetensors") if path.stat().st_size > 4 * EXPERT]
+    if not files:
+        raise OssiaError(
+            f"{folder} holds no .safetensors file of {4 * EXPERT >> 20} MiB to read from"
+        )
     draw = random.Random(threads)
     reader = Reader(threads)
     reader.open(files)
@@ -69,8 +74,18 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=32, help="tokens read before")
     parser.add_argument("--skew", type=float, default=0.0)
     options = parser.parse_args()
+    if options.tokens < 4:
+        parser.error("--tokens must be at least 4")
+    if options.prompt < 1:
+        parser.error("--prompt must be at least 1")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        print(json.dumps(measured(options)))
+    except OssiaError as error:
+        parser.error(str(error))
 
+
+def measured(options: argparse.Namespace) -> dict[str, object]:
     disk = {threads: disk_bandwidth(options.folder, threads) for threads in (1, 2, 4, 8)}
     start = time.perf_counter()
     decoder = checkpoint.load(options.folder, LoadOptions(expert_memory=options.expert_memory))
@@ -118,7 +133,7 @@ def main() -> None:
             "prefetched_per_token": round(reads.prefetched / tokens, 2),
             "seconds_waited_per_token": round(reads.seconds_waited / tokens, 4),
         }
-    print(json.dumps(result))
+    return result
 
 
 if __name__ == "__main__":

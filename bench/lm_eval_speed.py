@@ -9,6 +9,7 @@ It needs lm-eval (`make evaluations` sets up an environment with it).
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import random
 import string
@@ -46,6 +47,10 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3, help="times to measure; the least counts")
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
+    if asked.turns < 1:
+        parser.error("--turns must be at least 1")
+    if importlib.util.find_spec("lm_eval") is None:
+        parser.error("lm-eval is not installed: make evaluations sets up an environment with it")
     torch.set_num_threads(asked.threads)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

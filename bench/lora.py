@@ -33,7 +33,7 @@ from ossia.train.settings import FineTuneSettings, Precision
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--device", type=device, default=torch.device("cpu"))
     parser.add_argument("--model", choices=("gpt-oss-20b", "gpt-oss-120b"), default="gpt-oss-20b")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--layers", type=int, default=4)
@@ -44,6 +44,9 @@ def main() -> None:
     parser.add_argument("--recompute", action="store_true")
     parser.add_argument("--save", action="store_true", help="merge and save, too")
     given = parser.parse_args()
+    for name in ("rank", "layers", "tokens", "steps"):
+        if getattr(given, name) < 1:
+            parser.error(f"--{name} must be at least 1")
     torch.manual_seed(0)
     decoder = built(given)
     if given.recompute:
@@ -77,6 +80,14 @@ def main() -> None:
             checkpoint.save(decoder, folder, experts=ExpertFormat.MXFP4, dtype=torch.bfloat16)
             result["save"] = time.perf_counter() - start
     print(json.dumps(result))
+
+
+def device(name: str) -> torch.device:
+    """Raises ValueError, as argparse expects, for one that cannot be used."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(name) from error
 
 
 def now(device: torch.device) -> float:

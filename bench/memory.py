@@ -27,7 +27,12 @@ def main() -> int:
         return 2
     peaks = dict.fromkeys(_KINDS.values(), 0)
     start = time.perf_counter()
-    with subprocess.Popen(sys.argv[1:], stdout=sys.stderr) as process:
+    try:
+        process = subprocess.Popen(sys.argv[1:], stdout=sys.stderr)
+    except OSError as error:
+        print(f"error: cannot run {sys.argv[1]}: {error.strerror}", file=sys.stderr)
+        return 2
+    with process:
         while process.poll() is None:
             for kind, size in _resident(process.pid).items():
                 peaks[kind] = max(peaks[kind], size)

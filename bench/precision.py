@@ -82,6 +82,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--chats", type=int, default=228, help="texts, of the 777 held out")
     options = parser.parse_args()
+    if options.chats < 1:
+        parser.error("--chats must be at least 1")
     folder = packaged_model()
     decoders = {
         name: (ossia.load_model(str(folder), **asked), kv) for name, (asked, kv) in FORMATS.items()

@@ -23,6 +23,7 @@ from ossia import ops
 from ossia.engine import SamplingParams
 from ossia.engine.sampler import Sampler
 from ossia.engine.sampler_state import SamplerState
+from ossia.errors import OssiaError
 from ossia.measure.machine import describe
 
 TOP_P = 0.95
@@ -69,9 +70,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="default: one per processor")
     parser.add_argument("--turns", type=int, default=25)
     options = parser.parse_args()
+    for name in ("rows", "vocab", "turns"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1")
     if options.threads:
         torch.set_num_threads(options.threads)
-    backend = ops.select(options.backend, "cpu")
+    try:
+        backend = ops.select(options.backend, "cpu")
+    except OssiaError as error:
+        parser.error(str(error))
     machine = describe()
     for kind in ("flat", "steep"):
         logits = logits_of(kind, options.rows, options.vocab)

@@ -20,6 +20,7 @@ import torch
 
 from ossia import checkpoint, text
 from ossia.engine import Engine, Request, SamplingParams, TokenOutput
+from ossia.errors import OssiaError
 from ossia.measure.machine import describe
 from ossia.model import Decoder
 from ossia.options import EngineOptions, LoadOptions
@@ -76,10 +77,16 @@ def main() -> None:
     parser.add_argument("--speculate-tokens", type=int, default=EngineOptions.speculate_tokens)
     parser.add_argument("--turns", type=int, default=7)
     options = parser.parse_args()
-    folder = checkpoint.find(options.model)
-    tokenizer = text.load_tokenizer(checkpoint.text_folder(folder))
-    model = checkpoint.load(folder, LoadOptions())
-    draft = options.draft and checkpoint.load(checkpoint.find(options.draft), LoadOptions())
+    for name in ("batch", "tokens", "turns"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1")
+    try:
+        folder = checkpoint.find(options.model)
+        tokenizer = text.load_tokenizer(checkpoint.text_folder(folder))
+        model = checkpoint.load(folder, LoadOptions())
+        draft = options.draft and checkpoint.load(checkpoint.find(options.draft), LoadOptions())
+    except OssiaError as error:
+        parser.error(str(error))
     machine = describe()
     for case, (repeats, temperature) in CASES.items():
         prompt = tokenizer.encode(SNIPPET * repeats)

@@ -12,6 +12,7 @@ Prints one JSON line.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import statistics
 import subprocess
@@ -139,6 +140,10 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.turns < 1:
+        parser.error("--turns must be at least 1")
+    if importlib.util.find_spec("transformers") is None:
+        parser.error("transformers is not installed, beside which ossia is measured")
     if options.side:
         work(options.side, options.case, options.dtype, options.optimizer)
         return
@@ -162,7 +167,10 @@ def main() -> None:
             assert process.stdin is not None
             assert process.stdout is not None
             process.stdin.write("step\n")
-            seconds[side].append(float(process.stdout.readline()))
+            line = process.stdout.readline()
+            if not line:
+                sys.exit(f"error: {side} ended with exit code {process.wait()}")
+            seconds[side].append(float(line))
     for process in processes.values():
         process.terminate()
 
