@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ossia.ops import AttentionSpec
+from ossia.ops.attention import SCORES
 
-_SCORES = 1 << 24  # probabilities of one block of queries; see predict.py on smaller blocks
 NEAR = 128  # positions that count as near in a model without sliding windows
 
 
@@ -56,7 +56,7 @@ def blocks(q: Tensor, k: Tensor, spec: AttentionSpec, end: int) -> Iterator[Bloc
     oldest = end - keys
     grouped = (q * head_dim**-0.5).view(queries, kv_heads, -1, head_dim)
     columns = k.permute(1, 2, 0)[:, None]  # (kv_heads, 1, head_dim, keys)
-    step = max(1, _SCORES // (heads * keys))
+    step = max(1, SCORES // (heads * keys))  # as attention itself, whose copies take more
     places = torch.arange(oldest, end, device=q.device)
     for first in range(0, queries, step):
         part = grouped[first : first + step].permute(1, 2, 0, 3)
