@@ -283,6 +283,3 @@ void attend_words(const Cache<Element>& cache, const float* q, const float* sink
             attend_row(cache, q + row * dim, sinks ? sinks + row % group : nullptr, kv_head, oldest_of(row / group),
                        position + row / group + 1, out + row * dim);
 }
-
-template <class Element>
-constexpr Attend<Element> kAttendWords{attend_token<Element>, attend_block<Element>, attend_words<Element>};

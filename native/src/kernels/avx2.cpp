@@ -94,19 +94,11 @@ struct Dots {
 #include "kernels/int8_words.inl"
 #include "kernels/mxfp4.inl"
 #include "kernels/packed.inl"
+#include "kernels/packed_words.inl"
 #include "kernels/rope.inl"
 #include "kernels/rowwise.inl"
 #include "kernels/gradients.inl"
 #include "kernels/sampling.inl"
-
-constexpr int kBlock = 32;
-
-long quantized_size(long cols) { return cols; }
-
-// Each block's even columns, then its odd ones: the order of the low and high nibbles.
-void quantize(const float* x, long cols, std::int16_t* words, float* scale, float* rest) {
-    quantize_to(x, cols, words, scale, rest, [](long c) { return c / kBlock * kBlock + c % 2 * 16 + c % kBlock / 2; });
-}
 
 template <int kRows, int kTokens>
 inline void packed_block(const Packed& w, const std::int16_t* const* words, const float* scales, float* const* y,
@@ -160,38 +152,12 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
         [&](long row, long t, long n) { packed_tokens<1>(w, words + t, scales + t, n, y + t, row, row - begin); });
 }
 
+#include "kernels/table.inl"
+
 }  // namespace
 
 const Kernels& kernels_avx2() {
-    static const Kernels kernels{"avx2",
-                                 dense_floats<bf16>,
-                                 dense_floats<float>,
-                                 dense_int8,
-                                 words_size,
-                                 to_words<bf16>,
-                                 to_words<float>,
-                                 to_codes<bf16>,
-                                 to_codes<float>,
-                                 pack_blocks<bf16>,
-                                 pack_blocks<float>,
-                                 unpack_blocks<bf16>,
-                                 unpack_blocks<float>,
-                                 sum_words,
-                                 quantized_size,
-                                 quantize,
-                                 packed,
-                                 turn<bf16>,
-                                 turn<float>,
-                                 attend_scratch,
-                                 nullptr,
-                                 kAttend<bf16>,
-                                 kAttend<float>,
-                                 kAttend<std::int8_t>,
-                                 kRowwise<bf16>,
-                                 kRowwise<float>,
-                                 turns,
-                                 kWeighing,
-                                 kTraining};
+    static constexpr Kernels kernels = table("avx2");
     return kernels;
 }
 

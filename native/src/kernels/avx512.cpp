@@ -293,38 +293,18 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
         });
 }
 
+#include "kernels/table.inl"
+
 }  // namespace
 
 const Kernels& kernels_avx512() {
-    static const Kernels kernels{"avx512",
-                                 dense_floats<bf16>,
-                                 dense_floats<float>,
-                                 dense_int8,
-                                 words_size,
-                                 to_words<bf16>,
-                                 to_words<float>,
-                                 to_codes<bf16>,
-                                 to_codes<float>,
-                                 pack_blocks<bf16>,
-                                 pack_blocks<float>,
-                                 unpack_blocks<bf16>,
-                                 unpack_blocks<float>,
-                                 sum_words,
-                                 quantized_size,
-                                 quantize,
-                                 packed,
-                                 turn<bf16>,
-                                 turn<float>,
-                                 attend_scratch,
-                                 words_scratch,
-                                 kAttendWords<bf16>,
-                                 kAttend<float>,
-                                 kAttendWords<std::int8_t>,
-                                 kRowwise<bf16>,
-                                 kRowwise<float>,
-                                 turns,
-                                 kWeighing,
-                                 kTraining};
+    static const Kernels kernels = [] {
+        Kernels form = table("avx512");
+        form.words_scratch = words_scratch;
+        form.attend_bf16.words = attend_words<bf16>;
+        form.attend_int8.words = attend_words<std::int8_t>;
+        return form;
+    }();
     return kernels;
 }
 

@@ -107,12 +107,11 @@ struct Dots {
 #include "kernels/int8_words.inl"
 #include "kernels/mxfp4.inl"
 #include "kernels/packed.inl"
+#include "kernels/packed_words.inl"
 #include "kernels/rope.inl"
 #include "kernels/rowwise.inl"
 #include "kernels/gradients.inl"
 #include "kernels/sampling.inl"
-
-constexpr int kBlock = 32;
 
 // The products of sixteen codes' values and sixteen words, summed in four lanes.
 inline int32x4_t add_products(int32x4_t sum, int8x16_t weights, const std::int16_t* words) {
@@ -174,38 +173,12 @@ void packed(const Packed& w, const std::int16_t* const* words, const float* scal
         [&](long row, long t, long n) { packed_tokens<1>(w, words + t, scales + t, n, y + t, row, row - begin); });
 }
 
+#include "kernels/table.inl"
+
 }  // namespace
 
 const Kernels& kernels_neon() {
-    static const Kernels kernels = [] {
-        Kernels form = kernels_portable();  // the words have the same order
-        form.name = "neon";
-        form.dense_bf16 = dense_floats<bf16>;
-        form.dense_f32 = dense_floats<float>;
-        form.dense_int8 = dense_int8;
-        form.words_size = words_size;
-        form.words_bf16 = to_words<bf16>;
-        form.words_f32 = to_words<float>;
-        form.codes_bf16 = to_codes<bf16>;
-        form.codes_f32 = to_codes<float>;
-        form.pack_bf16 = pack_blocks<bf16>;
-        form.pack_f32 = pack_blocks<float>;
-        form.unpack_bf16 = unpack_blocks<bf16>;
-        form.unpack_f32 = unpack_blocks<float>;
-        form.packed = packed;
-        form.turn_bf16 = turn<bf16>;
-        form.turn_f32 = turn<float>;
-        form.attend_scratch = attend_scratch;
-        form.attend_bf16 = kAttend<bf16>;
-        form.attend_f32 = kAttend<float>;
-        form.attend_int8 = kAttend<std::int8_t>;
-        form.rowwise_bf16 = kRowwise<bf16>;
-        form.rowwise_f32 = kRowwise<float>;
-        form.weighing = kWeighing;
-        form.training = kTraining;
-        form.turns = turns;
-        return form;
-    }();
+    static constexpr Kernels kernels = table("neon");
     return kernels;
 }
 
