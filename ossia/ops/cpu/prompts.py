@@ -143,8 +143,8 @@ def _prompts(where: Where | PagedKV) -> bool | _Mixed:
         return True
     if all(count <= _FEW for count in counts):
         return False
-    many = torch.tensor(counts) > _FEW
-    is_prompt = many.repeat_interleave(torch.tensor(counts))
+    each = torch.tensor(counts)
+    is_prompt = (each > _FEW).repeat_interleave(each)
     return _Mixed(is_prompt.nonzero().flatten(), (~is_prompt).nonzero().flatten())
 
 
