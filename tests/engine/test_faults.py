@@ -150,8 +150,8 @@ def test_a_device_that_stops_ends_the_engine_with_one_line(monkeypatch, caplog) 
     driver = Driver(on_card(decoder))
     outputs: SimpleQueue[Output] = SimpleQueue()
     Lost(monkeypatch, decoder)
-    for prompt in ([1, 2], [3], [4, 5]):
-        driver.submit(request(prompt), outputs.put)
+    # Together: after the first step the driver takes no more.
+    driver.submit_some([(request(prompt), outputs.put) for prompt in ([1, 2], [3], [4, 5])])
     for _ in range(3):
         output = outputs.get(timeout=60)
         assert isinstance(output, Failure)

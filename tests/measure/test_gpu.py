@@ -152,19 +152,25 @@ def scripted(programs: dict[str, str]) -> suite.Command:
 
 def test_processes_that_hang_crash_or_babble_cost_their_own_rows(monkeypatch) -> None:
     monkeypatch.setattr(suite, "_LEAST_SECONDS", 0.1)
-    monkeypatch.setattr(suite, "parts", lambda s: [replace(p, seconds=3) for p in parts(s)])
+    hangs = "served gpt-oss-20b"
+
+    def seconds(part: Part) -> float:
+        return 3 if str(part) == hangs else 600
+
+    found_parts = [replace(part, seconds=seconds(part)) for part in parts(REHEARSAL)]
+    monkeypatch.setattr(suite, "parts", lambda _: found_parts)
     case = Case("gpt2", Measure.TRAINING, 2, 16)
     told = Told(case, Side.OSSIA, 100.0).to_json()
     row = Told(Case("qwen3-8b", Measure.PREFILL, 1, 8), Side.OSSIA, 7.0).to_json()
     programs = {
         "limits": f"print({json.dumps(LIMITS)!r})",
-        "files gpt-oss-20b": "import time; time.sleep(60)",
+        "files gpt-oss-20b": "import time; time.sleep(600)",
         "trained gpt2": f"print('a library says'); print('[1]'); print({json.dumps(told)!r})",
-        "served gpt-oss-20b": "import time; time.sleep(60)",
+        hangs: "import time; time.sleep(600)",
         "trained gpt2 transformers": "import sys; sys.exit('CUDA error: no kernel image')",
         "served qwen3-8b": f"import os; print({json.dumps(row)!r}, flush=True); os.abort()",
     }
-    found = suite.run(REHEARSAL, 60.0, scripted(programs))
+    found = suite.run(REHEARSAL, 3600.0, scripted(programs))
     rows = {row.case: row for row in report.rows(found, REHEARSAL)}
     assert rows[case].ours == Told(case, Side.OSSIA, 100.0)
     peer = rows[case].peer
@@ -201,7 +207,7 @@ def test_without_limits_the_rows_have_figures_all_the_same(monkeypatch) -> None:
         "limits": "import sys; sys.exit('driver too old')",
         "trained gpt2": f"print({json.dumps(told.to_json())!r})",
     }
-    found = suite.run(REHEARSAL, 60.0, scripted(programs))
+    found = suite.run(REHEARSAL, 3600.0, scripted(programs))
     assert found.limits["failed"] == {"card": "its process ended with exit code 1: driver too old"}
     [row] = [row for row in report.rows(found, REHEARSAL) if row.case == case]
     assert (row.ours, row.limit, row.share) == (told, None, None)
@@ -224,7 +230,7 @@ def test_a_limit_that_fails_is_unknown_and_says_why(monkeypatch) -> None:
 def test_a_process_of_its_own_measures_the_limits(tmp_path: Path) -> None:
     command = suite.command("rehearsal", "cpu", tmp_path / "none")
     with suite._running(command(Part(Kind.LIMITS), 60.0)) as running:
-        ended = running.finish(time.monotonic() + 300)
+        ended = running.finish(time.monotonic() + 600)
     assert running.records, ended
     [found] = running.records
     assert found["card"] == "this CPU"

@@ -161,8 +161,12 @@ def test_a_text_beyond_the_learned_positions_is_refused():
 
 
 def test_gradients_of_attention_are_right_those_of_the_sinks_too():
-    q, k, v = (torch.randn(1, 6, h, 4, dtype=torch.float64, requires_grad=True) for h in (4, 2, 2))
-    sinks = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    shapes = (1, 6, 4, 4), (1, 6, 2, 4), (1, 6, 2, 4), (4,)
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, sinks = (
+        torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+        for shape in shapes
+    )
 
     def attend(q, k, v, sinks):
         return REFERENCE.attention(q, k, v, AttentionSpec(3, sinks))

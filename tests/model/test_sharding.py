@@ -1,10 +1,6 @@
 """Two processes, each with its share of a model, compute what one does."""
 
-import os
 import pickle
-import socket
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,33 +10,12 @@ from ossia.ops import REFERENCE
 from ossia.ops.mxfp4 import quantize
 from ossia.ops.ranks import across, cut
 from tests.models import build, gpt2_like, gpt_oss_like, qwen3_like
-
-
-def run(size: int, *words: str) -> None:
-    """Python `size` times, as torchrun would start processes that belong together."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    together = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *words],
-            env=os.environ | together | {"RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
-    try:
-        errors = [process.communicate(timeout=300)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * size, "\n".join(errors)
+from tests.torchrun import run_together
 
 
 def test_two_processes_give_the_logits_of_one(tmp_path):
-    run(2, "-m", "tests.model.ranks", str(tmp_path / "logits"))
+    done = run_together(["-m", "tests.model.ranks", str(tmp_path / "logits")])
+    assert [process.returncode for process in done] == [0, 0], done[0].stderr + done[1].stderr
     found = torch.load(tmp_path / "logits")
     assert {case.partition(",")[0] for case in found} == {
         "gpt2", "qwen3", "qwen3-one-key-head", "qwen3-moe", "gpt-oss", "gpt-oss-packed"

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from ossia.options import flag
 from ossia.train.runs.finetune import FineTuning
 from ossia.train.runs.pretrain import Run
 from ossia.train.settings import FineTuneSettings, Settings
+from tests.torchrun import run_together
 
 STEPS = 4  # and as many again where the other side goes on
 
@@ -61,52 +61,12 @@ def settings_of(tiny: Settings, name: str) -> Settings:
     return replace(tiny, **SCENARIOS[name])
 
 
-def start_two(
-    store: TCPStore, words: list[str], folder: Path | None = None
-) -> list[subprocess.Popen[str]]:
-    """Python twice in `folder`, as torchrun starts two processes that belong together and that meet
-    at its store.
-    """
-    processes = []
-    for rank in range(2):
-        environment = os.environ | {
-            "RANK": str(rank),
-            "WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(store.port),
-            "TORCHELASTIC_USE_AGENT_STORE": "True",
-            "OMP_NUM_THREADS": "1",
-        }
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, *words],
-                cwd=folder,
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    return processes
-
-
-def meeting_place() -> TCPStore:
-    """A store that listens already, so that nobody else can take its port."""
-    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-
-
 def run_by_two(folders: dict[str, Settings]) -> dict[str, list[list[float]]]:
     """What each step of each scenario reported."""
     scenarios = json.dumps({out: asdict(settings) for out, settings in folders.items()})
-    store = meeting_place()
-    processes = start_two(store, ["-c", PROGRAM, scenarios, str(STEPS)])
-    try:
-        outputs = [process.communicate(timeout=600) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], outputs[0][1] + outputs[1][1]
-    return json.loads(outputs[0][0])
+    done = run_together(["-c", PROGRAM, scenarios, str(STEPS)])
+    assert [process.returncode for process in done] == [0, 0], done[0].stderr + done[1].stderr
+    return json.loads(done[0].stdout)
 
 
 def run_by_one(out: Path, settings: Settings, steps: int) -> list[list[float]]:
@@ -174,10 +134,9 @@ def test_torchrun_trains_and_exports_one_checkpoint(tiny: Settings, tmp_path: Pa
 
 def test_what_is_wrong_with_the_data_is_said_once(tmp_path: Path) -> None:
     words = ["-m", "ossia", "train", "--data", "absent.txt", "--out", "new"]
-    store = meeting_place()
-    processes = start_two(store, words, tmp_path)
-    said = [process.communicate(timeout=600)[1] for process in processes]
-    assert [process.returncode for process in processes] == [2, 2]
+    done = run_together(words, folder=tmp_path)
+    said = [process.stderr for process in done]
+    assert [process.returncode for process in done] == [2, 2]
     assert said[0].startswith("error: --data absent.txt: no such file or folder")
     assert [lines.count("\n") for lines in said] == [1, 0]
     assert not list(tmp_path.iterdir())

@@ -250,6 +250,6 @@ with torch.inference_mode():
             print("refused")
 """
     run = subprocess.run(
-        [sys.executable, "-O", "-c", code], capture_output=True, text=True, timeout=60
+        [sys.executable, "-O", "-c", code], capture_output=True, text=True, check=False
     )
     assert run.stdout.split() == ["refused"] * 4, run.stderr
