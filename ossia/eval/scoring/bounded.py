@@ -6,6 +6,7 @@ interrupt it; nor would it let other threads run meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -25,25 +26,37 @@ def run(check: str, pattern: Any, text: str, seconds: float = SECONDS) -> str | 
     "json-schema" (`pattern` is a schema, and the text JSON).
     """
     root = Path(__file__).parents[3]  # where this ossia is
-    try:
-        ended = subprocess.run(
-            [sys.executable, "-P", "-c", _BOOT, str(root)],
-            input=json.dumps([check, pattern, text]).encode(),
-            capture_output=True,
-            timeout=seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return f"the {check} took longer than {seconds:g} s"
-    if ended.returncode != 0:
-        last = ended.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", _BOOT, str(root)],
+        bufsize=0,  # `communicate` would not see what a buffer holds
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # of one that says why it could not start
+            process.stdin.write(json.dumps([check, pattern, text]).encode() + b"\n")
+        process.stdout.readline()  # it has started, which may take long on a busy machine
+        try:
+            found, errors = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return f"the {check} took longer than {seconds:g} s"
+    if process.returncode != 0:
+        last = errors.decode(errors="replace").strip().rpartition("\n")[2]
         return f"the {check} could not be checked: {last}"
-    return json.loads(ended.stdout)
+    return json.loads(found)
 
 
 def main() -> None:
-    """In the process: the check that stdin asks for."""
-    check, pattern, text = json.loads(sys.stdin.buffer.read())
+    """In the process: the check that a line of stdin asks for. An empty line says that it begins
+    now.
+    """
+    check, pattern, text = json.loads(sys.stdin.buffer.readline())
+    if check != "regex":
+        import jsonschema.validators  # noqa: F401 - which takes most of the time to start
+    print(flush=True)
     problem = _search(pattern, text) if check == "regex" else _validate(pattern, text)
     sys.stdout.write(json.dumps(problem))
 
