@@ -106,6 +106,11 @@ class LLM:
         self.close()
 
     @property
+    def eos_ids(self) -> frozenset[int]:
+        """The ids that end a text, by the checkpoint's configs; empty if they name none."""
+        return self._eos_ids
+
+    @property
     def about(self) -> About | None:
         """What the model runs on, if it was loaded from a checkpoint."""
         return self._parts.about

@@ -14,12 +14,14 @@ from ossia.options import SamplingOptions
 from ossia.system.files import json_bytes, write_output
 from ossia.text import Effort, Event, UnusableFormat
 from ossia.text.chat import read_effort
+from ossia.text.harmony.grammar import ControlToken
 from ossia.tools import Tool, call
 
 _MOST_CALLS = 8  # in one turn: a model may repeat a call forever
 _FOR_MODEL = ("/think", "/no_think")  # Qwen3's switches, which its model card has users type
 _KINDS = {
     "harmony": "harmony chat",
+    "base": "a base model, which knows harmony's tokens but has learned no chats",
     "template": "chat by the model's own template",
     "plain": "no chat format, the model continues the text",
 }
@@ -54,9 +56,18 @@ class Conversation:
 
     @property
     def title(self) -> str:
-        kind = _KINDS[self._llm.chat_format.name]
+        kind = _KINDS["base" if self._is_base() else self._llm.chat_format.name]
         tools = f", tools: {', '.join(tool.name for tool in self.tools)}" if self.tools else ""
         return f"{kind}, context {self._llm.config.context_length:,} tokens{tools}"
+
+    def _is_base(self) -> bool:
+        """Whether the model's texts end, but no replies, as those of `ossia train` do, whose
+        vocabulary has harmony's tokens for fine-tuning.
+        """
+        ends = self._llm.eos_ids
+        if self._llm.chat_format.name != "harmony" or not ends:
+            return False
+        return self._llm.tokenizer.control[ControlToken.RETURN] not in ends
 
     @staticmethod
     def is_command(line: str) -> bool:

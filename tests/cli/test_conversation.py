@@ -2,9 +2,10 @@
 
 import pytest
 
+from ossia.checkpoint import packaged_model
 from ossia.cli.conversation import Conversation
 from ossia.errors import OssiaError
-from ossia.text import Channel, TextDelta
+from ossia.text import Channel, TextDelta, read_generation_config
 from ossia.tools import BUILT_IN
 from tests.cli.chats import CALCULATE, converse, final
 from tests.scripted import CONTROL, scripted_llm, write_byte_tokenizer
@@ -99,12 +100,30 @@ def test_preambles_are_part_of_what_is_said(conversation):
     assert talk.messages[-1]["content"] == "Let me look.\n\nDone."
 
 
+END_OF_TEXT, RETURN = (256 + CONTROL.index(name) for name in ("<|endoftext|>", "<|return|>"))
+
+
 @pytest.mark.parametrize(
-    ("control", "begins"), [(CONTROL, "harmony chat"), (["<|endoftext|>"], "no chat format")]
+    ("control", "settings", "begins"),
+    [
+        (CONTROL, {}, "harmony chat"),
+        (CONTROL, {"eos_token_id": [RETURN, END_OF_TEXT]}, "harmony chat"),
+        (CONTROL, {"eos_token_id": END_OF_TEXT}, "a base model, which knows harmony's tokens but"),
+        (["<|endoftext|>"], {}, "no chat format"),
+        (["<|endoftext|>"], {"eos_token_id": 7}, "no chat format"),
+    ],
 )
-def test_the_title_says_how_the_model_is_talked_to(tmp_path, control, begins):
-    llm, _ = scripted_llm(write_byte_tokenizer(tmp_path, control), [])
+def test_the_title_says_how_the_model_is_talked_to(tmp_path, control, settings, begins):
+    llm, _ = scripted_llm(write_byte_tokenizer(tmp_path, control), [], **settings)
     assert Conversation(llm).title.startswith(begins)
+
+
+@pytest.mark.parametrize("place", ["gpt_oss_folder", "packaged"])
+def test_published_chat_models_have_learned_chats(request, place):
+    """By the files that are published."""
+    folder = packaged_model() if place == "packaged" else request.getfixturevalue(place)
+    llm, _ = scripted_llm(folder, [], **read_generation_config(folder))
+    assert Conversation(llm).title.startswith("harmony chat")
 
 
 def test_tools_need_a_chat_format(tmp_path):

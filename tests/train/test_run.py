@@ -303,7 +303,11 @@ def test_the_export_is_the_trained_model_and_the_record_says_what_it_is(
     assert record["parameters"]["total"] == sum(p.numel() for p in run.decoder.parameters())
     assert record["tokens"] == 30 * 4 * 32
     assert not (out / "training").exists()
-    assert text.load_tokenizer(out).vocab_size == saved.config.vocab_size
+    tokenizer = text.load_tokenizer(out)
+    assert tokenizer.vocab_size == saved.config.vocab_size
+    # It has learned no chats, which would end otherwise.
+    ends = text.end_of_text_ids(text.read_generation_config(out))
+    assert ends == {tokenizer.control["<|endoftext|>"]} == set(saved.config.eos_ids)
     assert text.read_generation_config(out).keys() <= {
         f"{x}_token_id" for x in ("bos", "eos", "pad")
     }

@@ -26,7 +26,6 @@ from ossia.config import (
 )
 from ossia.errors import OssiaError
 from ossia.system.files import read_json
-from ossia.text.harmony.grammar import ControlToken
 from ossia.text.tokenizer import END_OF_TEXT
 from ossia.train.corpus.vocabulary import START_OF_TEXT, control_id
 
@@ -141,12 +140,14 @@ def architecture(name: str, tokenizer: Tokenizer, ignore_unknown_keys: bool = Fa
 
 
 def with_vocabulary(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
-    """The same architecture over the ids of `tokenizer`, which `vocabulary.learn` made."""
+    """The same architecture over the ids of `tokenizer`, which `vocabulary.learn` made. It ends
+    texts; the end of a chat's turns is added by fine-tuning.
+    """
     end = control_id(tokenizer, END_OF_TEXT)
     return replace(
         config,
         vocab_size=tokenizer.get_vocab_size(),
         bos_id=control_id(tokenizer, START_OF_TEXT),
-        eos_ids=(end, control_id(tokenizer, ControlToken.RETURN)),
+        eos_ids=(end,),
         pad_id=end,
     )
