@@ -110,7 +110,7 @@ def server() -> Iterator[str]:
     from tests.serve.conftest import run
 
     with ossia.LLM(kv_memory="256MiB") as llm:
-        port, stop = run(application(Service(llm, "ossia-stdlib"), keys=(), store=ResponseStore()))
+        port, stop = run(application(Service(llm, "ossia-stdlib"), store=ResponseStore()))
         yield f"127.0.0.1:{port}"
         stop()
 

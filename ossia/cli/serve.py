@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from ossia.cli.options import ModelOption, open_llm
 from ossia.errors import OssiaError
 from ossia.options import EngineOptions, LoadOptions
 from ossia.serve.options import Routing, ServeOptions
+
+if TYPE_CHECKING:
+    from ossia.serve.entrance import Rules
 
 
 @derived
@@ -83,9 +86,8 @@ def _serve_one(
     """Serve the model in this process."""
     from ossia.serve import opening
     from ossia.serve.app import application
-    from ossia.serve.origins import Pages
     from ossia.serve.responses.store import ResponseStore
-    from ossia.serve.server import is_loopback, listen, log_to_stderr
+    from ossia.serve.server import listen, log_to_stderr
     from ossia.serve.server import serve as run
 
     with (
@@ -96,10 +98,8 @@ def _serve_one(
         service = opening.service(llm, path, options, tools(llm), options.max_per_key)
         app = application(
             service,
-            keys=keys,
-            max_body=options.max_body_bytes,
+            _rules(options, keys, server),
             store=ResponseStore(options.responses, **opening.bounds(options)),
-            pages=Pages(options.allow_origin, is_loopback(server)),
         )
         log_to_stderr(options.json)
         _announce(opening.about(service), server, bool(keys), options.json)
@@ -114,12 +114,11 @@ def _serve_replicas(
     engine: EngineOptions,
 ) -> None:
     """Serve replicas of the model on a Ray cluster."""
-    from ossia.serve.gate import AccessLog, Gate
-    from ossia.serve.origins import Origins, Pages
+    from ossia.serve.entrance import entrance
     from ossia.serve.replicas import machines
     from ossia.serve.replicas.balance import Balance
     from ossia.serve.replicas.front import WAIT_SECONDS, Front
-    from ossia.serve.server import is_loopback, listen, log_to_stderr
+    from ossia.serve.server import listen, log_to_stderr
     from ossia.serve.server import serve as run
 
     replicas = options.replicas or 1
@@ -144,12 +143,20 @@ def _serve_replicas(
                 wait_seconds=options.timeout or WAIT_SECONDS,
                 balance=Balance(aware=options.routing == Routing.prefix),
             )
-            gate = Gate(front, keys, options.max_body_bytes, options.timeout)
-            pages = Pages(options.allow_origin, is_loopback(server))
-            entrance = Origins(gate, pages, keyless=not keys)
+            app = entrance(front, _rules(options, keys, server), front.figures)
             log_to_stderr(options.json)
             _announce(cluster.about | {"replicas": replicas}, server, bool(keys), options.json)
-            run(AccessLog(entrance, front.figures), server, options.drain_seconds, front.tasks)
+            run(app, server, options.drain_seconds, front.tasks)
+
+
+def _rules(options: ServeOptions, keys: list[str], server: socket.socket) -> Rules:
+    """What requests to a server must keep to."""
+    from ossia.serve.entrance import Rules
+    from ossia.serve.origins import Pages
+    from ossia.serve.server import is_loopback
+
+    pages = Pages(options.allow_origin, is_loopback(server))
+    return Rules(keys, options.max_body_bytes, options.timeout, pages)
 
 
 def _check(keys: list[str], options: ServeOptions) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Security
@@ -13,9 +12,9 @@ from starlette.responses import Response
 import ossia
 from ossia.serve import chat, completions, errors, page, status, tokens
 from ossia.serve.chat_wire import ChatCompletionChunk
-from ossia.serve.gate import AccessLog, Asgi, Gate
+from ossia.serve.entrance import Rules, entrance
+from ossia.serve.gate import Asgi
 from ossia.serve.messages import routes as messages
-from ossia.serve.origins import Origins, Pages
 from ossia.serve.responses import routes as responses
 from ossia.serve.responses.store import ResponseStore, Store
 from ossia.serve.service import Disconnected, Service
@@ -28,24 +27,21 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 def application(
     service: Service,
+    rules: Rules = Rules(),
     *,
-    keys: Sequence[str] = (),
-    max_body: int = 2**24,
     store: Store | None = None,
     documented_keys: bool = False,
-    pages: Pages | None = None,
 ) -> Asgi:
-    """The ASGI application over a service. keys: one of them must come with each request; without
-    any, none is asked for. max_body: the most bytes of a request's body. store: where responses are
-    kept; in memory if None. documented_keys: something before this application asks for keys.
-    pages: the web pages that may ask; all if None.
+    """The ASGI application over a service. store: where responses are kept; in memory if None.
+    documented_keys: something before this application asks for keys.
     """
+    keys = rules.keys or documented_keys
     app = FastAPI(
         title="ossia",
         version=ossia.__version__,
         docs_url=None,  # its page would load scripts from another host
         redoc_url=None,
-        dependencies=[Security(HTTPBearer(auto_error=False))] if keys or documented_keys else [],
+        dependencies=[Security(HTTPBearer(auto_error=False))] if keys else [],
     )
 
     @app.exception_handler(Disconnected)
@@ -60,10 +56,7 @@ def application(
     app.include_router(routers[-1])
     app.openapi = lambda: _document(app, service.name)
     errors.install(app, [route for router in routers for route in router.routes])
-    entrance: Asgi = Gate(app, keys, max_body, service.timeout)
-    if pages is not None:
-        entrance = Origins(entrance, pages, keyless=not keys)
-    return AccessLog(entrance, service.metrics)
+    return entrance(app, rules, service.metrics)
 
 
 def _document(app: FastAPI, model: str) -> dict[str, Any]:

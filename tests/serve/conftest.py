@@ -127,6 +127,7 @@ def serve(bytes_folder) -> Iterator[Serve]:
     writes any token.
     """
     from ossia.serve.app import application
+    from ossia.serve.entrance import Rules
     from ossia.serve.origins import Pages
     from ossia.serve.responses.store import ResponseStore
     from ossia.serve.service import Service
@@ -134,24 +135,26 @@ def serve(bytes_folder) -> Iterator[Serve]:
     stops: list[Callable[[], None]] = []
 
     def start(
-        *scripts: str, keys: tuple[str, ...] = (), max_queue: int = 1024, **options: Any
+        *scripts: str,
+        max_queue: int = 1024,
+        store: Any = None,
+        babbling: bool = False,
+        **options: Any,
     ) -> Served:
         tokenizer = text.load_tokenizer(bytes_folder)
         encoded = [tokenizer.encode_control(script) for script in scripts]
         engine: Any = ScriptedEngine(encoded, small_config())
-        if options.pop("babbling", False):
+        if babbling:
             engine = build_engine(Babbler(tokenizer))
         chat_format = text.load_format(bytes_folder, tokenizer)
         llm = LLM.from_parts(Driver(engine, max_queue), tokenizer, chat_format)
-        limits = {
-            name: options.pop(name)
-            for name in ("max_prompt", "timeout", "max_per_key", "hosted")
-            if name in options
+        asked = {
+            name: options.pop(name) for name in ("keys", "max_body", "pages") if name in options
         }
-        service = Service(llm, "tiny", **limits)
-        store = options.pop("store", None) or ResponseStore()
-        options = {"pages": Pages(), **options}
-        app = application(service, keys=keys, store=store, **options)
+        rules = Rules(**{"seconds": options.get("timeout"), "pages": Pages(), **asked})
+        service = Service(llm, "tiny", **options)
+        store = store or ResponseStore()
+        app = application(service, rules, store=store)
         port, close = run(app)
 
         def stop() -> None:
@@ -161,7 +164,7 @@ def serve(bytes_folder) -> Iterator[Serve]:
             close()
 
         stops.append(stop)
-        return Served(llm, engine, port, keys[0] if keys else "none", store, service, app)
+        return Served(llm, engine, port, [*rules.keys, "none"][0], store, service, app)
 
     yield start
     for stop in stops:

@@ -24,7 +24,8 @@ from tests.serve.conftest import ANSWER, openai, run
 pytest.importorskip("fastapi")
 
 from ossia.serve.app import application
-from ossia.serve.gate import AccessLog, Gate, Message
+from ossia.serve.entrance import Rules, entrance
+from ossia.serve.gate import Message
 from ossia.serve.replicas import front as front_module
 from ossia.serve.replicas.answer import Answer
 from ossia.serve.replicas.balance import Balance
@@ -118,11 +119,11 @@ class Fleet:
         self.replicas = replicas
         self.front = Front(replicas, LocalRecords(records), **options)
         self._loop: asyncio.AbstractEventLoop | None = None
-        gate = AccessLog(Gate(self.front, keys, 2**20), self.front.figures)
+        behind = entrance(self.front, Rules(keys, max_body=2**20), self.front.figures)
 
         async def app(scope: Message, receive: Any, send: Any) -> None:
             self._loop = asyncio.get_running_loop()
-            await gate(scope, receive, send)
+            await behind(scope, receive, send)
 
         self._port, self.stop = run(app, "on")
         self.key = keys[0] if keys else "none"

@@ -21,6 +21,7 @@ from ossia.errors import OssiaError
 from ossia.options import EngineOptions, LoadOptions
 from ossia.serve import opening
 from ossia.serve.app import application
+from ossia.serve.entrance import Rules
 from ossia.serve.gate import Message
 from ossia.serve.options import ServeOptions
 from ossia.serve.replicas.machines import Share, settings
@@ -76,7 +77,7 @@ class Model:
 
         app = application(
             service,
-            max_body=recipe.options.max_body_bytes,
+            Rules(max_body=recipe.options.max_body_bytes),
             store=RemoteStore(call, run),
             documented_keys=recipe.keys,
         )
