@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from ossia.api import Ask, AsyncStream, Finished, ReplyBuilder, Watch
+from ossia.serve.bodies import BodyRoute
 from ossia.serve.chat_hosted import HostedCalls, part, with_calls
 from ossia.serve.chat_wire import (
     ChatCompletion,
@@ -43,7 +44,7 @@ PARAMETERS = tuple(ChatRequest.model_fields)
 
 def routes(service: Service) -> APIRouter:
     """The endpoint over a service."""
-    router = APIRouter()
+    router = APIRouter(route_class=BodyRoute)
 
     @router.post(
         "/v1/chat/completions",
@@ -55,8 +56,7 @@ def routes(service: Service) -> APIRouter:
     )
     async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
         service.check_model(body.model)
-        dialogue = _dialogue(service, body)
-        ask = await service.prepare(lambda: dialogue.make(dialogue.messages, 0), PARAMETERS)
+        dialogue, ask = await service.open(lambda: _dialogue(service, body), PARAMETERS)
         watch = await service.watch(ask) if body.xray else None
         running = service.converse(dialogue, ask, body.n, PARAMETERS)
         answer = _Answer(service, body, running, watch)

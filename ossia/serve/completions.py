@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from starlette.responses import Response
 
 from ossia.api import Ask, AsyncStream, Finished
+from ossia.serve.bodies import BodyRoute
 from ossia.serve.logprobs import ShownTokens, finite
 from ossia.serve.rounds import ReplyEvent
 from ossia.serve.service import Running, Service, unless_disconnected
@@ -98,7 +99,7 @@ PARAMETERS = tuple(CompletionRequest.model_fields)
 
 def routes(service: Service) -> APIRouter:
     """The endpoint over a service."""
-    router = APIRouter()
+    router = APIRouter(route_class=BodyRoute)
 
     @router.post(
         "/v1/completions",

@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 from ossia.engine import ConstraintError
 from ossia.engine.driver import QueueFull
 from ossia.errors import Busy, DeviceLost, OssiaError
+from ossia.serve.bodies import Invalid
 
 MESSAGES = "/v1/messages"  # the paths of Anthropic's API
 _ANTHROPIC = {
@@ -131,6 +132,10 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
         return _validation(error.errors()).response(request.url.path)
+
+    @app.exception_handler(Invalid)
+    async def _invalid_too(request: Request, error: Invalid) -> Response:
+        return _validation(error.errors).response(request.url.path)
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:

@@ -81,6 +81,19 @@ class Service:
         self.check_length(len(ask.request.prompt))
         return ask
 
+    async def open(
+        self, make: Callable[[], Dialogue], parameters: Sequence[str]
+    ) -> tuple[Dialogue, Ask]:
+        """The dialogue that `make` makes, and what it asks first; as `prepare`."""
+        made: list[Dialogue] = []
+
+        def first() -> Ask:
+            made.append(dialogue := make())
+            return dialogue.make(dialogue.messages, 0)
+
+        ask = await self.prepare(first, parameters)
+        return made[0], ask
+
     async def watch(self, ask: Ask) -> Watch:
         """What sees the reply to an ask from within; to be closed. Raises ApiError if nothing can,
         and while there are too many.

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter
 from pydantic import Field, model_validator
 
+from ossia.api import Ask
+from ossia.serve.bodies import BodyRoute
 from ossia.serve.chat_hosted import with_calls
 from ossia.serve.chat_wire import Message, Tool
 from ossia.serve.errors import ApiError
 from ossia.serve.service import Service
 from ossia.serve.wire import Given, Wire
+from ossia.text import Tokenizer
 
 
 class TokenizeRequest(Given):
@@ -51,7 +55,7 @@ class Text(Wire):
 
 def routes(service: Service) -> APIRouter:
     """The endpoints over a service."""
-    router = APIRouter()
+    router = APIRouter(route_class=BodyRoute)
     llm = service.llm
 
     @router.post("/v1/tokenize")
@@ -61,15 +65,7 @@ def routes(service: Service) -> APIRouter:
         if body.prompt is not None:
             ids = await asyncio.to_thread(llm.tokenizer.encode, body.prompt)
         else:
-            sent = [message.model_dump(exclude_unset=True) for message in body.messages or ()]
-            messages = [part for message in sent for part in with_calls(message)]
-            tools = [tool.model_dump(exclude_unset=True) for tool in body.tools or ()]
-            offer = service.offer(tools)
-            tools = [*tools, *offer.functions]
-            ask = await service.prepare(
-                lambda: llm.prepare(messages, tools or None, built_in=offer.built_in),
-                ("messages", "tools"),
-            )
+            ask = await service.prepare(lambda: _rendered(service, body), ("messages", "tools"))
             ids = [*ask.request.prompt]
         return Tokens(tokens=ids, count=len(ids), max_model_len=service.max_length)
 
@@ -77,14 +73,28 @@ def routes(service: Service) -> APIRouter:
     async def detokenize(body: DetokenizeRequest) -> Text:
         if body.model is not None:
             service.check_model(body.model)
-        size = llm.tokenizer.vocab_size
-        for n, token in enumerate(body.tokens):
-            if not 0 <= token < size:
-                raise ApiError(
-                    400,
-                    f"tokens[{n}] is {token}, which is outside the vocabulary of {size}",
-                    param=f"tokens[{n}]",
-                )
-        return Text(prompt=await asyncio.to_thread(llm.tokenizer.decode, body.tokens))
+        return Text(prompt=await asyncio.to_thread(_decoded, llm.tokenizer, body.tokens))
 
     return router
+
+
+def _rendered(service: Service, body: TokenizeRequest) -> Ask:
+    sent = [message.model_dump(exclude_unset=True) for message in body.messages or ()]
+    messages = [part for message in sent for part in with_calls(message)]
+    tools = [tool.model_dump(exclude_unset=True) for tool in body.tools or ()]
+    offer = service.offer(tools)
+    tools = [*tools, *offer.functions]
+    return service.llm.prepare(messages, tools or None, built_in=offer.built_in)
+
+
+def _decoded(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
+    """The text of ids. Raises ApiError for one outside the vocabulary."""
+    size = tokenizer.vocab_size
+    for n, token in enumerate(tokens):
+        if not 0 <= token < size:
+            raise ApiError(
+                400,
+                f"tokens[{n}] is {token}, which is outside the vocabulary of {size}",
+                param=f"tokens[{n}]",
+            )
+    return tokenizer.decode(tokens)

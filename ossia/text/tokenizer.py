@@ -12,6 +12,9 @@ import tokenizers
 from ossia.text import vocabulary
 
 END_OF_TEXT = vocabulary.END_OF_TEXT
+# Characters that are encoded in milliseconds. More go to the library's function for batches, which
+# alone lets other threads run meanwhile.
+_AT_ONCE = 2**14
 # Around reasoning, calls and results: from the user they are text, though no file calls them so.
 _TAGS = frozenset(
     f"<{end}{tag}>" for tag in ("think", "tool_call", "tool_response") for end in ("", "/")
@@ -73,7 +76,11 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of ordinary text. '<|end|>' in it does not become a control token."""
-        return self._inner.encode(well_formed(text), add_special_tokens=False).ids
+        text = well_formed(text)
+        if len(text) <= _AT_ONCE:
+            return self._inner.encode(text, add_special_tokens=False).ids
+        (encoding,) = self._inner.encode_batch_fast([text], add_special_tokens=False)
+        return encoding.ids
 
     def encode_control(self, text: str, *, breaker: str = "") -> list[int]:
         """The ids of a trusted template's text, in which control tokens are recognised.

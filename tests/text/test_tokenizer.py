@@ -19,7 +19,9 @@ def case(request, golden):
     return tokenizer, KEYS[request.param], golden("tokenizer_ids")["rows"]
 
 
-def test_ids_are_the_published_ones(case):
+@pytest.mark.parametrize("at_once", [2**14, -1])
+def test_ids_are_the_published_ones(case, at_once, monkeypatch):
+    monkeypatch.setattr("ossia.text.tokenizer._AT_ONCE", at_once)  # a long text goes another way
     tokenizer, key, rows = case
     assert len(rows) == 66
     for row in rows:

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from ossia.serve.bodies import BodyRoute
 from ossia.serve.errors import MESSAGES, ApiError, failure, json_response
 from ossia.serve.messages.answer import PING, Answer, Told
 from ossia.serve.messages.chat import prepared
@@ -23,7 +24,7 @@ PING_SECONDS = 10.0  # of silence, after which a stream says that it goes on
 def routes(service: Service) -> APIRouter:
     """The endpoints over a service."""
     error = {"model": AnthropicError, "description": "What is wrong, in Anthropic's shape."}
-    router = APIRouter(prefix=MESSAGES, responses={"default": error})
+    router = APIRouter(prefix=MESSAGES, route_class=BodyRoute, responses={"default": error})
 
     told = documented("The message; with stream: true, its parts as server-sent events.")
 

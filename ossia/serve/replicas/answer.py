@@ -10,6 +10,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
+from ossia.serve import bodies
 from ossia.serve.errors import MESSAGES, ApiError
 from ossia.serve.gate import Message, Receive, Send
 from ossia.serve.replicas.replica import Asked
@@ -129,7 +130,7 @@ async def read(scope: Message, receive: Receive) -> Asked:
 def parsed(asked: Asked) -> dict[str, Any]:
     """The JSON object that is asked with; empty for anything else, which a replica refuses."""
     try:
-        body = json.loads(asked.body)
+        body = bodies.parsed(asked.body)
     except (ValueError, RecursionError):
         return {}
     return body if asked.method == "POST" and isinstance(body, dict) else {}

@@ -15,6 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from ossia.serve.bodies import AT_ONCE
 from ossia.serve.errors import ApiError, failure, json_response
 from ossia.serve.gate import Message, Receive, Send
 from ossia.serve.limits import Permits
@@ -116,7 +117,10 @@ class Front:
 
     async def _serve(self, asked: Asked, path: str, answer: Answer) -> None:
         """Have a replica answer."""
-        body = parsed(asked) if path in GENERATING else {}
+        body: dict[str, Any] = {}
+        if path in GENERATING:
+            large = len(asked.body) > AT_ONCE
+            body = await asyncio.to_thread(parsed, asked) if large else parsed(asked)
         end = self._permits.take() if body else lambda: None
         try:
             pinned, blocks = await self._belongs(path, body)

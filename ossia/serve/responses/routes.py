@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from ossia.api import Ask
 from ossia.errors import OssiaError
+from ossia.serve.bodies import BodyRoute
 from ossia.serve.errors import ApiError, json_response
 from ossia.serve.responses.answer import Answer, Asked, Event
 from ossia.serve.responses.background import Background
@@ -40,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 def routes(service: Service, store: Store) -> APIRouter:
     """The endpoints over a service, whose responses go to `store`."""
-    router = APIRouter(prefix="/v1/responses")
+    router = APIRouter(prefix="/v1/responses", route_class=BodyRoute)
     endpoints = _Endpoints(service, store)
     for path, method, endpoint in (
         ("", "POST", endpoints.create_response),
@@ -77,8 +78,7 @@ class _Endpoints:
         service.check_model(body.model)
         _check_tools(service, body)
         asked = await self._read(body)
-        dialogue = _dialogue(service, asked)
-        ask = await service.prepare(lambda: dialogue.make(dialogue.messages, 0), PARAMETERS)
+        dialogue, ask = await service.open(lambda: _dialogue(service, asked), PARAMETERS)
         answer = Answer(service, asked)
         running = service.converse(dialogue, ask, 1, PARAMETERS)
         if body.background:
@@ -167,8 +167,9 @@ class _Endpoints:
                 message = "previous_response_id: this response is not complete yet"
                 raise ApiError(400, message, param="previous_response_id")
             items = [*earlier.input, *earlier.response["output"]]
-        for n, item in enumerate(_input(body, id)):
-            items.append(await self._own(item, f"input[{n}]"))
+        for n, item in enumerate(await asyncio.to_thread(self._input, body, id)):
+            refers = item["type"] == "item_reference"
+            items.append(await self._referred(item["id"], f"input[{n}]") if refers else item)
         try:
             offered = Offered(body.tools)
         except OssiaError as error:
@@ -176,24 +177,40 @@ class _Endpoints:
         hosted = self._service.offer(offered.functions, body.max_tool_calls)
         return Asked(body, id, items, offered, hosted, self._seal)
 
-    async def _own(self, item: dict[str, Any], where: str) -> dict[str, Any]:
-        """An item of the input, with what only this server can read or has."""
-        if item["type"] == "item_reference":
-            kept = await self._background.find(response_of(item["id"]))
-            known = [*kept.response["output"], *kept.input] if kept else ()
-            found = next((one for one in known if one["id"] == item["id"]), None)
-            if found is None:
-                raise ApiError(404, f"{where}: there is no item '{item['id']}'", param=where)
-            return found
-        if (sealed := item.pop("encrypted_content", None)) is not None:
-            try:
-                text = self._seal.open(sealed)
-            except OssiaError as error:
-                where = f"{where}.encrypted_content"
-                code = "invalid_encrypted_content"
-                raise ApiError(400, f"{where}: {error}", param=where, code=code) from error
-            return item | {"content": [{"type": "reasoning_text", "text": text}]}
-        return item
+    async def _referred(self, id: str, where: str) -> dict[str, Any]:
+        """An item that the server has. Raises ApiError if it has not."""
+        kept = await self._background.find(response_of(id))
+        known = [*kept.response["output"], *kept.input] if kept else ()
+        found = next((one for one in known if one["id"] == id), None)
+        if found is None:
+            raise ApiError(404, f"{where}: there is no item '{id}'", param=where)
+        return found
+
+    def _input(self, body: ResponseRequest, response: str) -> Items:
+        """The items of the input, each with an id, and readable. For any thread."""
+        if isinstance(body.input, str):
+            part = {"type": "input_text", "text": body.input}
+            items: Items = [{"role": "user", "content": [part]}]
+        else:
+            items = [item.model_dump(exclude_unset=True) for item in body.input]
+        return [
+            {"type": "message", "id": item_id("item", response, f"in{n:04x}")}
+            | self._opened(item, f"input[{n}]")
+            for n, item in enumerate(items)
+        ]
+
+    def _opened(self, item: dict[str, Any], where: str) -> dict[str, Any]:
+        """An item, with the text of reasoning that only this server can read."""
+        sealed = item.pop("encrypted_content", None)
+        if sealed is None or item.get("type") == "item_reference":
+            return item
+        try:
+            text = self._seal.open(sealed)
+        except OssiaError as error:
+            where = f"{where}.encrypted_content"
+            code = "invalid_encrypted_content"
+            raise ApiError(400, f"{where}: {error}", param=where, code=code) from error
+        return item | {"content": [{"type": "reasoning_text", "text": text}]}
 
     async def _keep(self, answer: Answer, _last: Event) -> None:
         if answer.asked.body.store:
@@ -247,19 +264,6 @@ def _sealed(item: dict[str, Any], seal: Seal) -> dict[str, Any]:
         return item
     text = "".join(part["text"] for part in item.get("content") or item["summary"])
     return item | {"encrypted_content": seal.close(text)}
-
-
-def _input(body: ResponseRequest, response: str) -> Items:
-    """The items of the input, each with an id."""
-    if isinstance(body.input, str):
-        part = {"type": "input_text", "text": body.input}
-        items: Items = [{"role": "user", "content": [part]}]
-    else:
-        items = [item.model_dump(exclude_unset=True) for item in body.input]
-    return [
-        {"type": "message", "id": item_id("item", response, f"in{n:04x}")} | item
-        for n, item in enumerate(items)
-    ]
 
 
 def _dialogue(service: Service, asked: Asked) -> Dialogue:
