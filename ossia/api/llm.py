@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from operator import index
 from pathlib import Path
@@ -271,7 +272,8 @@ class LLM:
             instructions=options.pop("instructions", None),
             built_in=options.pop("built_in", ()),
         )
-        prompt = self.chat_format.render(chat)
+        with self._room():
+            prompt = self.chat_format.render(chat)
         self._check_ids(prompt)
         params, stop = self._sampling(options, self._eos_ids | self.chat_format.stop_ids)
         grammar = self.chat_format.grammar(chat, prompt)
@@ -309,7 +311,8 @@ class LLM:
         if isinstance(prompt, int):
             raise OssiaError("token ids are given as a list of lists, one list for each prompt")
         if isinstance(prompt, str):
-            ids = self.tokenizer.encode(prompt)
+            with self._room():
+                ids = self.tokenizer.encode(prompt)
             self._check_ids(ids)
         elif isinstance(prompt, bytes) or not isinstance(prompt, Iterable):
             raise OssiaError(f"a prompt is a text or a list of ids, not {prompt!r}")
@@ -317,6 +320,12 @@ class LLM:
             ids = [index(id) if hasattr(id, "__index__") else id for id in prompt]
         parser = partial(text.PlainParser, self.tokenizer, params.stop_ids)
         return Ask(Request(ids, params, constraint), parser, stop)
+
+    def _room(self) -> AbstractContextManager[None]:
+        """For encoding a prompt, which is counted to its end if it is not far too long, so that an
+        error can say how many tokens it has.
+        """
+        return text.at_most(2 * self.config.context_length + 2**16)
 
     def _check_ids(self, ids: Sequence[int]) -> None:
         """Raise OssiaError for an id of the tokenizer outside the model's vocabulary."""

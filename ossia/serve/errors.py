@@ -18,6 +18,7 @@ from ossia.engine import ConstraintError
 from ossia.engine.driver import QueueFull
 from ossia.errors import Busy, DeviceLost, OssiaError
 from ossia.serve.bodies import Invalid
+from ossia.text import TooLong
 
 MESSAGES = "/v1/messages"  # the paths of Anthropic's API
 _ANTHROPIC = {
@@ -97,6 +98,8 @@ def refusal(error: OssiaError, parameters: Sequence[str]) -> ApiError:
         return ApiError(429, f"the server is busy: {error}", code=code)
     if isinstance(error, DeviceLost):
         return device_lost(error)
+    if isinstance(error, TooLong):
+        return ApiError(400, str(error), code="context_length_exceeded")
     found = re.match(r"[a-z_]+(\[\d+\]|\.[a-z_]+)*", str(error))
     named = found is not None and re.split(r"[.\[]", found[0])[0] in parameters
     return ApiError(400, str(error), param=found[0] if found and named else None)

@@ -23,6 +23,7 @@ from ossia.serve.limits import Permits
 from ossia.serve.metrics import Metrics
 from ossia.serve.rounds import Dialogue, Messages, Rounds
 from ossia.serve.running import Running
+from ossia.text import TooLong
 
 T = TypeVar("T")
 
@@ -165,7 +166,10 @@ class Service:
         """The next round of a reply; None if there is no room for it."""
         if dialogue.most_tokens is not None and used >= dialogue.most_tokens:
             return None
-        ask = await asyncio.to_thread(dialogue.make, [*dialogue.messages, *said], used)
+        try:
+            ask = await asyncio.to_thread(dialogue.make, [*dialogue.messages, *said], used)
+        except TooLong:
+            return None
         if len(ask.request.prompt) >= min(self.max_length, self.max_prompt or self.max_length):
             return None
         while True:

@@ -13,10 +13,12 @@ from ossia.api import Ask
 from ossia.serve.bodies import BodyRoute
 from ossia.serve.chat_hosted import with_calls
 from ossia.serve.chat_wire import Message, Tool
-from ossia.serve.errors import ApiError
+from ossia.serve.errors import ApiError, refusal
 from ossia.serve.service import Service
 from ossia.serve.wire import Given, Wire
-from ossia.text import Tokenizer
+from ossia.text import Tokenizer, TooLong, at_most
+
+MOST_TOKENS = 2**20  # of a text, whatever the model's context; as JSON some megabytes
 
 
 class TokenizeRequest(Given):
@@ -63,7 +65,10 @@ def routes(service: Service) -> APIRouter:
         if body.model is not None:
             service.check_model(body.model)
         if body.prompt is not None:
-            ids = await asyncio.to_thread(llm.tokenizer.encode, body.prompt)
+            try:
+                ids = await asyncio.to_thread(_encoded, llm.tokenizer, body.prompt)
+            except TooLong as error:
+                raise refusal(error, ()) from error
         else:
             ask = await service.prepare(lambda: _rendered(service, body), ("messages", "tools"))
             ids = [*ask.request.prompt]
@@ -76,6 +81,11 @@ def routes(service: Service) -> APIRouter:
         return Text(prompt=await asyncio.to_thread(_decoded, llm.tokenizer, body.tokens))
 
     return router
+
+
+def _encoded(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    with at_most(MOST_TOKENS):
+        return tokenizer.encode(prompt)
 
 
 def _rendered(service: Service, body: TokenizeRequest) -> Ask:

@@ -21,6 +21,7 @@ from ossia.text.formats import (
 )
 from ossia.text.harmony.messages import ToolNamespace
 from ossia.text.plain import PlainParser
+from ossia.text.room import TooLong, at_most
 from ossia.text.sandbox import BrokenTemplate
 from ossia.text.stop import StopStrings
 from ossia.text.tokenizer import StreamDecoder, Tokenizer, load_tokenizer, well_formed
@@ -40,12 +41,14 @@ __all__ = [
     "StreamDecoder",
     "TextDelta",
     "Tokenizer",
+    "TooLong",
     "ToolCall",
     "ToolCallDelta",
     "ToolCallStart",
     "ToolDescription",
     "ToolNamespace",
     "UnusableFormat",
+    "at_most",
     "end_of_text_ids",
     "load_format",
     "load_tokenizer",

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import tokenizers
 
-from ossia.text import vocabulary
+from ossia.text import room, vocabulary
 
 END_OF_TEXT = vocabulary.END_OF_TEXT
 # Characters that are encoded in milliseconds. More go to the library's function for batches, which
 # alone lets other threads run meanwhile.
 _AT_ONCE = 2**14
+_PART = 2**16  # characters of a long text that are counted before the next are
 # Around reasoning, calls and results: from the user they are text, though no file calls them so.
 _TAGS = frozenset(
     f"<{end}{tag}>" for tag in ("think", "tool_call", "tool_response") for end in ("", "/")
@@ -75,12 +76,31 @@ class Tokenizer:
         self._control_pattern = re.compile("|".join(map(_pattern, longest_first)) or r"(?!)")
 
     def encode(self, text: str) -> list[int]:
-        """The ids of ordinary text. '<|end|>' in it does not become a control token."""
+        """The ids of ordinary text. '<|end|>' in it does not become a control token. Raises TooLong
+        for more than `room` holds.
+        """
         text = well_formed(text)
+        left = room.current()
+        if left is not None and not left.may_hold(len(text.encode())):
+            self._measure(text, left)
+        ids = self._encoding(text).ids
+        if left is not None:
+            left.take(len(ids))
+        return ids
+
+    def _encoding(self, text: str) -> tokenizers.Encoding:
         if len(text) <= _AT_ONCE:
-            return self._inner.encode(text, add_special_tokens=False).ids
-        (encoding,) = self._inner.encode_batch_fast([text], add_special_tokens=False)
-        return encoding.ids
+            return self._inner.encode(text, add_special_tokens=False)
+        return self._inner.encode_batch_fast([text], add_special_tokens=False)[0]
+
+    def _measure(self, text: str, left: room.Room) -> None:
+        """Raise TooLong if a long text has more tokens than are left. Of its parts no more are
+        encoded than that takes; where it is cut makes a difference of a few tokens.
+        """
+        count = 0
+        for begin in range(0, len(text), _PART):
+            count += len(self._encoding(text[begin : begin + _PART]))
+            left.check(count)
 
     def encode_control(self, text: str, *, breaker: str = "") -> list[int]:
         """The ids of a trusted template's text, in which control tokens are recognised.

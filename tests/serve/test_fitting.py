@@ -98,6 +98,14 @@ def test_a_long_conversation_is_answered(serve):
     assert len({n for n in range(10) if f"user {n}" in served.prompt()}) > len(kept)
 
 
+def test_what_is_far_too_long_goes_too(serve):
+    served = serve(ANSWER)
+    pasted = [{"role": "user", "content": "x" * 200_000}, {"role": "assistant", "content": "Hm."}]
+    create(served, input=[*pasted, {"role": "user", "content": "And now?"}])
+    assert "And now?" in served.prompt()
+    assert "Hm." not in served.prompt()
+
+
 def test_a_long_turn_of_calls_loses_the_oldest(serve):
     served = serve(ANSWER)
     calls = [

@@ -195,6 +195,20 @@ def test_the_tokens_of_all_rounds_are_limited_together(serve):
         assert reply.finish_reason == "length"
 
 
+@pytest.mark.parametrize("text", ["x" * 5000, "é" * 60_000])
+def test_a_result_for_which_there_is_no_room_ends_the_reply(serve, text):
+    class Long(Echo):
+        def begin(self) -> Caller:
+            async def call(_name: str, _arguments: str) -> Result:
+                return Result(text)
+
+            return call
+
+    reply = serve(ADD, hosted=Hosted([Long("little", "add")])).chat().choices[0]
+    assert reply.finish_reason == "length"
+    assert reply.message.server_tool_calls[0]["output"] == text
+
+
 def test_tools_are_not_offered_where_none_may_be_called(serve):
     served = serve(ANSWER, hosted=Hosted([python(), Echo("little", "add")]))
     served.chat(tools=TOOLS, tool_choice="none")

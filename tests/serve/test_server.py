@@ -73,6 +73,29 @@ class TestLimits:
         with pytest.raises(openai.BadRequestError, match="context of 4,096"):
             serve().chat(content="x" * 5000)
 
+    @pytest.mark.parametrize(
+        ("path", "asked"),
+        [
+            (CHAT, {"messages": [{"role": "user", "content": "x" * 10**6}]}),
+            (CHAT, {"messages": [{"role": "user", "content": "x" * 1000}] * 200}),
+            ("/v1/completions", {"prompt": "x" * 10**6}),
+            ("/v1/responses", {"input": "x" * 10**6}),
+            ("/v1/responses", {"input": "x" * 10**6, "truncation": "auto"}),
+            ("/v1/messages", {"messages": [{"role": "user", "content": "x" * 10**6}]}),
+            ("/v1/tokenize", {"prompt": "x" * (2**20 + 1)}),
+        ],
+    )
+    def test_one_that_is_far_too_long_is_not_encoded_to_its_end(self, serve, path, asked):
+        served = serve()
+        body = {"model": "tiny", **asked} | ({"max_tokens": 9} if "messages" in path else {})
+        status, answer = served.post(path, body)
+        assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
+        most = "1,048,576" if path == "/v1/tokenize" else "73,728"  # twice the context, and 2**16
+        assert f"the prompt has more than {most} tokens" in answer["error"]["message"]
+        if "messages" not in path:
+            assert answer["error"]["code"] == "context_length_exceeded"
+        assert not served.engine.requests
+
     def test_a_full_queue_asks_to_come_back(self, serve):
         served = serve(ANSWER, ANSWER, max_queue=1)
         served.engine.may_step.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from fastapi import APIRouter, Query, Request
@@ -33,6 +33,7 @@ from ossia.serve.rounds import Dialogue, Messages
 from ossia.serve.service import Running, Service, unless_disconnected
 from ossia.serve.stream import documented, event_stream, named_event
 from ossia.serve.structure_wire import as_sent, later_choice
+from ossia.text import TooLong
 
 PARAMETERS = (*ResponseRequest.model_fields, "messages")
 
@@ -292,15 +293,27 @@ def _dialogue(service: Service, asked: Asked) -> Dialogue:
                 top_p=body.top_p,
                 logprobs=logprobs,
             )
+        except TooLong:
+            raise
         except OssiaError as error:
             problem = re.sub(r"^response_format(\.json_schema)?", "text.format", str(error))
             raise OssiaError(problem) from error
 
     def make_fit(said: Messages, used: int) -> Ask:
         longest = service.longest_prompt(most)
-        return fitted(
-            said, lambda kept: make(kept, used), lambda ask: len(ask.request.prompt) <= longest
+
+        def tried(kept: Sequence[dict[str, Any]]) -> Ask | TooLong:
+            try:
+                return make(kept, used)
+            except TooLong as error:
+                return error
+
+        found = fitted(
+            said, tried, lambda ask: isinstance(ask, Ask) and len(ask.request.prompt) <= longest
         )
+        if isinstance(found, TooLong):
+            raise found
+        return found
 
     how = make_fit if body.truncation == "auto" else make
     return Dialogue(hosted, messages(asked.items), how, most)
