@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 
 from ossia.text import Tokenizer, load_tokenizer
 from tests.text.harmony_reference import write_o200k
@@ -27,6 +29,18 @@ if not torch.cuda.is_available():
 
 # Tiny models gain nothing from threads, and with several test processes they fight over the cores.
 torch.set_num_threads(1)
+
+# Hypothesis runs the same examples each time, so that anybody can repeat a failure, and looks at no
+# clock. Without the last line it draws constants of the modules that tests before have imported.
+settings.register_profile(
+    "ossia",
+    deadline=None,
+    derandomize=True,
+    max_examples=200,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("ossia")
+providers._get_local_constants = lambda: providers._local_constants
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -142,9 +142,7 @@ def outputs_of(engine: Engine, asked: SequenceOf[Asked], gap: int = 2) -> list[l
 def test_random_requests_give_what_they_give_without():
     seen: Counter[str] = Counter()
 
-    @settings(
-        max_examples=60, derandomize=True, deadline=None, database=None, phases=[Phase.generate]
-    )
+    @settings(max_examples=60, phases=[Phase.generate])
     @given(
         st.lists(ASKED, min_size=1, max_size=7),
         st.sampled_from([None, 45, 60]),

@@ -80,7 +80,7 @@ class Opened:
 SETS = st.sets(st.integers(0, EXPERTS - 1), min_size=1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     slots=st.integers(1, 20),
     threads=st.integers(1, 4),
@@ -158,7 +158,7 @@ def test_a_read_that_fails_is_one_line_and_the_next_may_succeed(layers, tmp_path
         opened.visit(0, [0, 1, 2, 3])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     offset=st.integers(0, 3 * ALIGNMENT),
     size=st.sampled_from([1, 511, ALIGNMENT, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE + 777]),

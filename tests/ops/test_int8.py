@@ -15,7 +15,7 @@ def matrix(rows: int, cols: int, dtype=torch.float32) -> torch.Tensor:
     return (torch.randn(rows, cols, generator=generator) * sizes).to(dtype)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     rows=st.integers(1, 40),
     cols=st.integers(1, 3 * GROUP + 1),

@@ -52,7 +52,7 @@ def naive_attention(q, k, v, window, sinks):
     return out
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     queries=st.integers(1, 9),
     history=st.integers(0, 9),
@@ -95,7 +95,7 @@ class Pages:
         )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     lengths=st.lists(st.integers(1, 21), min_size=1, max_size=3),
     page_size=st.sampled_from([1, 4, 16]),
@@ -129,7 +129,7 @@ def test_paged_attention_is_attention_whatever_the_pages_and_chunks(
         torch.testing.assert_close(torch.cat(parts).double(), expected, rtol=1e-5, atol=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(queries=st.integers(1, 5), history=st.integers(0, 9), with_sinks=st.booleans())
 def test_attention_in_bfloat16_is_rounded_once_at_its_end(queries, history, with_sinks):
     shapes = [(2, queries, 4, 6), (2, queries + history, 2, 6), (2, queries + history, 2, 6)]

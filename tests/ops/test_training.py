@@ -27,7 +27,7 @@ def packed(batch: int, length: int, seed: int) -> Tensor:
     return (torch.rand(batch, length, generator=generator) < 0.2).long().cumsum(1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     batch=st.integers(1, 3),
     length=st.integers(1, 90),

@@ -29,7 +29,7 @@ def plain(hidden: Tensor, weight: Tensor, targets: Tensor, count: int, z_loss: f
     return (cross_entropy + z_loss * squares) / count
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     tokens=st.integers(1, 40),
     vocab=st.integers(1, 30),

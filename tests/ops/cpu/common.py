@@ -43,7 +43,7 @@ native = Flat(cpu.CPU)
 # What rounding the result to the type costs; sums are in float32 in both.
 RESULT_ERROR = {torch.float32: 1e-6, torch.bfloat16: 2**-8}
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
-FEW = settings(max_examples=25, deadline=None)
+FEW = settings(max_examples=25)
 
 
 class Forms:

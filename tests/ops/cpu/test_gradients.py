@@ -20,7 +20,7 @@ from tests.ops.cpu.common import DTYPES, normal, relative_error
 frozen = pytest.importorskip("ossia.ops.cpu.frozen")
 gradients = pytest.importorskip("ossia.ops.cpu.gradients")
 
-FEW = settings(max_examples=12, deadline=None)
+FEW = settings(max_examples=12)
 SIZES = st.sampled_from([1, 3, 31, 64, 200])
 ERROR = {torch.float32: 2e-6, torch.bfloat16: 2**-7}
 
