@@ -17,6 +17,7 @@ from ossia.ops.mxfp4 import MXFP4
 from ossia.ops.training import Training
 from ossia.ops.values import ExpertWeights, Routing
 from ossia.ops.weight import Matrix, Weight
+from tests.ops.inputs import held
 
 EXPERTS, HIDDEN, UNITS, RANK, SCALE = 5, 64, 96, 3, 0.5
 KINDS = ("mxfp4", "bfloat16", "float32")
@@ -25,12 +26,6 @@ KINDS = ("mxfp4", "bfloat16", "float32")
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
-
-
-def held(base: Tensor, kind: str) -> Tensor | MXFP4:
-    if kind == "mxfp4":
-        return mxfp4.quantize(base)
-    return base.to(torch.bfloat16) if kind == "bfloat16" else base
 
 
 def adapted_of(kind: str, *shape: int, dropout: float = 0.0) -> LowRank:

@@ -12,6 +12,7 @@ from ossia.ops.mxfp4 import MXFP4
 from ossia.ops.rounded import Rounded
 from ossia.ops.weight import dense as saved
 from tests.ops.flat import reference
+from tests.ops.inputs import held
 
 ROWS, COLS, RANK, SCALE = 96, 64, 3, 0.5
 
@@ -30,12 +31,6 @@ def parts() -> dict[str, Tensor]:
         "b": draw(4, ROWS, RANK),
         "gradient": draw(2, 5, ROWS),
     }
-
-
-def held(base: Tensor, kind: str) -> Tensor | MXFP4:
-    if kind == "mxfp4":
-        return mxfp4.quantize(base)
-    return base.to(torch.bfloat16) if kind == "bfloat16" else base
 
 
 def dense(base: Tensor | MXFP4) -> Tensor:

@@ -19,6 +19,7 @@ from ossia.ops.training import Training, for_device
 from ossia.ops.values import ExpertWeights, Routing
 from ossia.train.objective import Objective
 from ossia.train.runs.presets import PRESETS
+from tests.ops.inputs import normal
 
 if packing.native() is None:
     pytest.skip("the native module was not built", allow_module_level=True)
@@ -27,10 +28,6 @@ from ossia.ops.cpu import training
 
 NATIVE = for_device(torch.device("cpu"))
 EXPERTS, HIDDEN, UNITS, TOKENS = 5, 48, 32, 40
-
-
-def normal(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture

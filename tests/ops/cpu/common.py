@@ -12,10 +12,10 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from ossia.ops.mxfp4 import MXFP4
 from tests.ops.cpu.driver import emulated_driver
 from tests.ops.cpu.remote import Remote
 from tests.ops.flat import Flat
+from tests.ops.inputs import normal, packed
 
 if shutil.which("c++") is None:
     cpu = pytest.importorskip("ossia.ops.cpu", reason="no compiler, so no native kernels")
@@ -105,19 +105,6 @@ def _machines(isa: str) -> list[_native.Machine]:
         Remote(*command, "3", isa, "begin").machine,
     ]
     return fenced if driver else [*here, *fenced]
-
-
-def normal(*shape: int, seed: int = 0, dtype=torch.float32) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def packed(*shape: int, seed: int = 0) -> MXFP4:
-    *rows, cols = shape
-    generator = torch.Generator().manual_seed(seed)
-    return MXFP4(
-        torch.randint(0, 256, (*rows, cols // 32, 16), generator=generator, dtype=torch.uint8),
-        torch.randint(115, 125, (*rows, cols // 32), generator=generator, dtype=torch.uint8),
-    )
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from ossia.ops import _native
 from ossia.ops.int8 import GROUP, Int8, quantize
+from ossia.ops.weight import Weight
 from tests.ops.cpu.common import DTYPES, FEW, RESULT_ERROR, native, normal, relative_error
 from tests.ops.flat import reference
 
@@ -40,34 +41,20 @@ def test_linear(form, rows, cols, tokens, dtype, bias, residual, gap, transposed
     assert (found.double() - expected).norm() <= RESULT_ERROR[dtype] * expected.norm() + sums
 
 
-@FEW
-@given(
-    rows=st.lists(st.integers(1, 90), min_size=1, max_size=3),
-    cols=st.integers(1, 100),
-    tokens=st.sampled_from([1, 7, 16, 20]),
-    dtype=DTYPES,
-    bias=st.booleans(),
-)
-def test_linears_are_the_bits_of_each_linear(form, rows, cols, tokens, dtype, bias):
-    x = normal(tokens, cols, dtype=dtype)
-    weights = [normal(n, cols, seed=i, dtype=dtype) for i, n in enumerate(rows)]
-    biases = [normal(n, seed=i, dtype=dtype) if bias else None for i, n in enumerate(rows)]
-    found = form(lambda: torch.cat(native.linears(x, weights, biases), dim=-1))
-    each = [form(native.linear, x, w, b) for w, b in zip(weights, biases, strict=True)]
-    assert torch.equal(found, torch.cat(each, dim=-1))
-
-
+@pytest.mark.parametrize("int8", [False, True])
 @FEW
 @given(
     rows=st.lists(st.integers(1, 90), min_size=1, max_size=3),
     cols=st.integers(1, 300),
-    tokens=st.sampled_from([1, 3, 16, 20]),
+    tokens=st.sampled_from([1, 3, 7, 16, 20]),
     dtype=DTYPES,
     bias=st.booleans(),
 )
-def test_linears_in_int8_are_the_bits_of_each_linear(form, rows, cols, tokens, dtype, bias):
+def test_linears_are_the_bits_of_each_linear(form, rows, cols, tokens, dtype, bias, int8):
     x = normal(tokens, cols, dtype=dtype)
-    weights = [quantize(normal(n, cols, seed=i)) for i, n in enumerate(rows)]
+    weights: list[Weight] = [normal(n, cols, seed=i, dtype=dtype) for i, n in enumerate(rows)]
+    if int8:
+        weights = [quantize(normal(n, cols, seed=i)) for i, n in enumerate(rows)]
     biases = [normal(n, seed=i, dtype=dtype) if bias else None for i, n in enumerate(rows)]
     found = form(lambda: torch.cat(native.linears(x, weights, biases), dim=-1))
     each = [form(native.linear, x, w, b) for w, b in zip(weights, biases, strict=True)]

@@ -7,8 +7,21 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ossia.ops.triton import TRITON
+from ossia.ops.triton import TRITON, Triton
 from tests.ops.flat import Flat
+from tests.ops.inputs import normal, packed
+
+__all__ = [
+    "DTYPES",
+    "FEW",
+    "RESULT_ERROR",
+    "Doubled",
+    "normal",
+    "packed",
+    "relative_error",
+    "same_kinds",
+    "triton",
+]
 
 triton = Flat(TRITON)
 
@@ -21,15 +34,11 @@ FEW = settings(
 )
 
 
-def normal(
-    *shape: int,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """The same numbers on every device."""
-    numbers = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    return numbers.to(dtype).to(device)
+class Doubled(Triton):
+    """As on two ranks that have the same share."""
+
+    def reduce(self, x: Tensor) -> Tensor:
+        return 2 * x
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:

@@ -9,10 +9,19 @@ from hypothesis import strategies as st
 
 from ossia.config import ClampedSwiGLU, Router, SwiGLU
 from ossia.ops import REFERENCE, ExpertWeights, Norm, RouterWeights
-from ossia.ops.triton import TRITON, Triton, expert_router
+from ossia.ops.triton import TRITON, expert_router
 from ossia.ops.triton.paired import PairedMXFP4
-from tests.ops.triton.common import DTYPES, FEW, RESULT_ERROR, normal, relative_error, same_kinds
-from tests.ops.triton.test_experts import biases, exact, layer, packed, placed
+from tests.ops.triton.common import (
+    DTYPES,
+    FEW,
+    RESULT_ERROR,
+    Doubled,
+    normal,
+    packed,
+    relative_error,
+    same_kinds,
+)
+from tests.ops.triton.test_experts import biases, exact, layer, placed
 
 
 def inputs(tokens, hidden, count, chosen, dtype, device, bias=True, kind=Router.TOP_K_THEN_SOFTMAX):
@@ -118,10 +127,6 @@ def test_equal_logits_choose_the_first(device):
 
 
 def test_the_residual_is_added_after_the_sum_over_ranks(device):
-    class Doubled(Triton):
-        def reduce(self, x):
-            return 2 * x
-
     x, norm, router = inputs(2, 64, 4, 4, torch.bfloat16, device)
     experts = layer(device)
     alone = TRITON.normed_moe(x, norm, router, experts).double()

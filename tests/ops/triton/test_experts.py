@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from ossia.config import ClampedSwiGLU, SwiGLU
 from ossia.ops import REFERENCE, ExpertWeights, Routing
-from ossia.ops.mxfp4 import MXFP4, NAN_SCALE
-from ossia.ops.triton import TRITON, Triton, expert_matrices
+from ossia.ops.mxfp4 import NAN_SCALE
+from ossia.ops.triton import TRITON, expert_matrices
 from ossia.ops.triton.expert_matrices import blocks_of
 from ossia.ops.triton.launch import CARDS
 from ossia.ops.triton.paired import PairedMXFP4
@@ -19,7 +19,9 @@ from tests.ops.triton.common import (
     DTYPES,
     FEW,
     RESULT_ERROR,
+    Doubled,
     normal,
+    packed,
     relative_error,
     same_kinds,
     triton,
@@ -28,14 +30,6 @@ from tests.ops.triton.common import (
 # Tokens for products of vectors, and for blocks of 16, 32, 64 and 128 rows.
 TOKENS = st.sampled_from([1, 2, 9, 30, 70, 150])
 ACTIVATIONS = st.sampled_from([SwiGLU(), ClampedSwiGLU(), ClampedSwiGLU(2.0, 1.0)])
-
-
-def packed(*shape: int, device: torch.device, seed: int = 0) -> MXFP4:
-    *rows, cols = shape
-    generator = torch.Generator().manual_seed(seed)
-    blocks = torch.randint(0, 256, (*rows, cols // 32, 16), generator=generator, dtype=torch.uint8)
-    scales = torch.randint(115, 125, (*rows, cols // 32), generator=generator, dtype=torch.uint8)
-    return MXFP4(blocks.to(device), scales.to(device))
 
 
 def routing(tokens: int, count: int, chosen: int, device: torch.device) -> Routing:
@@ -225,10 +219,6 @@ def test_no_tokens_and_tensors_of_other_kinds(device):
 
 
 def test_the_residual_is_added_after_the_sum_over_ranks(device):
-    class Doubled(Triton):
-        def reduce(self, x):
-            return 2 * x
-
     experts, where = layer(device), routing(3, 4, 2, device)
     x = normal(3, 64, device=device)
     alone = TRITON.moe(x, where, experts)

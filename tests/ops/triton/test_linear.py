@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from ossia.ops import REFERENCE, Norm
 from ossia.ops.int8 import quantize
 from ossia.ops.triton import TRITON
-from tests.ops.triton.common import DTYPES, FEW, RESULT_ERROR, normal, relative_error, same_kinds
+from tests.ops.triton.common import (
+    DTYPES,
+    FEW,
+    RESULT_ERROR,
+    Doubled,
+    normal,
+    relative_error,
+    same_kinds,
+)
 
 COLS = st.sampled_from([1, 7, 64, 128, 300, 1024])
 TOKENS = st.sampled_from([0, 1, 2, 4, 5, 16, 17])
@@ -92,10 +100,6 @@ def test_numbers_at_the_edge_stay_in_their_row(device, tokens, number):
 
 
 def test_a_sum_over_ranks_comes_before_the_residual(device):
-    class Doubled(type(TRITON)):
-        def reduce(self, x):
-            return 2 * x
-
     x, residual = normal(2, 40, device=device), normal(2, 9, seed=2, device=device)
     weight = matrix(9, 40, torch.float32, device)
     found = Doubled().linear(x, weight, residual=residual)
