@@ -9,8 +9,10 @@ needs rights, so that it works in containers too; where any of it is missing not
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import random
 import selectors
 import signal
 import subprocess
@@ -27,7 +29,11 @@ from typing import IO
 
 from ossia.errors import OssiaError
 
+# systemd keeps these for services that have no user of their own; no person has one. Two processes
+# at once have two, or the threads of one would count against the limit of the other.
+_USERS = itertools.cycle(random.sample(range(61184, 65520), 65520 - 61184))
 _TICK_SECONDS = 0.1  # between looks at the scratch folder
+_START_SECONDS = 300.0  # in which a process locks itself down, on the busiest machine
 _LIBRARIES = (  # what extension modules are linked with, and the time zones
     "/lib",
     "/lib64",
@@ -47,10 +53,11 @@ main(int(sys.argv[2]))
 
 @dataclass(frozen=True)
 class Limits:
-    """What one run may use. seconds: of the clock. cpu_seconds: of the processor, all threads
-    together. memory: bytes of address space. threads: beside the first. files: open at a time.
-    file: bytes of each file. scratch: bytes of all files, and `entries` files and folders; looked
-    at ten times a second. output: characters that are kept, from its begin and its end.
+    """What one run may use. seconds: of the clock, from when the process is locked down.
+    cpu_seconds: of the processor, all threads together. memory: bytes of address space. threads:
+    beside the first. files: open at a time. file: bytes of each file. scratch: bytes of all files,
+    and `entries` files and folders; looked at ten times a second. output: characters that are kept,
+    from its begin and its end.
     """
 
     seconds: float = 60.0
@@ -89,7 +96,7 @@ def run(code: str, limits: Limits = Limits(), stop: threading.Event | None = Non
             finally:
                 os.close(status)
             with process:
-                end, output = _watch(process, scratch, limits, stop)
+                end, output = _watch(process, told, scratch, limits, stop)
             said = os.read(told, 4096).decode(errors="replace")
             if said != "ok" and (said or end is None):
                 raise OssiaError(_refused(said or output.text().strip().rpartition("\n")[2]))
@@ -133,6 +140,7 @@ def _job(code: str, scratch: Path, limits: Limits) -> dict[str, object]:
         "code": code,
         "scratch": str(scratch),
         "parent": os.getpid(),
+        "user": next(_USERS),
         "limits": asdict(limits),
         "packages": packages,
         "readable": [*_LIBRARIES, *own, *packages],
@@ -182,14 +190,21 @@ class _Output:
 
 
 def _watch(
-    process: subprocess.Popen[bytes], scratch: Path, limits: Limits, stop: threading.Event | None
+    process: subprocess.Popen[bytes],
+    told: int,
+    scratch: Path,
+    limits: Limits,
+    stop: threading.Event | None,
 ) -> tuple[str | None, _Output]:
-    """Gather the output until the process ends, or kill it; then why."""
+    """Gather the output until the process ends, or kill it; then why. Its time begins when it says
+    something to `told`: on a busy machine it may start long after.
+    """
     assert process.stdout is not None
-    output, end, prints = _Output(limits.output), None, True
-    deadline = time.monotonic() + limits.seconds
+    output, prints = _Output(limits.output), True
     look = 0.0
     try:
+        end = _await_start(told, stop)
+        deadline = time.monotonic() + limits.seconds
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
             while end is None:
@@ -202,13 +217,26 @@ def _watch(
                 if (now := time.monotonic()) > look:
                     look = now + _TICK_SECONDS
                     end = _full(scratch, limits)
-                if now > deadline:
+                if now > deadline and process.poll() is None:  # one that has ended was in time
                     end = f"it ran longer than {limits.seconds:g} s"
                 elif stop is not None and stop.is_set():
                     end = "it was stopped"
     finally:
         process.kill()  # one process: it can start no other
     return end, output
+
+
+def _await_start(told: int, stop: threading.Event | None) -> str | None:
+    """Return once the process has locked itself down, or has ended; else why it is to be ended."""
+    deadline = time.monotonic() + _START_SECONDS
+    with selectors.DefaultSelector() as selector:
+        selector.register(told, selectors.EVENT_READ)
+        while not selector.select(_TICK_SECONDS):
+            if stop is not None and stop.is_set():
+                return "it was stopped"
+            if time.monotonic() > deadline:
+                return f"it did not start within {_START_SECONDS:g} s"
+    return None
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:

@@ -21,7 +21,7 @@ def main(status: int) -> None:
     try:
         job = json.load(sys.stdin.buffer)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        limits.become_nobody(job["scratch"])
+        limits.become_nobody(job["user"], job["scratch"])
         limits.die_with(job["parent"])
         limits.apply(job["limits"])
         landlock.restrict(job["readable"], job["scratch"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import _thread
 import ctypes
 import os
-import random
 import resource
 import signal
 import struct
@@ -23,14 +22,12 @@ from ossia.tools.python.jail.libc import (
 _CAPSET = {"x86_64": 126, "aarch64": 91}
 _CAPABILITIES = 0x20080522  # the version of the interface
 _DAC_OVERRIDE, _DAC_READ_SEARCH, _KILL = 1 << 1, 1 << 2, 1 << 5
-# systemd keeps these for services that have no user of their own; no person has one.
-_USERS = range(61184, 65520)
 _STACK = 8 << 20
 _MOST_THREADS = 1 << 22  # that Linux can have
 
 
-def become_nobody(scratch: str) -> None:
-    """If this process is root's, make it another user's, so that the number of threads is limited,
+def become_nobody(user: int, scratch: str) -> None:
+    """If this process is root's, make it that user's, so that the number of threads is limited,
     which root's is not; `scratch` goes with it. Of root's rights it keeps that of reading files
     (the interpreter may be in root's home), which Landlock then narrows.
     """
@@ -38,7 +35,6 @@ def become_nobody(scratch: str) -> None:
         return
     permitted = int(_status("CapPrm"), 16)
     keep = next((bit for bit in (_DAC_READ_SEARCH, _DAC_OVERRIDE) if permitted & bit), 0)
-    user = random.choice(_USERS)
     if not permitted & _KILL:
         raise OssiaError("the server runs as root and may not end another user's process")
     try:
