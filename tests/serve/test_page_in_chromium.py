@@ -175,6 +175,24 @@ class TestChat:
         other.js("$('article:nth-child(3) [aria-label=\"Previous version\"]').click()")
         other.shows(ANSWERS, ["one", "two"])
 
+    def test_what_another_tab_made_of_answers_is_merged(self, canned):
+        tab, _ = canned()
+        call = {"type": "call", "result": None}
+        assert tab.js(
+            "import('/page/conversation.js').then(({newConversation, add, path, merge}) => {"
+            " const ours = newConversation(), say = (to, message) =>"
+            "  add(to, path(to).at(-1)?.id ?? 'root', message);"
+            " say(ours, {role: 'user', content: 'Rain?'});"
+            f" say(ours, {{role: 'assistant', state: 'done', parts: [{json.dumps(call)}]}});"
+            " const theirs = structuredClone(ours);"
+            " path(theirs)[1].parts[0].result = 'wet';"
+            " say(theirs, {role: 'assistant', state: 'failed', error: 'busy', parts: []});"
+            " say(theirs, {role: 'user', content: 'Well?'});"
+            " merge(ours, theirs);"
+            " return [path(ours)[1].parts[0].result, path(ours).map((node) => node.content)];"
+            "})"
+        ) == ["wet", ["Rain?", None, None, "Well?"]]
+
     def test_one_that_is_deleted_while_it_is_answered_stays_deleted(self, visit):
         tab, served = visit(ENDLESS)
         served.engine.endless = True
@@ -324,6 +342,18 @@ class TestTrouble:
         tab.shows("$('.assistant .problem span').innerText", "the server is busy; try again in 7 s")
         tab.js("$('.assistant .problem button').click()")
         tab.wait(f"{IDLE} && $('.assistant .prose')?.innerText === 'Now.'")
+
+    def test_what_follows_a_failed_answer_stays_when_it_is_tried_again(self, canned):
+        busy = {"error": {"message": "the server is busy"}}
+        answers = [stream({"content": text}) for text in ("Now.", "Later.")]
+        tab, _ = canned(JSONResponse(busy, 500), *answers)
+        ask(tab, "Hello")
+        tab.wait("$('.assistant .problem button')")
+        ask(tab, "Well?", f"{IDLE} && $('article:nth-child(4)')?.textContent.includes('Now.')")
+        tab.js("$('.assistant .problem button').click()")
+        tab.wait(f"{IDLE} && $('article:nth-child(2)').textContent.includes('Later.')")
+        tab.js("$('article:nth-child(2) [aria-label=\"Previous version\"]').click()")
+        tab.shows("$('article:nth-child(4) .prose').innerText", "Now.")
 
     def test_functions_that_are_no_json_are_told(self, visit):
         tab, served = visit(ANSWER)

@@ -157,7 +157,7 @@ class Page {
 
   again(node) {
     if (this.generation) return;
-    if (node.error && !node.parts.length) conversations.drop(this.conversation, node);
+    if (conversations.neverBegan(node)) conversations.drop(this.conversation, node);
     this.write(node.parent);
   }
 

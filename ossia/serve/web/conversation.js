@@ -51,7 +51,12 @@ export function turn(conversation, node, step) {
   return Boolean(next);
 }
 
-// Forget a message without children, such as an answer that never began.
+// An answer that failed before it began, and that nothing follows. There is nothing in it to keep.
+export function neverBegan(node) {
+  return Boolean(node.error) && !node.parts.length && !node.children.length;
+}
+
+// Forget a message without children.
 export function drop(conversation, node) {
   const parent = conversation.nodes[node.parent];
   parent.children = parent.children.filter((id) => id !== node.id);
@@ -67,8 +72,11 @@ export function merge(conversation, stored) {
     const ours = nodes[theirs.id];
     if (!ours && neverBegan(theirs)) continue;
     nodes[theirs.id] ??= theirs;
-    if (ours?.state !== "running" || theirs.state === "running") continue;
-    Object.assign(ours, theirs, { chosen: ours.chosen }); // it ended in the tab that asked for it
+    if (!ours) continue;
+    const ended = ours.state === "running" && theirs.state !== "running"; // in the tab that asked
+    if (ended) Object.assign(ours, theirs, { chosen: ours.chosen });
+    const given = callsOf(theirs);
+    callsOf(ours).forEach((call, n) => (call.result ??= given[n]?.result ?? null));
   }
   const all = Object.values(nodes).sort((one, other) => (one.created ?? 0) - (other.created ?? 0));
   for (const node of all) {
@@ -76,11 +84,6 @@ export function merge(conversation, stored) {
     const chosen = stored.nodes[node.id]?.chosen;
     if (node.children.includes(chosen)) node.chosen ??= chosen;
   }
-}
-
-// What `drop` forgets.
-function neverBegan(node) {
-  return Boolean(node.error) && !node.parts.length;
 }
 
 // What a message says, without reasoning and calls.
