@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Collection
 from contextlib import closing
+from typing import Any
 
 import pytest
 import torch
@@ -183,23 +185,35 @@ def test_a_span_of_any_place_and_size(tmp_path_factory, offset, size, direct):
     assert bytes(target.tolist()) == b"\0" + data[offset:] + b"\0"
 
 
-def test_urgent_jobs_are_read_before_prefetches(tmp_path):
+def test_urgent_jobs_are_read_before_prefetches(tmp_path, monkeypatch):
+    """By a thread that reads a piece for each permit, and after the end none."""
+    read, permits = Reader._read, threading.Semaphore(0)
+
+    def permitted(self: Reader, *given: Any) -> None:
+        while not permits.acquire(timeout=0.01):
+            if self._stopped:
+                return
+        read(self, *given)
+
+    monkeypatch.setattr(Reader, "_read", permitted)
     file = tmp_path / "file"
-    file.write_bytes(os.urandom(64 * PIECE))
-    target = torch.empty(64 * PIECE, dtype=torch.uint8)
+    file.write_bytes(os.urandom(6 * PIECE))
+    target = torch.empty(6 * PIECE, dtype=torch.uint8)
     reader = Reader(1)
     with closing(reader):
         reader.open([file])
-        prefetch = Job("a prefetch", [(Span(file, 0, 60 * PIECE), target.data_ptr())])
-        other = Job("another", [(Span(file, 0, 60 * PIECE), target.data_ptr())])
+        prefetch = Job("a prefetch", [(Span(file, 0, 6 * PIECE), target.data_ptr())])
+        other = Job("another", [(Span(file, 0, 6 * PIECE), target.data_ptr())])
         urgent = Job("what is needed", [(Span(file, 0, PIECE), target.data_ptr())])
         for job in (prefetch, other, urgent):
             reader.submit(job, urgent=job is urgent)
+        permits.release(2)  # a piece of the first may be in flight when the urgent one comes
         reader.wait(lambda: urgent.settled)
         assert urgent.done
         assert not prefetch.settled
         reader.cancel(prefetch)
         reader.hurry(other)
+        permits.release()
         reader.wait(lambda: prefetch.settled)
         assert not prefetch.done
     assert not other.done  # closing does not wait for it
