@@ -136,6 +136,35 @@ class TestChat:
         tab.js("($('#filter').value = '', $('#filter').dispatchEvent(new Event('input')))")
         tab.wait("$('#conversations').innerText.trim() === 'Pears'")
 
+    def test_a_click_that_brings_the_window_to_the_front_is_not_lost(self, visit):
+        tab, _ = visit(final("a"), final("b"))
+        ask(tab, "Apples")
+        tab.press("O", "Control", "Shift")
+        tab.wait("$$('article').length === 0")
+        ask(tab, "Pears")
+        tab.wait("$$('#conversations li').length === 2")
+        tab.js("window.pressed = $('#conversations li:last-child button')")
+        tab.js("window.dispatchEvent(new Event('focus'))")
+        tab.js("import('/page/store.js').then((store) => store.list())")  # as the page has, before
+        tab.shows("window.pressed.isConnected", True)
+        tab.js("window.pressed.click()")
+        tab.shows(ANSWERS, ["a"])
+        tab.shows("window.pressed.ariaCurrent", "true")
+
+    def test_a_result_that_is_being_typed_outlives_another_tab(self, visit):
+        tab, _ = visit(CALL, final("dry"))
+        ask(tab, "Rain?")
+        tab.shows(STATES, ["done"])
+        other = tab.another(tab.js("location.href"))
+        other.wait("$('.result-form textarea') && $('#model').options.length")
+        other.js("$('.result-form textarea').focus()")
+        other.type("we")
+        tab.js("($('#message').value = 'Well?', $('#composer').requestSubmit())")
+        tab.shows(STATES, ["done"] * 2)
+        other.js("window.dispatchEvent(new Event('focus'))")
+        other.js(KEPT)  # as the page has read it, before
+        other.shows("$('.result-form textarea').value", "we")
+
     def test_one_that_is_left_while_it_is_answered_goes_on(self, visit):
         tab, served = visit(ENDLESS, ANSWER)
         served.engine.endless = True

@@ -26,6 +26,7 @@ class Page {
     this.server = new Connection(() => this.showState());
     this.generations = new Map(); // by the id of their conversation
     this.removed = new Set(); // ids of conversations
+    this.listed = null; // what the sidebar shows
     this.thread = new Thread($("scroller"), $("thread"), $("latest"), {
       edit: (node, text) => this.edit(node, text),
       again: (node) => this.again(node),
@@ -60,10 +61,12 @@ class Page {
 
   // Show what another tab has added to the conversation, unless that would disturb what is under way.
   async catchUp() {
-    this.listConversations();
     const shown = this.conversation;
+    if (!shown) return; // the page has just begun
+    this.listConversations();
     const found = await store.load(shown.id).catch(() => undefined);
-    const busy = this.generation || document.querySelector(".editor");
+    const typed = document.querySelector(".editor, .result-form textarea:not(:placeholder-shown)");
+    const busy = this.generation || typed;
     if (this.conversation !== shown || busy || !(found?.updated > shown.updated)) return;
     this.open(found);
   }
@@ -250,6 +253,9 @@ class Page {
     const found = await store.list().catch(() => []);
     const wanted = $("filter").value.trim().toLowerCase();
     const shown = found.filter(({ title }) => title.toLowerCase().includes(wanted));
+    const listed = JSON.stringify(shown.map(({ id, title }) => [id, title]));
+    if (listed === this.listed) return; // a button that is replaced loses its focus, and a click
+    this.listed = listed;
     $("conversations").replaceChildren(...shown.map(({ id, title }) => {
       const open = async () => {
         this.open((await this.find(id)) ?? this.conversation);
