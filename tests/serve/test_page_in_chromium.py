@@ -222,6 +222,35 @@ class TestChat:
             "})"
         ) == ["wet", ["Rain?", None, None, "Well?"]]
 
+    def test_the_later_name_and_time_are_kept_whichever_tab_saves_last(self, canned):
+        tab, _ = canned()
+        kept = tab.js(
+            "Promise.all([import('/page/conversation.js'), import('/page/store.js')]).then("
+            "async ([{newConversation}, store]) => {"
+            " const ours = {...newConversation(), updated: 1, title: 'Old'};"
+            " const theirs = {...structuredClone(ours), updated: 2, title: 'New', renamed: 2};"
+            " await store.save(theirs); await store.save(ours);"
+            " const {title, updated} = await store.load(ours.id), [listed] = await store.list();"
+            " return [title, updated, listed.title, listed.updated, ours.title, ours.updated]; })"
+        )
+        assert kept == ["New", 2, "New", 2, "New", 1]
+
+    def test_a_name_given_in_another_tab_outlives_the_answer(self, visit):
+        tab, served = visit(ENDLESS)
+        served.engine.endless = True
+        ask(tab, "Go", "$('article.assistant > .body')?.innerText.includes('onnnn')")
+        tab.shows(STATES, ["running"])
+        other = tab.another(tab.js("location.href"))
+        other.shows("$('#title').value", "Go")
+        other.js("($('#title').value = 'Ons', $('#title').dispatchEvent(new Event('change')))")
+        other.shows("$('#conversations').innerText", "Ons")
+        tab.js("$('#composer').requestSubmit()")  # which stops the answer
+        tab.wait(IDLE)
+        tab.shows(STATES, ["stopped"])
+        tab.shows(f"(await {KEPT}).title", "Ons")
+        other.js("window.dispatchEvent(new Event('focus'))")
+        other.wait("$('.assistant .problem').innerText === 'Stopped.'")
+
     def test_one_that_is_deleted_while_it_is_answered_stays_deleted(self, visit):
         tab, served = visit(ENDLESS)
         served.engine.endless = True

@@ -284,7 +284,7 @@ class Page {
   }
 
   rename(title) {
-    this.conversation.title = title;
+    Object.assign(this.conversation, { title, renamed: Date.now() });
     this.show();
     if (!this.conversation.nodes.root.chosen) return;
     this.save(this.conversation).then(() => this.listConversations());

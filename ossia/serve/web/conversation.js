@@ -68,6 +68,8 @@ export function drop(conversation, node) {
 // added, so nothing is lost, whichever tab saves last.
 export function merge(conversation, stored) {
   const { nodes } = conversation;
+  const { title, renamed = 0 } = stored;
+  if (renamed > (conversation.renamed ?? 0)) Object.assign(conversation, { title, renamed });
   for (const theirs of Object.values(stored.nodes)) {
     const ours = nodes[theirs.id];
     if (!ours && neverBegan(theirs)) continue;

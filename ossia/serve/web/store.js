@@ -46,8 +46,10 @@ export async function save(conversation) {
   const request = kept.get(conversation.id);
   request.onsuccess = () => {
     if (request.result) merge(conversation, request.result);
-    const { id, title, updated } = conversation;
-    kept.put(conversation);
+    const { id, title } = conversation;
+    // This tab does not show yet what another has added: it stays older than the stored copy.
+    const updated = Math.max(conversation.updated, request.result?.updated ?? 0);
+    kept.put({ ...conversation, updated });
     transaction.objectStore("titles").put({ id, title, updated });
   };
   return done(transaction);
