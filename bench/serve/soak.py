@@ -94,7 +94,8 @@ async def _soak(server: Server, clients: int, seconds: float, seed: int) -> Soak
 
 
 async def _client(server: Server, draw: random.Random, end: float, tally: Tally) -> None:
-    while time.monotonic() < end:
+    """Ask once, and again until the end."""
+    while True:
         path, body = _request(server.model, draw)
         most = draw.randint(1, 20) if draw.random() < _HANG_UP else None
         try:
@@ -103,6 +104,8 @@ async def _client(server: Server, draw: random.Random, end: float, tally: Tally)
             tally.outcomes[str(error)] += 1
         except (OSError, asyncio.IncompleteReadError) as error:
             tally.outcomes[f"{type(error).__name__}: {error}"] += 1
+        if time.monotonic() >= end:
+            return
         await asyncio.sleep(draw.random() * 0.1)
 
 
