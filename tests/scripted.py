@@ -104,7 +104,7 @@ class ScriptedEngine:
         return id
 
     def step(self) -> list[Output]:
-        assert self.may_step.wait(60), "the test forgot to let the engine step"
+        assert self.may_step.wait(300), "the test forgot to let the engine step"
         self.most_at_once = max(self.most_at_once, len(self.running))
         outputs: list[Output] = []
         for id in self.broken & self.running.keys():
@@ -154,7 +154,7 @@ class ScriptedEngine:
 
 def eventually(condition: Callable[[], bool]) -> bool:
     """Whether it becomes true: what another thread does is waited for, generously."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not condition() and time.monotonic() < end:
         time.sleep(0.001)
     return condition()

@@ -69,7 +69,7 @@ def allow(engine: Engine, steps: int) -> threading.Semaphore:
     permits, step = threading.Semaphore(steps), engine.step
 
     def permitted():
-        assert permits.acquire(timeout=60), "the test forgot to let the engine step"
+        assert permits.acquire(timeout=300), "the test forgot to let the engine step"
         return step()
 
     engine.step = permitted
@@ -94,7 +94,7 @@ def driver(engine):
     torch.set_num_threads(1)
     driver = Driver(engine)
     yield driver
-    assert driver.drain(60)
+    assert driver.drain(300)
     assert_all_free(engine)
     driver.close()
     torch.set_num_threads(before)
@@ -129,7 +129,7 @@ class TestOneStream:
         reader = threading.Thread(target=lambda: events.extend(stream))
         reader.start()
         end(stream)
-        reader.join(60)
+        reader.join(300)
         assert not reader.is_alive()
         assert [type(event) for event in events] == [Finished] * (end is Stream.interrupt)
         permits.release(1000)
@@ -190,7 +190,7 @@ class TestOneStream:
         del stream
         gc.collect()
         permits.release(1000)
-        assert driver.drain(60)
+        assert driver.drain(300)
         assert len(aborted) == 1
 
     def test_one_that_was_refused_can_be_dropped(self, driver):
@@ -270,9 +270,9 @@ class TestAsyncio:
                 await task
             assert [event async for event in stream] == []
 
-        asyncio.run(asyncio.wait_for(main(), 60))
+        asyncio.run(asyncio.wait_for(main(), 300))
         permits.release(1000)
-        assert driver.drain(60)
+        assert driver.drain(300)
         assert len(aborted) == 1
 
     def test_leaving_dropping_and_closing_end_it_too(self, driver, engine):
@@ -295,9 +295,9 @@ class TestAsyncio:
             async for _ in stream:
                 pass
 
-        asyncio.run(asyncio.wait_for(main(), 60))
+        asyncio.run(asyncio.wait_for(main(), 300))
         permits.release(1000)
-        assert driver.drain(60)
+        assert driver.drain(300)
         assert len(aborted) >= 2  # the third may have been closed before it came to the engine
 
     def test_tasks_share_the_events(self, driver):
@@ -310,7 +310,7 @@ class TestAsyncio:
             parts = await asyncio.gather(*(read() for _ in range(3)))
             return [event for part in parts for event in part]
 
-        events = asyncio.run(asyncio.wait_for(main(), 60))
+        events = asyncio.run(asyncio.wait_for(main(), 300))
         assert sorted(ids(events)) == sorted(continuation([4], 100))
         assert sum(isinstance(event, Finished) for event in events) == 1
 
@@ -325,7 +325,7 @@ class TestAsyncio:
                     await anext(stream)
 
         step, engine.step = engine.step, broken
-        asyncio.run(asyncio.wait_for(main(), 60))
+        asyncio.run(asyncio.wait_for(main(), 300))
         engine.step = step
 
     @pytest.mark.parametrize("leave", ["close", "stop string", "stop reading"])
@@ -355,7 +355,7 @@ class TestAsyncio:
                 await asyncio.sleep(0)
             assert len(looks) < 10
 
-        asyncio.run(asyncio.wait_for(main(), 60))
+        asyncio.run(asyncio.wait_for(main(), 300))
 
     def test_a_loop_that_ends_with_an_open_stream_ends_its_request(self, driver, engine):
         permits, aborted, kept = allow(engine, 3), aborts(engine), []
@@ -366,7 +366,7 @@ class TestAsyncio:
 
         asyncio.run(main())
         permits.release(1000)
-        assert driver.drain(60)
+        assert driver.drain(300)
         assert len(aborted) == 1
 
 

@@ -153,13 +153,13 @@ def test_a_device_that_stops_ends_the_engine_with_one_line(monkeypatch, caplog) 
     # Together: after the first step the driver takes no more.
     driver.submit_some([(request(prompt), outputs.put) for prompt in ([1, 2], [3], [4, 5])])
     for _ in range(3):
-        output = outputs.get(timeout=60)
+        output = outputs.get(timeout=300)
         assert isinstance(output, Failure)
         assert isinstance(output.error, DeviceLost)
         assert str(output.error) == LINE
     worker = driver._worker
     assert worker._thread is not None
-    worker._thread.join(60)
+    worker._thread.join(300)
     assert not worker._thread.is_alive()
     stats = driver.stats()
     assert (stats.engine, str(stats.fault), stats.unfinished) == (None, LINE, 0)

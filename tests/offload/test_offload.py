@@ -217,7 +217,7 @@ def test_a_forked_child_is_told_that_nobody_reads_for_it(folder: Path) -> None:
         outputs: SimpleQueue[Output] = SimpleQueue()
         params = SamplingParams(temperature=0, max_tokens=5)
         driver.submit(Request([1, 2, 3], params), outputs.put)
-        while (output := outputs.get(timeout=60)) and isinstance(output, TokenOutput):
+        while (output := outputs.get(timeout=300)) and isinstance(output, TokenOutput):
             if output.finish_reason:
                 break
         return output

@@ -25,7 +25,7 @@ FLAGS = (
     "--no-first-run",
     "--remote-debugging-pipe",
 )
-PATIENCE = 60  # seconds for an answer of the browser
+PATIENCE = 300  # seconds for an answer of the browser
 
 
 def find() -> str | None:

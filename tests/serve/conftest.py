@@ -50,7 +50,7 @@ class Served:
     @property
     def client(self) -> Any:
         url = f"http://127.0.0.1:{self.port}/v1"
-        return openai.OpenAI(base_url=url, api_key=self.key, max_retries=0, timeout=60)
+        return openai.OpenAI(base_url=url, api_key=self.key, max_retries=0, timeout=300)
 
     def chat(self, *, content: str = "?", **options: Any) -> Any:
         """One question through the client; options that the client lacks go as they are."""
@@ -59,7 +59,7 @@ class Served:
         return self.client.chat.completions.create(**options)
 
     def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
 
     def post(self, path: str, body: Any, **headers: str) -> tuple[int, Any]:
         """The status and the JSON that answers a body, given as JSON or as bytes."""
@@ -116,7 +116,7 @@ def run(app: Any, lifespan: Any = "off") -> tuple[int, Callable[[], None]]:
 
     def stop() -> None:
         server.should_exit = server.force_exit = True
-        thread.join(60)
+        thread.join(300)
 
     return listening.getsockname()[1], stop
 

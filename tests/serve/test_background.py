@@ -100,7 +100,7 @@ def test_a_client_that_hangs_up_may_come_back_while_it_runs(serve):
     assert eventually(lambda: followed.count("response.queued") == 2)
     served.engine.may_step.set()
     for thread in threads:
-        thread.join(60)
+        thread.join(300)
     assert followed.count("response.completed") == 2
     assert not served.engine.aborted
 

@@ -32,7 +32,7 @@ PATH = "/v1/messages"
 
 def client(served: Served) -> Any:
     url = f"http://127.0.0.1:{served.port}"
-    return anthropic.Anthropic(base_url=url, api_key=served.key, max_retries=0, timeout=60)
+    return anthropic.Anthropic(base_url=url, api_key=served.key, max_retries=0, timeout=300)
 
 
 def options(*, content: Any = "?", **changes: Any) -> dict[str, Any]:

@@ -131,19 +131,19 @@ class Fleet:
     @property
     def client(self) -> Any:
         url = f"http://127.0.0.1:{self._port}/v1"
-        return openai.OpenAI(base_url=url, api_key=self.key, max_retries=0, timeout=60)
+        return openai.OpenAI(base_url=url, api_key=self.key, max_retries=0, timeout=300)
 
     def chat(self, content: str = "?", **options: Any) -> Any:
         messages = options.pop("messages", [{"role": "user", "content": content}])
         return self.client.chat.completions.create(model="tiny", messages=messages, **options)
 
     def get(self, path: str) -> http.client.HTTPResponse:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=300)
         connection.request("GET", path, headers={"Authorization": f"Bearer {self.key}"})
         return connection.getresponse()
 
     def post(self, path: str, body: Any) -> http.client.HTTPResponse:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=300)
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
         connection.request("POST", path, json.dumps(body), headers)
         return connection.getresponse()
@@ -182,7 +182,7 @@ class Fleet:
         assert self._loop is not None
         done = threading.Event()
         self._loop.call_soon_threadsafe(lambda: (do(), done.set()))
-        assert done.wait(60)
+        assert done.wait(300)
 
 
 @pytest.fixture
@@ -301,7 +301,7 @@ class TestDeaths:
         victim = one.busy()
         one.kill(victim)
         one.go_on()
-        thread.join(60)
+        thread.join(300)
         ((status, told),) = answers
         assert status == 200
         assert "replica_lost" not in told
@@ -356,7 +356,7 @@ class TestDeaths:
         one.kill(first)
         assert eventually(lambda: sum(one.asked) == 2)
         one.kill(next(n for n in range(3) if n != first and one.asked[n]))
-        thread.join(60)
+        thread.join(300)
         assert (failed[0].status_code, failed[0].code) == (502, "replica_lost")
         assert one.get("/ready").status == 200
 

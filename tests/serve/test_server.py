@@ -221,7 +221,7 @@ class TestWhatItTells:
             assert llm.about.max_length < llm.config.context_length
             port, stop = run(application(Service(llm, "tiny")))
             url = f"http://127.0.0.1:{port}/v1"
-            client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60)
+            client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=300)
             try:
                 assert client.models.retrieve("tiny").max_model_len == llm.about.max_length
             finally:
@@ -379,7 +379,7 @@ class TestLostDevice:
             await send({"type": "http.response.body", "body": b""})
 
         def ask(port: int) -> None:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
             try:
                 connection.request("GET", "/health")
                 told.append(connection.getresponse().status)

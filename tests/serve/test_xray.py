@@ -49,7 +49,7 @@ def served(roomy_folder) -> Iterator[SimpleNamespace]:
 
 
 def post(port: int, body: dict) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
     headers = {"Content-Type": "application/json"}
     connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
     response = connection.getresponse()
@@ -101,7 +101,7 @@ def test_several_replies_are_seen_at_once_and_none_changes_another(served):
     plain = said(chunks(served.port))
     with ThreadPoolExecutor(4) as pool:
         futures = [pool.submit(chunks, served.port, xray=bool(n % 2)) for n in range(6)]
-        answers = [future.result(60) for future in futures]
+        answers = [future.result(300) for future in futures]
     assert {said(answer) for answer in answers} == {plain}
     assert [len(seen(answer)) for answer in answers] == [0, 12] * 3
     assert seen(answers[1]) == seen(answers[3])

@@ -27,6 +27,14 @@ from ossia.tools.mcp import Address, McpServers, McpTools
 COMMAND = (sys.executable, "-P", str(Path(__file__).parent / "mcp_server.py"))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def patience() -> Iterator[None]:
+    """Servers start when the machine has time for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ossia.tools.mcp._CONNECT_SECONDS", 300.0)
+        yield
+
+
 @pytest.fixture(scope="module")
 def tools() -> Iterator[McpTools]:
     """Those of one server for the whole module."""
