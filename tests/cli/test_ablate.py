@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -30,9 +29,26 @@ def text(tmp_path: Path) -> str:
     return str(tmp_path / "text.txt")
 
 
-def start(*words: str) -> subprocess.Popen[str]:
+RUN = "from ossia.cli.start import run; run()"
+# Ctrl-C at the fifth step; also in a shell that runs the tests in the background, where it would be
+# ignored.
+INTERRUPTED = f"""
+import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from ossia.cli.progress import Lines
+update = Lines.update
+def interrupted(self, done, text):
+    update(self, done, text)
+    if done == 5:
+        os.kill(os.getpid(), signal.SIGINT)
+Lines.update = interrupted
+{RUN}
+"""
+
+
+def start(*words: str, program: str = RUN) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "ossia", "ablate", *words],
+        [sys.executable, "-c", program, "ablate", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -43,25 +59,20 @@ def start(*words: str) -> subprocess.Popen[str]:
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
 def test_an_interrupted_ladder_goes_on_with_its_own_settings(text: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = [*SMALL, "--data", text, "--out", str(out), "--steps", "200"]
-    process = start(*words)
-    deadline = time.monotonic() + PATIENCE
-    while not (out / "runs" / "gpt2-0").exists():  # from its beginning on there is most to do
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    words = [*SMALL, "--data", text, "--out", str(out), "--steps", "60"]
+    process = start(*words, program=INTERRUPTED)
     _, stderr = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130
+    assert process.returncode == 130, stderr
     assert f"ossia ablate --out {out}" in stderr
     assert "Traceback" not in stderr
+    assert (out / "runs" / "gpt2-0" / "step-00000005").exists()
     process = start("--out", str(out), "--json", "--turns", "1")
     stdout, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, stderr
     results = json.loads(stdout)
     assert results == json.loads((out / "results.json").read_text())
-    assert results["plan"]["steps"] == 200
-    assert "--steps 200" in results["command"]
+    assert results["plan"]["steps"] == 60
+    assert "--steps 60" in results["command"]
     rope = results["measured"]["rungs"]["rope"]
     assert rope["training"]["median"] > 0
     assert rope["decoding"]["median"] > 0
@@ -93,15 +104,19 @@ def test_runs_at_once_end_with_their_command_and_go_on(text: str, tmp_path: Path
         time.sleep(0.01)
     process.kill()
     process.communicate(timeout=PATIENCE)
-    waiting = {run.rung.name for run in Ablation(out).unfinished}
-    for name in waiting:  # until nobody is at work there
-        while True:
+
+    def at_work() -> bool:
+        """Whether a process of the command has a run that it could still end."""
+        for run in Ablation(out).unfinished:
             try:
-                claim(out / "runs" / f"{name}-0")
-                break
+                claim(out / "runs" / f"{run.rung.name}-{run.seed}")
             except OssiaError:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+                return True
+        return False
+
+    while at_work():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     process = start("--out", str(out), "--json", "--turns", "1", "--jobs", "2")
     stdout, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, stderr
