@@ -12,7 +12,8 @@ import secrets
 
 from ossia.tools.python import Limits, run
 
-LIMITS = Limits(seconds=15.0, cpu_seconds=10, memory=1 << 30)
+# Code that computes ends by its time of the processor, of which a busy machine gives it little.
+LIMITS = Limits(seconds=60.0, cpu_seconds=10, memory=1 << 30)
 _FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
 _MOST_CHARACTERS = 200_000
 
