@@ -372,9 +372,9 @@ def right(n, count=40):
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM + code], capture_output=True, text=True, timeout=600
-    )
+    # From 3.12 on, Python warns of every fork of a process that has threads.
+    words = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROGRAM + code]
+    return subprocess.run(words, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
