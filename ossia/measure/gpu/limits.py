@@ -114,7 +114,8 @@ def _copy(device: torch.device, size: int) -> float | None:
 
 def _versions() -> dict[str, str]:
     found = {"ossia": ossia.__version__, "python": platform.python_version()}
-    for package in ("torch", "triton", "transformers"):
+    found["torch"] = str(torch.__version__)  # with its build, which its metadata may leave out
+    for package in ("triton", "transformers"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
