@@ -81,8 +81,11 @@ cast: .venv/ossia.installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m book.cast record docs/cast.cast
 	$(BIN)/python -m book.cast draw docs/cast.cast docs/cast.svg
 
+# Not as '.[docs]', which would build the native module again, and without what `make test` needs in it.
 .venv/docs.installed: .venv/ossia.installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  print("\n".join(project["optional-dependencies"]["docs"]))' > .venv/docs.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --requirement .venv/docs.txt
 	touch $@
 
 NATIVE := $(wildcard native/src/*.?pp native/src/*/*.?pp native/src/*/*.inl native/tests/*.?pp)
