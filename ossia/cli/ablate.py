@@ -108,7 +108,7 @@ def _train(ablation: Ablation, jobs: int | None) -> bool:
         jobs = several.fitting(ablation)
     steps, total = ablation.plan.steps, len(ablation.runs)
     finished = (total - len(ablation.unfinished)) * steps
-    made = {f"{run.rung.name}-{run.seed}": ablation.steps_made(run) for run in ablation.unfinished}
+    made = {_name(run.rung, run.seed): ablation.steps_made(run) for run in ablation.unfinished}
     at_work: dict[str, StepReport] = {}
     most = 0  # runs at work at once so far
     done = finished + sum(made.values())
@@ -117,7 +117,7 @@ def _train(ablation: Ablation, jobs: int | None) -> bool:
 
         def report(rung: Rung, seed: int, step: StepReport) -> None:
             nonlocal most
-            name = f"{rung.name}-{seed}"
+            name = _name(rung, seed)
             made[name] = step.step
             at_work[name] = step
             if len(at_work) > most:
@@ -133,12 +133,17 @@ def _train(ablation: Ablation, jobs: int | None) -> bool:
                     shown.say(f"{rung.title}, seed {seed}: held out {bits:.4f} bits per byte")
 
         def lost(run: Planned, line: str) -> None:
-            at_work.pop(f"{run.rung.name}-{run.seed}", None)
+            at_work.pop(_name(run.rung, run.seed), None)
             shown.say(line)
 
         if jobs > 1:
             return several.train(ablation, jobs, report, lost, stopped)
         return ablation.train(report, stopped)
+
+
+def _name(rung: Rung, seed: int) -> str:
+    """A run's, beside the progress bar."""
+    return f"{rung.name}-{seed}"
 
 
 def _measured(ablation: Ablation, turns: int, *, again: bool) -> Measurements:

@@ -15,7 +15,7 @@ from ossia.serve import page
 from ossia.serve.hosted import Hosted
 from tests.scripted import eventually
 from tests.serve.chromium import Tab
-from tests.serve.conftest import ANSWER, CALL, run
+from tests.serve.conftest import ANSWER, CALL, Served, run
 from tests.serve.test_hosted import CODE, python
 
 ENDLESS = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>on"
@@ -37,6 +37,28 @@ def ask(tab: Tab, text: str, until: str = IDLE) -> None:
     tab.wait(until)
 
 
+def ask_for_ever(tab: Tab, served: Served) -> None:
+    """Ask what is answered until it is stopped, and return while it is."""
+    served.engine.endless = True
+    ask(tab, "Go", "$('article.assistant > .body')?.innerText.includes('onnnn')")
+
+
+def ask_in_two(tab: Tab) -> None:
+    """Ask in a conversation about apples, and then in one about pears."""
+    ask(tab, "Apples")
+    tab.press("O", "Control", "Shift")
+    tab.wait("$$('article').length === 0")
+    ask(tab, "Pears")
+    tab.wait("$$('#conversations li').length === 2")
+
+
+def delete(tab: Tab) -> None:
+    """Delete the conversation that is shown."""
+    tab.js("$('#delete').click()")
+    tab.wait("$('#confirm').open")
+    tab.js("$('#confirm .danger').click()")
+
+
 class TestChat:
     def test_an_answer_with_its_reasoning_folded_away(self, visit):
         tab, served = visit(ANSWER, ANSWER)
@@ -54,8 +76,7 @@ class TestChat:
 
     def test_it_streams_until_it_is_stopped_and_outlives_a_reload(self, visit):
         tab, served = visit(ENDLESS, ANSWER)
-        served.engine.endless = True
-        ask(tab, "Go", "$('article.assistant > .body')?.innerText.includes('onnnn')")
+        ask_for_ever(tab, served)
         tab.shows("$('#send').title", "Stop")
         tab.shows("$('article.assistant').getAttribute('aria-busy')", "true")
         tab.press("Escape")
@@ -119,30 +140,20 @@ class TestChat:
 
     def test_conversations_are_found_renamed_and_deleted(self, visit):
         tab, _ = visit(final("a"), final("b"))
-        ask(tab, "Apples")
-        tab.press("O", "Control", "Shift")
-        tab.wait("$$('article').length === 0")
-        ask(tab, "Pears")
-        tab.wait("$$('#conversations li').length === 2")
+        ask_in_two(tab)
         tab.press("k", "Control")
         tab.type("appl")
         tab.wait("$('#conversations').innerText.trim() === 'Apples'")
         tab.js("$('#conversations button').click()")
         tab.wait("$('article.user')?.innerText.includes('Apples')")
-        tab.js("$('#delete').click()")
-        tab.wait("$('#confirm').open")
-        tab.js("$('#confirm .danger').click()")
+        delete(tab)
         tab.wait("$$('#conversations li').length === 0")
         tab.js("($('#filter').value = '', $('#filter').dispatchEvent(new Event('input')))")
         tab.wait("$('#conversations').innerText.trim() === 'Pears'")
 
     def test_a_click_that_brings_the_window_to_the_front_is_not_lost(self, visit):
         tab, _ = visit(final("a"), final("b"))
-        ask(tab, "Apples")
-        tab.press("O", "Control", "Shift")
-        tab.wait("$$('article').length === 0")
-        ask(tab, "Pears")
-        tab.wait("$$('#conversations li').length === 2")
+        ask_in_two(tab)
         tab.js("window.pressed = $('#conversations li:last-child button')")
         tab.js("window.dispatchEvent(new Event('focus'))")
         tab.js("import('/page/store.js').then((store) => store.list())")  # as the page has, before
@@ -167,8 +178,7 @@ class TestChat:
 
     def test_one_that_is_left_while_it_is_answered_goes_on(self, visit):
         tab, served = visit(ENDLESS, ANSWER)
-        served.engine.endless = True
-        ask(tab, "Go", "$('article.assistant > .body')?.innerText.includes('onnnn')")
+        ask_for_ever(tab, served)
         tab.wait("$$('#conversations li').length === 1")
         tab.press("O", "Control", "Shift")
         tab.shows(IDLE, True)
@@ -237,8 +247,7 @@ class TestChat:
 
     def test_a_name_given_in_another_tab_outlives_the_answer(self, visit):
         tab, served = visit(ENDLESS)
-        served.engine.endless = True
-        ask(tab, "Go", "$('article.assistant > .body')?.innerText.includes('onnnn')")
+        ask_for_ever(tab, served)
         tab.shows(STATES, ["running"])
         other = tab.another(tab.js("location.href"))
         other.shows("$('#title').value", "Go")
@@ -253,11 +262,8 @@ class TestChat:
 
     def test_one_that_is_deleted_while_it_is_answered_stays_deleted(self, visit):
         tab, served = visit(ENDLESS)
-        served.engine.endless = True
-        ask(tab, "Go", "$('article.assistant > .body')?.innerText.includes('onnnn')")
-        tab.js("$('#delete').click()")
-        tab.wait("$('#confirm').open")
-        tab.js("$('#confirm .danger').click()")
+        ask_for_ever(tab, served)
+        delete(tab)
         tab.wait("$('#said').textContent === 'Stopped'")
         tab.wait("$$('#conversations li').length === 0")
         tab.shows("import('/page/store.js').then((store) => store.list())", [])
