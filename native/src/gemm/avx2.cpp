@@ -55,12 +55,18 @@ struct Bits {
         return fill(value);
     }
     static Bits max(Bits a, Bits b) { return {_mm256_max_epi32(a.v, b.v)}; }
-    static Bits dot(Bits sum, Bits a, Bits b) { return sum + Bits{_mm256_madd_epi16(a.v, b.v)}; }
+    static Bits dot(Bits sum, Bits a, Bits b) { return added(sum, _mm256_madd_epi16(a.v, b.v)); }
     static constexpr int kByteOffset = 0;
     // One factor is unsigned: the weight's magnitude, whose sign the other takes. Sums of two products fit 16 bits.
     static Bits dot_bytes(Bits sum, Bits weights, Bits x) {
         const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights.v), _mm256_sign_epi8(x.v, weights.v));
-        return sum + Bits{_mm256_madd_epi16(pairs, _mm256_set1_epi16(1))};
+        return added(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
+    // Now: GCC would put the additions off until all products of a block were computed, and spill these.
+    static Bits added(Bits sum, __m256i products) {
+        sum.v = _mm256_add_epi32(sum.v, products);
+        asm("" : "+x"(sum.v));
+        return sum;
     }
     static Bits pair(Bits low, Bits high) { return {_mm256_blend_epi16(low.v, _mm256_slli_epi32(high.v, 16), 0xAA)}; }
     friend Bits operator&(Bits a, Bits b) { return {_mm256_and_si256(a.v, b.v)}; }

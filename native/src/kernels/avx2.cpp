@@ -79,6 +79,7 @@ struct Dots {
     void add(Codes codes, const std::int16_t* words) {
         const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
         v = _mm256_add_epi32(v, _mm256_madd_epi16(codes.words, x));
+        asm("" : "+x"(v));  // added now: GCC would put it off until all products are computed, and spill these
     }
     Vec floats() const { return {_mm256_cvtepi32_ps(v)}; }
 };

@@ -27,15 +27,20 @@ struct Pass {
     bool prefetches(long row) const { return row % kPanel % count == index; }
 };
 
+// Unrolled, so that the sums are in registers.
 template <int kRows, int kTokens>
 inline void int8_block(const Int8& w, const Words& x, long token, Pass pass, bool add, float* y, long y_stride,
                        long row) {
     Vec sums[kRows][kTokens];
-    for (auto& of_row : sums)
-        for (Vec& sum : of_row) sum = Vec::zero();
     const std::int8_t* rows[kRows];
     const std::int16_t* words[kTokens];
-    for (int r = 0; r < kRows; ++r) rows[r] = w.codes + (row + r) * w.cols;
+    bool prefetches[kRows];
+    for (auto& of_row : sums)
+        for (Vec& sum : of_row) sum = Vec::zero();
+    for (int r = 0; r < kRows; ++r) {
+        rows[r] = w.codes + (row + r) * w.cols;
+        prefetches[r] = pass.prefetches(row + r);
+    }
     for (int t = 0; t < kTokens; ++t) words[t] = x.words + (token + t) * x.stride;
     for (long g = 0; g < w.groups; ++g) {
         const long begin = g * w.group, end = w.cols - begin < w.group ? w.cols : begin + w.group;
@@ -49,14 +54,16 @@ inline void int8_block(const Int8& w, const Words& x, long token, Pass pass, boo
                 for (int t = 0; t < kTokens; ++t) dots[r][t].add(codes, words[t] + c);
             }
         if (c < end)
+#pragma GCC unroll 4
             for (int r = 0; r < kRows; ++r) {
                 std::int8_t last[Codes::kCount] = {};
                 std::memcpy(last, rows[r] + c, end - c);
                 const Codes codes = Codes::load(last);
                 for (int t = 0; t < kTokens; ++t) dots[r][t].add(codes, words[t] + c);
             }
+#pragma GCC unroll 4
         for (int r = 0; r < kRows; ++r) {
-            if (pass.prefetches(row + r))
+            if (prefetches[r])
                 for (long line = begin; line < end; line += 64)
                     __builtin_prefetch(rows[r] + kPanel * w.cols + line, 0, 2);
             const Vec scale = Vec::fill(w.scales[(row + r) * w.groups + g]);
