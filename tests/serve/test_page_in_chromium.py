@@ -532,6 +532,35 @@ class TestPlaces:
         tab.wait("$('article.user')?.innerText.includes('Hello')")
         tab.shows("$('#conversations [aria-current=true]').innerText", "Hello")
 
+    def test_an_address_that_is_entered_while_a_conversation_is_saved_is_gone_to(self, visit):
+        tab, _ = visit(ANSWER, ANSWER)
+        ask(tab, "Hello")
+        place = tab.js("location.hash")
+        tab.press("O", "Control", "Shift")
+        ask(tab, "Other")
+        # At the end of the next save, before the page goes on.
+        tab.js(
+            "(() => { const { transaction } = IDBDatabase.prototype;"
+            " IDBDatabase.prototype.transaction = function (...arguments_) {"
+            "   const made = transaction.apply(this, arguments_);"
+            "   const enter = () => { if (!window.entered) window.entered = location.hash ="
+            f"     '{place}'; }};"
+            "   if (made.mode === 'readwrite') made.addEventListener('complete', enter);"
+            "   return made; }; })()"
+        )
+        tab.js("($('#effort').value = 'high', $('#effort').dispatchEvent(new Event('change')))")
+        tab.wait("window.entered")
+        tab.wait("$('article.user')?.innerText.includes('Hello')")
+        tab.shows("location.hash", place)
+
+    def test_the_last_conversation_that_is_asked_for_is_shown(self, visit):
+        tab, _ = visit(ANSWER, ANSWER)
+        ask_in_two(tab)
+        entries = "$('#conversations li:nth-child(2) button').click(), $('#new').click()"
+        tab.js(f"({entries}, 0)")  # the second at once, while the first is loaded
+        tab.wait("import('/page/store.js').then((store) => store.list()).then(() => true)")
+        tab.shows("$$('article').length", 0)
+
 
 class TestSafety:
     def test_nothing_that_the_model_writes_runs_or_is_fetched(self, visit):

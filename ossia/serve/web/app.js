@@ -27,6 +27,8 @@ class Page {
     this.generations = new Map(); // by the id of their conversation
     this.removed = new Set(); // ids of conversations
     this.listed = null; // what the sidebar shows
+    this.conversation = this.newConversation(); // the one that is shown
+    this.visiting = null; // the visit under way, until its conversation is loaded
     this.thread = new Thread($("scroller"), $("thread"), $("latest"), {
       edit: (node, text) => this.edit(node, text),
       again: (node) => this.again(node),
@@ -41,17 +43,17 @@ class Page {
 
   async start() {
     this.controls();
-    this.open(await this.last());
+    await this.visit(location.hash.slice(1));
     await this.listConversations();
     await this.server.ask();
     $("message").focus();
   }
 
-  // The conversation that this tab showed, or the latest, or a new one.
-  async last() {
-    const id = location.hash.slice(1);
+  // Show the conversation of this id, or a new one, unless another is shown before it is loaded.
+  async visit(id) {
+    const visit = (this.visiting = { id });
     const found = id && (await this.find(id).catch((error) => this.unkept(error)));
-    return found || conversations.newConversation(this.usualSettings());
+    if (this.visiting === visit) this.open(found || this.newConversation());
   }
 
   // The conversation of this id; while it is being answered, the one that the answer grows in.
@@ -62,13 +64,16 @@ class Page {
   // Show what another tab has added to the conversation, unless that would disturb what is under way.
   async catchUp() {
     const shown = this.conversation;
-    if (!shown) return; // the page has just begun
     this.listConversations();
     const found = await store.load(shown.id).catch(() => undefined);
     const typed = document.querySelector(".editor, .result-form textarea:not(:placeholder-shown)");
-    const busy = this.generation || typed;
+    const busy = this.generation || this.visiting || typed;
     if (this.conversation !== shown || busy || !(found?.updated > shown.updated)) return;
     this.open(found);
+  }
+
+  newConversation() {
+    return conversations.newConversation(this.usualSettings());
   }
 
   usualSettings() {
@@ -82,6 +87,7 @@ class Page {
   // --- What is shown
 
   open(conversation) {
+    this.visiting = null;
     this.conversation = conversation;
     const fields = settingsFields(conversation.settings, (name, value) => this.set(name, value));
     $("fields").replaceChildren(...fields);
@@ -238,7 +244,9 @@ class Page {
     if (this.removed.has(conversation.id)) return; // while its answer was being written
     try {
       await store.save(conversation);
-      if (conversation === this.conversation) history.replaceState(null, "", `#${conversation.id}`);
+      // An address that names another has just been entered: `hashchange` comes next.
+      const unnamed = conversation === this.conversation && !location.hash;
+      if (unnamed) history.replaceState(null, "", `#${conversation.id}`);
     } catch (error) {
       this.unkept(error);
     }
@@ -258,7 +266,7 @@ class Page {
     this.listed = listed;
     $("conversations").replaceChildren(...shown.map(({ id, title }) => {
       const open = async () => {
-        this.open((await this.find(id)) ?? this.conversation);
+        await this.visit(id);
         if (!this.sidebar.beside) this.sidebar.close();
       };
       const current = id === this.conversation.id ? "true" : null;
@@ -269,17 +277,18 @@ class Page {
   }
 
   fresh() {
-    this.open(conversations.newConversation(this.usualSettings()));
+    this.open(this.newConversation());
     if (!this.sidebar.beside && $("sidebar").open) this.sidebar.close();
     $("message").focus();
   }
 
   async remove() {
+    const { conversation } = this;
     if ((await answerOf($("confirm"))) !== "delete") return;
-    this.generation?.stop();
-    this.removed.add(this.conversation.id);
-    await store.remove(this.conversation.id);
-    this.fresh();
+    this.generations.get(conversation.id)?.stop();
+    this.removed.add(conversation.id);
+    await store.remove(conversation.id).catch((error) => this.unkept(error));
+    if (this.conversation === conversation) this.fresh();
     await this.listConversations();
   }
 
@@ -324,7 +333,7 @@ class Page {
     $("new").addEventListener("click", () => this.fresh());
     $("filter").addEventListener("input", () => this.listConversations());
     $("close-settings").addEventListener("click", () => this.settings.close());
-    window.addEventListener("hashchange", async () => this.open(await this.last()));
+    window.addEventListener("hashchange", ({ newURL }) => this.visit(new URL(newURL).hash.slice(1)));
     window.addEventListener("focus", () => this.catchUp());
     this.menu();
     this.themes();

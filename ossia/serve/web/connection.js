@@ -29,7 +29,9 @@ export class Connection {
         this.notice("This server needs an API key.", "Enter the key", () => this.askKey());
       } else this.notice(error.message, "Try again", () => this.ask());
     }
+    const chosen = this.model?.id;
     $("model").replaceChildren(...this.models.map(({ id }) => el("option", { value: id }, id)));
+    if (chosen) $("model").value = chosen;
     $("model").hidden = !this.models.length;
     this.welcome();
     this.changed();
