@@ -653,6 +653,18 @@ class TestLooks:
         tab.wait(f"{IDLE} && $('.assistant').innerText.includes('short')")
         tab.wait("$('#latest').hidden")
 
+    def test_a_conversation_is_opened_at_its_end(self, visit):
+        long = final("\n\n".join("abcdefghij" * 6))
+        tab, _ = visit(long, long, long)
+        for n, text in enumerate(["One", "Two", "Three"], 1):
+            ask(tab, text, f"{IDLE} && $$('article').length === {2 * n}")
+        tab.shows(STATES, ["done"] * 3)
+        tab.reload()
+        tab.wait("$$('article').length === 6")
+        below = "$('#scroller').scrollHeight - $('#scroller').clientHeight"
+        tab.wait(f"{below} > 300 && {below} - $('#scroller').scrollTop < 1")
+        tab.wait("$('#latest').hidden")
+
     def test_the_schemes_differ_and_can_be_chosen(self, visit):
         tab, _ = visit()
         paper = "getComputedStyle(document.body).backgroundColor"

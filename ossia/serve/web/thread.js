@@ -16,6 +16,8 @@ export class Thread {
     scroller.addEventListener("scroll", () => this.scrolled());
     latest.addEventListener("click", () => this.toEnd());
     new ResizeObserver(() => this.keepUp()).observe(scroller);
+    // What has come into view has its true height from now on.
+    into.addEventListener("contentvisibilityautostatechange", () => this.keepUp());
   }
 
   // Show the path of a conversation; running is the node that is being written, if any.
@@ -35,7 +37,6 @@ export class Thread {
     });
     while (this.into.children.length > articles.length) this.into.lastElementChild.remove();
     this.keepUp();
-    requestAnimationFrame(() => this.keepUp()); // once what has come into view has its true height
   }
 
   // Show again the one message that has grown.
