@@ -580,6 +580,48 @@ class TestPlaces:
         tab.wait("window.over")
         tab.shows("$$('article').length", 0)
 
+    def test_what_is_asked_of_the_conversation_that_is_opened_again_is_shown(self, visit):
+        tab, _ = visit(ANSWER, ANSWER)
+        ask(tab, "Hello")
+        tab.wait("$('#conversations [aria-current=true]')")
+        send = "$('#message').value = 'More', $('#composer').requestSubmit()"
+        tab.js(f"($('#conversations [aria-current=true]').click(), {send}, 0)")
+        tab.wait(f"{IDLE} && $$('article').length === 4")
+
+    def test_one_that_another_tab_has_deleted_cannot_be_opened(self, visit):
+        tab, _ = visit(final("a"), final("b"))
+        ask_in_two(tab)
+        remove = "store.remove($('#conversations li:last-child').dataset.id)"
+        tab.js(f"import('/page/store.js').then((store) => {remove})")
+        tab.js("$('#conversations li:last-child button').click()")
+        tab.shows("$('#conversations').innerText.trim()", "Pears")
+        tab.shows(ANSWERS, ["b"])
+
+    def test_a_conversation_may_be_opened_while_another_is_deleted(self, visit):
+        tab, _ = visit(final("a"), final("b"))
+        ask_in_two(tab)
+        tab.shows(STATES, ["done"])
+        meanwhile(tab, "readwrite", "$('#conversations li:last-child button').click()")
+        delete(tab)
+        tab.shows(ANSWERS, ["a"])
+
+
+class TestMeanwhile:
+    """What is done on the page while it waits for something, or is under way in it."""
+
+    def test_a_button_outlives_a_change_of_the_list(self, visit):
+        tab, _ = visit(final("a"), final("b"))
+        ask_in_two(tab)
+        tab.shows(STATES, ["done"])
+        tab.js("(window.pressed = $('#conversations li:last-child button')).focus()")
+        tab.js(
+            "import('/page/store.js').then(async (store) => store.save("
+            f"{{...await {KEPT}, title: 'Plums', renamed: Date.now()}}))"
+        )
+        tab.js(FOCUS)
+        tab.wait("$('#conversations').innerText.includes('Plums')")
+        tab.wait("document.activeElement === window.pressed")
+
 
 class TestSafety:
     def test_nothing_that_the_model_writes_runs_or_is_fetched(self, visit):

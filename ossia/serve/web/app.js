@@ -2,7 +2,7 @@
 
 import { Connection } from "./connection.js";
 import * as conversations from "./conversation.js";
-import { answerOf, el, icon } from "./dom.js";
+import { answerOf, arrange, el, icon } from "./dom.js";
 import { Generation } from "./generation.js";
 import { explain, listen } from "./keys.js";
 import { Panel } from "./panels.js";
@@ -26,7 +26,7 @@ class Page {
     this.server = new Connection(() => this.showState());
     this.generations = new Map(); // by the id of their conversation
     this.removed = new Set(); // ids of conversations
-    this.listed = null; // what the sidebar shows
+    this.saves = 0; // that have begun
     this.conversation = this.newConversation(); // the one that is shown
     this.visiting = null; // the visit under way, until its conversation is loaded
     this.thread = new Thread($("scroller"), $("thread"), $("latest"), {
@@ -49,15 +49,17 @@ class Page {
     $("message").focus();
   }
 
-  // Show the conversation of this id, or a new one, unless another is shown before it is loaded.
-  async visit(id) {
+  // Show the conversation of this id, or `instead`, or a new one where there is none. If another is
+  // shown before it is loaded, that one stays.
+  async visit(id, instead = null) {
     const visit = (this.visiting = { id });
     const found = id && (await this.find(id).catch((error) => this.unkept(error)));
-    if (this.visiting === visit) this.open(found || this.newConversation());
+    if (this.visiting === visit) this.open(found || instead || this.newConversation());
   }
 
-  // The conversation of this id; while it is being answered, the one that the answer grows in.
+  // The conversation of this id. What is shown, or is being answered, is not loaded a second time.
   async find(id) {
+    if (id === this.conversation.id) return this.conversation;
     return this.generations.get(id)?.conversation ?? (await store.load(id));
   }
 
@@ -108,8 +110,13 @@ class Page {
     document.title = conversation.title ? `${conversation.title} — ossia` : "ossia";
     this.thread.show(conversation, this.generation?.node);
     this.showState();
+    this.showCurrent();
+  }
+
+  // Mark the conversation in the sidebar.
+  showCurrent() {
     for (const item of $("conversations").children) {
-      const current = item.dataset.id === conversation.id;
+      const current = item.dataset.id === this.conversation.id;
       if (current) item.firstElementChild.setAttribute("aria-current", "true");
       else item.firstElementChild.removeAttribute("aria-current");
     }
@@ -261,19 +268,25 @@ class Page {
     const found = await store.list().catch(() => []);
     const wanted = $("filter").value.trim().toLowerCase();
     const shown = found.filter(({ title }) => title.toLowerCase().includes(wanted));
-    const listed = JSON.stringify(shown.map(({ id, title }) => [id, title]));
-    if (listed === this.listed) return; // a button that is replaced loses its focus, and a click
-    this.listed = listed;
-    $("conversations").replaceChildren(...shown.map(({ id, title }) => {
-      const open = async () => {
-        await this.visit(id);
-        if (!this.sidebar.beside) this.sidebar.close();
-      };
-      const current = id === this.conversation.id ? "true" : null;
-      const attributes = { type: "button", "aria-current": current, click: open };
-      const button = el("button", attributes, title || "Untitled");
-      return el("li", { "data-id": id }, button);
-    }));
+    // A button that is replaced loses its focus, and a click.
+    const there = new Map([...$("conversations").children].map((item) => [item.dataset.id, item]));
+    const items = shown.map(({ id, title }) => {
+      const item = there.get(id) ?? this.entry(id);
+      item.firstElementChild.textContent = title || "Untitled";
+      return item;
+    });
+    arrange($("conversations"), items);
+    this.showCurrent();
+  }
+
+  // What the sidebar shows of a conversation.
+  entry(id) {
+    const open = async () => {
+      if (!this.sidebar.beside) this.sidebar.close();
+      await this.visit(id, this.conversation);
+      this.listConversations(); // without it, if another tab has deleted it
+    };
+    return el("li", { "data-id": id }, el("button", { type: "button", click: open }));
   }
 
   fresh() {
@@ -287,8 +300,8 @@ class Page {
     if ((await answerOf($("confirm"))) !== "delete") return;
     this.generations.get(conversation.id)?.stop();
     this.removed.add(conversation.id);
+    if (this.conversation === conversation) this.fresh(); // nothing more is said in it
     await store.remove(conversation.id).catch((error) => this.unkept(error));
-    if (this.conversation === conversation) this.fresh();
     await this.listConversations();
   }
 

@@ -56,6 +56,16 @@ export function iconButton(label, name, click, attributes = {}) {
   return el("button", { ...described, ...attributes, click }, icon(name));
 }
 
+// Have an element hold these nodes in this order, and no others. What is in its place stays untouched.
+export function arrange(into, nodes) {
+  const kept = new Set(nodes);
+  for (const node of [...into.children]) if (!kept.has(node)) node.remove();
+  nodes.forEach((node, n) => {
+    const there = into.children[n];
+    if (there !== node) into.insertBefore(node, there ?? null);
+  });
+}
+
 // Copying works without the clipboard API too, which pages have only over https or on localhost.
 export async function copyText(text) {
   try {
