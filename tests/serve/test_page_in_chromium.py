@@ -25,6 +25,7 @@ KEPT = "import('/page/store.js').then((store) => store.load(location.hash.slice(
 FOCUS = "window.dispatchEvent(new Event('focus'))"  # as when one comes back to the page
 # Again where the end of what has just been drawn was followed before the page knew of it.
 TO_TOP = "($('#scroller').scrollTop = 0, !$('#latest').hidden)"
+FIELDS = ["#title", "[name=temperature]"]
 STATES = f"Object.values((await {KEPT}).nodes).map((n) => n.state).filter(Boolean)"  # of answers
 
 
@@ -72,12 +73,29 @@ def meanwhile(tab: Tab, mode: str, action: str) -> None:
     )
 
 
+def add_elsewhere(tab: Tab) -> Tab:
+    """A second tab of the conversation, to which the first has added since: a focus shows it."""
+    tab.shows(STATES, ["done"])
+    other = tab.another(tab.js("location.href"))
+    other.wait("$$('article').length === 2 && $('#model').options.length")
+    tab.js("($('#message').value = 'More', $('#composer').requestSubmit())")
+    tab.shows(STATES, ["done"] * 2)
+    return other
+
+
 def settings_beside(tab: Tab) -> None:
     """Open the settings in a window that has a place for them beside the conversation."""
     tab.size(1400, 800)
     wide = "new Promise(requestAnimationFrame).then(() => innerWidth === 1400)"
     tab.shows(wide, True)  # and the page has been told, as it is before it draws a frame
     tab.press(",", "Control")
+
+
+def type_beside(tab: Tab, field: str) -> None:
+    """Begin to type "1.5" in a field beside the messages."""
+    settings_beside(tab)
+    tab.js(f"$('{field}').select()")
+    tab.type("1.5")
 
 
 def delete(tab: Tab) -> None:
@@ -608,6 +626,59 @@ class TestPlaces:
 
 class TestMeanwhile:
     """What is done on the page while it waits for something, or is under way in it."""
+
+    def test_a_title_outlives_the_end_of_an_answer(self, visit):
+        tab, served = visit(ENDLESS)
+        ask_for_ever(tab, served)
+        tab.js("$('#title').select()")
+        tab.type("Mine")
+        tab.js("$('#composer').requestSubmit()")  # which stops the answer
+        tab.wait(IDLE)
+        tab.shows("$('#title').value", "Mine")
+        tab.press("Enter")
+        tab.shows("$('#conversations').innerText", "Mine")
+
+    @pytest.mark.parametrize("field", FIELDS)
+    def test_what_is_typed_belongs_to_the_conversation_that_was_shown(self, visit, field):
+        tab, _ = visit(ANSWER)
+        ask(tab, "Hello")
+        type_beside(tab, field)
+        tab.press("O", "Control", "Shift")
+        tab.shows(f"$('{field}').value", "")
+        tab.js("$('#conversations button').click()")
+        tab.shows(f"$('{field}').value", "1.5")
+
+    @pytest.mark.parametrize("field", FIELDS)
+    def test_what_is_typed_outlives_another_tab(self, visit, field):
+        tab, _ = visit(ANSWER, ANSWER)
+        ask(tab, "Hello")
+        other = add_elsewhere(tab)
+        type_beside(other, field)
+        other.js(FOCUS)
+        other.js(KEPT)  # as the page has read it, before
+        other.shows(f"$('{field}').value", "1.5")
+
+    def test_a_choice_outlives_another_tab(self, visit):
+        tab, _ = visit(ANSWER, ANSWER)
+        ask(tab, "Hello")
+        other = add_elsewhere(tab)
+        choose = "$('#effort').value = 'high', $('#effort').dispatchEvent(new Event('change'))"
+        meanwhile(other, "readonly", choose)
+        other.js(FOCUS)
+        other.wait("window.over")
+        other.shows("$('#effort').value", "high")
+        other.shows(f"(await {KEPT}).settings.effort", "high")
+
+    def test_what_another_tab_adds_moves_neither_the_focus_nor_the_text(self, visit):
+        tab, _ = visit(final("\n\n".join("abcdefghij" * 6)), ANSWER)
+        ask(tab, "Hello")
+        other = add_elsewhere(tab)
+        other.js("$('article').focus()")
+        other.wait(TO_TOP)
+        other.js(FOCUS)
+        other.wait("$$('article').length === 4")
+        other.shows("$('#scroller').scrollTop", 0)
+        other.wait("document.activeElement === $('article')")
 
     def test_a_button_outlives_a_change_of_the_list(self, visit):
         tab, _ = visit(final("a"), final("b"))

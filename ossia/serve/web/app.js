@@ -65,13 +65,24 @@ class Page {
 
   // Show what another tab has added to the conversation, unless that would disturb what is under way.
   async catchUp() {
-    const shown = this.conversation;
+    const { conversation: shown, saves } = this;
     this.listConversations();
     const found = await store.load(shown.id).catch(() => undefined);
+    const changed = this.conversation !== shown || this.saves !== saves;
+    if (changed || this.busy || !(found?.updated > shown.updated)) return;
+    this.open(found, this.thread.follows);
+  }
+
+  // Whether something is being answered, loaded or typed that another copy would take away.
+  get busy() {
     const typed = document.querySelector(".editor, .result-form textarea:not(:placeholder-shown)");
-    const busy = this.generation || this.visiting || typed;
-    if (this.conversation !== shown || busy || !(found?.updated > shown.updated)) return;
-    this.open(found);
+    return this.generation || this.visiting || this.field || typed;
+  }
+
+  // The field beside the messages that is being typed in: the title, or a setting.
+  get field() {
+    const { activeElement } = document;
+    return activeElement?.closest("#title, #fields") ? activeElement : null;
   }
 
   newConversation() {
@@ -88,15 +99,17 @@ class Page {
 
   // --- What is shown
 
-  open(conversation) {
+  open(conversation, follows = true) {
     this.visiting = null;
+    this.field?.blur(); // what is typed there belongs to the conversation that was shown
     this.conversation = conversation;
     const fields = settingsFields(conversation.settings, (name, value) => this.set(name, value));
     $("fields").replaceChildren(...fields);
     $("effort").value = conversation.settings.effort ?? "";
     const saved = Object.keys(conversation.nodes).length > 1;
     history.replaceState(null, "", saved ? `#${conversation.id}` : location.pathname);
-    this.thread.follows = true;
+    $("title").value = conversation.title;
+    this.thread.follows = follows;
     this.show();
   }
 
@@ -106,7 +119,7 @@ class Page {
     const empty = !conversation.nodes.root.chosen;
     $("welcome").hidden = !empty;
     document.body.classList.toggle("empty", empty);
-    $("title").value = conversation.title;
+    if (document.activeElement !== $("title")) $("title").value = conversation.title;
     document.title = conversation.title ? `${conversation.title} — ossia` : "ossia";
     this.thread.show(conversation, this.generation?.node);
     this.showState();
@@ -249,6 +262,7 @@ class Page {
 
   async save(conversation) {
     if (this.removed.has(conversation.id)) return; // while its answer was being written
+    this.saves += 1;
     try {
       await store.save(conversation);
       // An address that names another has just been entered: `hashchange` comes next.
@@ -307,6 +321,7 @@ class Page {
 
   rename(title) {
     Object.assign(this.conversation, { title, renamed: Date.now() });
+    $("title").value = title;
     this.show();
     if (!this.conversation.nodes.root.chosen) return;
     this.save(this.conversation).then(() => this.listConversations());

@@ -1,6 +1,7 @@
 // The messages of a conversation on the page, and the place to which they are scrolled.
 
 import { path, siblings } from "./conversation.js";
+import { arrange } from "./dom.js";
 import { MessageView } from "./message.js";
 
 const NEAR = 60; // pixels from the end within which a growing answer is followed
@@ -31,11 +32,11 @@ export class Thread {
       this.refresh(view, running);
       return view.article;
     });
-    articles.forEach((article, n) => {
-      const there = this.into.children[n];
-      if (there !== article) this.into.insertBefore(article, there ?? null);
-    });
-    while (this.into.children.length > articles.length) this.into.lastElementChild.remove();
+    const focused = document.activeElement?.closest("article");
+    arrange(this.into, articles);
+    if (focused && !focused.isConnected) { // as another view, or not at all
+      this.views.get(focused.dataset.id)?.article.focus({ preventScroll: true });
+    }
     this.keepUp();
   }
 
