@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from ossia.serve import page
 from ossia.serve.hosted import Hosted
@@ -692,6 +693,67 @@ class TestMeanwhile:
         tab.js(FOCUS)
         tab.wait("$('#conversations').innerText.includes('Plums')")
         tab.wait("document.activeElement === window.pressed")
+
+    def test_an_edit_stops_the_answer_and_says_that_another_is_written(self, visit):
+        tab, served = visit(ENDLESS, ENDLESS)
+        ask_for_ever(tab, served)
+        tab.js("$('.user [aria-label=\"Edit this message\"]').click()")
+        tab.js("$('.editor textarea').select()")
+        tab.type("Go on")
+        tab.press("Enter", "Control")
+        tab.shows(STATES, ["stopped", "running"])
+        tab.shows("$('#said').textContent", "Answering")
+
+    def test_a_result_stops_what_is_being_answered(self, visit):
+        tab, served = visit(CALL, ENDLESS, ENDLESS)
+        ask(tab, "Rain?")
+        served.engine.endless = True
+        ask(tab, "Well?", "$('article:nth-child(4) > .body')?.innerText.includes('onnnn')")
+        tab.js("($('.result-form textarea').value = 'wet', $('.result-form button').click())")
+        tab.shows(STATES, ["done", "stopped", "running"])
+
+    def test_a_result_is_given_once_the_message_is_complete(self, canned):
+        tab, _ = canned()
+        call = {"type": "call", "name": "f", "arguments": "{}", "result": None}
+        node = {"role": "assistant", "parts": [call, {"type": "text", "text": "So"}]}
+        assert tab.js(
+            "import('/page/message.js').then(({MessageView}) => {"
+            f" const view = new MessageView({json.dumps(node)}, {{}});"
+            " return [true, false].map((running) => { view.show({index: 0, count: 1}, running);"
+            "  return Boolean(view.article.querySelector('.result-form')); }); })"
+        ) == [False, True]
+
+    def test_one_that_is_tried_again_before_its_failure_is_kept_leaves_nothing(self, canned):
+        tab, _ = canned()
+        assert tab.js(
+            "Promise.all([import('/page/conversation.js'), import('/page/store.js')]).then("
+            "async ([{newConversation, add, drop}, store]) => { const made = newConversation();"
+            " const node = add(made, 'root', {role: 'assistant', state: 'running', parts: []});"
+            " await store.save(made); drop(made, node); await store.save(made);"
+            " return Object.keys((await store.load(made.id)).nodes); })"
+        ) == ["root"]
+
+    def test_two_answers_that_grow_at_once_are_both_drawn(self, canned):
+        def growing(text: str) -> StreamingResponse:
+            async def chunks():
+                yield f"data: {json.dumps({'choices': [{'delta': {'content': text}}]})}\n\n"
+                await asyncio.Event().wait()
+
+            return StreamingResponse(chunks())
+
+        tab, _ = canned(growing("apple"), growing("pear"))
+        # No frame comes, and what the page has read is seen.
+        tab.js(
+            "(() => { const { parse } = JSON; window.read = ''; window.frames_ = [];"
+            " JSON.parse = (text) => { window.read += text; return parse(text); };"
+            " window.drawn = window.requestAnimationFrame;"
+            " window.requestAnimationFrame = (draw) => window.frames_.push(draw); })()"
+        )
+        ask(tab, "One", "window.read.includes('apple')")
+        tab.press("O", "Control", "Shift")
+        ask(tab, "Two", "window.read.includes('pear')")
+        tab.js("(window.requestAnimationFrame = window.drawn, frames_.forEach((draw) => draw()))")
+        tab.shows(ANSWERS, ["pear"])
 
 
 class TestSafety:

@@ -30,7 +30,7 @@ class Page {
     this.conversation = this.newConversation(); // the one that is shown
     this.visiting = null; // the visit under way, until its conversation is loaded
     this.thread = new Thread($("scroller"), $("thread"), $("latest"), {
-      edit: (node, text) => this.edit(node, text),
+      edit: (node, text) => this.ask(node.parent, text),
       again: (node) => this.again(node),
       turn: (node, step) => this.turn(node, step),
       answer: (node) => this.results(node),
@@ -179,11 +179,6 @@ class Page {
     this.write(node.id);
   }
 
-  edit(node, text) {
-    if (this.generation) this.generation.stop();
-    this.ask(node.parent, text);
-  }
-
   again(node) {
     if (this.generation) return;
     if (conversations.neverBegan(node)) conversations.drop(this.conversation, node);
@@ -211,6 +206,7 @@ class Page {
     const message = { role: "assistant", model: $("model").value, state: "running", parts: [] };
     const node = conversations.add(conversation, parent, message);
     const generation = new Generation(conversation, node, this.server.key);
+    this.generation?.stop(); // one at a time
     this.generations.set(conversation.id, generation);
     this.thread.follows = true;
     this.show();
@@ -219,26 +215,30 @@ class Page {
     this.listConversations();
     let saved = performance.now();
     await generation.run(() => {
-      this.draw(conversation, node);
+      this.draw();
       if (performance.now() - saved > SAVE_EVERY) {
         saved = performance.now();
         this.save(conversation);
       }
     });
-    if (this.generations.get(conversation.id) === generation) this.generations.delete(conversation.id);
+    const last = this.generations.get(conversation.id) === generation;
+    if (last) this.generations.delete(conversation.id);
     if (this.conversation === conversation) this.show();
-    this.say(node.error ? "" : node.state === "stopped" ? "Stopped" : "The answer is complete");
+    const said = node.error ? "" : node.state === "stopped" ? "Stopped" : "The answer is complete";
+    if (last) this.say(said);
     await this.save(conversation);
   }
 
-  // At most once a frame, and less often the longer drawing takes.
-  draw(conversation, node) {
+  // Draw what has grown of the answer that is shown by then: at most once a frame, and less often the
+  // longer drawing takes.
+  draw() {
     if (this.drawing) return;
     this.drawing = true;
     setTimeout(() => requestAnimationFrame(() => {
       const began = performance.now();
       this.drawing = false;
-      if (this.conversation === conversation) this.thread.update(node, this.generation?.node);
+      const node = this.generation?.node;
+      if (node) this.thread.update(node, node);
       this.cost = performance.now() - began;
     }), Math.min(500, 3 * (this.cost ?? 0)));
   }

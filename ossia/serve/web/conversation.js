@@ -62,6 +62,7 @@ export function drop(conversation, node) {
   parent.children = parent.children.filter((id) => id !== node.id);
   parent.chosen = parent.children.at(-1) ?? null;
   delete conversation.nodes[node.id];
+  (conversation.dropped ??= []).push(node.id);
 }
 
 // Take over what another tab has added to the stored copy of a conversation. Messages are only ever
@@ -72,7 +73,8 @@ export function merge(conversation, stored) {
   if (renamed > (conversation.renamed ?? 0)) Object.assign(conversation, { title, renamed });
   for (const theirs of Object.values(stored.nodes)) {
     const ours = nodes[theirs.id];
-    if (!ours && neverBegan(theirs)) continue;
+    // What was dropped before its end was saved is stored as if it were still being written.
+    if (!ours && (neverBegan(theirs) || conversation.dropped?.includes(theirs.id))) continue;
     nodes[theirs.id] ??= theirs;
     if (!ours) continue;
     const ended = ours.state === "running" && theirs.state !== "running"; // in the tab that asked

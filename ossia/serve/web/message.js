@@ -64,7 +64,7 @@ export class MessageView {
       const card = el("section", { class: "call", "aria-label": `Call of ${part.name}` });
       this.body.append(card);
       const answered = () => this.actions.answer(this.node);
-      return (growing, running) => showCall(card, part, statusOf(part, growing, running), answered);
+      return (_, running) => showCall(card, part, statusOf(part, running), answered);
     }
     if (part.type === "text") {
       const prose = el("div", { class: "prose" });
@@ -223,10 +223,10 @@ function showCall(card, part, status, answered) {
 const WRITING = "writing…";
 const WAITING = "waits for a result";
 
-function statusOf(part, growing, running) {
+function statusOf(part, running) {
   if (part.result !== null) return part.failed ? "failed" : "done";
   if (part.server) return running ? "running…" : "has no result";
-  return growing ? WRITING : WAITING;
+  return running ? WRITING : WAITING; // of a message that is complete
 }
 
 function argumentsOf(part, growing) {
