@@ -27,6 +27,11 @@ FOCUS = "window.dispatchEvent(new Event('focus'))"  # as when one comes back to 
 # Again where the end of what has just been drawn was followed before the page knew of it.
 TO_TOP = "($('#scroller').scrollTop = 0, !$('#latest').hidden)"
 FIELDS = ["#title", "[name=temperature]"]
+# The next request waits until the page calls release(), and then fails.
+HELD = (
+    "(() => { const { fetch } = window; window.fetch = () => { window.fetch = fetch;"
+    " return new Promise((_, refuse) => (window.release = refuse)); }; })()"
+)
 STATES = f"Object.values((await {KEPT}).nodes).map((n) => n.state).filter(Boolean)"  # of answers
 
 
@@ -693,6 +698,40 @@ class TestMeanwhile:
         tab.js(FOCUS)
         tab.wait("$('#conversations').innerText.includes('Plums')")
         tab.wait("document.activeElement === window.pressed")
+
+    def test_the_last_key_counts_whichever_is_answered_last(self, visit):
+        tab, _ = visit(ANSWER, keys=("secret",))
+        tab.js(HELD)
+        for key in ("", "secret"):
+            tab.js("$('#enter-key').click()")
+            tab.wait("$('#key').open")
+            tab.js("$('#key-value').focus()")
+            tab.type(key)
+            tab.press("Enter")
+            tab.wait("!$('#key').open && window.release")
+        tab.wait("$('#model').options.length")
+        tab.js("release(new TypeError())")
+        tab.shows("[$('#model').options.length, $('#notice').hidden]", [1, True])
+
+    def test_what_is_focused_while_the_page_starts_keeps_the_focus(self, visit):
+        tab, _ = visit(ANSWER)
+        tab.shows("document.activeElement.id", "message")
+        tab.call("Page.addScriptToEvaluateOnNewDocument", source=HELD)
+        tab.reload()
+        tab.wait("window.release")
+        tab.js("$('#title').focus()")
+        tab.js("release(new TypeError())")
+        tab.wait("!$('#notice').hidden")
+        tab.shows("document.activeElement.id", "title")
+
+    def test_that_nothing_is_kept_is_still_told_when_the_server_answers(self, visit):
+        tab, _ = visit(ANSWER)
+        ask(tab, "Hello")
+        broken = "indexedDB.open = () => { throw new Error('refused'); }"
+        tab.call("Page.addScriptToEvaluateOnNewDocument", source=f"{broken};")
+        tab.reload()
+        tab.wait("$('#model').options.length")
+        tab.wait("$('#notice').innerText.includes('keeps no conversations: refused')")
 
     def test_an_edit_stops_the_answer_and_says_that_another_is_written(self, visit):
         tab, served = visit(ENDLESS, ENDLESS)

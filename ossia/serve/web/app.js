@@ -43,10 +43,10 @@ class Page {
 
   async start() {
     this.controls();
+    $("message").focus(); // at once: later, something else may have been focused
     await this.visit(location.hash.slice(1));
     await this.listConversations();
     await this.server.ask();
-    $("message").focus();
   }
 
   // Show the conversation of this id, or `instead`, or a new one where there is none. If another is

@@ -12,6 +12,8 @@ export class Connection {
     this.changed = changed;
     this.key = store.setting("key");
     this.models = [];
+    this.asked = null; // the latest request for them
+    this.problem = null; // why there are none
   }
 
   // The model that is chosen, if there is one.
@@ -20,21 +22,30 @@ export class Connection {
   }
 
   async ask() {
-    try {
-      this.models = await models(this.key);
-      this.notice(null);
-    } catch (error) {
-      this.models = [];
-      if (error.status === 401) {
-        this.notice("This server needs an API key.", "Enter the key", () => this.askKey());
-      } else this.notice(error.message, "Try again", () => this.ask());
-    }
+    const asked = (this.asked = models(this.key));
+    let problem = null;
+    const found = await asked.catch((error) => {
+      problem = error;
+      return [];
+    });
+    if (this.asked !== asked) return; // asked again since, perhaps with another key
+    this.models = found;
+    this.tell(problem);
     const chosen = this.model?.id;
     $("model").replaceChildren(...this.models.map(({ id }) => el("option", { value: id }, id)));
     if (chosen) $("model").value = chosen;
     $("model").hidden = !this.models.length;
     this.welcome();
     this.changed();
+  }
+
+  // Tell what is wrong with the server, or take away what was told of it.
+  tell(problem) {
+    if (problem?.status === 401) {
+      this.notice("This server needs an API key.", "Enter the key", () => this.askKey());
+    } else if (problem) this.notice(problem.message, "Try again", () => this.ask());
+    else if (this.problem) this.notice(null);
+    this.problem = problem;
   }
 
   welcome() {
