@@ -794,6 +794,29 @@ class TestMeanwhile:
         tab.js("(window.requestAnimationFrame = window.drawn, frames_.forEach((draw) => draw()))")
         tab.shows(ANSWERS, ["pear"])
 
+    def test_the_end_of_an_answer_leaves_the_focus_on_its_buttons(self, visit):
+        tab, served = visit(final("one"), ENDLESS)
+        ask(tab, "Go")
+        served.engine.endless = True
+        tab.js("$('[aria-label=\"Answer again\"]').click()")
+        tab.wait("$('.assistant [aria-label=\"Previous version\"]')")
+        tab.js("$('.assistant [aria-label=\"Previous version\"]').focus()")
+        tab.press("Escape")
+        tab.wait(IDLE)
+        tab.shows("document.activeElement.title", "Previous version")
+
+    def test_copying_without_a_clipboard_leaves_the_focus(self, visit):
+        tab, _ = visit(ANSWER)
+        ask(tab, "Hello")
+        tab.js(
+            "(navigator.clipboard.writeText = async () => { throw new Error('refused'); },"
+            " document.execCommand = () => { window.copied = document.activeElement.value; })"
+        )
+        tab.js("$('article.user').focus()")
+        tab.press("c")
+        tab.shows("window.copied", "Hello")
+        tab.wait("document.activeElement === $('article.user')")
+
 
 class TestSafety:
     def test_nothing_that_the_model_writes_runs_or_is_fetched(self, visit):

@@ -72,11 +72,13 @@ export async function copyText(text) {
     await navigator.clipboard.writeText(text);
   } catch {
     const area = el("textarea", { class: "unseen", "aria-hidden": "true" });
+    const focused = document.activeElement;
     area.value = text;
     document.body.append(area);
     area.select();
     document.execCommand("copy");
     area.remove();
+    focused?.focus({ preventScroll: true });
   }
 }
 

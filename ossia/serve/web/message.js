@@ -110,7 +110,9 @@ export class MessageView {
     }
     const versions = this.place.count > 1 ? [this.versions()] : [];
     const cost = node.stats?.tokens ? costOf(node.stats, this.running) : [];
+    const focused = this.foot.contains(document.activeElement) ? document.activeElement : null;
     this.foot.replaceChildren(...versions, ...buttons, el("span", { class: "cost" }, ...cost));
+    if (focused) this.foot.querySelector(`[title="${focused.title}"]`)?.focus({ preventScroll: true });
   }
 
   versions() {
