@@ -107,6 +107,20 @@ def test_a_token_says_how_it_was_expected(opened, page):
     tab.wait(f"$('.tok[data-t=\"9\"]').style.background !== '{before}'")
 
 
+def test_the_position_that_was_chosen_outlives_a_change_of_the_scheme(opened, page):
+    tab = opened(page)
+    tab.js(
+        "(() => { const canvas = $('#lens canvas'), { x, y } = canvas.getBoundingClientRect();"
+        " canvas.dispatchEvent(new MouseEvent('click', { clientX: x + 1, clientY: y + 1 })); })()"
+    )
+    place = "$$('table.lens thead th').findIndex((cell) => cell.className === 'now')"
+    tab.shows(place, 1)
+    before = tab.js("$('table.lens td').style.background")
+    tab.size(1200, 900, prefers_color_scheme="dark")
+    tab.wait(f"$('table.lens td').style.background !== '{before}'")
+    tab.shows(place, 1)
+
+
 def test_heads_are_sorted_by_what_they_look_at(opened, page):
     trace = xrayed(gpt_oss_like(), 60)[0].trace
     tab = opened(page)

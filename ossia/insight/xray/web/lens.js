@@ -12,13 +12,15 @@ function lensSection(into) {
     (row, n) => lensReading(trace, trace.layers - row, n),
     { ratio: 0.3, cell: [6, 18], label: "The place that each layer gives to the model's prediction",
       hint: "rows: layers, the last on top · columns: positions · strongest: first place, palest: 1,000th", pick: (_, n) => fill(trace, n) });
+  const middles = new Map(); // the position in the middle of each table
   function fill(trace, n) {
+    middles.set(trace, n);
     tables.get(trace).replaceChildren(lensTable(trace, n, shade));
   }
   into.append(sides(seen, over), el("h3", {}, "Around the chosen token"), sides(seen, (trace) => tables.get(trace)));
   const follow = () => seen.forEach((trace) => fill(trace, nearest(trace.lensAt, chosen.token - 1)));
   chosen.changed.push(follow);
-  redraws.push(follow);
+  redraws.push(() => middles.forEach((n, trace) => fill(trace, n)));
   follow();
 }
 
