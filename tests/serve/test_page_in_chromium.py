@@ -648,6 +648,7 @@ class TestMeanwhile:
     def test_what_is_typed_belongs_to_the_conversation_that_was_shown(self, visit, field):
         tab, _ = visit(ANSWER)
         ask(tab, "Hello")
+        tab.wait("$('#conversations button')")
         type_beside(tab, field)
         tab.press("O", "Control", "Shift")
         tab.shows(f"$('{field}').value", "")
