@@ -91,9 +91,10 @@ def add_elsewhere(tab: Tab) -> Tab:
 
 def settings_beside(tab: Tab) -> None:
     """Open the settings in a window that has a place for them beside the conversation."""
+    wide = "matchMedia('(min-width: 75rem)')"
+    tab.js(f"{wide}.addEventListener('change', () => (window.wide = true))")
     tab.size(1400, 800)
-    wide = "new Promise(requestAnimationFrame).then(() => innerWidth === 1400)"
-    tab.shows(wide, True)  # and the page has been told, as it is before it draws a frame
+    tab.wait("window.wide")  # and the page, which has listened for longer, has closed what was open
     tab.press(",", "Control")
 
 
