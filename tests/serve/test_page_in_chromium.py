@@ -43,7 +43,7 @@ def ask(tab: Tab, text: str, until: str = IDLE) -> None:
     tab.js("$('#message').focus()")
     tab.type(text)
     tab.press("Enter")
-    tab.wait(f"$$('article').some((a) => a.innerText.includes({json.dumps(text)}))")
+    tab.wait(f"$$('article').some((a) => a.textContent.includes({json.dumps(text)}))")
     tab.wait(until)
 
 
