@@ -108,7 +108,6 @@ class Page {
     $("effort").value = conversation.settings.effort ?? "";
     const saved = Object.keys(conversation.nodes).length > 1;
     history.replaceState(null, "", saved ? `#${conversation.id}` : location.pathname);
-    $("title").value = conversation.title;
     this.thread.follows = follows;
     this.show();
   }
